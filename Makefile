@@ -1,0 +1,74 @@
+# Every command installs what it needs into .venv first.  `make help` lists them.
+PYTHON ?= python3
+PY := .venv/bin/python
+OWNER ?= $(or $(KAGGLE_USERNAME),your-kaggle-name)
+
+DATA ?=
+RUNS ?= runs
+WEIGHTS ?= weights
+OUT ?=
+PROFILE ?= full
+RECIPES ?=
+FOLDS ?=
+LAYOUT ?= new
+TIME_LIMIT ?= 30600
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+
+DEMO ?= demo
+DEMO_TRAIN ?= 160
+DEMO_TEST ?= 40
+DEMO_SEED ?= 7
+DEMO_SCALE ?= 0.6
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo train-all package kernel simulate test test-all lint bench clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: .venv/installed ## make .venv and install the project in it
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: .venv/installed kernel ## phantom data → train small → package → run the notebook offline → score (15 minutes on 2 cores)
+	$(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep
+	$(PY) -m training.train_all --data $(DEMO)/data --runs $(DEMO)/runs --profile smoke --recipes split_and_global --jobs $(JOBS)
+	$(PY) build_dataset.py --runs $(DEMO)/runs --out $(DEMO)/weights --recipes split_and_global --profile smoke --owner $(OWNER)
+	$(PY) -m kernels.simulate --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out
+	$(PY) -m training.evaluation.summary --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out
+
+train-all: .venv/installed ## train on DATA=DIR [RECIPES="…"] [PROFILE=smoke|bench|full] [FOLDS="0 1 …"] [RUNS=DIR]
+	@test -n "$(DATA)" || { echo "say which data: make train-all DATA=DIR (a folder in the competition's layout)"; exit 2; }
+	$(PY) -m training.train_all --data "$(DATA)" --runs "$(RUNS)" --profile $(PROFILE) --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(FOLDS),--folds $(FOLDS))
+
+package: .venv/installed ## finished runs → a verified Kaggle dataset folder [RUNS=DIR] [OUT=DIR] [PROFILE=…]
+	$(PY) build_dataset.py --runs "$(RUNS)" --out "$(or $(OUT),weights)" --profile $(PROFILE) --owner $(OWNER) $(if $(RECIPES),--recipes $(subst $() ,$(comma),$(strip $(RECIPES))))
+
+comma := ,
+
+kernel: .venv/installed ## build kernels/inference: the notebook and its metadata
+	$(PY) -m kernels.build_notebook --out kernels/inference $(if $(filter-out your-kaggle-name,$(OWNER)),--owner $(OWNER))
+
+simulate: .venv/installed ## run the built notebook as Kaggle would: DATA=DIR [WEIGHTS=DIR] [OUT=DIR] [TIME_LIMIT=SECONDS] [LAYOUT=new|old]
+	@test -n "$(DATA)" || { echo "say which data: make simulate DATA=DIR (a folder in the competition's layout)"; exit 2; }
+	$(PY) -m kernels.simulate --data "$(DATA)" --weights "$(WEIGHTS)" --out "$(or $(OUT),simulated)" --time-limit $(TIME_LIMIT) --layout $(LAYOUT)
+
+lint: .venv/installed ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+test: .venv/installed lint ## lint, types and the tests that take minutes
+	$(PY) -m pytest -m "not slow"
+
+test-all: .venv/installed lint ## every test, the slow ones too
+	$(PY) -m pytest
+
+bench: .venv/installed ## the design's numbers, each a ratio in one run
+	$(PY) -m training.evaluation.bench
+
+clean: ## remove what the commands made (not .venv)
+	rm -rf demo simulated

@@ -1,0 +1,198 @@
+"""Collects finished runs into one verified folder that Kaggle takes as a dataset: packs of weights and their manifest.
+
+    python build_dataset.py --runs RUNS --out DIR [--recipes a,b] [--profile smoke] [--owner NAME] [--slug SLUG]
+    python build_dataset.py --schema
+
+The folder is built beside DIR, read back, every network loaded on the CPU and held against its golden output, and only
+then renamed to DIR.  An earlier package in DIR is replaced; anything else there is left alone and reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from pydantic import ValidationError
+from tqdm import tqdm
+
+from kernels.build_notebook import DATASET_SLUG, OWNER_PLACEHOLDER, BuildError, check_owner, check_slug, kaggle_owner
+from kernels.lumbar.specs import MANIFEST_FORMAT, Manifest
+from kernels.lumbar.submission import replace_json
+from kernels.lumbar.weights import WeightsError, load_member, read_manifest
+from training.evaluation.validate import route_of
+from training.packing import Run, UnusableRun, collect, pack
+from training.recipe import Profile, Recipe, RecipeError
+from training.runs import RunFolder
+from training.train_all import load_named
+
+RELEASES = Path(__file__).resolve().parent / "weights_manifest"
+# Kaggle takes so many top-level files.
+MOST_FILES = 50
+
+
+def read_priors(folders: Sequence[RunFolder]) -> dict[str, tuple[float, float, float]]:
+    """The priors that training wrote, the same for all recipes.  Raises BuildError where they differ or are missing."""
+    found = []
+    for folder in folders:
+        try:
+            found.append(json.loads(folder.priors.read_text()))
+        except (OSError, ValueError) as error:
+            raise BuildError(f"the priors of {folder.recipe.name} cannot be read: {error}") from error
+        if found[-1] != found[0]:
+            raise BuildError(f"{folder.recipe.name} was trained on other data than the first recipe: package it apart")
+    return {row: (prior[0], prior[1], prior[2]) for row, prior in found[0].items()}
+
+
+def dataset_metadata(owner: str, slug: str) -> dict[str, Any]:
+    """What `kaggle datasets create` and `version` read.  Raises BuildError for names that Kaggle refuses."""
+    check_owner(owner)
+    check_slug(slug)
+    return {"id": f"{owner}/{slug}", "title": slug.replace("-", " ").title(), "licenses": [{"name": "other"}]}
+
+
+def verify(folder: Path) -> Manifest:
+    """Read the package back as the kernel will, every network loaded and self-tested on the CPU.  Raises BuildError."""
+    files = [path.name for path in folder.iterdir()]
+    if len(files) > MOST_FILES:
+        raise BuildError(f"the package has {len(files)} files; Kaggle takes {MOST_FILES}")
+    manifest = read_manifest(folder / "manifest.json")
+    for artefact in tqdm(manifest.artefacts, desc="verify", unit="file"):
+        if not artefact.provenance.torch_version:
+            raise BuildError(f"{artefact.member.name} does not say which torch wrote it")
+        load_member(folder, artefact, torch.device("cpu"))
+    return manifest
+
+
+def build(runs: Sequence[tuple[RunFolder, list[Run]]], out: Path, name: str, metadata: dict[str, Any]) -> Manifest:
+    """Package finished runs into `out`, which is replaced only by a whole and verified package.  Raises BuildError."""
+    check_replaceable(out)
+    averages = {folder.recipe.average for folder, _ in runs}
+    if len(averages) > 1:
+        raise BuildError("the recipes average differently (logits, probabilities): package them apart")
+    priors = read_priors([folder for folder, _ in runs])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        partial.chmod(0o755)
+        manifest = Manifest(
+            name=name,
+            average=averages.pop(),
+            priors=priors,
+            artefacts=tuple(pack([run for _, found in runs for run in found], partial)),
+            routes=tuple(
+                route_of(folder.recipe.name, [run.artefact for run in found], [run.recipe for run in found])
+                for folder, found in runs
+            ),
+        )
+        replace_json(partial / "manifest.json", manifest.model_dump(mode="json"))
+        replace_json(partial / "dataset-metadata.json", metadata)
+        manifest = verify(partial)
+        replace_folder(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return manifest
+
+
+def check_replaceable(out: Path) -> None:
+    """Raises BuildError where `out` holds something that is no earlier package of this kit."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        known = json.loads((out / "manifest.json").read_text())["format"] == MANIFEST_FORMAT
+    except (OSError, ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise BuildError(f"{out} exists and is no package of this kit: name another --out")
+
+
+def replace_folder(new: Path, out: Path) -> None:
+    """Put a finished folder in place of `out`; the old one goes only when the new one stands."""
+    old = new.with_name(f"{new.name}.old")
+    if out.exists():
+        out.rename(old)
+    new.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def table(manifest: Manifest) -> str:
+    """Member, MB, fold and out-of-fold scores, a line a network."""
+    width = max(len(artefact.member.name) for artefact in manifest.artefacts)
+    lines = [f"{'member':{width}}      MB  fold  out-of-fold score"]
+    for artefact in manifest.artefacts:
+        provenance = artefact.provenance
+        scores = "  ".join(f"{name} {score:.4f}" for name, score in provenance.oof_score.items())
+        megabytes = artefact.weights.bytes / 1e6
+        lines.append(f"{artefact.member.name:{width}} {megabytes:7.1f}  {provenance.fold:4d}  {scores or '-'}")
+    return "\n".join(lines)
+
+
+def choose_recipes(runs: Path, names: str | None, profile: Profile) -> list[Recipe]:
+    """The recipes asked for, or all that have runs in this profile.  Raises BuildError where there is none."""
+    if names is None:
+        chosen = sorted(path.parent.name for path in runs.glob(f"*/{profile}") if path.is_dir())
+    else:
+        chosen = [name.strip() for name in names.split(",") if name.strip()]
+    if not chosen:
+        raise BuildError(f"{runs} holds no runs of profile '{profile}': make some with make train-all")
+    return [load_named(name, profile) for name in chosen]
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="build_dataset.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, help="folder that training wrote")
+    parser.add_argument("--out", type=Path, help="folder to make")
+    parser.add_argument("--recipes", help="names, separated by commas; default: all that have runs")
+    parser.add_argument("--profile", choices=get_args(Profile), default="full")
+    parser.add_argument("--folds", nargs="*", type=int, help="default: those that the recipe trains")
+    parser.add_argument("--name", help="name of the ensemble; default: the recipes' names and the profile")
+    parser.add_argument("--owner", default=kaggle_owner(), help="Kaggle user name (environment KAGGLE_USERNAME)")
+    parser.add_argument("--slug", default=DATASET_SLUG, help=f"slug of the dataset ({DATASET_SLUG})")
+    parser.add_argument("--allow-partial", action="store_true", help="package what is finished")
+    parser.add_argument("--release", action="store_true", help="also put the manifest into weights_manifest/")
+    parser.add_argument("--schema", action="store_true", help="only write weights_manifest/schema.json")
+    options = parser.parse_args(argv)
+    if not options.schema and (options.runs is None or options.out is None):
+        parser.error("--runs and --out are needed")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parse(argv)
+    if options.schema:
+        replace_json(RELEASES / "schema.json", Manifest.model_json_schema())
+        return 0
+    try:
+        metadata = dataset_metadata(options.owner, options.slug)
+        recipes = choose_recipes(options.runs, options.recipes, options.profile)
+        runs = []
+        for recipe in recipes:
+            folder = RunFolder(options.runs, recipe)
+            folds = options.folds or recipe.train_folds or range(recipe.folds)
+            runs.append((folder, collect(folder, folds, options.allow_partial)))
+        suffix = [] if options.profile == "full" else [options.profile]
+        name = options.name or "_".join([*(recipe.name for recipe in recipes), *suffix])
+        manifest = build(runs, options.out, name, metadata)
+    except (BuildError, RecipeError, UnusableRun, WeightsError, OSError) as error:
+        print(f"build_dataset: {error}", file=sys.stderr)
+        return 1
+    except ValidationError as error:
+        print(f"build_dataset: the manifest would be invalid: {error.errors()[0]['msg']}", file=sys.stderr)
+        return 1
+    if options.release:
+        shutil.copyfile(options.out / "manifest.json", RELEASES / f"{name}.json")
+    print(table(manifest))
+    print(f"{len(manifest.artefacts)} networks in {options.out}, each loaded and tested")
+    if options.owner == OWNER_PLACEHOLDER:
+        print(f"dataset-metadata.json holds {OWNER_PLACEHOLDER}: set KAGGLE_USERNAME or --owner before the upload")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

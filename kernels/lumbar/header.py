@@ -1,0 +1,218 @@
+"""The few DICOM header values that matter here, by a small scan of the file's bytes or through pydicom.
+
+The scan knows what the competition's files hold (little endian, no sequences) and gives up on all else: pydicom, nine
+times slower, is for that.  Both hand over raw value bytes, which one decoder reads.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+
+TRANSFER_SYNTAX = 0x00020010
+INSTANCE_NUMBER = 0x00200013
+POSITION = 0x00200032
+ORIENTATION = 0x00200037
+SAMPLES = 0x00280002
+PHOTOMETRIC = 0x00280004
+FRAMES = 0x00280008
+ROWS = 0x00280010
+COLUMNS = 0x00280011
+SPACING = 0x00280030
+BITS_ALLOCATED = 0x00280100
+BITS_STORED = 0x00280101
+HIGH_BIT = 0x00280102
+SIGNED = 0x00280103
+INTERCEPT = 0x00281052
+SLOPE = 0x00281053
+PIXEL_DATA = 0x7FE00010
+FUNCTIONAL_GROUPS = (0x52009229, 0x52009230)
+WANTED = frozenset((
+    TRANSFER_SYNTAX, INSTANCE_NUMBER, POSITION, ORIENTATION, SAMPLES, PHOTOMETRIC, FRAMES, ROWS, COLUMNS, SPACING,
+    BITS_ALLOCATED, BITS_STORED, HIGH_BIT, SIGNED, INTERCEPT, SLOPE,
+))  # fmt: skip
+
+IMPLICIT_UID, EXPLICIT_UID, RLE_UID = (
+    str(uid).encode() for uid in (ImplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless)
+)
+SCANNED_SYNTAXES = (IMPLICIT_UID, EXPLICIT_UID, RLE_UID)
+PREAMBLE = 128
+UNDEFINED_LENGTH = 0xFFFFFFFF
+EXPLICIT = struct.Struct("<HH2sH")
+LENGTH = struct.Struct("<I")
+# Value representations whose explicit form has a 32-bit length (PS3.5 7.1.2).
+LONG_FORM = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
+
+# What real scanners and bodies can have; anything else is a broken header.
+SPACING_MM = (0.05, 10.0)
+FARTHEST_MM = 5000.0
+
+
+@dataclass(frozen=True)
+class Header:
+    """Values of one file; None where missing or impossible."""
+
+    rows: int
+    columns: int
+    samples: int
+    frames: int
+    photometric: str
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+    instance_number: int | None
+    position_mm: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    spacing_mm: tuple[float, ...] | None
+    """Between rows, between columns."""
+    slope: float
+    intercept: float
+    rescale_usable: bool
+    """False where a slope or intercept is there that no scanner can mean: then they are 1 and 0."""
+
+    @property
+    def encoding(self) -> tuple[object, ...]:
+        """All that the meaning of the pixel bytes depends on."""
+        bits = (self.bits_allocated, self.bits_stored, self.high_bit, self.signed)
+        return (self.rows, self.columns, self.samples, self.frames, self.photometric, *bits)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Raw values of a file and where its pixels lie."""
+
+    values: Mapping[int, bytes]
+    syntax: bytes
+    pixel_offset: int
+    pixel_length: int
+
+
+def scan(data: memoryview) -> Scan | None:
+    """Walk the top level of a DICOM file.  None where anything is unusual, never an exception."""
+    if len(data) < PREAMBLE + 4 or data[PREAMBLE : PREAMBLE + 4] != b"DICM":
+        return None
+    values: dict[int, bytes] = {}
+    offset, previous, explicit, syntax = PREAMBLE + 4, 0, True, b""
+    while offset + 12 <= len(data):
+        group, element, representation, length = EXPLICIT.unpack_from(data, offset)
+        if group != 2 and not syntax:
+            syntax = values.get(TRANSFER_SYNTAX, b"").rstrip(b"\0 ")
+            if syntax not in SCANNED_SYNTAXES:
+                return None
+            explicit = syntax != IMPLICIT_UID
+        start = offset + 8
+        if not explicit:
+            length = LENGTH.unpack_from(data, offset + 4)[0]
+        elif representation in LONG_FORM:
+            length = LENGTH.unpack_from(data, offset + 8)[0]
+            start = offset + 12
+        elif not representation.isalpha():
+            return None
+        tag = group << 16 | element
+        if tag == PIXEL_DATA:
+            return Scan(values, syntax, start, length)
+        if tag <= previous or start + length > len(data) or tag in FUNCTIONAL_GROUPS:
+            return None  # out of order or too long: misread or damaged; an undefined length ends here too
+        if tag in WANTED:
+            values[tag] = bytes(data[start : start + length])
+        offset, previous = start + length, tag
+    return None
+
+
+def raw_values(dataset: Dataset) -> tuple[dict[int, bytes], Literal["little", "big"]]:
+    """The same raw values from a dataset that pydicom has read, and their byte order."""
+    values: dict[int, bytes] = {}
+    order: Literal["little", "big"] = "little"
+    for tag in WANTED:
+        element = dataset.get_item(tag)
+        if isinstance(element, RawDataElement) and element.value is not None:
+            values[tag] = element.value
+            order = "little" if element.is_little_endian else "big"
+    return values, order
+
+
+def parse(values: Mapping[int, bytes], order: Literal["little", "big"] = "little") -> Header | None:
+    """Decode raw values; None where the file has no image (no rows and columns)."""
+
+    def short(tag: int, default: int) -> int:
+        value = values.get(tag, b"")
+        return int.from_bytes(value[:2], order) if len(value) >= 2 else default
+
+    rows, columns = short(ROWS, 0), short(COLUMNS, 0)
+    if rows == 0 or columns == 0:
+        return None
+    allocated = short(BITS_ALLOCATED, 16)
+    stored = short(BITS_STORED, allocated)
+    if not 1 <= stored <= allocated:
+        stored = allocated
+    high_bit = short(HIGH_BIT, stored - 1)
+    if not stored - 1 <= high_bit < allocated:
+        high_bit = stored - 1
+    spacing = _numbers(values, SPACING, 2)
+    instance = _numbers(values, INSTANCE_NUMBER, 1)
+    frames = _numbers(values, FRAMES, 1)
+    slope = _numbers(values, SLOPE, 1) or (0.0 if values.get(SLOPE, b"").strip(b"\0 ") else 1.0,)
+    intercept = _numbers(values, INTERCEPT, 1) or (math.nan if values.get(INTERCEPT, b"").strip(b"\0 ") else 0.0,)
+    rescale_usable = slope[0] != 0 and math.isfinite(intercept[0])
+    return Header(
+        rows=rows,
+        columns=columns,
+        samples=short(SAMPLES, 1),
+        frames=int(frames[0]) if frames else 1,
+        photometric=values.get(PHOTOMETRIC, b"MONOCHROME2").decode("ascii", "replace").strip(" \0").upper(),
+        bits_allocated=allocated,
+        bits_stored=stored,
+        high_bit=high_bit,
+        signed=short(SIGNED, 0) == 1,
+        instance_number=int(instance[0]) if instance else None,
+        position_mm=checked_position(_numbers(values, POSITION, 3)),
+        orientation=checked_orientation(_numbers(values, ORIENTATION, 6)),
+        spacing_mm=checked_spacing(spacing, max(rows, columns)),
+        slope=slope[0] if rescale_usable else 1.0,
+        intercept=intercept[0] if rescale_usable else 0.0,
+        rescale_usable=rescale_usable,
+    )
+
+
+def _numbers(values: Mapping[int, bytes], tag: int, count: int) -> tuple[float, ...] | None:
+    """Decimal or integer strings, separated by backslashes; None unless exactly `count` finite numbers."""
+    try:
+        numbers = tuple(float(part) for part in values[tag].strip(b"\0 ").split(b"\\"))
+    except (KeyError, ValueError):
+        return None
+    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
+
+
+def checked_position(position: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    """The position, if a body can be there."""
+    usable = position is not None and len(position) == 3 and all(abs(value) <= FARTHEST_MM for value in position)
+    return position if usable else None
+
+
+def checked_orientation(orientation: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    """Six direction cosines made exactly orthonormal; None where they are far from that."""
+    if orientation is None or len(orientation) != 6 or not all(map(math.isfinite, orientation)):
+        return None
+    x, y = orientation[:3], orientation[3:]
+    length_x, length_y, dot = math.hypot(*x), math.hypot(*y), sum(map(operator.mul, x, y))
+    if abs(length_x - 1) > 0.1 or abs(length_y - 1) > 0.1 or abs(dot) > 0.05:
+        return None
+    y_square = [b - a * dot / length_x**2 for a, b in zip(x, y, strict=True)]
+    length_y = math.hypot(*y_square)
+    return (*(value / length_x for value in x), *(value / length_y for value in y_square))
+
+
+def checked_spacing(spacing: tuple[float, ...] | None, longest_px: int) -> tuple[float, ...] | None:
+    """The pixel spacing, if a scanner can have it."""
+    if spacing is None or len(spacing) != 2 or not all(SPACING_MM[0] <= value <= SPACING_MM[1] for value in spacing):
+        return None
+    return spacing if max(spacing) * longest_px <= FARTHEST_MM else None

@@ -1,0 +1,365 @@
+"""Writes DICOM for tests: single files and series of nearly any kind, and whole small data sets that are foreign to the
+project's phantom: other images, sizes, spacings, orientations, file names, numbers and transfer syntaxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    EnhancedMRImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
+
+from kernels.lumbar.labels import CONDITIONS, LEVELS, ROWS, SERIES_KINDS
+
+SYNTAXES = {
+    "explicit": ExplicitVRLittleEndian,
+    "implicit": ImplicitVRLittleEndian,
+    "big": ExplicitVRBigEndian,
+    "deflated": DeflatedExplicitVRLittleEndian,
+    "rle": RLELossless,
+}
+# Column and row directions of upright slices, and the step from slice to slice, to patient left and to the feet.
+UPRIGHT = {
+    "sagittal": (np.array([0.0, 1, 0]), np.array([0.0, 0, -1]), np.array([1.0, 0, 0])),
+    "axial": (np.array([1.0, 0, 0]), np.array([0.0, 1, 0]), np.array([0.0, 0, -1])),
+}
+DESCRIPTIONS = {kind: description for description, kind in SERIES_KINDS.items()}
+SEVERITY_NAMES = ("Normal/Mild", "Moderate", "Severe")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where a block of slices lies: all in patient mm."""
+
+    origin: np.ndarray
+    """Centre of pixel (0, 0) of slice 0."""
+    column: np.ndarray
+    """Unit direction of the columns."""
+    row: np.ndarray
+    step: np.ndarray
+    """From one slice to the next."""
+    spacing: tuple[float, float]
+    """Between rows, between columns."""
+    shape: tuple[int, int, int]
+
+    def points(self) -> np.ndarray:
+        """(slice, H, W, 3) mm of every pixel."""
+        slices, height, width = self.shape
+        i, j = np.arange(height)[:, None, None], np.arange(width)[None, :, None]
+        in_plane = self.row * self.spacing[0] * i + self.column * self.spacing[1] * j
+        return self.origin + np.arange(slices)[:, None, None, None] * self.step + in_plane
+
+    def pixel(self, point: np.ndarray) -> tuple[int, float, float]:
+        """Nearest slice, and fractional row and column in it."""
+        normal = np.cross(self.column, self.row)
+        index = int(np.clip(np.rint((point - self.origin) @ normal / (self.step @ normal)), 0, self.shape[0] - 1))
+        offset = point - self.origin - index * self.step
+        return index, float(offset @ self.row / self.spacing[0]), float(offset @ self.column / self.spacing[1])
+
+
+def upright_grid(
+    plane: str,
+    shape: tuple[int, int, int] = (8, 40, 36),
+    spacing: tuple[float, float] = (1.0, 1.0),
+    step_mm: float = 4.5,
+    centre: Sequence[float] = (0.0, 0.0, 0.0),
+    turn_deg: Sequence[float] = (0.0, 0.0, 0.0),
+) -> Grid:
+    """A grid of a body plane around a centre, turned about the x, y and z axes."""
+    turn = rotation(turn_deg)
+    column, row, step = (turn @ direction for direction in UPRIGHT[plane])
+    step = step * step_mm
+    half = (np.array(shape) - 1) / 2
+    corner = np.asarray(centre) - half[0] * step - half[1] * spacing[0] * row - half[2] * spacing[1] * column
+    return Grid(corner, column, row, step, spacing, shape)
+
+
+def rotation(turn_deg: Sequence[float]) -> np.ndarray:
+    """(3, 3) rotation about x, then y, then z."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(np.radians(turn_deg)):
+        a, b = [(1, 2), (2, 0), (0, 1)][axis]
+        one = np.eye(3)
+        one[a, a] = one[b, b] = np.cos(angle)
+        one[b, a], one[a, b] = np.sin(angle), -np.sin(angle)
+        matrix = one @ matrix
+    return matrix
+
+
+def make_dataset(pixels: np.ndarray, syntax: str = "explicit", **tags: Any) -> Dataset:
+    """A single-frame image with the tags of the competition's files; `tags` sets, or with None removes, others.
+
+    Bits and sign follow the array's type; bits_stored = 12 says so (BitsStored, HighBit) without changing a value.
+    """
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = SYNTAXES["explicit" if syntax == "rle" else syntax]
+    dataset.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.{tags.get('InstanceNumber') or 1}"
+    bits = pixels.dtype.itemsize * 8
+    stored = tags.pop("bits_stored", bits)
+    defaults: dict[str, Any] = {
+        "PatientID": "1",
+        "InstanceNumber": 1,
+        "ImagePositionPatient": [0, 0, 0],
+        "ImageOrientationPatient": [0, 1, 0, 0, 0, -1],
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "Rows": pixels.shape[0],
+        "Columns": pixels.shape[1],
+        "PixelSpacing": [1, 1],
+        "BitsAllocated": bits,
+        "BitsStored": stored,
+        "HighBit": stored - 1,
+        "PixelRepresentation": int(pixels.dtype.kind == "i"),
+    }
+    for keyword, value in {**defaults, **tags}.items():
+        if value is not None:
+            setattr(dataset, keyword, value)
+    order = ">" if syntax == "big" else "<"
+    dataset.PixelData = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder(order)).tobytes()
+    if len(dataset.PixelData) % 2:
+        dataset.PixelData += b"\0"
+    dataset["PixelData"].VR = "OW" if bits > 8 else "OB"
+    if syntax == "rle":
+        dataset.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
+    return dataset
+
+
+def write_file(path: Path, pixels: np.ndarray, syntax: str = "explicit", **tags: Any) -> Path:
+    """Write one image."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    make_dataset(pixels, syntax, **tags).save_as(path, enforce_file_format=True)
+    return path
+
+
+def place_tags(grid: Grid, index: int, digits: int = 9) -> dict[str, Any]:
+    """The geometry tags of one slice of a grid."""
+    return {
+        "ImagePositionPatient": [_text(value, digits) for value in grid.origin + index * grid.step],
+        "ImageOrientationPatient": [_text(value, digits) for value in (*grid.column, *grid.row)],
+        "PixelSpacing": [_text(value, digits) for value in grid.spacing],
+    }
+
+
+def _text(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}"[:16]  # 16 characters is what a decimal string may have
+
+
+def write_series(
+    folder: Path,
+    volume: np.ndarray,
+    grid: Grid,
+    *,
+    syntax: str = "explicit",
+    numbers: Sequence[int] | None = None,
+    names: Sequence[str] | None = None,
+    **tags: Any,
+) -> list[Path]:
+    """Write the slices of a (slice, H, W) volume; number n is written as n.dcm unless names are given."""
+    numbers = range(1, len(volume) + 1) if numbers is None else numbers
+    names = [f"{number}.dcm" for number in numbers] if names is None else names
+    paths = []
+    for index, (number, name) in enumerate(zip(numbers, names, strict=True)):
+        slice_tags = {"InstanceNumber": number, **place_tags(grid, index), **tags}
+        paths.append(write_file(folder / name, volume[index], syntax, **slice_tags))
+    return paths
+
+
+def texture(shape: tuple[int, ...], seed: int = 0, top: int = 4000, dtype: Any = np.uint16) -> np.ndarray:
+    """Noise on a ramp over the last two axes: no symmetry, no flat area, nothing repeated."""
+    random = np.random.default_rng(seed)
+    ramp = np.add.outer(np.linspace(0, 0.4, shape[-2]), np.linspace(0, 0.3, shape[-1]))
+    return ((ramp + 0.3 * random.random(shape)) * top).astype(dtype)
+
+
+@dataclass
+class ForeignTruth:
+    """What is true of a foreign data set, by study id."""
+
+    landmarks: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    """Row name → mm."""
+    severities: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Row name → 0, 1, 2; a missing label is no key."""
+    train: list[str] = field(default_factory=list)
+    test: list[str] = field(default_factory=list)
+
+
+def write_foreign_dataset(root: Path, studies: int, seed: int, test_studies: int = 2) -> ForeignTruth:
+    """Write train_images, test_images and the five tables of the competition below `root`.
+
+    A bright ball sits at every landmark, larger where it is more severe, so that both stages have something to learn.
+    """
+    random = np.random.default_rng(seed)
+    truth = ForeignTruth()
+    descriptions: dict[str, list[dict[str, str]]] = {"train": [], "test": []}
+    coordinates: list[dict[str, Any]] = []
+    for index in range(studies + test_studies):
+        part = "train" if index < studies else "test"
+        study = str(int(random.integers(10**6, 4 * 10**9)))
+        getattr(truth, part).append(study)
+        truth.landmarks[study] = _foreign_landmarks(random)
+        drawn = random.choice(3, len(ROWS), p=(0.5, 0.3, 0.2))
+        truth.severities[study] = {
+            row: int(grade) for row, grade in zip(ROWS, drawn, strict=True) if random.random() > 0.02
+        }
+        for series, kind in _foreign_series_kinds(random):
+            folder = root / f"{part}_images" / study / series
+            grids = _foreign_grids(kind, truth.landmarks[study], random)
+            points = _write_foreign_series(folder, kind, grids, dict(zip(ROWS, drawn, strict=True)), truth.landmarks[study], random)
+            descriptions[part].append(
+                {"study_id": study, "series_id": series, "series_description": DESCRIPTIONS[kind]}
+            )
+            named = {(c["study_id"], c["condition"], c["level"]) for c in coordinates}
+            for row, point in points.items() if part == "train" else ():
+                one = _coordinate_row(study, series, row, point)
+                if (study, one["condition"], one["level"]) not in named:
+                    coordinates.append(one)
+    _write_tables(root, truth, descriptions, coordinates)
+    return truth
+
+
+def _foreign_landmarks(random: np.random.Generator) -> dict[str, np.ndarray]:
+    """Row name → mm: a column of five levels, bent, shifted and turned a little."""
+    shift, turn = random.normal(0, 8, 3), rotation(random.normal(0, 3, 3))
+    landmarks = {}
+    for row in ROWS:
+        level = next(index for index, name in enumerate(LEVELS) if row.endswith(name))
+        side = {"left": 1, "right": -1}.get(row.split("_")[0], 0)
+        offset = 8.0 if "subarticular" in row else 17.0
+        behind = -4.0 if "foraminal" in row else 0.0
+        at = np.array([side * offset, behind + 1.5 * (level - 2) ** 2, 58 - 29.0 * level])
+        landmarks[row] = turn @ (at + random.normal(0, 1, 3)) + shift
+    return landmarks
+
+
+def _foreign_series_kinds(random: np.random.Generator) -> list[tuple[str, str]]:
+    """Series ids and kinds: usually one of each, sometimes two axial ones, sometimes no sagittal T2."""
+    kinds = ["sagittal_t1", "sagittal_t2", "axial_t2"]
+    drawn = random.random()
+    if drawn < 0.25:
+        kinds.append("axial_t2")
+    elif drawn < 0.3:
+        kinds.remove("sagittal_t2")
+    ids = random.choice(4 * 10**9, len(kinds), replace=False)
+    return [(str(one), kind) for one, kind in zip(ids, kinds, strict=True)]
+
+
+def _foreign_grids(kind: str, landmarks: dict[str, np.ndarray], random: np.random.Generator) -> list[Grid]:
+    """One block of slices; of an axial series sometimes one oblique block a level."""
+    middle = np.mean(list(landmarks.values()), axis=0) + random.normal(0, 3, 3)
+    turn = random.normal(0, 4, 3)
+    if kind.startswith("sagittal"):
+        height, width = (int(value) for value in random.integers(95, 125, 2))
+        spacing = tuple(float(value) for value in random.uniform(1.6, 1.9, 2))
+        shape = (int(random.integers(10, 15)), height, width)
+        return [upright_grid("sagittal", shape, spacing, float(random.uniform(4, 5.5)), middle, turn)]
+    height, width = (int(value) for value in random.integers(80, 110, 2))
+    spacing = (float(random.uniform(1.0, 1.4)),) * 2
+    if random.random() < 0.5:
+        slices = int(random.integers(26, 34))
+        return [upright_grid("axial", (slices, height, width), spacing, 160 / slices, middle, turn)]
+    blocks = []
+    for level, tilt in zip(LEVELS, (10, 6, -1, -11, -25), strict=True):
+        centre = landmarks[f"spinal_canal_stenosis_{level}"]
+        blocks.append(upright_grid("axial", (5, height, width), spacing, 4.4, centre, (tilt, 0, 0)))
+    return blocks
+
+
+def _write_foreign_series(
+    folder: Path,
+    kind: str,
+    grids: Sequence[Grid],
+    grades: dict[str, int],
+    landmarks: dict[str, np.ndarray],
+    random: np.random.Generator,
+) -> dict[str, tuple[int, float, float]]:
+    """Write the blocks; returns number, row and column of each landmark that belongs to the kind and lies in it."""
+    syntax = str(random.choice(["rle", "rle", "explicit", "implicit", "big"]))
+    group = {"sagittal_t1": "foraminal", "sagittal_t2": "spinal", "axial_t2": "subarticular"}[kind]
+    tags: dict[str, Any] = {"bits_stored": 12}
+    if random.random() < 0.3:
+        tags |= {"RescaleSlope": "2.5", "RescaleIntercept": "-100"}
+    count = sum(grid.shape[0] for grid in grids)
+    first, stride = int(random.integers(1, 40)), int(random.integers(1, 4))
+    numbers = [first + stride * index for index in range(count)]
+    if random.random() < 0.5:
+        numbers.reverse()
+    found: dict[str, tuple[int, float, float]] = {}
+    nearest: dict[str, float] = {}
+    for grid in grids:
+        volume = _foreign_volume(grid, kind, grades, landmarks, random)
+        own, numbers = numbers[: grid.shape[0]], numbers[grid.shape[0] :]
+        write_series(folder, volume, grid, syntax=syntax, numbers=own, **tags)
+        for row, point in landmarks.items():
+            index, i, j = grid.pixel(point)
+            distance = abs((point - grid.origin - index * grid.step) @ np.cross(grid.column, grid.row))
+            if group in row and distance < min(nearest.get(row, np.inf), 10):
+                nearest[row], found[row] = distance, (own[index], i, j)
+    return found
+
+
+def _foreign_volume(
+    grid: Grid, kind: str, grades: dict[str, int], landmarks: dict[str, np.ndarray], random: np.random.Generator
+) -> np.ndarray:
+    """(slice, H, W) uint16 of 12 bits: a gradient, noise, and the balls."""
+    points = grid.points()
+    centre = np.mean(list(landmarks.values()), axis=0)
+    body = 600 + 3.0 * (points[..., 1] - centre[1]) + 1.0 * (points[..., 2] - centre[2])
+    body[np.linalg.norm(points[..., :2] - centre[:2], axis=-1) > 75] = 40
+    for row, point in landmarks.items():
+        seen = "subarticular" not in row if kind.startswith("sagittal") else "foraminal" not in row
+        if seen:
+            radius_mm = (2.5, 4.0, 5.5)[grades[row]]
+            squared = ((points - point) ** 2).sum(-1)
+            body += 1800 * np.exp(-squared / (2 * radius_mm**2))
+    return np.clip(body + random.normal(0, 40, body.shape), 0, 4095).astype(np.uint16)
+
+
+def _title(name: str) -> str:
+    return " ".join(word.capitalize() for word in name.split("_"))
+
+
+def _coordinate_row(study: str, series: str, row: str, point: tuple[int, float, float]) -> dict[str, Any]:
+    condition = next(name for name in CONDITIONS if row.startswith(name))
+    level = row.removeprefix(condition + "_").replace("_", "/").upper()
+    number, i, j = point
+    names = {"study_id": study, "series_id": series, "instance_number": number, "condition": _title(condition)}
+    return {**names, "level": level, "x": j, "y": i}
+
+
+def _write_tables(
+    root: Path,
+    truth: ForeignTruth,
+    descriptions: dict[str, list[dict[str, str]]],
+    coordinates: list[dict[str, Any]],
+) -> None:
+    labels = []
+    for study in truth.train:
+        grades = truth.severities[study]
+        labels.append({"study_id": study, **{row: SEVERITY_NAMES[grades[row]] if row in grades else None for row in ROWS}})
+    tables = {
+        "train": pd.DataFrame(labels, columns=["study_id", *ROWS]),
+        "train_series_descriptions": pd.DataFrame(descriptions["train"]),
+        "train_label_coordinates": pd.DataFrame(coordinates),
+        "test_series_descriptions": pd.DataFrame(descriptions["test"]),
+        "sample_submission": pd.DataFrame(
+            [(f"{study}_{row}", 1 / 3, 1 / 3, 1 / 3) for study in sorted(truth.test) for row in ROWS],
+            columns=["row_id", "normal_mild", "moderate", "severe"],
+        ),
+    }
+    for name, table in tables.items():
+        table.to_csv(root / f"{name}.csv", index=False)

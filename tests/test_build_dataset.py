@@ -1,0 +1,200 @@
+"""Packaging: finished runs become a folder that Kaggle leaves as it is and the kernel can load, or nothing at all."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+import build_dataset
+from build_dataset import BuildError
+from kernels.build_notebook import OWNER_PLACEHOLDER
+from kernels.lumbar import specs
+from kernels.lumbar.weights import read_manifest
+from tests.tiny_runs import write_runs
+from training import packing
+from training.recipe import Recipe
+from training.runs import RunFolder
+from training.train_all import load_named
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    return load_named("split_and_global", "smoke")
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, tmp_path_factory) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    write_runs(runs, recipe)
+    return runs
+
+
+@pytest.fixture
+def runs(finished, tmp_path) -> Path:
+    """A copy of the finished runs that a test may spoil."""
+    return shutil.copytree(finished, tmp_path / "runs")
+
+
+def package(runs: Path, out: Path, *options: str) -> int:
+    return build_dataset.main(
+        ["--runs", str(runs), "--out", str(out), "--profile", "smoke", "--owner", "ada", *options]
+    )
+
+
+def first_run(runs: Path, recipe: Recipe) -> Path:
+    return RunFolder(runs, recipe).job(recipe.members()[0].member.name, 0)
+
+
+def test_package_is_complete_and_loads(finished, recipe, tmp_path, capsys):
+    out = tmp_path / "deep" / "package"
+    assert package(finished, out) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["dataset-metadata.json", "manifest.json", "weights-0.bin"]
+    manifest = read_manifest(out / "manifest.json")
+    assert manifest.name == "split_and_global_smoke" and manifest.average == recipe.average
+    entries = recipe.members()
+    assert [artefact.member.name for artefact in manifest.artefacts] == [f"{e.member.name}_fold0" for e in entries]
+    (route,) = manifest.routes
+    assert list(route.localisers) == [f"{e.member.name}_fold0" for e in entries if e.member.role == "localiser"]
+    weights = {grader.name: grader.weight for grader in route.graders}
+    assert weights == {f"{e.member.name}_fold0": e.weight for e in entries if e.member.role == "grader"}
+    printed = capsys.readouterr().out
+    assert all(f"{entry.member.name}_fold0" in printed for entry in entries)
+    assert list(tmp_path.glob("deep/.*")) == []
+
+
+def test_metadata_name_the_dataset(finished, tmp_path, capsys, monkeypatch):
+    assert package(finished, tmp_path / "a", "--slug", "my-weights") == 0
+    metadata = json.loads((tmp_path / "a" / "dataset-metadata.json").read_text())
+    assert metadata == {"id": "ada/my-weights", "title": "My Weights", "licenses": [{"name": "other"}]}
+    monkeypatch.delenv("KAGGLE_USERNAME", raising=False)
+    given = ["--runs", str(finished), "--out", str(tmp_path / "b"), "--profile", "smoke"]
+    assert build_dataset.main(given) == 0
+    assert OWNER_PLACEHOLDER in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", [("--slug", "no_slug"), ("--slug", "short"), ("--owner", "a b")])
+def test_names_that_kaggle_refuses_are_refused(finished, tmp_path, capsys, option):
+    assert package(finished, tmp_path / "out", *option) == 1
+    assert capsys.readouterr().err.startswith("build_dataset: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_packs_are_no_archives_and_hold_the_bytes(finished, recipe, tmp_path):
+    collected = packing.collect(RunFolder(finished, recipe), [0], allow_partial=False)
+    largest = max(run.artefact.weights.bytes for run in collected)
+    packed = packing.pack(collected, tmp_path, pack_bytes=2 * largest)
+    packs = sorted(tmp_path.iterdir())
+    assert len(packs) > 1 and {path.name for path in packs} == {artefact.weights.file for artefact in packed}
+    assert not any(zipfile.is_zipfile(path) for path in packs)
+    for run, artefact in zip(collected, packed, strict=True):
+        place = artefact.weights
+        data = (tmp_path / place.file).read_bytes()[place.offset : place.offset + place.bytes]
+        assert data == run.weights.read_bytes()
+
+
+def test_packaging_twice_gives_the_same_bytes(finished, tmp_path):
+    for name in ("a", "b"):
+        assert package(finished, tmp_path / name) == 0
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_unfinished_runs_are_named_or_left_out(runs, recipe, tmp_path, capsys):
+    missing = first_run(runs, recipe)
+    (missing / "done.json").unlink()
+    assert package(runs, tmp_path / "out") == 1
+    message = capsys.readouterr().err
+    assert str(missing.relative_to(runs)) in message and "1 of 7" in message and message.count("\n") == 1
+    assert package(runs, tmp_path / "out", "--allow-partial") == 0
+    manifest = read_manifest(tmp_path / "out" / "manifest.json")
+    assert len(manifest.artefacts) == 6 and len(manifest.routes[0].localisers) == 2
+
+
+def test_nothing_to_package_is_said(runs, tmp_path, capsys):
+    (tmp_path / "none").mkdir()
+    assert package(tmp_path / "none", tmp_path / "out") == 1
+    assert "no runs of profile 'smoke'" in capsys.readouterr().err
+    assert package(runs, tmp_path / "out", "--recipes", "unheard_of") == 1
+    assert "'unheard_of'" in capsys.readouterr().err
+
+
+def spoil_bytes(folder: Path) -> None:
+    data = bytearray((folder / "weights.ts").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "weights.ts").write_bytes(data)
+
+
+def spoil_golden(folder: Path) -> None:
+    document = json.loads((folder / "artefact.json").read_text())
+    golden = document["weights"]["golden_output"]
+    document["weights"]["golden_output"] = [value + 1.0 for value in golden]
+    (folder / "artefact.json").write_text(json.dumps(document))
+
+
+def spoil_artefact(folder: Path) -> None:
+    (folder / "artefact.json").write_text("{")
+
+
+@pytest.mark.parametrize("spoil", [spoil_bytes, spoil_golden, spoil_artefact])
+def test_spoilt_run_leaves_no_package(runs, recipe, tmp_path, capsys, spoil):
+    spoil(first_run(runs, recipe))
+    assert package(runs, tmp_path / "out") == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("build_dataset: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_only_an_earlier_package_is_replaced(runs, recipe, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("precious")
+    assert package(runs, out) == 1
+    assert "no package of this kit" in capsys.readouterr().err
+    (out / "thesis.txt").unlink()
+    assert package(runs, out) == 0
+    before = (out / "manifest.json").read_bytes()
+    spoil_bytes(first_run(runs, recipe))
+    assert package(runs, out) == 1
+    assert (out / "manifest.json").read_bytes() == before
+    assert package(runs, out, "--name", "again", "--allow-partial") == 1
+
+
+def test_release_keeps_the_manifest(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(build_dataset, "RELEASES", tmp_path)
+    assert package(finished, tmp_path / "out", "--release", "--name", "first") == 0
+    assert (tmp_path / "first.json").read_bytes() == (tmp_path / "out" / "manifest.json").read_bytes()
+
+
+def test_recipes_that_do_not_go_together(finished, recipe, tmp_path):
+    other = recipe.model_copy(update={"average": "probabilities"})
+    runs = [(RunFolder(finished, one), []) for one in (recipe, other)]
+    with pytest.raises(BuildError, match="average differently"):
+        build_dataset.build(runs, tmp_path / "out", "both", {})
+
+
+def test_run_of_another_state_of_the_recipe_is_not_finished(runs, recipe):
+    fitting = recipe.graders["spinal"].fitting.model_copy(update={"sigma_px": 7.0})
+    grader = recipe.graders["spinal"].model_copy(update={"fitting": fitting})
+    changed = recipe.model_copy(update={"graders": {**recipe.graders, "spinal": grader}})
+    with pytest.raises(packing.UnusableRun, match="1 of 7 runs .*spinal_resnet18/fold0"):
+        packing.collect(RunFolder(runs, changed), [0], allow_partial=False)
+
+
+def test_schema_is_current():
+    committed = json.loads((build_dataset.RELEASES / "schema.json").read_text())
+    assert committed == specs.Manifest.model_json_schema(), "run: python build_dataset.py --schema"
+
+
+def test_readme_explains_every_field():
+    text = (build_dataset.RELEASES / "README.md").read_text()
+    explained = set(re.findall(r"`([a-z0-9_]+)`", text))
+    models = [specs.Manifest, specs.Artefact, specs.Member, specs.ViewRequest, specs.SliceChoice, specs.Weights]
+    models += [specs.Provenance, specs.Route, specs.GraderWeight]
+    for model in models:
+        assert issubclass(model, BaseModel)
+        assert set(model.model_fields) - explained - {"member", "weights", "provenance"} == set(), model.__name__

@@ -1,0 +1,48 @@
+"""The weighted mean, and the prior where nobody answers."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernels.lumbar.ensemble import combine, softmax
+from kernels.lumbar.labels import GROUPS, ROWS, group_of
+from kernels.lumbar.priors import public_priors
+
+EVERYWHERE = dict.fromkeys(GROUPS, 1.0)
+
+
+def answers(value: float) -> dict[str, np.ndarray]:
+    return {row: np.array([0.0, value, -value]) for row in ROWS}
+
+
+def test_without_answers_every_row_is_its_prior() -> None:
+    rows, fallen = combine([], public_priors(), "logits")
+    assert fallen == list(ROWS)
+    assert np.allclose(rows, [public_priors()[row] for row in ROWS])
+
+
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_weights_count_by_condition_group(average: str) -> None:
+    spinal_only = {"spinal": 3.0, "foraminal": 0.0, "subarticular": 0.0}
+    rows, fallen = combine([(EVERYWHERE, answers(1.0)), (spinal_only, answers(2.0))], public_priors(), average)  # type: ignore[arg-type]
+    assert not fallen
+    one, two = answers(1.0)[ROWS[0]], answers(2.0)[ROWS[0]]
+    mixed = softmax(0.25 * one + 0.75 * two) if average == "logits" else 0.25 * softmax(one) + 0.75 * softmax(two)
+    for row, got in zip(ROWS, rows, strict=True):
+        assert np.allclose(got, mixed if group_of(row) == "spinal" else softmax(one))
+
+
+def test_one_missing_answer_falls_back_alone() -> None:
+    partial = answers(1.0)
+    del partial[ROWS[7]]
+    rows, fallen = combine([(EVERYWHERE, partial)], public_priors(), "logits")
+    assert fallen == [ROWS[7]]
+    assert np.allclose(rows[7], public_priors()[ROWS[7]])
+
+
+@given(st.lists(st.floats(-700, 700), min_size=3, max_size=3))
+def test_rows_are_probabilities_for_any_logits(logits: list[float]) -> None:
+    rows, _ = combine([(EVERYWHERE, dict.fromkeys(ROWS, np.array(logits)))], public_priors(), "logits")
+    assert np.isfinite(rows).all()
+    assert np.abs(rows.sum(1) - 1).max() < 1e-12

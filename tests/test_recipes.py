@@ -1,0 +1,168 @@
+"""Every recipe in the repository loads in every profile, and what is wrong in one is named by its path."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from kernels.lumbar.labels import GROUPS, UNITS, row_of
+from training.recipe import Profile, Recipe, RecipeError, load_recipe, merge
+
+FOLDER = Path(__file__).resolve().parents[1] / "training" / "recipes"
+RECIPES = sorted(FOLDER.rglob("*.yaml"))
+PROFILES = get_args(Profile)
+
+
+def stem(path: Path) -> str:
+    return path.stem
+
+
+@pytest.fixture
+def document() -> dict[str, Any]:
+    # By way of JSON, which has no anchors: a change to one place must not show in another.
+    return json.loads(json.dumps(yaml.safe_load((FOLDER / "split_and_global.yaml").read_text())))
+
+
+def load(document: dict[str, Any], folder: Path, profile: Profile = "full") -> Recipe:
+    path = folder / "changed.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return load_recipe(path, profile)
+
+
+def put(document: dict[str, Any], dotted: str, value: Any) -> dict[str, Any]:
+    """A deep copy of a document with one value set."""
+    changed = copy.deepcopy(document)
+    *parents, last = [int(part) if part.isdigit() else part for part in dotted.split(".")]
+    place: Any = changed
+    for part in parents:
+        place = place[part]
+    place[last] = value
+    return changed
+
+
+def test_there_are_recipes():
+    assert RECIPES
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("path", RECIPES, ids=stem)
+def test_recipe_loads_in_every_profile(path, profile):
+    recipe = load_recipe(path, profile)
+    assert recipe.name == path.stem
+    assert recipe.profile == profile
+    members = recipe.members()
+    names = [entry.member.name for entry in members]
+    assert len(set(names)) == len(names)
+    assert {entry.member.role for entry in members} == {"localiser", "grader"}
+    if recipe.train_folds is not None:
+        assert set(recipe.train_folds) <= set(range(recipe.folds))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("path", RECIPES, ids=stem)
+def test_every_condition_is_graded(path, profile):
+    weights = [entry.weight for entry in load_recipe(path, profile).members() if entry.member.role == "grader"]
+    for group in GROUPS:
+        assert sum(weight.get(group, 0.0) for weight in weights) > 0
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=stem)
+def test_every_landmark_that_a_view_needs_is_found_by_a_localiser(path):
+    members = [entry.member for entry in load_recipe(path).members()]
+    found = {
+        row_of(target, unit)
+        for member in members
+        if member.role == "localiser"
+        for unit in UNITS[member.unit]
+        for target in member.targets
+    }
+    for member in members:
+        for unit in UNITS[member.unit]:
+            for request in member.inputs:
+                assert set(request.landmarks(unit)) <= found, f"{member.name} looks at what nothing finds"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=stem)
+def test_recipe_opens_with_its_commands(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    header = lines[: next(number for number, line in enumerate(lines) if not line.startswith("#"))]
+    assert any("make train-all" in line and f"RECIPES={path.stem}" in line for line in header)
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value"),
+    [
+        ("folds_", 5),
+        ("graders.spinal.fitting.optimisation.epoch", 5),
+        ("graders.spinal.inputs.0.slices.counts", 5),
+        ("localisers.sagittal_t2.fitting.augmentation.rotate", 15),
+        ("backbones.resnet18.size", 128),
+    ],
+)
+def test_unknown_key_is_refused_with_its_path(document, tmp_path, dotted, value):
+    with pytest.raises(RecipeError) as refused:
+        load(put(document, dotted, value), tmp_path)
+    assert dotted in str(refused.value) and "changed.yaml" in str(refused.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, "many", None])
+@pytest.mark.parametrize(
+    "dotted",
+    [
+        "graders.spinal.fitting.optimisation.learning_rate",
+        "graders.spinal.fitting.augmentation.rotate_deg",
+        "graders.spinal.inputs.0.size_mm",
+        "graders.spinal.weight.spinal",
+        "localisers.sagittal_t2.fitting.sigma_px",
+        "backbones.resnet18.learning_rate",
+    ],
+)
+def test_numbers_that_are_none_are_refused(document, tmp_path, dotted, value):
+    with pytest.raises(RecipeError):
+        load(put(document, dotted, value), tmp_path)
+
+
+def test_unknown_names_are_refused(document, tmp_path):
+    for dotted, value in (
+        ("graders.spinal.targets", ["spinal_canal_stenosis_l6"]),
+        ("graders.spinal.inputs.0.series", "coronal_t1"),
+        ("graders.spinal.fitting.loss", "focal"),
+        ("average", "median"),
+    ):
+        with pytest.raises(RecipeError):
+            load(put(document, dotted, value), tmp_path)
+
+
+def test_profile_that_a_recipe_lacks_is_named(document, tmp_path):
+    del document["profiles"]["smoke"]
+    with pytest.raises(RecipeError, match="smoke"):
+        load(document, tmp_path, "smoke")
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b", "name: [", "name: x"])
+def test_file_that_is_no_recipe_is_refused(tmp_path, text):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=r"broken\.yaml"):
+        load_recipe(path)
+
+
+def test_missing_file_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_merge_changes_adds_removes_and_leaves_its_arguments_alone():
+    base = {"a": 1, "b": {"c": 2, "d": 3}}
+    assert merge(base, {"b": {"c": None, "e": 5}, "f": 6}) == {"a": 1, "b": {"d": 3, "e": 5}, "f": 6}
+    assert base == {"a": 1, "b": {"c": 2, "d": 3}}
+
+
+def test_smoke_is_smaller_than_full(document, tmp_path):
+    full, smoke = (load(document, tmp_path, profile) for profile in ("full", "smoke"))
+    assert len(smoke.members()) < len(full.members())

@@ -1,0 +1,1 @@
+"""Competition tables, folds, crop caches, targets, batches and augmentation."""

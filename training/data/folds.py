@@ -1,0 +1,59 @@
+"""Folds: made once, by study, stratified, written to disk and shared by both stages and all profiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedKFold
+
+from kernels.lumbar.labels import ROWS, group_of
+from kernels.lumbar.submission import replace_text
+from training.data.tables import Tables
+
+
+class FoldsError(Exception):
+    """Folds on disk that do not fit the data."""
+
+
+def read_or_make_folds(path: Path, tables: Tables, folds: int, seed: int) -> dict[str, int]:
+    """Study → fold, from the file if there is one.  Raises FoldsError where it was made of other studies."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = make_folds(tables.labels, folds, seed)
+        frame = pd.DataFrame({"study_id": list(made), "fold": list(made.values())})
+        replace_text(path, frame.to_csv(index=False))
+        return made
+    frame = pd.read_csv(path, dtype={"study_id": str})
+    assignment = dict(zip(frame["study_id"], frame["fold"].astype(int), strict=True))
+    differ = set(assignment) ^ set(tables.labels.index)
+    if differ or set(assignment.values()) != set(range(folds)):
+        raise FoldsError(
+            f"{path} was made of other studies or another number of folds ({len(differ)} studies differ): "
+            "name another folder with RUNS=, or delete the file and what was trained with it"
+        )
+    return assignment
+
+
+def make_folds(labels: pd.DataFrame, folds: int, seed: int) -> dict[str, int]:
+    """Study → fold, stratified by the study's worst canal and by how much of the rest is not normal."""
+    if len(labels) < folds:
+        raise FoldsError(f"{len(labels)} studies cannot be split into {folds} folds")
+    values = labels[list(ROWS)].to_numpy()
+    spinal = np.array([group_of(row) == "spinal" for row in ROWS])
+    worst = np.maximum(values[:, spinal].max(1), 0)
+    abnormal = (values[:, ~spinal] > 0).sum(1)
+    strata = worst * 10 + np.searchsorted(np.quantile(abnormal, [0.33, 0.67]), abnormal)
+    # A stratum smaller than the number of folds joins its neighbour: the splitter refuses to spread it.
+    for stratum in np.unique(strata)[::-1]:
+        if 0 < (strata == stratum).sum() < folds:
+            others = np.unique(strata[strata != stratum])
+            if others.size:
+                strata[strata == stratum] = others[np.abs(others - stratum).argmin()]
+    order = np.argsort(labels.index.to_numpy().astype(str))
+    assigned = np.zeros(len(labels), int)
+    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    for fold, (_, held_out) in enumerate(splitter.split(order, strata[order])):
+        assigned[order[held_out]] = fold
+    return {str(study): int(fold) for study, fold in zip(labels.index, assigned, strict=True)}

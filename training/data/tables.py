@@ -1,0 +1,137 @@
+"""The competition's tables of a training folder, checked: what is wrong is said in one sentence with its remedy."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kernels.lumbar.labels import CONDITIONS, LEVELS, ROW_INDEX, ROWS, SERIES_KINDS
+
+SEVERITY_TEXTS = {"Normal/Mild": 0, "Moderate": 1, "Severe": 2}
+CONDITION_TEXTS = {condition.replace("_", " ").title(): condition for condition in CONDITIONS}
+LEVEL_TEXTS = {level.upper().replace("_", "/"): level for level in LEVELS}
+MISSING = -100
+TABLES = ("train.csv", "train_series_descriptions.csv", "train_label_coordinates.csv")
+log = logging.getLogger("tables")
+
+
+class TablesError(Exception):
+    """Tables that training cannot use: which file, which row, what to do."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What the three tables say."""
+
+    labels: pd.DataFrame
+    """study (index, text) × 25 rows, int: 0, 1, 2, or -100 where there is no label."""
+    series: dict[str, list[tuple[str, str]]]
+    """Study → (series id, kind)."""
+    coordinates: pd.DataFrame
+    """study_id, series_id (text), instance (int), row (one of ROWS), x (column), y (row), in the file's pixels."""
+    fingerprint: str
+    """sha256 of the three files."""
+
+
+def read_tables(root: Path) -> Tables:
+    """Read and check the training tables of a folder in the competition's layout.  Raises TablesError."""
+    if not root.is_dir():
+        raise TablesError(f"{root} is no folder: name one in the competition's layout with DATA=")
+    labels = _labels(root / "train.csv")
+    series = _series(root / "train_series_descriptions.csv", set(labels.index))
+    coordinates = _coordinates(root / "train_label_coordinates.csv")
+    absent = [study for study in labels.index if not (root / "train_images" / study).is_dir()]
+    if absent:
+        raise TablesError(
+            f"{root / 'train_images'} lacks {len(absent)} of {len(labels)} studies of train.csv, "
+            f"the first is {absent[0]}: unpack the whole archive, or remove these studies from train.csv"
+        )
+    without = sorted(set(labels.index) - set(series))
+    if without:
+        log.warning(
+            "%d studies have no usable series and will keep their priors, the first is %s", len(without), without[0]
+        )
+    content = hashlib.sha256()
+    for name in TABLES:
+        content.update((root / name).read_bytes())
+    return Tables(labels, series, coordinates, content.hexdigest())
+
+
+def _read(path: Path, columns: set[str]) -> pd.DataFrame:
+    """A CSV as text, without empty and repeated rows, with at least these columns."""
+    try:
+        frame = pd.read_csv(path, dtype=str, encoding="utf-8-sig", keep_default_na=False)
+    except FileNotFoundError as error:
+        raise TablesError(f"{path} does not exist: DATA= names a folder in the competition's layout") from error
+    except (OSError, ValueError) as error:
+        raise TablesError(f"{path} cannot be read as a CSV: {error}") from error
+    frame.columns = [str(column).strip() for column in frame.columns]
+    missing = columns - set(frame.columns)
+    if missing:
+        raise TablesError(f"{path} lacks the columns {', '.join(sorted(missing))}: take the file of the competition")
+    frame = frame.apply(lambda column: column.str.strip())
+    frame = frame[(frame != "").any(axis=1)]
+    repeated = frame.duplicated()
+    if repeated.any():
+        log.warning("%s: %d repeated rows are left out", path, int(repeated.sum()))
+    return frame[~repeated]
+
+
+def _translate(path: Path, frame: pd.DataFrame, column: str, meanings: dict[str, object]) -> pd.Series:
+    """A column's texts by their meaning.  Raises TablesError for the first text that has none."""
+    unknown = ~frame[column].isin(list(meanings))
+    if unknown.any():
+        line, text = frame.index[unknown][0] + 2, frame[column][unknown].iloc[0]
+        known = ", ".join(f"'{key}'" for key in meanings if key)
+        raise TablesError(f"{path}, line {line}: {column} is '{text}', which is none of {known}: correct the line")
+    return frame[column].map(meanings)
+
+
+def _labels(path: Path) -> pd.DataFrame:
+    frame = _read(path, {"study_id", *ROWS})
+    frame = frame[frame["study_id"] != ""]
+    if frame["study_id"].duplicated().any():
+        study = frame["study_id"][frame["study_id"].duplicated()].iloc[0]
+        raise TablesError(f"{path}: study {study} stands there twice with different labels: keep one of the lines")
+    if frame.empty:
+        raise TablesError(f"{path} names no study")
+    meanings: dict[str, object] = {**SEVERITY_TEXTS, "": MISSING}
+    columns = {row: _translate(path, frame, row, meanings).astype(np.int64) for row in ROWS}
+    return pd.DataFrame(columns).set_index(frame["study_id"].rename("study_id"))
+
+
+def _series(path: Path, studies: set[str]) -> dict[str, list[tuple[str, str]]]:
+    frame = _read(path, {"study_id", "series_id", "series_description"})
+    kinds = _translate(path, frame, "series_description", dict(SERIES_KINDS))
+    series: dict[str, list[tuple[str, str]]] = {}
+    for study, identifier, kind in zip(frame["study_id"], frame["series_id"], kinds, strict=True):
+        if study in studies and (identifier, kind) not in series.setdefault(study, []):
+            series[study].append((identifier, str(kind)))
+    return series
+
+
+def _coordinates(path: Path) -> pd.DataFrame:
+    frame = _read(path, {"study_id", "series_id", "instance_number", "condition", "level", "x", "y"})
+    conditions = _translate(path, frame, "condition", dict(CONDITION_TEXTS))
+    levels = _translate(path, frame, "level", dict(LEVEL_TEXTS))
+    numbers = frame[["instance_number", "x", "y"]].apply(pd.to_numeric, errors="coerce")
+    wrong = ~np.isfinite(numbers.to_numpy(float)).all(1)
+    if wrong.any():
+        line = frame.index[wrong][0] + 2
+        raise TablesError(f"{path}, line {line}: instance_number, x or y is no number: correct or remove the line")
+    table = pd.DataFrame(
+        {
+            "study_id": frame["study_id"],
+            "series_id": frame["series_id"],
+            "instance": numbers["instance_number"].astype(np.int64),
+            "row": conditions.astype(str) + "_" + levels.astype(str),
+            "x": numbers["x"].astype(float),
+            "y": numbers["y"].astype(float),
+        }
+    )
+    return table[table["row"].isin(ROW_INDEX)].reset_index(drop=True)

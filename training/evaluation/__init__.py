@@ -1,0 +1,1 @@
+"""Metric, validation through the kernel, pictures and tables."""

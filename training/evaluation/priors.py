@@ -1,0 +1,27 @@
+"""Priors: what the training labels say of a row before any image is read."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from kernels.lumbar.labels import ROWS, SEVERITIES, SEVERITY_WEIGHTS, group_of
+
+# Added to each class's weighted count, so that no class that a small data set lacks has probability zero.
+SMOOTHING = 0.5
+
+
+def weighted_priors(labels: pd.DataFrame) -> dict[str, tuple[float, float, float]]:
+    """Row → weighted class frequencies (1/2/4) of its condition group and level, sides pooled.
+
+    This is the constant that minimises the metric's three condition losses.  labels: study × 25, negative = missing.
+    """
+    priors = {}
+    for group_level in {(group_of(row), row[-5:]) for row in ROWS}:
+        rows = [row for row in ROWS if (group_of(row), row[-5:]) == group_level]
+        values = labels[rows].to_numpy().ravel()
+        counts = np.bincount(values[values >= 0].astype(int), minlength=len(SEVERITIES))
+        weighted = counts * np.array(SEVERITY_WEIGHTS) + SMOOTHING
+        normal, moderate, severe = (float(value) for value in weighted / weighted.sum())
+        priors |= dict.fromkeys(rows, (normal, moderate, severe))
+    return {row: priors[row] for row in ROWS}

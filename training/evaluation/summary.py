@@ -1,0 +1,120 @@
+"""The table at the end of a demo: phantom scores, landmark errors, seconds.
+
+    python -m training.evaluation.summary --data DIR --weights DIR --out DIR
+
+--out holds what a run of the notebook on the test studies left: submission.csv, landmarks.csv, run_report.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from kernels.lumbar.competition import read_series_table
+from kernels.lumbar.dicom import read_study
+from kernels.lumbar.labels import ROWS, SEVERITIES
+from kernels.lumbar.predictor import Predictor
+from kernels.lumbar.submission import replace_json
+from kernels.lumbar.weights import read_manifest
+from training.evaluation.metric import score
+from training.evaluation.overlays import draw
+from training.evaluation.truth import TruthError, read_landmarks, read_solution
+from training.evaluation.validate import as_frame, landmark_errors, predict_studies
+
+VIEW_NAMES = {
+    "sagittal_t2": "Sagittal T2 (canal)",
+    "sagittal_t1": "Sagittal T1 (foramina)",
+    "axial_t2": "Axial T2 (recesses)",
+}
+
+
+def summarise(data: Path, weights: Path, out: Path, overlays: int) -> str:
+    """The table as text; scores.json and overlay PNGs are left in `out`."""
+    submission = pd.read_csv(out / "submission.csv", dtype={"row_id": str})
+    report = json.loads((out / "run_report.json").read_text())
+    solution, truth = read_solution(data), read_landmarks(data, "test")
+    manifest = read_manifest(weights / "manifest.json")
+    studies = sorted(truth)
+    priors = np.array([manifest.priors[row] for row in ROWS])
+    series = read_series_table(data / "test_series_descriptions.csv").series
+    predictor = Predictor(manifest, weights, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    at_truth = predict_studies(predictor, data / "test_images", series, studies, landmarks=truth)
+    uniform = np.full((len(ROWS), len(SEVERITIES)), 1 / 3)
+    tables = {
+        "located landmarks (the submission)": submission,
+        "true landmarks": as_frame({study: one.rows for study, one in at_truth.items()}),
+        "level priors": as_frame(dict.fromkeys(studies, priors)),
+        "uniform 1/3": as_frame(dict.fromkeys(studies, uniform)),
+    }
+    scores = {name: score(solution, table) for name, table in tables.items()}
+    located = read_located(out / "landmarks.csv")
+    errors = landmark_errors(located, truth)
+    for study in studies[:overlays]:
+        read = read_study(data / "test_images" / study, study, series.get(study, []))
+        draw(read, located.get(study, {}), out / f"overlay_{study}.png", truth[study])
+
+    lines = [f"{'phantom score, ' + str(len(studies)) + ' test studies':40} spinal  foram.  subart. any sev. mean"]
+    for name, one in scores.items():
+        parts = (one.spinal, one.foraminal, one.subarticular, one.any_severe, one.final)
+        lines.append(f"{name:40} " + " ".join(f"{part:7.4f}" for part in parts))
+    gain = 1 - scores["located landmarks (the submission)"].final / scores["level priors"].final
+    lines += [f"the submission is {gain:.1%} below the level priors", "", f"{'landmark error, mm':40} median  95 %"]
+    lines += [f"{VIEW_NAMES[view]:40} {error.median_mm:6.1f} {error.p95_mm:6.1f}" for view, error in errors.items()]
+    stages = stage_seconds(report["seconds"], {a.member.name: a.member.role for a in manifest.artefacts})
+    lines += ["", f"{'seconds, ' + str(report['studies']['graded']) + ' studies on ' + report['device']:40} "]
+    lines += [f"{stage:40} {seconds:6.1f}" for stage, seconds in stages.items()]
+    replace_json(
+        out / "scores.json",
+        {
+            "gain_over_priors": gain,
+            "scores": {name: one.final for name, one in scores.items()},
+            "median_error_mm": {view: error.median_mm for view, error in errors.items()},
+        },
+    )
+    return "\n".join(lines)
+
+
+def read_located(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Study → row → patient mm, from the kernel's landmarks.csv (the mean over routes)."""
+    frame = pd.read_csv(path, dtype={"study_id": str})
+    means = frame.groupby(["study_id", "row"])[["x_mm", "y_mm", "z_mm"]].mean()
+    located: dict[str, dict[str, np.ndarray]] = {}
+    for (study, row), point in zip(means.index, means.to_numpy(float), strict=True):
+        located.setdefault(study, {})[row] = point
+    return located
+
+
+def stage_seconds(seconds: dict[str, float], roles: dict[str, str]) -> dict[str, float]:
+    """Seconds by stage: members are summed by their role, flips counted once (they are kept without)."""
+    stages = {"reading (beside the models)": seconds.get("read", 0.0), "loading the members": seconds.get("load", 0.0)}
+    for role in ("localiser", "grader"):
+        stages[f"{role}s, one pass"] = sum(seconds.get(name, 0.0) for name, its in roles.items() if its == role)
+    stages["the whole run"] = seconds["total"]
+    return stages
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="training.evaluation.summary", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--overlays", type=int, default=3, help="how many studies are drawn")
+    options = parser.parse_args(argv)
+    try:
+        print(summarise(options.data, options.weights, options.out, options.overlays))
+    except (TruthError, OSError) as error:
+        print(f"no summary: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""The phantom's truth: what a real data set does not have, and what demos and benchmarks score against."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+
+class TruthError(Exception):
+    """A folder without the phantom's truth."""
+
+
+def read_solution(data: Path) -> pd.DataFrame:
+    """The hidden solution of the phantom's test studies: row_id and one-hot severities."""
+    return _read(data, "solution.csv")
+
+
+def read_landmarks(data: Path, split: str) -> dict[str, dict[str, np.ndarray]]:
+    """Study → row → (3,) patient mm, of the studies of a split ("train" or "test")."""
+    frame = _read(data, "landmarks.csv")
+    points: dict[str, dict[str, np.ndarray]] = {}
+    for one in frame[frame["split"] == split].itertuples(index=False):
+        point = np.array([one.x_mm, one.y_mm, one.z_mm])
+        points.setdefault(str(one.study_id), {})[f"{one.condition}_{one.level}"] = point
+    return points
+
+
+def _read(data: Path, name: str) -> pd.DataFrame:
+    path = data / "truth" / name
+    if not path.is_file():
+        raise TruthError(f"{path} does not exist: only a phantom data set (python -m training.phantom) has its truth")
+    return pd.read_csv(path, dtype={"study_id": str, "row_id": str})

@@ -1,0 +1,199 @@
+"""Validation through the kernel: the score that training reports is that of the code which runs on Kaggle."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from kernels.lumbar.budget import Budget
+from kernels.lumbar.ensemble import softmax
+from kernels.lumbar.labels import ROWS, SEVERITIES, group_of
+from kernels.lumbar.predictor import Prediction, Predictor, read_ahead
+from kernels.lumbar.specs import Artefact, GraderWeight, Manifest, Route
+from kernels.lumbar.submission import replace_json, replace_text
+from training.data.tables import Tables
+from training.evaluation.metric import Score, score
+from training.recipe import MemberRecipe
+from training.runs import RunFolder
+
+log = logging.getLogger("validate")
+# The series in which each condition group is annotated, and the axis of the patient that its slices run along.
+VIEW_OF_GROUP = {"spinal": "sagittal_t2", "foraminal": "sagittal_t1", "subarticular": "axial_t2"}
+SLICE_AXIS = {"sagittal_t1": 0, "sagittal_t2": 0, "axial_t2": 2}
+# Misses beyond this are wrong levels, not spread: they must not set the jitter that graders are trained with.
+LARGEST_SPREAD_MM = 10.0
+
+
+@dataclass(frozen=True)
+class LandmarkError:
+    """In-plane distance between located and annotated points of one view."""
+
+    count: int
+    median_mm: float
+    p95_mm: float
+    sigma_mm: float
+    """Standard deviation, each axis, of the misses that are spread."""
+
+
+def landmark_errors(
+    located: Mapping[str, Mapping[str, np.ndarray]], truth: Mapping[str, Mapping[str, np.ndarray]]
+) -> dict[str, LandmarkError]:
+    """View → error, from study → row → point in mm.  A point that was not located counts as a miss without bound."""
+    misses: dict[str, list[float]] = {view: [] for view in VIEW_OF_GROUP.values()}
+    for study, points in truth.items():
+        for row, point in points.items():
+            view = VIEW_OF_GROUP[group_of(row)]
+            found = located.get(study, {}).get(row)
+            if found is None:
+                misses[view].append(np.inf)
+            else:
+                in_plane = np.delete(np.asarray(found) - np.asarray(point), SLICE_AXIS[view])
+                misses[view].append(float(np.hypot(*in_plane)))
+    errors = {}
+    for view, values in misses.items():
+        if values:
+            spread = np.minimum(values, LARGEST_SPREAD_MM)
+            sigma_mm = float(np.sqrt(np.mean(spread**2) / 2))
+            p95_mm = float(np.quantile(values, 0.95, method="lower"))
+            errors[view] = LandmarkError(len(values), float(np.median(values)), p95_mm, sigma_mm)
+    return errors
+
+
+def fold_manifest(folder: RunFolder, members: Sequence[MemberRecipe], fold: int) -> Manifest:
+    """The finished members of one fold as a manifest whose files lie in the profile's folder."""
+    artefacts = [folder.artefact(member.member.name, fold) for member in members]
+    return Manifest(
+        name=f"{folder.recipe.name} fold {fold}",
+        average=folder.recipe.average,
+        priors=json.loads(folder.priors.read_text()),
+        artefacts=tuple(artefacts),
+        routes=(route_of(folder.recipe.name, artefacts, members),),
+    )
+
+
+def route_of(name: str, artefacts: Sequence[Artefact], members: Sequence[MemberRecipe]) -> Route:
+    """One route of all localisers and all graders, these with the weights of their recipe."""
+    pairs = [(artefact.member, member.weight) for artefact, member in zip(artefacts, members, strict=True)]
+    return Route(
+        name=name,
+        localisers=tuple(one.name for one, _ in pairs if one.role == "localiser"),
+        graders=tuple(GraderWeight(name=one.name, weight=weight) for one, weight in pairs if one.role == "grader"),
+    )
+
+
+def predict_studies(
+    predictor: Predictor,
+    images: Path,
+    series: Mapping[str, Sequence[tuple[str, str]]],
+    studies: Sequence[str],
+    landmarks: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+) -> dict[str, Prediction]:
+    """Study → prediction, by the kernel's own code; `landmarks` stand in for the localisers where given."""
+    budget = Budget(float("inf"))
+    known = (lambda study: landmarks.get(study, {})) if landmarks is not None else (lambda study: None)
+    read = tqdm(read_ahead(images, series, studies, budget), total=len(studies), unit="study", desc="validating")
+    return {study.study_id: predictor.predict(study, budget, landmarks=known(study.study_id)) for study in read}
+
+
+def localiser_errors(
+    folder: RunFolder,
+    localisers: Sequence[MemberRecipe],
+    data: Path,
+    tables: Tables,
+    studies: Sequence[str],
+    truth: Mapping[str, Mapping[str, np.ndarray]],
+    fold: int,
+) -> dict[str, LandmarkError]:
+    """What a fold's localisers miss by on the studies they never saw; kept beside them."""
+    manifest = fold_manifest(folder, localisers, fold)
+    made_by = {artefact.member.name: artefact.weights.sha256 for artefact in manifest.artefacts}
+    path = folder.localiser_errors(fold)
+    if path.is_file() and (kept := json.loads(path.read_text()))["made_by"] == made_by:
+        return {view: LandmarkError(**error) for view, error in kept["errors"].items()}
+    predictor = Predictor(manifest, folder.profile, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    predictions = predict_studies(predictor, data / "train_images", tables.series, studies)
+    located = {study: one.located[folder.recipe.name].points for study, one in predictions.items()}
+    errors = landmark_errors(located, {study: truth[study] for study in studies if study in truth})
+    replace_json(path, {"made_by": made_by, "errors": {view: asdict(error) for view, error in errors.items()}})
+    return errors
+
+
+def validate(
+    folder: RunFolder,
+    members: Sequence[MemberRecipe],
+    data: Path,
+    tables: Tables,
+    folds: Mapping[str, int],
+    trained: Sequence[int],
+) -> Score:
+    """Out-of-fold score of the folds that were trained, pooled over their studies; kept as CSV and JSON."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    frames = []
+    for fold in trained:
+        studies = [study for study, its_fold in folds.items() if its_fold == fold]
+        manifest = fold_manifest(folder, members, fold)
+        predictor = Predictor(manifest, folder.profile, device)
+        predictions = predict_studies(predictor, data / "train_images", tables.series, studies)
+        frame = as_frame({study: one.rows for study, one in predictions.items()})
+        replace_text(folder.out_of_fold(fold), frame.to_csv(index=False))
+        frames.append(frame)
+        solution = solution_of(tables.labels.loc[studies])
+        _keep_member_scores(folder, members, fold, predictions, manifest, solution)
+    pooled = pd.concat(frames, ignore_index=True)
+    scored = [study for study, fold in folds.items() if fold in trained]
+    result = score(solution_of(tables.labels.loc[scored]), pooled)
+    replace_json(folder.profile / "score.json", {"folds": list(trained), "studies": len(scored), **asdict(result)})
+    return result
+
+
+def _keep_member_scores(
+    folder: RunFolder,
+    members: Sequence[MemberRecipe],
+    fold: int,
+    predictions: Mapping[str, Prediction],
+    manifest: Manifest,
+    solution: pd.DataFrame,
+) -> None:
+    """Write each grader's own out-of-fold score, by condition group, into its artefact.json."""
+    priors = np.array([manifest.priors[row] for row in ROWS])
+    for member in members:
+        if member.member.role != "grader":
+            continue
+        path = folder.job(member.member.name, fold) / "artefact.json"
+        artefact = Artefact.model_validate_json(path.read_text())
+        rows = {}
+        for study, prediction in predictions.items():
+            answers = prediction.answers.get(artefact.member.name, {})
+            graded = (
+                softmax(answers[row]) if row in answers else prior for row, prior in zip(ROWS, priors, strict=True)
+            )
+            rows[study] = np.stack(list(graded))
+        result = asdict(score(solution, as_frame(rows)))
+        own = {group: round(result[group], 5) for group, weight in member.weight.items() if weight > 0}
+        provenance = artefact.provenance.model_copy(update={"oof_score": own})
+        replace_json(path, artefact.model_copy(update={"provenance": provenance}).model_dump(mode="json"))
+
+
+def as_frame(rows: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Study → (25, 3) probabilities, as a table of row_id and the three severities."""
+    ids = [f"{study}_{row}" for study in rows for row in ROWS]
+    frame = pd.DataFrame(np.concatenate(list(rows.values())), columns=list(SEVERITIES))
+    frame.insert(0, "row_id", ids)
+    return frame
+
+
+def solution_of(labels: pd.DataFrame) -> pd.DataFrame:
+    """One-hot solution rows of a table study × 25 severities; missing labels (-100) are not rows of it."""
+    long = labels[list(ROWS)].stack()
+    long = long[long >= 0]
+    onehot = pd.DataFrame(np.eye(len(SEVERITIES))[long.to_numpy(int)], columns=list(SEVERITIES))
+    onehot.insert(0, "row_id", [f"{study}_{row}" for study, row in long.index])
+    return onehot

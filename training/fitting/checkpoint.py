@@ -1,0 +1,59 @@
+"""Files that are whole or absent: checkpoints of a run that may be killed at any moment."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import FitError
+
+FORMAT = 1
+
+
+class CheckpointError(FitError):
+    """A checkpoint that cannot be continued, with the reason and the remedy."""
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; what was written there takes its place at once when the block ends well."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(path: Path, state: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Write a checkpoint.  `identity` says of which run: only the same run may continue it."""
+    with whole_file(path) as temporary:
+        torch.save({"format": FORMAT, "identity": identity, **state}, temporary)
+
+
+def load(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The state of a checkpoint, on the CPU; None where there is none.
+
+    Raises CheckpointError where it is unreadable or belongs to a run with another recipe or seed.
+    """
+    if not path.is_file():
+        return None
+    remedy = "remove the folder to start anew"
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path} cannot be read ({str(error).splitlines()[0]}): {remedy}") from error
+    if state.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has format {state.get('format')}, this code writes {FORMAT}: {remedy}")
+    changed = sorted(key for key, value in identity.items() if state["identity"].get(key) != value)
+    if changed:
+        raise CheckpointError(f"{path} is of a run with another {', '.join(changed)}: {remedy}")
+    return state

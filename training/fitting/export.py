@@ -1,0 +1,140 @@
+"""From a fitted network to one TorchScript file and its manifest entry: with weights.py, all that knows the format.
+
+TorchScript is deprecated upstream, yet files written by torch 2.13 load in every torch since 2.6 and need no source of
+timm or of this project, which torch.export's format does not offer.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from kernels.lumbar.labels import UNITS
+from kernels.lumbar.specs import Artefact, Member, Provenance, Weights
+from kernels.lumbar.weights import golden_inputs
+from training.recipe import MemberRecipe
+
+from .checkpoint import whole_file
+
+WEIGHTS_FILE = "weights.ts"
+ARTEFACT_FILE = "artefact.json"
+NEWEST_TESTED_TORCH = (2, 13)
+PARITY_BATCHES = (1, 3, 17)
+PARITY_TOLERANCE = 1e-5
+
+
+class ExportError(Exception):
+    """A network whose exported file would not answer as the network does, or not on every device."""
+
+
+def export(net: nn.Module, recipe: MemberRecipe, out: Path, provenance: Provenance, seed: int) -> Artefact:
+    """Write weights.ts and artefact.json into `out`.
+
+    `seed` makes the golden input.  The provenance is completed with the torch version and the GFLOPs of a study.
+    Raises ExportError where the file differs from the network or is tied to a device.
+    """
+    _warn_of_untested_torch()
+    member = recipe.member
+    net = copy.deepcopy(net).cpu().float().eval()
+    with torch.no_grad(), _quiet():
+        traced = torch.jit.trace(net, tuple(golden_inputs(member, seed)), check_trace=False)
+        buffer = io.BytesIO()
+        torch.jit.save(traced, buffer)
+        data = buffer.getvalue()
+        baked = baked_devices(data)
+        if baked:
+            raise ExportError(
+                f"{member.name}: the trace is tied to a device, so it fails on others: {'; '.join(baked)}"
+            )
+        loaded = torch.jit.load(io.BytesIO(data), map_location="cpu").eval()
+        for batch in PARITY_BATCHES:
+            _check_parity(member, net, {"traced": traced, "saved": loaded}, parity_inputs(member, seed, batch))
+        golden = loaded(*golden_inputs(member, seed)).flatten().tolist()
+        gflops = gflops_per_study(net, member)
+    weights = Weights(
+        file=WEIGHTS_FILE,
+        bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        golden_seed=seed,
+        golden_output=tuple(golden),
+    )
+    complete = provenance.model_copy(update={"torch_version": torch.__version__, "gflops_per_study": gflops})
+    artefact = Artefact(member=member, weights=weights, provenance=complete)
+    out.mkdir(parents=True, exist_ok=True)
+    with whole_file(out / WEIGHTS_FILE) as temporary:
+        temporary.write_bytes(data)
+    with whole_file(out / ARTEFACT_FILE) as temporary:
+        temporary.write_text(artefact.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return artefact
+
+
+def baked_devices(archive: bytes) -> list[str]:
+    """Lines of the archive's code that name a device: traces of tensors made without regard to their inputs' device."""
+    found = []
+    with zipfile.ZipFile(io.BytesIO(archive)) as files:
+        for name in files.namelist():
+            if re.search(r"(^|/)code/.*\.py$", name):
+                lines = files.read(name).decode().splitlines()
+                found += [f"{name}: {line.strip()}" for line in lines if 'torch.device("' in line]
+    return found
+
+
+def parity_inputs(member: Member, seed: int, batch: int) -> list[Tensor]:
+    """Other noise for each batch size; in batches, the last sample's last view is missing."""
+    *views, present = golden_inputs(member, seed + batch, batch)
+    if batch > 1:
+        views[-1][-1] = 0
+        present[-1, -1] = 0
+    return [*views, present]
+
+
+def _check_parity(member: Member, net: nn.Module, others: dict[str, nn.Module], inputs: list[Tensor]) -> None:
+    expected = net(*inputs)
+    if not expected.isfinite().all():
+        raise ExportError(f"{member.name}: the network's answer is not finite")
+    for what, module in others.items():
+        difference = ((module(*inputs) - expected).abs() / expected.abs().clamp_min(1)).max().item()
+        if not difference <= PARITY_TOLERANCE:
+            raise ExportError(
+                f"{member.name}: the {what} network differs from the fitted one by {difference:.2g} at batch "
+                f"{len(expected)}, allowed are {PARITY_TOLERANCE:g}"
+            )
+
+
+def gflops_per_study(net: nn.Module, member: Member) -> float:
+    """Floating-point operations, in 1e9, of all units of one study, with test-time augmentation."""
+    with FlopCounterMode(display=False) as counter:
+        net(*golden_inputs(member, 0, 1))
+    passes = len(UNITS[member.unit]) * (1 + len(member.tta))
+    return round(counter.get_total_flops() * passes / 1e9, 4)
+
+
+def _warn_of_untested_torch() -> None:
+    version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
+    if version > NEWEST_TESTED_TORCH:
+        newest = ".".join(str(part) for part in NEWEST_TESTED_TORCH)
+        warnings.warn(
+            f"exporting with torch {torch.__version__}; files of torch up to {newest} are known to load on Kaggle",
+            stacklevel=3,
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without TorchScript's deprecation, and the tracer's remarks on shape checks, which parity makes needless."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        yield

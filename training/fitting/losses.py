@@ -1,0 +1,92 @@
+"""Losses by name.  Each answers a sum and the weight of what was summed, so that means over batches are exact.
+
+Losses are computed in float32 whatever the network answers in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kernels.lumbar.labels import SEVERITY_WEIGHTS
+from training.data.batch import Batch
+from training.recipe import Fitting
+
+from .targets import gaussian_heatmaps, known_points
+
+UNLABELLED = -100
+
+
+class LossSum(NamedTuple):
+    """A sum of losses and the sum of its weights; both are 0, with a gradient, where a batch has no label at all."""
+
+    total: Tensor
+    weight: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        return self.total / self.weight.clamp_min(1e-12)
+
+
+class Answer(NamedTuple):
+    """What a network said in training or validation."""
+
+    loss: LossSum
+    maps: Tensor | None
+    """(B, K, h, w) of a localiser."""
+
+
+def heatmap_mse(
+    maps: Tensor, points: Tensor, *, size_px: int, sigma_px: float, known: Tensor | None = None, foreground: float = 0.0
+) -> LossSum:
+    """Mean squared error of maps (B, K, h, w) against gaussians of height 1 at points (B, K, 3), over known points.
+
+    `foreground` = 0 is the published loss, every pixel alike.  A gaussian covers few pixels, so that an untrained
+    network gains most of this loss by answering zero; if asked, a pixel weighs 1 + foreground × its target value.
+    `known` (B, K) leaves more landmarks out than those that are NaN.
+    """
+    target = gaussian_heatmaps(points, size_px=size_px, map_px=maps.shape[-1], sigma_px=sigma_px)
+    counted = known_points(points) if known is None else known_points(points) & known
+    error = (maps.float() - target) ** 2
+    if foreground > 0:
+        error = error * (1 + foreground * target)
+    total = (error.mean((2, 3)) * counted).sum()
+    return LossSum(total, counted.sum().to(total.dtype))
+
+
+def weighted_cross_entropy(logits: Tensor, severities: Tensor) -> LossSum:
+    """Cross entropy of logits (B, K, 3) with the metric's weights 1, 2, 4; severities (B, K) of -100 are left out."""
+    flat = severities.flatten()
+    class_weights = torch.tensor(SEVERITY_WEIGHTS, device=logits.device)
+    total = functional.cross_entropy(
+        logits.float().flatten(0, 1), flat, class_weights, ignore_index=UNLABELLED, reduction="sum"
+    )
+    weight = class_weights[flat.clamp_min(0)] * (flat != UNLABELLED)
+    return LossSum(total, weight.sum())
+
+
+def _heatmap_answer(net: nn.Module, batch: Batch, fitting: Fitting) -> Answer:
+    maps = net.heatmaps(*batch.views, batch.present)  # type: ignore[operator]
+    shown = (batch.present[:, :1] > 0).expand(batch.target.shape[:2])
+    size_px = batch.views[0].shape[-1]
+    loss = heatmap_mse(maps, batch.target, size_px=size_px, sigma_px=fitting.sigma_px, known=shown)
+    return Answer(loss, maps)
+
+
+def _grade_answer(net: nn.Module, batch: Batch, fitting: Fitting) -> Answer:
+    return Answer(weighted_cross_entropy(net(*batch.views, batch.present), batch.target), None)
+
+
+ANSWERS: dict[str, Callable[[nn.Module, Batch, Fitting], Answer]] = {
+    "heatmap_mse": _heatmap_answer,
+    "weighted_cross_entropy": _grade_answer,
+}
+
+
+def answer(net: nn.Module, batch: Batch, fitting: Fitting) -> Answer:
+    """Run a network on a batch and compute the loss that the recipe names."""
+    return ANSWERS[fitting.loss](net, batch, fitting)

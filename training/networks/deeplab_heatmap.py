@@ -1,0 +1,157 @@
+"""Landmarks by heatmaps from an encoder and a decoder of segmentation_models_pytorch, slices as channels.
+
+Source: adamnarai's RSNA 2024 write-up and code (9th place): DeepLabV3+ with a resnet34, gaussian heatmaps, mean squared
+error.  A U-Net decoder is the choice for training from scratch: it keeps full resolution all the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import segmentation_models_pytorch as smp
+import torch
+from segmentation_models_pytorch.encoders import get_encoder
+from torch import Tensor, nn
+from torch.nn import functional
+
+from . import NetworkError
+from .encoders import PretrainedError, local_state, local_weights, overlay
+from .heatmaps import points_from_maps
+
+TIMM = "tu-"
+UNET_CHANNELS = (256, 128, 64, 32, 16)
+
+
+class Net(nn.Module):
+    """Points (B, targets, 4) in pixels of the first view, in the middle of its slices.
+
+    `encoder`: a name of segmentation_models_pytorch, or "tu-" and a timm name.  `depth`: how often it halves the image.
+    `decoder_channels`: deeplab: one number (256); unet: one number for each doubling, coarse to fine; fewer than
+    `depth` end below full resolution.  `upsample`: interpolate the maps to the input's resolution; where false, maps,
+    targets and loss stay at the decoder's (deeplab: a quarter).  `window_px`: see points_from_maps; by default a 32nd
+    of the input.
+    """
+
+    def __init__(
+        self,
+        *,
+        inputs: tuple[int, ...],
+        size_px: int,
+        targets: int,
+        encoder: str = "resnet34",
+        pretrained: bool = True,
+        decoder: Literal["deeplab", "unet"] = "deeplab",
+        decoder_channels: int | Sequence[int] | None = None,
+        depth: int = 5,
+        dropout: float = 0.5,
+        upsample: bool = True,
+        window_px: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.size_px = size_px
+        self.slice_index = (inputs[0] - 1) / 2
+        self.upsample = upsample
+        self.window_px = window_px if window_px is not None else max(2.0, size_px / 32)
+        channels = sum(inputs)
+        if decoder == "deeplab":
+            width = 256 if decoder_channels is None else decoder_channels
+            if not isinstance(width, int):
+                raise NetworkError(f"decoder deeplab takes one number as decoder_channels, not {decoder_channels}")
+            self.network = smp.DeepLabV3Plus(
+                encoder,
+                encoder_depth=depth,
+                encoder_weights=None,
+                in_channels=channels,
+                classes=targets,
+                decoder_channels=width,
+                decoder_aspp_dropout=dropout,
+                upsampling=1,
+            )
+        elif decoder == "unet":
+            self.network = _unet(encoder, channels, targets, depth, decoder_channels)
+        else:
+            raise NetworkError(f"decoder is 'deeplab' or 'unet', not '{decoder}'")
+        if pretrained:
+            stride = 16 if decoder == "deeplab" else 32
+            self.network.encoder = _pretrained_encoder(encoder, channels, depth, stride)
+        if getattr(self.network.encoder, "_is_transformer_style", False):
+            self.network.encoder = FourfoldEncoder(self.network.encoder)
+
+    def heatmaps(self, *inputs: Tensor) -> Tensor:
+        """Maps (B, targets, h, w) for `*views, present`; the target of a known landmark has a peak of 1."""
+        *views, present = inputs
+        shown = [view * present[:, number, None, None, None] for number, view in enumerate(views)]
+        maps: Tensor = self.network(torch.cat(shown, 1))
+        if self.upsample and maps.shape[-1] != self.size_px:
+            size = (self.size_px, self.size_px)
+            maps = functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+        return maps
+
+    def points(self, maps: Tensor, present: Tensor) -> Tensor:
+        """Points (B, targets, 4) of maps."""
+        return points_from_maps(
+            maps, present, size_px=self.size_px, slice_index=self.slice_index, window_px=self.window_px
+        )
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.points(self.heatmaps(*inputs), inputs[-1])
+
+
+class FourfoldEncoder(nn.Module):
+    """smp's wrapper of timm encoders that start at a quarter of the resolution, without its device constant.
+
+    smp stands an empty tensor, made on a fixed device, in for the missing half resolution; a trace would bake it in.
+    """
+
+    def __init__(self, wrapped: nn.Module) -> None:
+        super().__init__()
+        self.model = wrapped.model
+        self.channel_last = bool(wrapped._is_channel_last)
+        self.out_channels = list(wrapped.out_channels)  # type: ignore[arg-type]
+        self.output_stride = wrapped.output_stride
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        features = list(self.model(image))  # type: ignore[operator]
+        if self.channel_last:
+            features = [feature.permute(0, 3, 1, 2) for feature in features]
+        return [image, image[:, :0, ::2, ::2], *features]
+
+
+def _unet(
+    encoder: str, channels: int, targets: int, depth: int, decoder_channels: int | Sequence[int] | None
+) -> nn.Module:
+    widths = UNET_CHANNELS[:depth] if decoder_channels is None else decoder_channels
+    if isinstance(widths, int) or not 1 <= len(widths) <= depth:
+        raise NetworkError(f"decoder unet takes 1 to {depth} numbers as decoder_channels, not {decoder_channels}")
+    # smp insists on full resolution: its blocks beyond the given ones are built, and dropped.
+    padded = [*widths, *[widths[-1]] * (depth - len(widths))]
+    network = smp.Unet(
+        encoder,
+        encoder_depth=depth,
+        encoder_weights=None,
+        in_channels=channels,
+        classes=targets,
+        decoder_channels=padded,
+    )
+    network.decoder.blocks = network.decoder.blocks[: len(widths)]
+    return network
+
+
+def _pretrained_encoder(name: str, channels: int, depth: int, stride: int) -> nn.Module:
+    """The encoder with published weights, from the folder or the hub.  Raises PretrainedError where neither has it."""
+    try:
+        if name.startswith(TIMM):
+            options = overlay(name.removeprefix(TIMM))
+            return get_encoder(name, channels, depth, weights=True, output_stride=stride, **options)
+        local = local_weights(name)
+        if local is None:
+            return get_encoder(name, channels, depth, weights="imagenet", output_stride=stride)
+        encoder = get_encoder(name, 3, depth, weights=None)
+        encoder.load_state_dict(local_state(local))
+    except OSError as error:
+        raise PretrainedError(name, error) from error
+    encoder.set_in_channels(channels, pretrained=True)
+    if stride != 32:
+        encoder.make_dilated(stride)
+    return encoder

@@ -1,0 +1,41 @@
+"""From heatmaps to points, in operations that can be traced and that know no device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# A softer rule would let far-away pixels pull the point; half the peak is the disc of radius 1.18 sigma of a gaussian.
+SHARE_OF_PEAK = 0.5
+
+
+def points_from_maps(maps: Tensor, present: Tensor, *, size_px: int, slice_index: float, window_px: float) -> Tensor:
+    """(B, K, h, w) maps whose ideal peak is 1 → (B, K, 4) float32 slice, row, column in input pixels, and confidence.
+
+    Row and column: the centroid of what rises above half the peak, within `window_px` input pixels of the peak, so with
+    sub-pixel precision.  Confidence: the height of the peak, clamped to [0, 1].  That is what a network trained by mean
+    squared error says of its own doubt: spreading its belief over a wider spot lowers the peak.  It is 0 where the
+    first view is missing.
+    """
+    maps = maps.float()  # half floats neither count beyond 2048 nor sum an image
+    height, width = maps.shape[-2], maps.shape[-1]
+    # Running sums instead of torch.arange, which a trace would tie to the exporting machine's device.
+    rows = torch.ones_like(maps[:1, :1, :, :1]).cumsum(2) - 1
+    columns = torch.ones_like(maps[:1, :1, :1, :]).cumsum(3) - 1
+    flat = maps.flatten(2)
+    peak, index = flat.max(2)
+    peak_row = torch.div(index, width, rounding_mode="floor")
+    peak_column = index - peak_row * width
+    from_row = (rows - peak_row[..., None, None]).abs()
+    from_column = (columns - peak_column[..., None, None]).abs()
+    scale = size_px / height
+    near = (torch.maximum(from_row, from_column) * scale <= window_px).to(maps.dtype)
+    threshold = peak - SHARE_OF_PEAK * peak.abs()
+    weight = (maps - threshold[..., None, None]).clamp_min(0) * near
+    # A map without a positive peak still answers its highest pixel.
+    weight = weight + 1e-6 * (from_row + from_column == 0).to(maps.dtype)
+    total = weight.sum((2, 3))
+    row = ((weight * rows).sum((2, 3)) / total + 0.5) * scale - 0.5
+    column = ((weight * columns).sum((2, 3)) / total + 0.5) * scale - 0.5
+    confidence = peak.clamp(0, 1) * present[:, :1].to(maps.dtype)
+    return torch.stack([torch.full_like(row, slice_index), row, column, confidence], 2)

@@ -1,0 +1,117 @@
+"""From finished runs to packs: networks are laid end to end in a few files that Kaggle leaves as they are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from kernels.lumbar.specs import Artefact
+from training.recipe import MemberRecipe
+from training.runs import RunFolder
+
+# Kaggle takes 50 files at most, so networks share files; small enough, still, to be sent again if an upload breaks off.
+PACK_BYTES = 1_500_000_000
+# A TorchScript file is a ZIP archive, and Kaggle unpacks archives.  With other bytes before and, farther than a ZIP
+# reader looks back, behind, a pack is none.
+PACK_HEADER = b"lumbar-kit weights\n".ljust(64, b"\0")
+PACK_TRAILER = bytes(1 << 17)
+
+
+class UnusableRun(Exception):
+    """A run that is missing, unfinished or not what it says, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished network: what the recipe says of it, what its export says of it, and where its weights lie."""
+
+    recipe: MemberRecipe
+    artefact: Artefact
+    weights: Path
+
+
+def collect(folder: RunFolder, folds: Sequence[int], allow_partial: bool) -> list[Run]:
+    """The finished runs of a recipe in some folds, in the recipe's order.  Raises UnusableRun naming the others."""
+    wanted = [(entry, fold) for entry in folder.recipe.members() for fold in folds]
+    found: list[Run] = []
+    missing: list[str] = []
+    for entry, fold in wanted:
+        place = folder.job(entry.member.name, fold)
+        run = read_run(place, entry)
+        if run is None:
+            missing.append(str(place.relative_to(folder.runs)))
+        else:
+            found.append(run)
+    if missing and not allow_partial:
+        raise UnusableRun(
+            f"{len(missing)} of {len(wanted)} runs are not finished: {', '.join(missing)}"
+            " (finish them with make train-all, choose --folds, or give --allow-partial)"
+        )
+    if not any(run.recipe.member.role == "grader" for run in found):
+        raise UnusableRun(f"{folder.profile} holds no finished grader")
+    return found
+
+
+def read_run(folder: Path, recipe: MemberRecipe) -> Run | None:
+    """A finished run, or None where it is not finished or was made by another state of the recipe.
+
+    Raises UnusableRun where the run says that it is done and is not.
+    """
+    if not (folder / "done.json").is_file():
+        return None
+    try:
+        artefact = Artefact.model_validate_json((folder / "artefact.json").read_bytes())
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UnusableRun(f"{folder} says that it is done, but cannot be read: {reason}") from error
+    if artefact.provenance.resolved_recipe != recipe.model_dump(mode="json"):
+        return None
+    weights = folder / artefact.weights.file
+    if not weights.is_file():
+        raise UnusableRun(f"{folder} says that it is done, but has no {artefact.weights.file}")
+    return Run(recipe, artefact, weights)
+
+
+def pack(runs: Sequence[Run], folder: Path, pack_bytes: int = PACK_BYTES) -> list[Artefact]:
+    """Lay all weights end to end in weights-<n>.bin; returns the artefacts with file and offset in their packs.
+
+    Raises UnusableRun for weights that are not the bytes their artefact speaks of.
+    """
+    packed: list[Artefact] = []
+    with tqdm(total=len(runs), desc="pack", unit="file") as progress:
+        for number, group in enumerate(_groups(runs, pack_bytes)):
+            path = folder / f"weights-{number}.bin"
+            with path.open("wb") as file:
+                file.write(PACK_HEADER)
+                for run in group:
+                    place = run.artefact.weights.model_copy(update={"file": path.name, "offset": file.tell()})
+                    file.write(_checked_bytes(run))
+                    packed.append(run.artefact.model_copy(update={"weights": place}))
+                    progress.update()
+                file.write(PACK_TRAILER)
+    return packed
+
+
+def _groups(runs: Sequence[Run], pack_bytes: int) -> list[list[Run]]:
+    """Consecutive runs, as many as fit a pack; a larger one has a pack of its own."""
+    groups: list[list[Run]] = []
+    size = pack_bytes
+    for run in runs:
+        if size + run.artefact.weights.bytes > pack_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(run)
+        size += run.artefact.weights.bytes
+    return groups
+
+
+def _checked_bytes(run: Run) -> bytes:
+    data = run.weights.read_bytes()
+    said = run.artefact.weights
+    if len(data) != said.bytes or hashlib.sha256(data).hexdigest() != said.sha256:
+        raise UnusableRun(f"{run.weights} is not what its artefact.json speaks of: run this fold again")
+    return data

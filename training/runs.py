@@ -1,0 +1,82 @@
+"""Where a run's files lie, and what says that one is finished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kernels.lumbar.specs import Artefact
+from training.recipe import MemberRecipe, Recipe
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """RUNS/<recipe>: folds.csv, priors.json and, for each profile, its jobs."""
+
+    runs: Path
+    recipe: Recipe
+
+    @property
+    def folds(self) -> Path:
+        """The one assignment of studies to folds that both stages and all profiles share."""
+        return self.runs / self.recipe.name / "folds.csv"
+
+    @property
+    def priors(self) -> Path:
+        """Priors of the training labels, row → probabilities."""
+        return self.runs / self.recipe.name / "priors.json"
+
+    @property
+    def profile(self) -> Path:
+        """Everything of one profile."""
+        return self.runs / self.recipe.name / self.recipe.profile
+
+    def job(self, member: str, fold: int) -> Path:
+        """The folder of one network in one fold."""
+        return self.profile / member / f"fold{fold}"
+
+    def localiser_errors(self, fold: int) -> Path:
+        """What the localisers of a fold miss by, on the studies they never saw."""
+        return self.profile / f"localiser_errors_fold{fold}.json"
+
+    def out_of_fold(self, fold: int) -> Path:
+        """Predictions for the studies that a fold held out."""
+        return self.profile / f"out_of_fold{fold}.csv"
+
+    def artefact(self, member: str, fold: int) -> Artefact:
+        """The finished artefact of a job, its file named relative to the profile's folder."""
+        folder = self.job(member, fold)
+        artefact = Artefact.model_validate_json((folder / "artefact.json").read_text())
+        file = (folder / artefact.weights.file).relative_to(self.profile).as_posix()
+        return artefact.model_copy(update={"weights": artefact.weights.model_copy(update={"file": file})})
+
+
+def digest(*parts: Any) -> str:
+    """sha256 of JSON-able parts: names what made a result."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def job_digest(member: MemberRecipe, fold: int, seed: int, fingerprint: str, jitter_mm: dict[str, float]) -> str:
+    """What a job's weights depend on."""
+    return digest(member.model_dump(mode="json"), fold, seed, fingerprint, jitter_mm)
+
+
+def is_finished(folder: Path, made_by: str) -> bool:
+    """Whether a job's done.json says that exactly this was made."""
+    path = folder / "done.json"
+    return path.is_file() and json.loads(path.read_text()).get("digest") == made_by
+
+
+def git_commit() -> str:
+    """The commit of the code, with + where files differ from it; 'unknown' outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        changed = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")

@@ -1,0 +1,120 @@
+"""One job: one network in one fold, from cache to TorchScript file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+
+from kernels.lumbar.specs import Provenance
+from kernels.lumbar.submission import replace_json, replace_text
+from training.data.cache import Cache
+from training.data.samples import MemberSamples
+from training.data.tables import Tables
+from training.fitting.export import ExportError, export
+from training.fitting.loop import FitError, fit
+from training.networks import NetworkError
+from training.recipe import MemberRecipe, Recipe
+from training.runs import RunFolder, is_finished, job_digest
+
+log = logging.getLogger("train")
+
+
+class TrainingError(Exception):
+    """A job that cannot be done, with its name and the reason."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one training needs to know."""
+
+    recipe: Recipe
+    member: MemberRecipe
+    fold: int
+    folder: RunFolder
+    tables: Tables
+    folds: dict[str, int]
+    cache: Cache
+    jitter_mm: dict[str, float]
+    """Series kind → standard deviation, each axis, of what the fold's localiser misses by."""
+    device: torch.device
+    commit: str
+
+    @property
+    def out(self) -> Path:
+        """The job's own folder."""
+        return self.folder.job(self.member.member.name, self.fold)
+
+    @property
+    def digest(self) -> str:
+        """Names everything the weights depend on."""
+        return job_digest(self.member, self.fold, self.recipe.seed, self.tables.fingerprint, self.jitter_mm)
+
+    @property
+    def named_member(self) -> MemberRecipe:
+        """The member under the name it has in a manifest, where every fold is a member of its own."""
+        named = self.member.member.model_copy(update={"name": f"{self.member.member.name}_fold{self.fold}"})
+        return self.member.model_copy(update={"member": named})
+
+
+def train(job: Job) -> None:
+    """Fit, export and mark as done; nothing where exactly this is done already.  Raises TrainingError."""
+    member, out = job.named_member, job.out
+    if is_finished(out, job.digest):
+        log.info("%s is finished", member.member.name)
+        return
+    _begin(out, job.digest)
+    replace_text(out / "recipe.resolved.yaml", yaml.safe_dump(member.model_dump(mode="json"), sort_keys=False))
+    training = [study for study, fold in job.folds.items() if fold != job.fold]
+    held_out = [study for study, fold in job.folds.items() if fold == job.fold]
+    seed = job.recipe.seed + job.fold
+    started = time.monotonic()
+    try:
+        samples = MemberSamples(job.cache, job.tables, member, training, held_out, job.device, seed, job.jitter_mm)
+        result = fit(member, samples, out, job.device, seed)
+        artefact = export(result.net, member, out, _provenance(job, seed), seed)
+    except (FitError, ExportError, NetworkError, ValueError) as error:
+        raise TrainingError(f"{member.member.name}: {error}") from error
+    replace_json(
+        out / "done.json",
+        {
+            "digest": job.digest,
+            "name": artefact.member.name,
+            "role": member.member.role,
+            "weight": member.weight,
+            "seconds": round(time.monotonic() - started, 1),
+            "validation_loss": result.validation_loss,
+            "best_epoch": result.best_epoch,
+        },
+    )
+
+
+def _begin(out: Path, made_by: str) -> None:
+    """Make the folder; what another recipe or other data left in it must not be resumed."""
+    out.mkdir(parents=True, exist_ok=True)
+    mark = out / "begun.json"
+    if not mark.is_file() or json.loads(mark.read_text()).get("digest") != made_by:
+        for name in ("checkpoint.pt", "weights.ts", "artefact.json", "history.csv", "curves.png", "done.json"):
+            (out / name).unlink(missing_ok=True)
+        replace_json(mark, {"digest": made_by})
+
+
+def _provenance(job: Job, seed: int) -> Provenance:
+    fitting = job.member.fitting
+    return Provenance(
+        recipe=job.recipe.name,
+        network=fitting.network.name,
+        backbone=job.member.backbone.timm if job.member.backbone else str(fitting.network.options.get("encoder", "")),
+        fold=job.fold,
+        seed=seed,
+        profile=job.recipe.profile,
+        torch_version=torch.__version__,
+        git_commit=job.commit,
+        data_fingerprint=job.tables.fingerprint,
+        resolved_recipe=job.member.model_dump(mode="json"),
+    )

@@ -1,0 +1,121 @@
+"""All networks of one or several recipes: cache → localisers → what they miss by → graders → out-of-fold score.
+
+    python -m training.train_all --data DIR --runs RUNS [--recipes a b] [--profile smoke|bench|full] [--folds 0 1]
+
+A finished job is not done again unless its recipe, its data or what it was made from changed; an interrupted one
+resumes at its last epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from kernels.lumbar.submission import replace_json
+from training.data.cache import Cache, CacheError, build_cache, requests_of
+from training.data.folds import FoldsError, read_or_make_folds
+from training.data.tables import Tables, TablesError, read_tables
+from training.evaluation.priors import weighted_priors
+from training.evaluation.validate import localiser_errors, validate
+from training.recipe import MemberRecipe, Profile, Recipe, RecipeError, load_recipe
+from training.runs import RunFolder, git_commit
+from training.train import Job, TrainingError, train
+
+RECIPES = Path(__file__).parent / "recipes"
+log = logging.getLogger("train-all")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One recipe on one data set."""
+
+    recipe: Recipe
+    folder: RunFolder
+    data: Path
+    tables: Tables
+    folds: dict[str, int]
+    cache: Cache
+    device: torch.device
+    commit: str
+
+    def train(self, member: MemberRecipe, fold: int, jitter_mm: dict[str, float]) -> None:
+        """One job, if it is not finished already."""
+        shared = (self.folder, self.tables, self.folds, self.cache)
+        train(Job(self.recipe, member, fold, *shared, jitter_mm, self.device, self.commit))
+
+    def held_out(self, fold: int) -> list[str]:
+        """The studies of a fold."""
+        return [study for study, its_fold in self.folds.items() if its_fold == fold]
+
+
+def train_recipe(recipe: Recipe, data: Path, runs: Path, folds: Sequence[int], jobs: int) -> None:
+    """Everything of one recipe, up to its out-of-fold score."""
+    folder = RunFolder(runs, recipe)
+    tables = read_tables(data)
+    assignment = read_or_make_folds(folder.folds, tables, recipe.folds, recipe.seed)
+    replace_json(folder.priors, weighted_priors(tables.labels))
+    members = recipe.members()
+    cache = build_cache(data, tables, requests_of(members), runs / "cache", jobs)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    plan = Plan(recipe, folder, data, tables, assignment, cache, device, git_commit())
+    localisers = [member for member in members if member.member.role == "localiser"]
+    graders = [member for member in members if member.member.role == "grader"]
+    log.info("%s/%s: %d networks in folds %s on %s", recipe.name, recipe.profile, len(members), list(folds), device)
+    for fold in folds:
+        for member in localisers:
+            plan.train(member, fold, {})
+        errors = localiser_errors(folder, localisers, data, tables, plan.held_out(fold), cache.landmarks, fold)
+        for kind, error in errors.items():
+            found = (fold, kind, error.median_mm, error.p95_mm)
+            log.info("fold %d: %s located within %.1f mm (median), %.1f mm (95 %%)", *found)
+        jitter_mm = {kind: error.sigma_mm for kind, error in errors.items()}
+        for member in graders:
+            plan.train(member, fold, jitter_mm)
+    score = validate(folder, members, data, tables, assignment, folds)
+    log.info("%s/%s out of fold: %s", recipe.name, recipe.profile, score)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line.  Errors in data or recipe end it with one sentence."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    parser = argparse.ArgumentParser(prog="training.train_all", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="a folder in the competition's layout")
+    parser.add_argument("--runs", type=Path, required=True, help="where weights, curves and scores go")
+    parser.add_argument("--recipes", nargs="*", default=[], help="names of training/recipes; default: all")
+    parser.add_argument("--profile", choices=["smoke", "bench", "full"], default="full")
+    parser.add_argument("--folds", nargs="*", type=int, default=[], help="default: those of the recipe")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that decode")
+    options = parser.parse_args(argv)
+    names = options.recipes or sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    try:
+        for name in names:
+            recipe = load_named(name, options.profile)
+            folds = options.folds or recipe.train_folds or range(recipe.folds)
+            wrong = [fold for fold in folds if fold not in range(recipe.folds)]
+            if wrong:
+                raise RecipeError(f"{name} has folds 0 to {recipe.folds - 1}; {wrong} is none of them")
+            train_recipe(recipe, options.data, options.runs, list(folds), options.jobs)
+    except (RecipeError, TablesError, FoldsError, CacheError, TrainingError) as error:
+        print(f"train-all stopped: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def load_named(name: str, profile: Profile) -> Recipe:
+    """A recipe of this project by its name."""
+    path = RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(other.stem for other in RECIPES.glob("*.yaml")))
+        raise RecipeError(f"there is no recipe '{name}'; there are: {known}")
+    return load_recipe(path, profile)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
