@@ -45,9 +45,10 @@ train-all: .venv/installed ## train on DATA=DIR [RECIPES="…"] [PROFILE=smoke|b
 	$(PY) -m training.train_all --data "$(DATA)" --runs "$(RUNS)" --profile $(PROFILE) --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(FOLDS),--folds $(FOLDS))
 
 package: .venv/installed ## finished runs → a verified Kaggle dataset folder [RUNS=DIR] [OUT=DIR] [PROFILE=…]
-	$(PY) build_dataset.py --runs "$(RUNS)" --out "$(or $(OUT),weights)" --profile $(PROFILE) --owner $(OWNER) $(if $(RECIPES),--recipes $(subst $() ,$(comma),$(strip $(RECIPES))))
+	$(PY) build_dataset.py --runs "$(RUNS)" --out "$(or $(OUT),weights)" --profile $(PROFILE) --owner $(OWNER) $(if $(RECIPES),--recipes "$(subst $(space),$(comma),$(strip $(RECIPES)))") $(if $(FOLDS),--folds $(FOLDS))
 
 comma := ,
+space := $(subst ,, )
 
 kernel: .venv/installed ## build kernels/inference: the notebook and its metadata
 	$(PY) -m kernels.build_notebook --out kernels/inference $(if $(filter-out your-kaggle-name,$(OWNER)),--owner $(OWNER))

@@ -75,7 +75,9 @@ def test_weighted_cross_entropy_by_hand():
 
 def test_half_floats_are_summed_in_float32():
     logits = torch.full((4096, 1, 3), 3.0, dtype=torch.float16)
-    assert weighted_cross_entropy(logits, torch.zeros(4096, 1, dtype=torch.long)).mean.item() == pytest.approx(math.log(3))
+    assert weighted_cross_entropy(logits, torch.zeros(4096, 1, dtype=torch.long)).mean.item() == pytest.approx(
+        math.log(3)
+    )
 
 
 @pytest.mark.parametrize("name", sorted(ANSWERS))

@@ -23,13 +23,20 @@ SMALLEST: dict[str, list[MemberRecipe]] = {
         localiser(),
         localiser(options={"encoder": "tu-test_convnext", "decoder": "unet", "decoder_channels": [8, 8], "depth": 4}),
         localiser(
-            options={"encoder": "tu-mobilenetv3_small_050", "decoder": "unet", "decoder_channels": [8], "upsample": False}
+            options={
+                "encoder": "tu-mobilenetv3_small_050",
+                "decoder": "unet",
+                "decoder_channels": [8],
+                "upsample": False,
+            }
         ),
     ],
     "split_gru": [grader(), grader(options={"share": [0, 0]}), grader(backbone="test_convnext")],
     "global_gru": [grader("global_gru"), grader("global_gru", "test_vit2", 32)],
 }
-MEMBERS = [pytest.param(recipe, id=f"{name}-{number}") for name, all_ in SMALLEST.items() for number, recipe in enumerate(all_)]
+MEMBERS = [
+    pytest.param(recipe, id=f"{name}-{number}") for name, all_ in SMALLEST.items() for number, recipe in enumerate(all_)
+]
 
 
 def inputs_of(recipe: MemberRecipe, batch: int) -> list[torch.Tensor]:

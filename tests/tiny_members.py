@@ -60,7 +60,9 @@ def grader(
 ) -> MemberRecipe:
     """split_gru on two views and one target, or global_gru on five and five."""
     views, targets = (5, GLOBAL_TARGETS) if network == "global_gru" else (2, ("spinal_canal_stenosis",))
-    member = Member(name=f"tiny_{network}", role="grader", unit="level", inputs=(view(size_px),) * views, targets=targets)
+    member = Member(
+        name=f"tiny_{network}", role="grader", unit="level", inputs=(view(size_px),) * views, targets=targets
+    )
     fitting = Fitting(
         network=Network(name=network, options={"hidden": 8, **(options or {})}),
         loss="weighted_cross_entropy",
@@ -71,8 +73,10 @@ def grader(
 
 
 def blobs(recipe: MemberRecipe, count: int, generator: torch.Generator) -> Batch:
-    """Images with a bright blob at each landmark, the second one half as bright; every seventh sample's first landmark is
-    unlabelled."""
+    """Images with a bright blob at each landmark, the second one half as bright.
+
+    Every seventh sample's first landmark is unlabelled.
+    """
     request, targets = recipe.member.inputs[0], len(recipe.member.targets)
     size = request.size_px
     places = torch.rand(count, targets, 2, generator=generator) * size * 0.6 + size * 0.2
@@ -103,7 +107,7 @@ def greys(recipe: MemberRecipe, count: int, generator: torch.Generator) -> Batch
 
 
 class TinySamples:
-    """Samples made on the spot; `dies_at` = (epoch, batch) raises KeyboardInterrupt there, as a killed run would end."""
+    """Samples made on the spot; at `dies_at` = (epoch, batch) comes a KeyboardInterrupt, as a killed run would end."""
 
     def __init__(
         self, recipe: MemberRecipe, steps: int = 3, held_out: int = 9, dies_at: tuple[int, int] | None = None

@@ -7,7 +7,7 @@ changes of it.  `load_recipe(path, profile)` merges, checks and returns it; `Rec
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -110,7 +110,7 @@ class Grader(Spec):
     inputs: tuple[ViewRequest, ...]
     targets: tuple[str, ...]
     tta: tuple[Literal["mirror"], ...] = ()
-    weight: dict[Group, float]
+    weight: dict[Group, Annotated[float, Field(ge=0, le=100)]]
     """The grader's weight in the ensemble, by condition group."""
     fitting: Fitting
 
@@ -187,7 +187,7 @@ def load_recipe(path: Path, profile: Profile = "full") -> Recipe:
         raise RecipeError(f"{path}: cannot be read: {error}") from error
     if not isinstance(document, dict):
         raise RecipeError(f"{path}: a recipe is a YAML mapping")
-    profiles = document.pop("profiles", {})
+    profiles = document.pop("profiles", None) or {}
     if profile != "full" and profile not in profiles:
         raise RecipeError(f"{path}: has no profile '{profile}'; it has: full, {', '.join(profiles)}")
     resolved = merge(document, profiles.get(profile) or {})

@@ -12,7 +12,7 @@ import pydicom
 from .geometry import Plane
 from .header import Header, parse, raw_values, scan
 from .multiframe import frame_headers
-from .pixels import decode_by_pydicom, decode_fast, read_dataset, read_file, to_offset_binary, to_words
+from .pixels import decode_by_pydicom, decode_fast, read_dataset, read_file, scratch, to_offset_binary, to_words
 from .problems import Problem, Report
 from .stacks import Image, build_stacks, with_geometry
 from .study import Stack, Study
@@ -41,6 +41,7 @@ def read_study(folder: Path, study_id: str, series: Sequence[tuple[str, str]]) -
 def _read_images(folder: Path, report: Report) -> Iterator[Image]:
     """The readable images of a series folder, by file number and name."""
     reader = _SeriesReader(report)
+    scratch.clear()
     for number, path in _files(folder, report):
         try:
             yield from reader.read(path, number)
@@ -61,6 +62,10 @@ def _files(folder: Path, report: Report) -> list[tuple[int | None, Path]]:
     numbered = [(int(path.stem) if path.stem.isdecimal() else None, path) for path in paths]
     return sorted(numbered, key=lambda one: (one[0] is None, one[0] or 0, one[1].name))
 
+
+# A file that claims more pixels is damaged: decoding it could take all memory.
+LARGEST_RATIO = 64
+LARGEST_UNQUESTIONED_PIXELS = 1 << 24
 
 # Kinds of files for which this process has seen the fast path and pydicom agree, bit by bit.
 _confirmed: set[tuple[object, ...]] = set()
@@ -86,8 +91,8 @@ class _SeriesReader:
             return []
         return self._read_fast(path, buffer, size, number) or self._read_by_pydicom(path, buffer, size, number)
 
-    def _read_fast(self, path: Path, buffer: bytearray, size: int, number: int | None) -> list[Image]:
-        found = scan(memoryview(buffer)[:size]) if self._fast_allowed else None
+    def _read_fast(self, path: Path, buffer: np.ndarray, size: int, number: int | None) -> list[Image]:
+        found = scan(buffer.data[:size]) if self._fast_allowed else None
         header = parse(found.values) if found is not None else None
         if found is None or header is None:
             return []
@@ -102,11 +107,11 @@ class _SeriesReader:
             _confirmed.add(kind)
         return [self._image(path, number, header, words)]
 
-    def _agrees(self, buffer: bytearray, size: int, header: Header, words: np.ndarray) -> bool:
+    def _agrees(self, buffer: np.ndarray, size: int, header: Header, words: np.ndarray) -> bool:
         dataset = read_dataset(buffer, size)
         return parse(*raw_values(dataset)) == header and np.array_equal(decode_by_pydicom(dataset), words)
 
-    def _read_by_pydicom(self, path: Path, buffer: bytearray, size: int, number: int | None) -> list[Image]:
+    def _read_by_pydicom(self, path: Path, buffer: np.ndarray, size: int, number: int | None) -> list[Image]:
         dataset = read_dataset(buffer, size)
         header = parse(*raw_values(dataset))
         if header is None or not _has_pixels(dataset):
@@ -115,6 +120,10 @@ class _SeriesReader:
         if header.samples != 1 or not header.photometric.startswith("MONOCHROME"):
             detail = f"{header.samples} samples a pixel, {header.photometric}: not a grey image"
             self._report.add("not-grey", detail, path.name)
+            return []
+        count = header.rows * header.columns * header.frames
+        if count > max(LARGEST_RATIO * size, LARGEST_UNQUESTIONED_PIXELS):
+            self._report.add("unreadable-file", f"{size} bytes cannot hold the {count} pixels claimed", path.name)
             return []
         headers = frame_headers(dataset, header)
         if headers is None:

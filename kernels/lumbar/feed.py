@@ -32,7 +32,8 @@ class Feed:
         tensors = []
         for column, request in enumerate(self.member.inputs):
             blank = np.zeros((request.slices.count, request.size_px, request.size_px), np.uint8)
-            pixels = np.stack([blank if row[column] is None else row[column].pixels for row in self.views])
+            views = (row[column] for row in self.views)
+            pixels = np.stack([blank if view is None else view.pixels for view in views])
             normalised = normalise(torch.from_numpy(pixels), request.normalisation)
             tensors.append(normalised * present[:, column, None, None, None])
         return tensors, present

@@ -122,7 +122,7 @@ def group_parallel(
 def between(planes: Sequence[Plane], index: float) -> Plane:
     """The plane at a fractional index, interpolated between its neighbours; the ends are not extrapolated."""
     index = min(max(float(index), 0.0), len(planes) - 1.0)
-    low = min(int(index), len(planes) - 2) if len(planes) > 1 else 0
+    low = int(index)
     share = index - low
     if share == 0:
         return planes[low]

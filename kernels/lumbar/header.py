@@ -103,21 +103,13 @@ def scan(data: memoryview) -> Scan | None:
     values: dict[int, bytes] = {}
     offset, previous, explicit, syntax = PREAMBLE + 4, 0, True, b""
     while offset + 12 <= len(data):
-        group, element, representation, length = EXPLICIT.unpack_from(data, offset)
-        if group != 2 and not syntax:
+        tag, start, length = _element(data, offset, explicit)
+        if tag >> 16 != 2 and not syntax:
             syntax = values.get(TRANSFER_SYNTAX, b"").rstrip(b"\0 ")
             if syntax not in SCANNED_SYNTAXES:
                 return None
             explicit = syntax != IMPLICIT_UID
-        start = offset + 8
-        if not explicit:
-            length = LENGTH.unpack_from(data, offset + 4)[0]
-        elif representation in LONG_FORM:
-            length = LENGTH.unpack_from(data, offset + 8)[0]
-            start = offset + 12
-        elif not representation.isalpha():
-            return None
-        tag = group << 16 | element
+            tag, start, length = _element(data, offset, explicit)
         if tag == PIXEL_DATA:
             return Scan(values, syntax, start, length)
         if tag <= previous or start + length > len(data) or tag in FUNCTIONAL_GROUPS:
@@ -126,6 +118,17 @@ def scan(data: memoryview) -> Scan | None:
             values[tag] = bytes(data[start : start + length])
         offset, previous = start + length, tag
     return None
+
+
+def _element(data: memoryview, offset: int, explicit: bool) -> tuple[int, int, int]:
+    """Tag of an element, where its value starts, and its length: the undefined one where the element is malformed."""
+    group, element, representation, length = EXPLICIT.unpack_from(data, offset)
+    tag = group << 16 | element
+    if not explicit:
+        return tag, offset + 8, LENGTH.unpack_from(data, offset + 4)[0]
+    if representation in LONG_FORM:
+        return tag, offset + 12, LENGTH.unpack_from(data, offset + 8)[0]
+    return tag, offset + 8, length if representation.isalpha() else UNDEFINED_LENGTH
 
 
 def raw_values(dataset: Dataset) -> tuple[dict[int, bytes], Literal["little", "big"]]:
@@ -167,7 +170,7 @@ def parse(values: Mapping[int, bytes], order: Literal["little", "big"] = "little
         rows=rows,
         columns=columns,
         samples=short(SAMPLES, 1),
-        frames=int(frames[0]) if frames else 1,
+        frames=max(1, int(frames[0])) if frames else 1,
         photometric=values.get(PHOTOMETRIC, b"MONOCHROME2").decode("ascii", "replace").strip(" \0").upper(),
         bits_allocated=allocated,
         bits_stored=stored,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import torch
@@ -10,13 +13,18 @@ WINDOW_PERCENTILES = (0.5, 99.5)
 FLAT_STD = 1.0
 
 
-def grey_window(volume: np.ndarray) -> tuple[int, int]:
-    """Values of a (slice, H, W) uint16 stack between which its grey scale is spread: equal to np.percentile's with the
-    methods "lower" and "higher", at a twentieth of its cost.  The whole range where these coincide."""
-    counts = cv2.calcHist([volume.reshape(-1, volume.shape[-1])], [0], None, [65536], [0, 65536]).ravel()
-    cumulative = np.cumsum(counts.astype(np.int64))
-    last = cumulative[-1] - 1
-    ranks = np.floor(WINDOW_PERCENTILES[0] / 100 * last), np.ceil(WINDOW_PERCENTILES[1] / 100 * last)
+def grey_window(slices: Sequence[np.ndarray]) -> tuple[int, int]:
+    """Values between which the grey scale of (H, W) uint16 slices is spread: equal to np.percentile's over all of them
+    with the methods "lower" and "higher", at a twentieth of its cost.  Their whole range where these coincide."""
+    bins = max(int(words.max()) for words in slices) + 1
+    histogram: np.ndarray = np.zeros((bins, 1), np.float32)
+    counts = np.zeros(bins, np.int64)
+    for words in slices:
+        histogram = cv2.calcHist([words], [0], None, [bins], [0, bins], hist=histogram)
+        counts += histogram.ravel().astype(np.int64)
+    cumulative = counts.cumsum()
+    last = int(cumulative[-1]) - 1
+    ranks = math.floor(WINDOW_PERCENTILES[0] / 100 * last), math.ceil(WINDOW_PERCENTILES[1] / 100 * last)
     low, high = (int(np.searchsorted(cumulative, rank, side="right")) for rank in ranks)
     if low == high:
         present = np.flatnonzero(counts)
@@ -24,17 +32,16 @@ def grey_window(volume: np.ndarray) -> tuple[int, int]:
     return low, high
 
 
-def to_uint8(volume: np.ndarray, window: tuple[int, int]) -> np.ndarray:
-    """(slice, H, W) uint8 of uint16: 0 at the window's low value, 255 at its high one; zeros for a flat window."""
+def to_uint8(slices: Sequence[np.ndarray], window: tuple[int, int]) -> np.ndarray:
+    """(slice, H, W) uint8 of uint16 slices: 0 at the window's low value, 255 at its high one; zeros if it is flat."""
     low, high = window
-    if high <= low:
-        return np.zeros(volume.shape, np.uint8)
-    scaled = np.empty(volume.shape, np.uint8)
-    risen = np.empty(volume.shape[1:], np.uint16)
-    for words, out in zip(volume, scaled, strict=True):  # slice by slice: what is in between stays in the cache
-        np.maximum(words, np.uint16(low), out=risen)
-        np.subtract(risen, np.uint16(low), out=risen)
-        cv2.convertScaleAbs(risen, dst=out, alpha=255 / (high - low))
+    scaled = np.zeros((len(slices), *slices[0].shape), np.uint8)
+    if high > low:
+        risen = np.empty(slices[0].shape, np.uint16)
+        for words, out in zip(slices, scaled, strict=True):
+            np.maximum(words, np.uint16(low), out=risen)
+            np.subtract(risen, np.uint16(low), out=risen)
+            cv2.convertScaleAbs(risen, dst=out, alpha=255 / (high - low))
     return scaled
 
 

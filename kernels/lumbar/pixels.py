@@ -8,12 +8,15 @@ from __future__ import annotations
 import io
 import os
 import struct
+import threading
 import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pydicom
+from pydicom.pixels import pixel_array
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from .header import PREAMBLE, RLE_UID, UNDEFINED_LENGTH, Header, Scan
 
@@ -22,18 +25,55 @@ from .header import PREAMBLE, RLE_UID, UNDEFINED_LENGTH, Header, Scan
 warnings.filterwarnings("ignore", module=r"pydicom\..*")
 
 TIFF_TAIL = 256  # bytes kept free behind a file for a TIFF directory (118 are needed)
+LARGEST_SCRATCH_WORDS = 1 << 26
 TIFF_SHORT, TIFF_LONG = 3, 4
 TIFF_PACKBITS = 32773
+PACKBITS_LARGEST_RATIO = 64  # two bytes stand for 128 at most
 ITEM_TAG, SEQUENCE_END_TAG = 0xE000FFFE, 0xE0DDFFFE
 RLE_HEADER = 64
 
 
-def read_file(path: Path) -> tuple[bytearray, int]:
-    """The bytes of a file with TIFF_TAIL free bytes behind them, and the file's length."""
+class Scratch(threading.local):
+    """Memory that each series uses again: touching fresh pages costs more than the decoding itself.
+
+    What `file` and `words` hand out is overwritten: by the next file, and after `clear` by the next series.
+    """
+
+    def __init__(self) -> None:
+        self._file = np.empty(0, np.uint8)
+        self._words = np.empty(0, np.uint16)
+        self._used = 0
+
+    def clear(self) -> None:
+        """Take the words of the last series back; what an uncommonly large one left is given up."""
+        self._used = 0
+        if len(self._words) > LARGEST_SCRATCH_WORDS:
+            self._words = np.empty(0, np.uint16)
+
+    def file(self, size: int) -> np.ndarray:
+        """(size,) uint8"""
+        if len(self._file) < size:
+            self._file = np.empty(2 * size, np.uint8)
+        return self._file[:size]
+
+    def words(self, rows: int, columns: int) -> np.ndarray:
+        """(rows, columns) uint16"""
+        count = rows * columns
+        if self._used + count > len(self._words):
+            self._words, self._used = np.empty(max(32 * count, 2 * len(self._words)), np.uint16), 0
+        self._used += count
+        return self._words[self._used - count : self._used].reshape(rows, columns)
+
+
+scratch = Scratch()
+
+
+def read_file(path: Path) -> tuple[np.ndarray, int]:
+    """The bytes of a file, in scratch memory with TIFF_TAIL free bytes behind them, and the file's length."""
     with open(path, "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
-        buffer = bytearray(size + TIFF_TAIL)
-        view = memoryview(buffer)[:size]
+        buffer = scratch.file(size + TIFF_TAIL)
+        view = buffer.data[:size]
         done = 0
         while done < size:
             count = file.readinto(view[done:])
@@ -43,20 +83,26 @@ def read_file(path: Path) -> tuple[bytearray, int]:
     return buffer, size
 
 
-def read_dataset(buffer: bytearray, size: int) -> pydicom.Dataset:
-    """The file through pydicom, tolerating a missing preamble.  Raises what pydicom raises."""
-    return pydicom.dcmread(io.BytesIO(memoryview(buffer)[:size]), force=True)
+def read_dataset(buffer: np.ndarray, size: int) -> pydicom.Dataset:
+    """The file through pydicom, tolerating a missing preamble or file meta group.  Raises what pydicom raises."""
+    dataset = pydicom.dcmread(io.BytesIO(buffer.data[:size]), force=True)
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
+        plain = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+        dataset.file_meta.TransferSyntaxUID = plain if little else ExplicitVRBigEndian
+    return dataset
 
 
 def decode_by_pydicom(dataset: pydicom.Dataset) -> np.ndarray:
     """The pixels through pydicom; 16 bits or fewer come as unsigned words.  Raises what pydicom raises."""
-    pixels = dataset.pixel_array
+    # pydicom would cut off the bits above BitsStored, which is wrong where HighBit is another one: to_offset_binary.
+    pixels = pixel_array(dataset, correct_unused_bits=False)
     if pixels.dtype.kind == "f" or pixels.dtype.itemsize > 2:
         return pixels
     return pixels.astype(np.int16 if pixels.dtype.kind == "i" else np.uint16).view(np.uint16)
 
 
-def decode_fast(buffer: bytearray, size: int, scan: Scan, header: Header) -> np.ndarray | None:
+def decode_fast(buffer: np.ndarray, size: int, scan: Scan, header: Header) -> np.ndarray | None:
     """(rows, columns) uint16 without pydicom; None where the file is not of the plain kinds that this knows."""
     plain = header.bits_allocated == 16 and header.samples == 1 and header.frames == 1
     if not plain or not header.photometric.startswith("MONOCHROME"):
@@ -66,29 +112,34 @@ def decode_fast(buffer: bytearray, size: int, scan: Scan, header: Header) -> np.
     length = header.rows * header.columns * 2
     if scan.pixel_length == UNDEFINED_LENGTH or scan.pixel_length < length or scan.pixel_offset + length > size:
         return None
-    words = np.frombuffer(buffer, "<u2", header.rows * header.columns, scan.pixel_offset)
-    return words.reshape(header.rows, header.columns)
+    words = scratch.words(header.rows, header.columns)
+    words[:] = np.frombuffer(buffer, "<u2", words.size, scan.pixel_offset).reshape(words.shape)
+    return words
 
 
-def _decode_rle(buffer: bytearray, size: int, scan: Scan, rows: int, columns: int) -> np.ndarray | None:
+def _decode_rle(buffer: np.ndarray, size: int, scan: Scan, rows: int, columns: int) -> np.ndarray | None:
     """DICOM RLE of 16 bits is two PackBits planes, high bytes first: what TIFF's PackBits strips are.
 
     A TIFF header in the DICOM preamble and a directory behind the file make OpenCV decode both where they lie, as the
     two strips of one image; declared as 16-bit and half as large, so that the bytes come out as they are.
     """
-    segments = _rle_segments(memoryview(buffer)[:size], scan)
+    segments = _rle_segments(buffer.data[:size], scan)
     if segments is None or rows * columns % 2:
         return None
+    if min(length for _, length in segments) * PACKBITS_LARGEST_RATIO < rows * columns:
+        return None  # cannot be whole: not worth the memory that a broken header asks for
     width, height = (columns // 2, rows) if columns % 2 == 0 else (columns, rows // 2)
     _write_tiff(buffer, size, width, height, segments)
     try:
-        decoded = cv2.imdecode(np.frombuffer(buffer, np.uint8), cv2.IMREAD_UNCHANGED)
+        decoded = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
     except cv2.error:
         return None
     if decoded is None or decoded.dtype != np.uint16 or decoded.shape != (2 * height, width):
         return None
     high, low = decoded.view(np.uint8).reshape(2, rows, columns)
-    return cv2.merge([low, high]).view("<u2")[..., 0]
+    words = scratch.words(rows, columns)
+    cv2.merge([low, high], dst=words.view(np.uint8).reshape(rows, columns, 2))
+    return words
 
 
 def _rle_segments(data: memoryview, scan: Scan) -> list[tuple[int, int]] | None:
@@ -111,7 +162,7 @@ def _rle_segments(data: memoryview, scan: Scan) -> list[tuple[int, int]] | None:
     return [(start + first, second - first), (start + second, length - second)]
 
 
-def _write_tiff(buffer: bytearray, size: int, width: int, height: int, segments: list[tuple[int, int]]) -> None:
+def _write_tiff(buffer: np.ndarray, size: int, width: int, height: int, segments: list[tuple[int, int]]) -> None:
     """Frame the bytes between preamble and `size` as a TIFF of two strips, without touching them."""
     offsets_at = size + size % 2
     lengths_at, directory_at = offsets_at + 8, offsets_at + 16
@@ -127,13 +178,14 @@ def _write_tiff(buffer: bytearray, size: int, width: int, height: int, segments:
         (279, TIFF_LONG, 2, lengths_at),
     )
     (offset_0, length_0), (offset_1, length_1) = segments
-    struct.pack_into("<2s H I", buffer, 0, b"II", 42, directory_at)
-    buffer[8:PREAMBLE] = bytes(PREAMBLE - 8)
-    struct.pack_into("<4I", buffer, offsets_at, offset_0, offset_1, length_0, length_1)
-    struct.pack_into("<H", buffer, directory_at, len(entries))
+    data = buffer.data
+    struct.pack_into("<2sHI", data, 0, b"II", 42, directory_at)
+    buffer[8:PREAMBLE] = 0
+    struct.pack_into("<4I", data, offsets_at, offset_0, offset_1, length_0, length_1)
+    struct.pack_into("<H", data, directory_at, len(entries))
     for index, entry in enumerate(entries):
-        struct.pack_into("<HHII", buffer, directory_at + 2 + 12 * index, *entry)
-    struct.pack_into("<I", buffer, directory_at + 2 + 12 * len(entries), 0)
+        struct.pack_into("<HHII", data, directory_at + 2 + 12 * index, *entry)
+    struct.pack_into("<I", data, directory_at + 2 + 12 * len(entries), 0)
 
 
 def to_offset_binary(words: np.ndarray, header: Header) -> tuple[np.ndarray, int, bool]:

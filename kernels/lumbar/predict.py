@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .budget import Budget, Effort
 from .competition import CompetitionNotFound, find_competition, read_series_table
@@ -139,6 +139,9 @@ def _improve(run: Run, options: argparse.Namespace) -> None:
     run.budget.record("load", time.monotonic() - started)
     run.problems += predictor.problems
     run.members = list(predictor.members)
+    if not run.members:
+        run.problems.append(Problem("", "weights", "no-usable-member", "every study keeps its prior"))
+        return
 
     studies = run.submission.studies
     written = time.monotonic()

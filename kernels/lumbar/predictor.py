@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +84,7 @@ class Predictor:
                     continue
                 with _timed(budget, grader, effort.tta):
                     answers[part.name] = grade(study, grader, found.points, views, effort.tta)
-                shares = {group: share * route.weight for group, share in part.weight.items()}
+                shares: dict[str, float] = {group: share * route.weight for group, share in part.weight.items()}
                 weighted.append((shares, answers[part.name]))
         rows, fallen = combine(weighted, self.manifest.priors, self.manifest.average)
         return Prediction(study.study_id, rows, fallen, located, answers, study.problems)
@@ -125,7 +125,7 @@ class _timed:
 
 def read_ahead(
     images: Path, series: Mapping[str, Sequence[tuple[str, str]]], studies: Sequence[str], budget: Budget
-) -> Iterator[Study]:
+) -> Generator[Study, None, None]:
     """The studies in order, decoded by a thread a bounded window ahead: memory stays flat in their number."""
 
     def read(study_id: str) -> Study:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from .labels import GROUPS, ROWS, UNITS, Unit, mirrored, row_of
 
-MANIFEST_FORMAT = "lumbar-kit-manifest"
-MANIFEST_FORMAT_VERSION = 1
+MANIFEST_FORMAT: Final = "lumbar-kit-manifest"
+MANIFEST_FORMAT_VERSION: Final = 1
 
 SeriesKind = Literal["sagittal_t1", "sagittal_t2", "axial_t2"]
 UnitKind = Literal["study", "side", "level", "level_side"]
@@ -27,7 +27,7 @@ MeanOf = Annotated[tuple[str, ...], AfterValidator(_sorted)]
 class Spec(BaseModel):
     """Base of all specifications: immutable, and an unknown key is an error with its dotted path."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SliceChoice(Spec):

@@ -92,9 +92,7 @@ def build_stacks(
     return sorted(stacks, key=lambda stack: (stack.positions_mm.mean(), stack.instances))
 
 
-def _without_localisers(
-    slices: list[tuple[Image, Plane]], kind: str, report: Report
-) -> list[tuple[Image, Plane]]:
+def _without_localisers(slices: list[tuple[Image, Plane]], kind: str, report: Report) -> list[tuple[Image, Plane]]:
     """Drop slices of another plane of the body, unless the whole series is so."""
     tilts = [tilt_deg(plane, kind) for _, plane in slices]
     if tilts and min(tilts) > LARGEST_TILT_DEG:
@@ -106,9 +104,7 @@ def _without_localisers(
     return [one for one, tilt in zip(slices, tilts, strict=True) if tilt <= LARGEST_TILT_DEG]
 
 
-def _stack(
-    series_id: str, kind: str, slices: Sequence[tuple[Image, Plane]], assumed: bool, report: Report
-) -> Stack:
+def _stack(series_id: str, kind: str, slices: Sequence[tuple[Image, Plane]], assumed: bool, report: Report) -> Stack:
     height, width = slices[0][0].words.shape
     centres = np.stack([plane.to_patient((height - 1) / 2, (width - 1) / 2) for _, plane in slices])
     along = -np.mean([plane.normal for _, plane in slices], axis=0)
@@ -120,23 +116,23 @@ def _stack(
             kept.append(index)
     kept.sort(key=lambda index: float(centres[index] @ along))
     images = [slices[index][0] for index in kept]
-    volume = _one_scale(images)
-    window = grey_window(volume)
+    slices_words = _one_scale(images)
+    window = grey_window(slices_words)
     if window[0] == window[1]:
         report.add("constant-pixels", f"all {len(images)} slices of a stack have one value", images[0].file)
     planes = tuple(slices[index][1] for index in kept)
-    return Stack(series_id, kind, to_uint8(volume, window), planes, tuple(i.instance for i in images), assumed)
+    return Stack(series_id, kind, to_uint8(slices_words, window), planes, tuple(i.instance for i in images), assumed)
 
 
-def _one_scale(images: Sequence[Image]) -> np.ndarray:
-    """(slice, H, W) uint16 that is one rising linear function of the true values.
+def _one_scale(images: Sequence[Image]) -> list[np.ndarray]:
+    """(H, W) uint16 slices that are one rising linear function of the true values.
 
     Files with the same slope and intercept need no arithmetic: the grey window undoes these.
     """
     scales = {(image.slope, image.intercept) for image in images}
     if len(scales) == 1:
-        volume = np.stack([image.words for image in images])
-        return volume if images[0].slope > 0 else np.invert(volume, out=volume)
+        rising = images[0].slope > 0
+        return [np.ascontiguousarray(image.words if rising else ~image.words) for image in images]
     volume = np.stack([image.words for image in images]).astype(np.float32)
     for words, image in zip(volume, images, strict=True):
         words *= image.slope
@@ -144,4 +140,4 @@ def _one_scale(images: Sequence[Image]) -> np.ndarray:
     low, high = float(volume.min()), float(volume.max())
     volume -= low
     volume *= 65535 / (high - low or 1.0)
-    return np.rint(volume, out=volume).astype(np.uint16)
+    return list(np.rint(volume, out=volume).astype(np.uint16))

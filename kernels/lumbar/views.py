@@ -161,7 +161,9 @@ def _sample(stack: Stack, window: np.ndarray, centre_mm: np.ndarray | None, requ
     size = request.size_px
     size_mm = request.size_mm
     if size_mm is None:
-        size_mm = max(np.multiply(stack.pixels.shape[1:], stack.planes[window[len(window) // 2]].spacing_mm))
+        size_mm = float(
+            max(np.multiply(stack.pixels.shape[1:], stack.planes[index].spacing_mm).max() for index in window)
+        )
     feet = np.tile(stack.centre, (len(stack.planes), 1)) if centre_mm is None else stack.to_pixels(centre_mm)[:, :2]
     pixels = np.empty((len(window), size, size), np.uint8)
     planes: list[Plane] = []
@@ -180,9 +182,7 @@ def _sample(stack: Stack, window: np.ndarray, centre_mm: np.ndarray | None, requ
     return View(pixels, tuple(planes), stack.series_id)
 
 
-def _crop(
-    image: np.ndarray, row: float, column: float, row_step: float, column_step: float, out: np.ndarray
-) -> None:
+def _crop(image: np.ndarray, row: float, column: float, row_step: float, column_step: float, out: np.ndarray) -> None:
     """Fill `out` (size, size) with samples around a pixel position, so many pixels apart; zeros outside the image."""
     size = len(out)
     shrink = max(row_step, column_step)

@@ -7,28 +7,28 @@ a border; the middle of a kept crop is, byte for byte, what the kernel cuts at t
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
-import multiprocessing
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
-import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
-from kernels.lumbar.dicom import read_study
 from kernels.lumbar.geometry import Plane
-from kernels.lumbar.labels import UNITS
+from kernels.lumbar.labels import SIDES, UNITS
 from kernels.lumbar.problems import Problem
 from kernels.lumbar.specs import ViewRequest
-from kernels.lumbar.study import Study
 from kernels.lumbar.submission import replace_json, replace_text
-from kernels.lumbar.views import cut
+from training.data.decode import Annotation, CacheRequest, Task, decode_all
 from training.data.tables import Tables
 from training.recipe import MemberRecipe
 from training.runs import digest
@@ -36,6 +36,8 @@ from training.runs import digest
 # Share of a crop's side that is kept beyond each border: a crop turned and sheared by 15 degrees stays inside.
 MARGIN = 0.25
 MARGIN_SLICES = 1
+# Units of which a unit with both sides has one each; a sided view of the latter is kept once, with the former.
+SIDED_UNIT = {"study": "side", "level": "level_side"}
 # Changes whenever the same request gives other bytes, so that older caches are made again.
 CUTTING = "percentile window, area shrinking, warpAffine"
 log = logging.getLogger("cache")
@@ -43,14 +45,6 @@ log = logging.getLogger("cache")
 
 class CacheError(Exception):
     """A cache that cannot be made, and why."""
-
-
-@dataclass(frozen=True)
-class CacheRequest:
-    """What one file of the cache holds: a view of every unit of every study, with its margin."""
-
-    unit: str
-    view: ViewRequest
 
 
 def widened(request: ViewRequest) -> ViewRequest:
@@ -64,18 +58,35 @@ def widened(request: ViewRequest) -> ViewRequest:
     return request.model_copy(update=update)
 
 
+def stored(unit: str, request: ViewRequest) -> tuple[CacheRequest, str | None]:
+    """The file that holds a view; and where it holds both sides and the view is of one, which.
+
+    A level's view of its left foramen is the view of the foramen of (level, left): one file for both.
+    """
+    side = request.side(UNITS[unit][0])
+    if side is None or unit not in SIDED_UNIT:
+        return CacheRequest(unit, widened(request)), None
+    centre, near = (
+        tuple(sorted(name.removeprefix(f"{side}_") for name in names)) for names in (request.centre, request.slices.near)
+    )
+    slices = request.slices.model_copy(update={"near": near})
+    sided = request.model_copy(update={"centre": centre, "slices": slices})
+    return CacheRequest(SIDED_UNIT[unit], widened(sided)), side
+
+
 def requests_of(members: Iterable[MemberRecipe]) -> list[CacheRequest]:
-    """All different cached views that these networks need."""
-    needed = (CacheRequest(m.member.unit, widened(view)) for m in members for view in m.member.inputs)
-    return list(dict.fromkeys(needed))
+    """All different files that these networks need."""
+    return list(dict.fromkeys(stored(m.member.unit, view)[0] for m in members for view in m.member.inputs))
 
 
 @dataclass(frozen=True)
 class CachedView:
-    """One file of the cache, mapped; N = studies × units, studies first."""
+    """A view of N = studies × units, studies first."""
 
     pixels: np.ndarray
-    """(N, slice, H, W) uint8"""
+    """(M, slice, H, W) uint8, mapped: a whole file, of which the view may be a part."""
+    places: np.ndarray
+    """(N,) where in the file each of them lies."""
     present: np.ndarray
     """(N,) bool: whether the view exists."""
     geometry: np.ndarray
@@ -84,6 +95,11 @@ class CachedView:
     def planes(self, index: int) -> tuple[Plane, ...]:
         """The planes of one view, slice by slice."""
         return tuple(Plane(*vectors) for vectors in self.geometry[index])
+
+    def take(self, indices: np.ndarray, out: np.ndarray) -> None:
+        """Copy views to `out` (B, slice, H, W) in one call."""
+        # Any mode but "raise" writes to `out` directly; indices out of range cannot come from samples.
+        np.take(self.pixels, self.places[indices], axis=0, out=out, mode="clip")
 
 
 @dataclass(frozen=True)
@@ -97,94 +113,107 @@ class Cache:
 
     def of(self, unit: str, request: ViewRequest) -> CachedView:
         """The cached view, with margin, of a request without."""
-        return self.views[CacheRequest(unit, widened(request))]
+        place, side = stored(unit, request)
+        whole = self.views[place]
+        if side is None:
+            return whole
+        places = whole.places[SIDES.index(side) :: len(SIDES)]
+        return CachedView(whole.pixels, places, whole.present[places], whole.geometry[places])
 
 
-def build_cache(root: Path, tables: Tables, requests: Sequence[CacheRequest], out: Path, jobs: int) -> Cache:
+def build_cache(root: Path, tables: Tables, requests: Iterable[CacheRequest], out: Path, jobs: int) -> Cache:
     """Open the cache in `out`, after making what is not there yet.  Raises CacheError."""
-    studies = tuple(str(study) for study in tables.labels.index)
-    names = {request: _name(tables, request) for request in requests}
-    landmark_file = out / f"landmarks-{digest(tables.fingerprint, CUTTING)[:16]}.json"
-    missing = [request for request, name in names.items() if not (out / f"{name}.npz").is_file()]
-    if missing or not landmark_file.is_file():
-        _make(root, tables, studies, {request: names[request] for request in missing}, out, jobs, landmark_file)
+    made_of = digest(tables.fingerprint, _inventory(root, tables), CUTTING)
+    files = {request: out / f"{_name(request, made_of)}.npy" for request in requests}
+    landmark_file = out / f"landmarks-{made_of[:16]}.json"
+    out.mkdir(parents=True, exist_ok=True)
+    with _alone(out):
+        missing = {request: file for request, file in files.items() if not file.with_suffix(".npz").is_file()}
+        if missing or not landmark_file.is_file():
+            _make(root, tables, missing, landmark_file, jobs)
     lifted = json.loads(landmark_file.read_text())
     landmarks = {study: {row: np.array(point) for row, point in points.items()} for study, points in lifted.items()}
-    views = {}
-    for request, name in names.items():
-        with np.load(out / f"{name}.npz") as index:
-            pixels = np.load(out / f"{name}.npy", mmap_mode="r")
-            views[request] = CachedView(pixels, index["present"], index["geometry"])
-    return Cache(studies, landmarks, views)
+    return Cache(tuple(tables.labels.index), landmarks, {request: _open(file) for request, file in files.items()})
 
 
-def _name(tables: Tables, request: CacheRequest) -> str:
-    made_of = digest(tables.fingerprint, request.unit, request.view.model_dump(mode="json"), CUTTING)
-    return f"{request.view.series}-{request.unit}-{request.view.size_px}px-{made_of[:16]}"
+def _open(file: Path) -> CachedView:
+    with np.load(file.with_suffix(".npz")) as index:
+        present, geometry = index["present"], index["geometry"]
+    return CachedView(np.load(file, mmap_mode="r"), np.arange(len(present)), present, geometry)
 
 
-@dataclass(frozen=True)
-class _Task:
-    """What a worker needs for one study."""
-
-    number: int
-    study: str
-    root: Path
-    series: list[tuple[str, str]]
-    points: list[tuple[str, int, str, float, float]]
-    """(series id, instance, row, x, y)"""
-    files: dict[CacheRequest, Path]
+def _name(request: CacheRequest, made_of: str) -> str:
+    its_own = digest(made_of, request.unit, request.view.model_dump(mode="json"))
+    return f"{request.view.series}-{request.unit}-{request.view.size_px}px-{its_own[:16]}"
 
 
-def _make(
-    root: Path,
-    tables: Tables,
-    studies: Sequence[str],
-    names: dict[CacheRequest, str],
-    out: Path,
-    jobs: int,
-    landmark_file: Path,
-) -> None:
+def _inventory(root: Path, tables: Tables) -> list[tuple[str, int]]:
+    """Number of files of each series, so that a cache of a half-unpacked archive is not taken for that of the whole."""
+    found = []
+    for study in tables.labels.index:
+        for series_id, _ in tables.series.get(study, []):
+            folder = root / "train_images" / study / series_id
+            found.append((series_id, len(os.listdir(folder)) if folder.is_dir() else 0))
+    return found
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let one process at a time make caches in a folder: a second one waits, and then finds them made."""
+    with open(folder / ".lock", "w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another process makes caches in %s: waiting for it", folder)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _make(root: Path, tables: Tables, files: Mapping[CacheRequest, Path], landmark_file: Path, jobs: int) -> None:
     """Decode every study once and fill all missing files; they get their names when all of them are complete."""
-    out.mkdir(parents=True, exist_ok=True)
-    files = {request: out / f"{name}.part.npy" for request, name in names.items()}
-    shapes = {request: _shape(request, len(studies)) for request in files}
+    out, studies = landmark_file.parent, list(tables.labels.index)
+    parts = _begin(out, {request: (file, _shape(request, len(studies))) for request, file in files.items()})
+    present = {request: np.zeros(_shape(request, len(studies))[0], bool) for request in files}
+    geometry = {request: np.zeros((*_shape(request, len(studies))[:2], 3, 3)) for request in files}
+    tasks = _tasks(root, tables, parts)
+    landmarks: dict[str, dict[str, list[float]]] = {}
+    problems: list[Problem] = []
+    try:
+        for one in tqdm(decode_all(tasks, jobs), total=len(tasks), unit="study", desc="decoding"):
+            landmarks[studies[one.number]] = {row: point.tolist() for row, point in one.landmarks.items()}
+            problems += one.problems
+            for request, (here, planes) in one.views.items():
+                its_own = slice(one.number * len(here), (one.number + 1) * len(here))
+                present[request][its_own], geometry[request][its_own] = here, planes
+    except BrokenProcessPool as error:
+        raise CacheError("a decoding process died, most often for want of memory: use fewer with JOBS=") from error
     for request, file in files.items():
-        np.lib.format.open_memmap(file, "w+", np.uint8, shapes[request]).flush()
-    present = {request: np.zeros(shapes[request][0], bool) for request in files}
-    geometry = {request: np.zeros((*shapes[request][:2], 3, 3)) for request in files}
-    columns = ["series_id", "instance", "row", "x", "y"]
-    points = {
-        study: list(one[columns].itertuples(index=False, name=None))
-        for study, one in tables.coordinates.groupby("study_id")
-    }
-    tasks = [
-        _Task(number, study, root, tables.series.get(study, []), points.get(study, []), files)
-        for number, study in enumerate(studies)
-    ]
-    landmarks, problems = {}, []
-    for number, lifted, views, found in tqdm(_map(tasks, jobs), total=len(tasks), unit="study", desc="decoding"):
-        landmarks[studies[number]] = {row: point.tolist() for row, point in lifted.items()}
-        problems += found
-        for request, (here, planes) in views.items():
-            units = len(here)
-            present[request][number * units : (number + 1) * units] = here
-            geometry[request][number * units : (number + 1) * units] = planes
-    for request, name in names.items():
-        files[request].replace(out / f"{name}.npy")
-        with open(out / f".{name}.part", "wb") as stream:
+        with open(out / f"{file.stem}.part.npz", "wb") as stream:
             np.savez(stream, present=present[request], geometry=geometry[request])
-        (out / f".{name}.part").replace(out / f"{name}.npz")
-    table = pd.DataFrame([vars(problem) for problem in problems], columns=["study", "where", "kind", "detail"])
-    replace_text(out / "problems.csv", table.to_csv(index=False))
+        parts[request].replace(file)
+        (out / f"{file.stem}.part.npz").replace(file.with_suffix(".npz"))
+    _report(out / "problems.csv", problems)
     replace_json(landmark_file, landmarks)
-    if problems:
-        log.warning(
-            "%d problems while decoding, by kind: %s (all of them: %s)",
-            len(table),
-            table["kind"].value_counts().to_dict(),
-            out / "problems.csv",
+
+
+def _begin(out: Path, wanted: Mapping[CacheRequest, tuple[Path, tuple[int, ...]]]) -> dict[CacheRequest, Path]:
+    """Remove what a killed run left, and lay out the new files under temporary names.  Raises CacheError."""
+    for left in out.glob("*.part.np?"):
+        left.unlink()
+    needed, free = sum(prod(shape) for _, shape in wanted.values()), shutil.disk_usage(out).free
+    if needed > free:  # a mapped file on a full disk ends in a bus error, not in an exception
+        raise CacheError(
+            f"{out} needs {needed / 1e9:.1f} GB and has {free / 1e9:.1f} GB free: make room, or name another with RUNS="
         )
+    log.info("making %d cache files, %.1f GB, in %s", len(wanted), needed / 1e9, out)
+    new = {file.with_suffix(".npz") for file, _ in wanted.values()}
+    if others := set(out.glob("*.npz")) - new:
+        log.info("%d other cache files there were made of other data or for other networks", len(others))
+    parts = {}
+    for request, (file, shape) in wanted.items():
+        parts[request] = file.with_suffix(".part.npy")
+        np.lib.format.open_memmap(parts[request], "w+", np.uint8, shape).flush()
+    return parts
 
 
 def _shape(request: CacheRequest, studies: int) -> tuple[int, int, int, int]:
@@ -192,52 +221,22 @@ def _shape(request: CacheRequest, studies: int) -> tuple[int, int, int, int]:
     return studies * len(UNITS[request.unit]), request.view.slices.count, size, size
 
 
-_Result = tuple[int, dict[str, np.ndarray], dict[CacheRequest, tuple[np.ndarray, np.ndarray]], list[Problem]]
+def _tasks(root: Path, tables: Tables, parts: dict[CacheRequest, Path]) -> list[Task]:
+    columns = ["series_id", "instance", "row", "x", "y"]
+    annotations = {
+        study: [Annotation(*line) for line in one[columns].itertuples(index=False, name=None)]
+        for study, one in tables.coordinates.groupby("study_id")
+    }
+    images = root / "train_images"
+    return [
+        Task(number, study, images / study, tables.series.get(study, []), annotations.get(study, []), parts)
+        for number, study in enumerate(tables.labels.index)
+    ]
 
 
-def _map(tasks: Sequence[_Task], jobs: int) -> Iterable[_Result]:
-    """Cut all studies, in this process or several, with results as they come."""
-    if jobs <= 1:
-        yield from map(_cut_study, tasks)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_one_thread) as pool:
-        yield from pool.map(_cut_study, tasks, chunksize=4)
-
-
-def _one_thread() -> None:
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-
-
-def _cut_study(task: _Task) -> _Result:
-    """Read one study, lift its landmarks, and write its part of every file."""
-    study = read_study(task.root / "train_images" / task.study, task.study, task.series)
-    landmarks = _lift(study, task.points)
-    views = {}
-    for request, file in task.files.items():
-        units = UNITS[request.unit]
-        target = np.load(file, mmap_mode="r+")
-        here = np.zeros(len(units), bool)
-        planes = np.zeros((len(units), request.view.slices.count, 3, 3))
-        for place, unit in enumerate(units):
-            view = cut(study, request.view, unit, landmarks)
-            if view is not None:
-                here[place] = True
-                target[task.number * len(units) + place] = view.pixels
-                planes[place] = [(plane.origin_mm, plane.column_mm, plane.row_mm) for plane in view.planes]
-        views[request] = (here, planes)
-    return task.number, landmarks, views, study.problems
-
-
-def _lift(study: Study, points: Sequence[tuple[str, int, str, float, float]]) -> dict[str, np.ndarray]:
-    """Row → patient mm.  An annotation on a file that is not there is a Problem; of two for one row the last counts."""
-    landmarks = {}
-    for series_id, instance, row, x, y in points:
-        point = study.lift(series_id, instance, y, x)
-        if point is None:
-            where = f"{series_id}/{instance}"
-            study.problems.append(Problem(study.study_id, where, "annotation-without-image", f"{row} is left out"))
-        else:
-            landmarks[row] = point
-    return landmarks
+def _report(path: Path, problems: list[Problem]) -> None:
+    table = pd.DataFrame([vars(problem) for problem in problems], columns=["study", "where", "kind", "detail"])
+    replace_text(path, table.to_csv(index=False))
+    if problems:
+        kinds = table["kind"].value_counts().to_dict()
+        log.warning("%d problems while decoding, by kind: %s (all of them: %s)", len(problems), kinds, path)

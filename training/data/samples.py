@@ -76,7 +76,7 @@ class MemberSamples:
             return
         self.targets = np.full((len(cache.studies) * len(units), len(self.member.targets), 3), np.nan, np.float32)
         size = self.member.inputs[0].size_px
-        for index in np.flatnonzero(self.views[0].present):
+        for index in np.flatnonzero(self.views[0].present).tolist():
             study, names = cache.studies[index // len(units)], rows[index % len(units)]
             points = cache.landmarks.get(study, {})
             known = [place for place, name in enumerate(names) if name in points]
@@ -90,7 +90,7 @@ class MemberSamples:
     def _usable(self, studies: Sequence[int]) -> np.ndarray:
         units = len(UNITS[self.member.unit])
         indices = np.array([study * units + unit for study in studies for unit in range(units)], int)
-        seen = np.any([view.present for view in self.views], axis=0)
+        seen = np.stack([view.present for view in self.views]).any(0)
         return indices[seen[indices] & self.labelled[indices]] if len(indices) else indices
 
     def training(self, epoch: int) -> Iterator[Batch]:

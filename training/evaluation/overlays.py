@@ -59,10 +59,10 @@ def _panel(
     located: Mapping[str, np.ndarray],
     truth: Mapping[str, np.ndarray],
 ) -> None:
-    known = [row for row in rows if row in located] or [row for row in rows if row in truth]
+    known = [located[row] for row in rows if row in located] or [truth[row] for row in rows if row in truth]
     if not known:
         return
-    reference = np.mean([located.get(row, truth.get(row)) for row in known], axis=0)
+    reference = np.mean(known, axis=0)
     nearest = nearest_slice(study.of_kind(kind), reference)
     if nearest is None:
         return
@@ -75,8 +75,7 @@ def _panel(
         for row in rows:
             if row in points:
                 at_row, at_column, _ = plane.to_pixel(np.asarray(points[row]))
-                style = {"markerfacecolor": "none"} if marker == "o" else {}
-                axis.plot(at_column, at_row, marker, color=colour, markersize=8, **style)
+                axis.plot(at_column, at_row, marker, color=colour, markersize=8, markerfacecolor="none")
     axis.set_xlim(-0.5, width - 0.5)
     axis.set_ylim(height - 0.5, -0.5)
 

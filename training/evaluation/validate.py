@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from kernels.lumbar.budget import Budget
 from kernels.lumbar.ensemble import softmax
@@ -177,7 +177,8 @@ def _keep_member_scores(
             )
             rows[study] = np.stack(list(graded))
         result = asdict(score(solution, as_frame(rows)))
-        own = {group: round(result[group], 5) for group, weight in member.weight.items() if weight > 0}
+        graded = [group for group, weight in member.weight.items() if weight > 0 and np.isfinite(result[group])]
+        own = {group: round(result[group], 5) for group in graded}
         provenance = artefact.provenance.model_copy(update={"oof_score": own})
         replace_json(path, artefact.model_copy(update={"provenance": provenance}).model_dump(mode="json"))
 
@@ -192,8 +193,8 @@ def as_frame(rows: Mapping[str, np.ndarray]) -> pd.DataFrame:
 
 def solution_of(labels: pd.DataFrame) -> pd.DataFrame:
     """One-hot solution rows of a table study × 25 severities; missing labels (-100) are not rows of it."""
-    long = labels[list(ROWS)].stack()
-    long = long[long >= 0]
-    onehot = pd.DataFrame(np.eye(len(SEVERITIES))[long.to_numpy(int)], columns=list(SEVERITIES))
-    onehot.insert(0, "row_id", [f"{study}_{row}" for study, row in long.index])
+    severities = labels[list(ROWS)].to_numpy(int)
+    studies, rows = np.nonzero(severities >= 0)
+    onehot = pd.DataFrame(np.eye(len(SEVERITIES))[severities[studies, rows]], columns=list(SEVERITIES))
+    onehot.insert(0, "row_id", [f"{labels.index[study]}_{ROWS[row]}" for study, row in zip(studies, rows, strict=True)])
     return onehot

@@ -91,7 +91,7 @@ class _Run:
         self.optimisation = recipe.fitting.optimisation
         # Channels last: a quarter to a half less time for convolutions, on CPUs as on tensor cores.
         net = networks.for_member(recipe, pretrained=pretrained)
-        self.net = net.to(device, memory_format=torch.channels_last)
+        self.net: nn.Module = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimiser = make_optimiser(self.net, self.optimisation)
         self.ema = make_ema(self.net, self.optimisation)
         self.half = device.type == "cuda"

@@ -73,7 +73,8 @@ def _heatmap_answer(net: nn.Module, batch: Batch, fitting: Fitting) -> Answer:
     maps = net.heatmaps(*batch.views, batch.present)  # type: ignore[operator]
     shown = (batch.present[:, :1] > 0).expand(batch.target.shape[:2])
     size_px = batch.views[0].shape[-1]
-    loss = heatmap_mse(maps, batch.target, size_px=size_px, sigma_px=fitting.sigma_px, known=shown)
+    sigma_px, foreground = fitting.sigma_px, fitting.foreground
+    loss = heatmap_mse(maps, batch.target, size_px=size_px, sigma_px=sigma_px, known=shown, foreground=foreground)
     return Answer(loss, maps)
 
 
