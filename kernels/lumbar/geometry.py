@@ -103,19 +103,19 @@ def group_parallel(
 ) -> list[list[int]]:
     """Indices of the slices that make one stack each: same directions, same shape, same pixel spacing, each within a
     tolerance against the first of the group.  Gaps do not divide a group."""
+    spacings = np.array([plane.spacing_mm for plane in planes]).reshape(-1, 2)
+    rows = np.array([plane.row_mm for plane in planes]).reshape(-1, 3) / spacings[:, :1]
+    columns = np.array([plane.column_mm for plane in planes]).reshape(-1, 3) / spacings[:, 1:]
+    least_cosine = math.cos(math.radians(angle_deg))
     groups: list[list[int]] = []
-    least_cosine = np.cos(np.radians(angle_deg))
-    for index, plane in enumerate(planes):
-        for group in groups:
-            first = planes[group[0]]
-            lengths = np.array([plane.spacing_mm, first.spacing_mm])
-            cosines = (plane.row_mm @ first.row_mm, plane.column_mm @ first.column_mm) / lengths.prod(axis=0)
-            same_spacing = np.abs(lengths[0] / lengths[1] - 1).max() <= spacing_ratio
-            if shapes[group[0]] == shapes[index] and same_spacing and cosines.min() >= least_cosine:
-                group.append(index)
-                break
-        else:
-            groups.append([index])
+    left = list(range(len(planes)))
+    while left:
+        first = left[0]
+        alike = (rows @ rows[first] >= least_cosine) & (columns @ columns[first] >= least_cosine)
+        alike &= np.abs(spacings / spacings[first] - 1).max(axis=1) <= spacing_ratio
+        group = [index for index in left if alike[index] and shapes[index] == shapes[first]]
+        groups.append(group)
+        left = [index for index in left if index not in group]
     return groups
 
 

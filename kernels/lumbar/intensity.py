@@ -35,13 +35,12 @@ def grey_window(slices: Sequence[np.ndarray]) -> tuple[int, int]:
 def to_uint8(slices: Sequence[np.ndarray], window: tuple[int, int]) -> np.ndarray:
     """(slice, H, W) uint8 of uint16 slices: 0 at the window's low value, 255 at its high one; zeros if it is flat."""
     low, high = window
-    scaled = np.zeros((len(slices), *slices[0].shape), np.uint8)
-    if high > low:
-        risen = np.empty(slices[0].shape, np.uint16)
-        for words, out in zip(slices, scaled, strict=True):
-            np.maximum(words, np.uint16(low), out=risen)
-            np.subtract(risen, np.uint16(low), out=risen)
-            cv2.convertScaleAbs(risen, dst=out, alpha=255 / (high - low))
+    scaled = np.empty((len(slices), *slices[0].shape), np.uint8)
+    alpha = 255 / (high - low) if high > low else 0.0
+    floor, risen = np.full(slices[0].shape, low, np.uint16), np.empty(slices[0].shape, np.uint16)
+    for words, out in zip(slices, scaled, strict=True):
+        cv2.subtract(words, floor, dst=risen)  # saturating: below the window is 0
+        cv2.convertScaleAbs(risen, dst=out, alpha=alpha)
     return scaled
 
 

@@ -55,9 +55,13 @@ def warp_points(
     """Where (B, K, 3) slice, row, column of a from_px image lie after `warp`; NaN stays, outside becomes NaN."""
     offset = points[..., [2, 1]] - (from_px - 1) / 2 - shift_px[:, None, :]
     moved = torch.linalg.solve(matrix, offset.transpose(1, 2)).transpose(1, 2) + (size_px - 1) / 2
-    inside = ((moved > -0.5) & (moved < size_px - 0.5)).all(-1, keepdim=True)
-    moved = torch.where(inside, moved, torch.nan)
-    return torch.cat([points[..., :1], moved[..., 1:], moved[..., :1]], -1)
+    return inside_only(torch.cat([points[..., :1], moved[..., 1:], moved[..., :1]], -1), size_px)
+
+
+def inside_only(points: torch.Tensor, size_px: int) -> torch.Tensor:
+    """(B, K, 3) slice, row, column with NaN for all that lie outside the image."""
+    inside = ((points[..., 1:] > -0.5) & (points[..., 1:] < size_px - 0.5)).all(-1, keepdim=True)
+    return torch.where(inside, points, torch.nan)
 
 
 def sharpen_or_blur(pixels: torch.Tensor, probability: float, generator: torch.Generator) -> torch.Tensor:
@@ -105,8 +109,9 @@ def grey_changes(pixels: torch.Tensor, settings: Augmentation, generator: torch.
     mean = pixels.mean((1, 2, 3), keepdim=True)
     changed = (pixels - mean) * gain + mean + lift
     if settings.noise:
-        grain = torch.randn(pixels.shape, generator=generator).to(pixels.device)
-        changed = changed + grain * (settings.noise * 255)
+        # Drawn where the pixels are: a GPU would wait long for millions of numbers from the CPU.
+        here = torch.Generator(pixels.device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        changed += torch.randn(pixels.shape, generator=here, device=pixels.device) * (settings.noise * 255)
     return changed.clamp(0, 255)
 
 

@@ -66,11 +66,12 @@ def stored(unit: str, request: ViewRequest) -> tuple[CacheRequest, str | None]:
     side = request.side(UNITS[unit][0])
     if side is None or unit not in SIDED_UNIT:
         return CacheRequest(unit, widened(request)), None
-    centre, near = (
-        tuple(sorted(name.removeprefix(f"{side}_") for name in names)) for names in (request.centre, request.slices.near)
-    )
-    slices = request.slices.model_copy(update={"near": near})
-    sided = request.model_copy(update={"centre": centre, "slices": slices})
+
+    def sideless(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(name.removeprefix(f"{side}_") for name in names))
+
+    slices = request.slices.model_copy(update={"near": sideless(request.slices.near)})
+    sided = request.model_copy(update={"centre": sideless(request.centre), "slices": slices})
     return CacheRequest(SIDED_UNIT[unit], widened(sided)), side
 
 

@@ -25,8 +25,11 @@ def read_or_make_folds(path: Path, tables: Tables, folds: int, seed: int) -> dic
         frame = pd.DataFrame({"study_id": list(made), "fold": list(made.values())})
         replace_text(path, frame.to_csv(index=False))
         return made
-    frame = pd.read_csv(path, dtype={"study_id": str})
-    assignment = dict(zip(frame["study_id"], frame["fold"].astype(int), strict=True))
+    try:
+        frame = pd.read_csv(path, dtype={"study_id": str, "fold": int})
+        assignment = dict(zip(frame["study_id"], frame["fold"].tolist(), strict=True))
+    except (ValueError, KeyError) as error:
+        raise FoldsError(f"{path} is no table of study_id and fold ({error}): delete it, it is made again") from error
     differ = set(assignment) ^ set(tables.labels.index)
     if differ or set(assignment.values()) != set(range(folds)):
         raise FoldsError(

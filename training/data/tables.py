@@ -47,9 +47,10 @@ def read_tables(root: Path) -> Tables:
     coordinates = _coordinates(root / "train_label_coordinates.csv")
     absent = [study for study in labels.index if not (root / "train_images" / study).is_dir()]
     if absent:
+        first = ", ".join(absent[:3])
         raise TablesError(
-            f"{root / 'train_images'} lacks {len(absent)} of {len(labels)} studies of train.csv, "
-            f"the first is {absent[0]}: unpack the whole archive, or remove these studies from train.csv"
+            f"{root / 'train_images'} lacks {len(absent)} of {len(labels)} studies of train.csv "
+            f"(the first: {first}): unpack the whole archive, or remove these studies from train.csv"
         )
     without = sorted(set(labels.index) - set(series))
     if without:
@@ -63,9 +64,10 @@ def read_tables(root: Path) -> Tables:
 
 
 def _read(path: Path, columns: set[str]) -> pd.DataFrame:
-    """A CSV as text, without empty and repeated rows, with at least these columns."""
+    """A CSV as text, without empty and repeated rows, with at least these columns; line n has the index n - 2."""
+    as_it_stands = {"keep_default_na": False, "index_col": False, "skip_blank_lines": False}
     try:
-        frame = pd.read_csv(path, dtype=str, encoding="utf-8-sig", keep_default_na=False)
+        frame = pd.read_csv(path, dtype=str, encoding="utf-8-sig", **as_it_stands).fillna("")
     except FileNotFoundError as error:
         raise TablesError(f"{path} does not exist: DATA= names a folder in the competition's layout") from error
     except (OSError, ValueError) as error:
@@ -76,6 +78,9 @@ def _read(path: Path, columns: set[str]) -> pd.DataFrame:
         raise TablesError(f"{path} lacks the columns {', '.join(sorted(missing))}: take the file of the competition")
     frame = frame.apply(lambda column: column.str.strip())
     frame = frame[(frame != "").any(axis=1)]
+    for column in ("study_id", "series_id"):
+        if column in columns and (nameless := frame[column] == "").any():
+            raise TablesError(f"{path}, line {frame.index[nameless][0] + 2}: {column} is empty: fill it in")
     repeated = frame.duplicated()
     if repeated.any():
         log.warning("%s: %d repeated rows are left out", path, int(repeated.sum()))
@@ -87,14 +92,13 @@ def _translate(path: Path, frame: pd.DataFrame, column: str, meanings: dict[str,
     unknown = ~frame[column].isin(list(meanings))
     if unknown.any():
         line, text = frame.index[unknown][0] + 2, frame[column][unknown].iloc[0]
-        known = ", ".join(f"'{key}'" for key in meanings if key)
+        known = ", ".join(f"'{key}'" if key else "empty" for key in meanings)
         raise TablesError(f"{path}, line {line}: {column} is '{text}', which is none of {known}: correct the line")
     return frame[column].map(meanings)
 
 
 def _labels(path: Path) -> pd.DataFrame:
     frame = _read(path, {"study_id", *ROWS})
-    frame = frame[frame["study_id"] != ""]
     if frame["study_id"].duplicated().any():
         study = frame["study_id"][frame["study_id"].duplicated()].iloc[0]
         raise TablesError(f"{path}: study {study} stands there twice with different labels: keep one of the lines")
@@ -120,10 +124,12 @@ def _coordinates(path: Path) -> pd.DataFrame:
     conditions = _translate(path, frame, "condition", dict(CONDITION_TEXTS))
     levels = _translate(path, frame, "level", dict(LEVEL_TEXTS))
     numbers = frame[["instance_number", "x", "y"]].apply(pd.to_numeric, errors="coerce")
-    wrong = ~np.isfinite(numbers.to_numpy(float)).all(1)
+    wrong = ~np.isfinite(numbers.to_numpy(float)).all(1) | (numbers["instance_number"] % 1 != 0).to_numpy()
     if wrong.any():
         line = frame.index[wrong][0] + 2
-        raise TablesError(f"{path}, line {line}: instance_number, x or y is no number: correct or remove the line")
+        raise TablesError(
+            f"{path}, line {line}: instance_number is no whole number, or x or y no number: correct or remove the line"
+        )
     table = pd.DataFrame(
         {
             "study_id": frame["study_id"],

@@ -44,11 +44,12 @@ def score(solution: pd.DataFrame, submission: pd.DataFrame) -> Score:
     weights = truth @ np.array(SEVERITY_WEIGHTS)
     loss = -np.log(np.clip((truth * predicted).sum(1), CLIP, 1 - CLIP))
     groups = np.array([group_of(row_id) for row_id in row_ids])
-    losses = [_mean(loss[groups == group], weights[groups == group]) for group in GROUPS]
-    spinal = groups == "spinal"
-    studies = np.array([row_id.partition("_")[0] for row_id in row_ids])[spinal]
-    losses.append(_any_severe(studies, truth[spinal], predicted[spinal], weights[spinal]))
-    return Score(*losses, final=float(np.nanmean(losses)))
+    spinal, foraminal, subarticular = (_mean(loss[groups == group], weights[groups == group]) for group in GROUPS)
+    canal = groups == "spinal"
+    studies = np.array([row_id.partition("_")[0] for row_id in row_ids])[canal]
+    any_severe = _any_severe(studies, truth[canal], predicted[canal], weights[canal])
+    final = float(np.nanmean([spinal, foraminal, subarticular, any_severe]))
+    return Score(spinal, foraminal, subarticular, any_severe, final)
 
 
 def _aligned(solution: pd.DataFrame, submission: pd.DataFrame) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -63,12 +64,12 @@ def _aligned(solution: pd.DataFrame, submission: pd.DataFrame) -> tuple[list[str
     labelled = solution[solution[columns].fillna(0).to_numpy(float).sum(1) > 0]
     if labelled.empty:
         raise MetricError("the solution labels no row")
-    predicted = submission.set_index("row_id")[columns].reindex(labelled["row_id"])
     absent = ~labelled["row_id"].isin(submission["row_id"]).to_numpy()
     if absent.any():
         first = labelled["row_id"].iloc[int(absent.argmax())]
         raise MetricError(f"the submission lacks {int(absent.sum())} rows of the solution, the first is {first}")
-    values = predicted.to_numpy(np.float64)
+    predicted = submission.set_index("row_id")[columns].reindex(labelled["row_id"])
+    values = predicted.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     wrong = ~np.isfinite(values).all(1) | (values < 0).any(1) | (np.abs(values.sum(1) - 1) > 1e-6)
     if wrong.any():
         first = labelled["row_id"].iloc[int(wrong.argmax())]

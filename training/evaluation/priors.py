@@ -16,7 +16,7 @@ def weighted_priors(labels: pd.DataFrame) -> dict[str, tuple[float, float, float
 
     This is the constant that minimises the metric's three condition losses.  labels: study × 25, negative = missing.
     """
-    priors = {}
+    priors: dict[str, tuple[float, float, float]] = {}
     for group_level in {(group_of(row), row[-5:]) for row in ROWS}:
         rows = [row for row in ROWS if (group_of(row), row[-5:]) == group_level]
         values = labels[rows].to_numpy().ravel()
