@@ -14,8 +14,10 @@ LAYOUT ?= new
 TIME_LIMIT ?= 30600
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
-DEMO ?= demo
-DEMO_TRAIN ?= 160
+# `make demo` is the smoke profile; `make demo PROFILE=bench` takes an hour on two cores, and twice the studies.
+DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROFILE)),smoke,$(PROFILE))
+DEMO ?= demo$(if $(filter-out smoke,$(DEMO_PROFILE)),-$(DEMO_PROFILE))
+DEMO_TRAIN ?= $(if $(filter smoke,$(DEMO_PROFILE)),160,320)
 DEMO_TEST ?= 40
 DEMO_SEED ?= 7
 DEMO_SCALE ?= 0.6
@@ -35,8 +37,8 @@ install: .venv/installed ## make .venv and install the project in it
 
 demo: .venv/installed kernel ## phantom data → train small → package → run the notebook offline → score (15 minutes on 2 cores)
 	$(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep
-	$(PY) -m training.train_all --data $(DEMO)/data --runs $(DEMO)/runs --profile smoke --recipes split_and_global --jobs $(JOBS)
-	$(PY) build_dataset.py --runs $(DEMO)/runs --out $(DEMO)/weights --recipes split_and_global --profile smoke --owner $(OWNER)
+	$(PY) -m training.train_all --data $(DEMO)/data --runs $(DEMO)/runs --profile $(DEMO_PROFILE) --recipes split_and_global --jobs $(JOBS)
+	$(PY) build_dataset.py --runs $(DEMO)/runs --out $(DEMO)/weights --recipes split_and_global --profile $(DEMO_PROFILE) --owner $(OWNER)
 	$(PY) -m kernels.simulate --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out
 	$(PY) -m training.evaluation.summary --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out
 
@@ -72,4 +74,4 @@ bench: .venv/installed ## the design's numbers, each a ratio in one run
 	$(PY) -m training.evaluation.bench
 
 clean: ## remove what the commands made (not .venv)
-	rm -rf demo simulated
+	rm -rf demo demo-bench demo-full simulated

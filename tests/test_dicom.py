@@ -163,7 +163,7 @@ def test_slopes_that_differ_are_applied_before_the_window(tmp_path):
     assert np.abs(difference).max() <= 1
 
 
-@pytest.mark.parametrize("tags", [{"RescaleSlope": "0", "RescaleIntercept": "5"}, {"RescaleIntercept": "NaN"}])
+@pytest.mark.parametrize("tags", [{"RescaleSlope": "0"}, {"RescaleSlope": "1e300"}, {"RescaleIntercept": "NaN"}])
 def test_a_rescale_that_no_scanner_means_is_named_and_ignored(tmp_path, tags):
     volume = texture((6, 30, 24))
     with warnings.catch_warnings(action="ignore"):
@@ -171,6 +171,22 @@ def test_a_rescale_that_no_scanner_means_is_named_and_ignored(tmp_path, tags):
     study = read(tmp_path)
     assert set(kinds(study)) == {"bad-rescale"}
     assert np.array_equal(study.stacks[0].pixels, expected_pixels(volume))
+
+
+def test_wide_and_floating_values_keep_their_order(tmp_path):
+    """32-bit integers, and floating values of which some are not finite: what a map or a report may hold."""
+    image = texture((30, 24))
+    write_file(tmp_path / "a" / "7" / "1.dcm", image.astype("u4") * 70000)
+    floating = make_dataset(image.astype("u4"), PixelRepresentation=None)
+    floating.FloatPixelData = np.where(image == image.min(), np.nan, image * 1e-3).astype("<f4").tobytes()
+    del floating.PixelData, floating.BitsStored, floating.HighBit
+    (tmp_path / "b" / "7").mkdir(parents=True)
+    floating.save_as(tmp_path / "b" / "7" / "1.dcm", enforce_file_format=True)
+    for folder in ("a", "b"):
+        study = read(tmp_path / folder)
+        assert study.problems == []
+        difference = study.stacks[0].pixels[0].astype(int) - expected_pixels(image[None])[0]
+        assert np.abs(difference).max() <= 2
 
 
 def test_a_constant_stack_is_black_and_named(tmp_path):

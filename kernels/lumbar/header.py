@@ -54,6 +54,7 @@ LONG_FORM = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b
 # What real scanners and bodies can have; anything else is a broken header.
 SPACING_MM = (0.05, 10.0)
 FARTHEST_MM = 5000.0
+LARGEST_RESCALE = 1e9
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def parse(values: Mapping[int, bytes], order: Literal["little", "big"] = "little
     frames = _numbers(values, FRAMES, 1)
     slope = _numbers(values, SLOPE, 1) or (0.0 if values.get(SLOPE, b"").strip(b"\0 ") else 1.0,)
     intercept = _numbers(values, INTERCEPT, 1) or (math.nan if values.get(INTERCEPT, b"").strip(b"\0 ") else 0.0,)
-    rescale_usable = slope[0] != 0 and math.isfinite(intercept[0])
+    rescale_usable = 1 / LARGEST_RESCALE < abs(slope[0]) < LARGEST_RESCALE and abs(intercept[0]) < LARGEST_RESCALE
     return Header(
         rows=rows,
         columns=columns,

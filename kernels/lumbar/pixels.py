@@ -211,7 +211,7 @@ def to_offset_binary(words: np.ndarray, header: Header) -> tuple[np.ndarray, int
 def to_words(values: np.ndarray) -> tuple[np.ndarray, float, float]:
     """Wide or floating values in 65,536 steps: (uint16 array, slope, intercept).  What is not finite becomes the least.
 
-    Raises ValueError where nothing is finite.
+    Raises ValueError where nothing is finite, or their range is not.
     """
     wide = values.astype(np.float64)
     finite = np.isfinite(wide)
@@ -219,4 +219,6 @@ def to_words(values: np.ndarray) -> tuple[np.ndarray, float, float]:
         raise ValueError("no finite pixel value")
     low, high = float(wide[finite].min()), float(wide[finite].max())
     step = (high - low) / 65535 or 1.0
+    if not np.isfinite(step):
+        raise ValueError(f"pixel values from {low} to {high}")
     return np.rint((np.where(finite, wide, low) - low) / step).astype(np.uint16), step, low

@@ -117,7 +117,7 @@ def _nearest_plane(
         return None
     _, stack, nearest = best
     index = float(np.interp(stack.position_mm(point_mm), stack.positions_mm, np.arange(len(stack.planes))))
-    return stack, min(max(index, nearest - 0.5), nearest + 0.5)
+    return stack, min(max(index, nearest - 0.49), nearest + 0.49)
 
 
 def _wanted_position_mm(stack: Stack, choice: SliceChoice, unit: Unit, side: str | None) -> float:

@@ -85,22 +85,17 @@ class CachedView:
     """A view of N = studies × units, studies first."""
 
     pixels: np.ndarray
-    """(M, slice, H, W) uint8, mapped: a whole file, of which the view may be a part."""
-    places: np.ndarray
-    """(N,) where in the file each of them lies."""
+    """(M, slice, H, W) uint8, mapped: a whole file, of which this may be a part."""
     present: np.ndarray
     """(N,) bool: whether the view exists."""
     geometry: np.ndarray
     """(N, slice, 3, 3) origin, column step and row step of each slice in mm."""
+    places: np.ndarray | None = None
+    """(N,) which of the file's M views these are; None = all."""
 
     def planes(self, index: int) -> tuple[Plane, ...]:
         """The planes of one view, slice by slice."""
         return tuple(Plane(*vectors) for vectors in self.geometry[index])
-
-    def take(self, indices: np.ndarray, out: np.ndarray) -> None:
-        """Copy views to `out` (B, slice, H, W) in one call."""
-        # Any mode but "raise" writes to `out` directly; indices out of range cannot come from samples.
-        np.take(self.pixels, self.places[indices], axis=0, out=out, mode="clip")
 
 
 @dataclass(frozen=True)
@@ -118,8 +113,8 @@ class Cache:
         whole = self.views[place]
         if side is None:
             return whole
-        places = whole.places[SIDES.index(side) :: len(SIDES)]
-        return CachedView(whole.pixels, places, whole.present[places], whole.geometry[places])
+        places = np.arange(SIDES.index(side), len(whole.present), len(SIDES))
+        return CachedView(whole.pixels, whole.present[places], whole.geometry[places], places)
 
 
 def build_cache(root: Path, tables: Tables, requests: Iterable[CacheRequest], out: Path, jobs: int) -> Cache:
@@ -139,8 +134,7 @@ def build_cache(root: Path, tables: Tables, requests: Iterable[CacheRequest], ou
 
 def _open(file: Path) -> CachedView:
     with np.load(file.with_suffix(".npz")) as index:
-        present, geometry = index["present"], index["geometry"]
-    return CachedView(np.load(file, mmap_mode="r"), np.arange(len(present)), present, geometry)
+        return CachedView(np.load(file, mmap_mode="r"), index["present"], index["geometry"])
 
 
 def _name(request: CacheRequest, made_of: str) -> str:

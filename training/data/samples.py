@@ -6,6 +6,7 @@ decoding, so the loader is never what a GPU waits for.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -28,9 +29,11 @@ from training.data.augment import (
     warp_points,
 )
 from training.data.batch import Batch
-from training.data.cache import Cache
+from training.data.cache import Cache, CachedView
 from training.data.tables import MISSING, Tables
 from training.recipe import Augmentation, MemberRecipe
+
+log = logging.getLogger("samples")
 
 
 class MemberSamples:
@@ -94,6 +97,8 @@ class MemberSamples:
             return 0.0
         jitter_mm = self.fitting.augmentation.jitter_mm
         if jitter_mm == "localiser":
+            if request.series not in localiser_error_mm:
+                log.warning("%s: nothing is known of what localisers miss by in %s", self.member.name, request.series)
             jitter_mm = localiser_error_mm.get(request.series, 0.0)
         return jitter_mm * request.size_px / request.size_mm
 
@@ -140,10 +145,8 @@ class MemberSamples:
 
     def read(self, indices: np.ndarray) -> list[torch.Tensor]:
         """The cached views (B, slice, H, W) uint8 of some samples, in memory that the next call uses again."""
-        found = [buffer[: len(indices)] for buffer in self.buffers]
-        for view, pixels in zip(self.views, found, strict=True):
-            view.take(indices, pixels.numpy())
-        return found
+        parts = [buffer[: len(indices)] for buffer in self.buffers]
+        return [take(view, indices, out) for view, out in zip(self.views, parts, strict=True)]
 
     def _batch(self, indices: np.ndarray, generator: torch.Generator | None) -> Batch:
         pixels = [view.to(self.device) for view in self.read(indices)]
@@ -206,6 +209,16 @@ class MemberSamples:
             torch.where(chosen[:, None], present[:, self.partners], present),
             torch.where(chosen_target, flipped, target),
         )
+
+
+def take(view: CachedView, indices: np.ndarray, out: torch.Tensor | None = None) -> torch.Tensor:
+    """(B, slice, H, W) uint8 copied from the memory map in one call, to `out` where given."""
+    places = indices if view.places is None else view.places[indices]
+    if out is None:
+        return torch.from_numpy(np.take(view.pixels, places, axis=0))
+    # Any mode but "raise" writes to `out` without a copy between; indices of samples are never out of range.
+    np.take(view.pixels, places, axis=0, out=out.numpy(), mode="clip")
+    return out
 
 
 def central(pixels: torch.Tensor, points: torch.Tensor, request: ViewRequest) -> tuple[torch.Tensor, torch.Tensor]:

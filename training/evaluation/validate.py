@@ -28,8 +28,10 @@ log = logging.getLogger("validate")
 # The series in which each condition group is annotated, and the axis of the patient that its slices run along.
 VIEW_OF_GROUP = {"spinal": "sagittal_t2", "foraminal": "sagittal_t1", "subarticular": "axial_t2"}
 SLICE_AXIS = {"sagittal_t1": 0, "sagittal_t2": 0, "axial_t2": 2}
-# Misses beyond this are wrong levels, not spread: they must not set the jitter that graders are trained with.
-LARGEST_SPREAD_MM = 10.0
+# Median of the distance from the middle of a round gaussian, in standard deviations of one axis (Rayleigh).
+MEDIAN_OF_SIGMA = float(np.sqrt(2 * np.log(2)))
+# No localiser that is worth its crops is worse: beyond it, jitter would teach graders to look away.
+LARGEST_SIGMA_MM = 6.0
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class LandmarkError:
     median_mm: float
     p95_mm: float
     sigma_mm: float
-    """Standard deviation, each axis, of the misses that are spread."""
+    """Standard deviation, each axis, of the spread: from the median, so that wrong levels do not widen it."""
 
 
 def landmark_errors(
@@ -60,10 +62,10 @@ def landmark_errors(
     errors = {}
     for view, values in misses.items():
         if values:
-            spread = np.minimum(values, LARGEST_SPREAD_MM)
-            sigma_mm = float(np.sqrt(np.mean(spread**2) / 2))
+            median_mm = float(np.median(values))
+            sigma_mm = min(median_mm / MEDIAN_OF_SIGMA, LARGEST_SIGMA_MM)
             p95_mm = float(np.quantile(values, 0.95, method="lower"))
-            errors[view] = LandmarkError(len(values), float(np.median(values)), p95_mm, sigma_mm)
+            errors[view] = LandmarkError(len(values), median_mm, p95_mm, sigma_mm)
     return errors
 
 
@@ -172,13 +174,11 @@ def _keep_member_scores(
         rows = {}
         for study, prediction in predictions.items():
             answers = prediction.answers.get(artefact.member.name, {})
-            graded = (
-                softmax(answers[row]) if row in answers else prior for row, prior in zip(ROWS, priors, strict=True)
-            )
-            rows[study] = np.stack(list(graded))
+            pairs = zip(ROWS, priors, strict=True)
+            rows[study] = np.stack([softmax(answers[row]) if row in answers else prior for row, prior in pairs])
         result = asdict(score(solution, as_frame(rows)))
         graded = [group for group, weight in member.weight.items() if weight > 0 and np.isfinite(result[group])]
-        own = {group: round(result[group], 5) for group in graded}
+        own = {str(group): round(result[group], 5) for group in graded}
         provenance = artefact.provenance.model_copy(update={"oof_score": own})
         replace_json(path, artefact.model_copy(update={"provenance": provenance}).model_dump(mode="json"))
 
@@ -195,6 +195,7 @@ def solution_of(labels: pd.DataFrame) -> pd.DataFrame:
     """One-hot solution rows of a table study × 25 severities; missing labels (-100) are not rows of it."""
     severities = labels[list(ROWS)].to_numpy(int)
     studies, rows = np.nonzero(severities >= 0)
+    names = list(labels.index)
     onehot = pd.DataFrame(np.eye(len(SEVERITIES))[severities[studies, rows]], columns=list(SEVERITIES))
-    onehot.insert(0, "row_id", [f"{labels.index[study]}_{ROWS[row]}" for study, row in zip(studies, rows, strict=True)])
+    onehot.insert(0, "row_id", [f"{names[study]}_{ROWS[row]}" for study, row in zip(studies, rows, strict=True)])
     return onehot

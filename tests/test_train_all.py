@@ -1,0 +1,97 @@
+"""The whole training on data that the project's phantom did not make: odd sizes, names, numbering, syntaxes."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from tests.dicom_factory import write_foreign_dataset
+from training import train_all
+from training.recipe import Recipe, merge
+from training.runs import RunFolder
+
+TINY = {
+    "folds": 2,
+    "train_folds": [0],
+    "localisers": {
+        name: {"fitting": {"optimisation": {"epochs": 1, "batch_size": 4}}}
+        for name in ("sagittal_t2", "sagittal_t1", "axial_t2")
+    },
+    "backbones": {"narrow_resnet": {"timm": "test_resnet", "size_px": 32, "options": {"encoder_options": None}}},
+    "graders": {
+        name: {"fitting": {"network": {"options": {"hidden": 8}}, "optimisation": {"epochs": 1}}}
+        for name in ("spinal", "foraminal", "subarticular", "global")
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    document = yaml.safe_load((train_all.RECIPES / "split_and_global.yaml").read_text())
+    smoke = merge(document, document.pop("profiles")["smoke"])
+    return Recipe.model_validate(merge(smoke, TINY) | {"profile": "smoke"})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("foreign")
+    write_foreign_dataset(root, studies=8, seed=21, test_studies=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def runs(recipe: Recipe, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    train_all.train_recipe(recipe, data, folder, [0], jobs=1)
+    return folder
+
+
+def test_every_member_is_finished_with_its_curves(recipe: Recipe, runs: Path) -> None:
+    folder = RunFolder(runs, recipe)
+    for entry in recipe.members():
+        job = folder.job(entry.member.name, 0)
+        for name in ("weights.ts", "artefact.json", "history.csv", "curves.png", "recipe.resolved.yaml", "done.json"):
+            assert (job / name).is_file(), f"{job / name} is missing"
+
+
+def test_out_of_fold_rows_are_of_studies_the_fold_never_saw(recipe: Recipe, runs: Path) -> None:
+    folder = RunFolder(runs, recipe)
+    folds = pd.read_csv(folder.folds, dtype={"study_id": str}).set_index("study_id")["fold"]
+    rows = pd.read_csv(folder.out_of_fold(0), dtype={"row_id": str})
+    studies = rows["row_id"].str.partition("_")[0].unique()
+    assert set(studies) == set(folds.index[folds == 0])
+    assert len(rows) == 25 * len(studies)
+    assert json.loads((folder.profile / "score.json").read_text())["studies"] == len(studies)
+
+
+def test_what_is_finished_is_not_done_again(recipe: Recipe, data: Path, runs: Path) -> None:
+    weights = sorted(runs.glob("**/weights.ts"))
+    before = [path.stat().st_mtime_ns for path in weights]
+    train_all.train_recipe(recipe, data, runs, [0], jobs=1)
+    assert [path.stat().st_mtime_ns for path in weights] == before
+
+
+def test_a_changed_recipe_trains_what_depends_on_it(recipe: Recipe, data: Path, runs: Path) -> None:
+    changed = recipe.model_dump(mode="json")
+    changed["graders"]["foraminal"]["fitting"]["optimisation"]["weight_decay"] = 0.02
+    weights = {path: path.stat().st_mtime_ns for path in runs.glob("**/weights.ts")}
+    train_all.train_recipe(Recipe.model_validate(changed), data, runs, [0], jobs=1)
+    touched = {path.parent.parent.name for path, time_ns in weights.items() if path.stat().st_mtime_ns != time_ns}
+    assert touched == {"split_and_global_foraminal_narrow_resnet"}
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (["--data", "nowhere"], "is no folder"),
+        (["--data", ".", "--recipes", "ghost"], "there is no recipe 'ghost'; there are: split_and_global"),
+        (["--data", ".", "--recipes", "split_and_global", "--folds", "7"], "folds 0 to 4"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str], sentence: str
+) -> None:
+    assert train_all.main([*given, "--runs", str(tmp_path), "--profile", "smoke"]) == 1
+    assert sentence in capsys.readouterr().err
