@@ -25,6 +25,18 @@ def test_offsets_go_with_slices_by_offset_only() -> None:
         SliceChoice(by="offset", count=3)
 
 
+def test_slices_near_nothing_or_at_no_offset_are_refused() -> None:
+    with pytest.raises(ValidationError, match="near to"):
+        view(centre=[], size_mm=None)
+    sided = {"name": "m", "role": "grader", "unit": "level", "targets": ["left_subarticular_stenosis"]}
+    partial = view(slices={"by": "offset", "count": 3, "offset_mm": {"l1_l2": 15.0}})
+    with pytest.raises(ValidationError, match="no offset for level l2_l3"):
+        Member.model_validate(sided | {"inputs": [partial]})
+    midline = view(centre=["spinal_canal_stenosis"], slices={"by": "offset", "count": 3, "offset_mm": 15.0})
+    with pytest.raises(ValidationError, match="need a side"):
+        Member.model_validate(sided | {"inputs": [midline]})
+
+
 def test_crops_need_a_size_in_mm() -> None:
     with pytest.raises(ValidationError, match="size_mm"):
         view(size_mm=None)

@@ -72,6 +72,8 @@ class ViewRequest(Spec):
     def _size_known(self) -> ViewRequest:
         if self.centre and self.size_mm is None:
             raise ValueError("a view around landmarks needs size_mm")
+        if self.slices.by == "landmark" and not (self.slices.near or self.centre):
+            raise ValueError("slices by landmark need a centre, or landmarks they are near to")
         return self
 
     def landmarks(self, unit: Unit) -> tuple[str, ...]:
@@ -116,6 +118,11 @@ class Member(Spec):
                 row_of(target, unit)
             for request in self.inputs:
                 request.landmarks(unit)
+                offset = request.slices.offset_mm
+                if offset is not None and request.side(unit) is None:
+                    raise ValueError("slices by offset need a side, from the unit or from the view's centre")
+                if isinstance(offset, dict) and unit.level not in offset:
+                    raise ValueError(f"offset_mm names no offset for level {unit.level}")
         return self
 
     @model_validator(mode="after")
