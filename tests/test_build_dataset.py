@@ -181,7 +181,7 @@ def test_run_of_another_state_of_the_recipe_is_not_finished(runs, recipe):
     fitting = recipe.graders["spinal"].fitting.model_copy(update={"sigma_px": 7.0})
     grader = recipe.graders["spinal"].model_copy(update={"fitting": fitting})
     changed = recipe.model_copy(update={"graders": {**recipe.graders, "spinal": grader}})
-    with pytest.raises(packing.UnusableRun, match="1 of 7 runs .*spinal_resnet18/fold0"):
+    with pytest.raises(packing.UnusableRun, match="1 of 7 runs .*spinal_tiny/fold0"):
         packing.collect(RunFolder(runs, changed), [0], allow_partial=False)
 
 

@@ -110,6 +110,8 @@ def test_margins_keep_parity_and_the_size_of_a_pixel():
     wide = widened(ODD)
     assert wide.size_px == 51 + 2 * 13 and wide.slices.count == 6
     assert wide.size_mm / wide.size_px == pytest.approx(37 / 51, rel=1e-12)
+    for size_px in range(16, 100):
+        assert (widened(ODD.model_copy(update={"size_px": size_px})).size_px - size_px) % 2 == 0
     assert widened(WHOLE).size_px == 32 and widened(WHOLE).slices.count == 3
 
 

@@ -56,6 +56,14 @@ def test_tables_are_read_with_ids_as_text_and_unlabelled_as_such(root):
     ]
 
 
+def test_trailing_commas_do_not_move_the_columns(root):
+    before = read_tables(root)
+    header, *lines = (root / "train_series_descriptions.csv").read_text().splitlines()
+    (root / "train_series_descriptions.csv").write_text("\n".join([header, *(f"{line}," for line in lines)]))
+    with pytest.warns(pd.errors.ParserWarning):
+        assert read_tables(root).series == before.series
+
+
 def test_the_fingerprint_changes_with_any_of_the_tables(root):
     seen = {read_tables(root).fingerprint}
     assert read_tables(root).fingerprint in seen
@@ -132,6 +140,9 @@ def test_lines_are_counted_as_an_editor_does(root):
 def test_missing_and_empty_files_are_named(root, name):
     text = (root / name).read_text()
     (root / name).write_text("")
+    with pytest.raises(TablesError, match=f"{name} cannot be read as a CSV"):
+        read_tables(root)
+    (root / name).write_bytes("study_id,größe\n".encode("latin-1"))
     with pytest.raises(TablesError, match=f"{name} cannot be read as a CSV"):
         read_tables(root)
     (root / name).unlink()

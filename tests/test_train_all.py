@@ -19,7 +19,7 @@ TINY = {
         name: {"fitting": {"optimisation": {"epochs": 1, "batch_size": 4}}}
         for name in ("sagittal_t2", "sagittal_t1", "axial_t2")
     },
-    "backbones": {"narrow_resnet": {"timm": "test_resnet", "size_px": 32, "options": {"encoder_options": None}}},
+    "backbones": {"tiny": {"timm": "test_resnet", "size_px": 32}},
     "graders": {
         name: {"fitting": {"network": {"options": {"hidden": 8}}, "optimisation": {"epochs": 1}}}
         for name in ("spinal", "foraminal", "subarticular", "global")
@@ -79,7 +79,7 @@ def test_a_changed_recipe_trains_what_depends_on_it(recipe: Recipe, data: Path, 
     weights = {path: path.stat().st_mtime_ns for path in runs.glob("**/weights.ts")}
     train_all.train_recipe(Recipe.model_validate(changed), data, runs, [0], jobs=1)
     touched = {path.parent.parent.name for path, time_ns in weights.items() if path.stat().st_mtime_ns != time_ns}
-    assert touched == {"split_and_global_foraminal_narrow_resnet"}
+    assert touched == {"split_and_global_foraminal_tiny"}
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def read_series_table(path: Path) -> SeriesTable:
     """Read a …_series_descriptions.csv.  What cannot be used is a Problem."""
     table = SeriesTable()
     try:
-        frame = pd.read_csv(path, dtype=str, encoding="utf-8-sig")
+        frame = pd.read_csv(path, dtype=str, encoding="utf-8-sig", index_col=False)
     except (OSError, ValueError) as error:
         table.problems.append(Problem("", path.name, "unreadable-table", str(error)))
         return table

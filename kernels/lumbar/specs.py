@@ -137,6 +137,9 @@ class Member(Spec):
                 raise ValueError(f"mirror TTA needs the mirrored partner of the {where}")
         if {mirrored(t) for t in self.targets} != set(self.targets):
             raise ValueError("mirror TTA needs targets on both sides or on none")
+        first = self.inputs[0]
+        if self.role == "localiser" and first.side(UNITS[self.unit][0]) is not None:
+            raise ValueError("a localiser with mirror TTA answers in a first view that holds both sides")
         return self
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,9 +66,11 @@ def read_tables(root: Path) -> Tables:
 
 def _read(path: Path, columns: set[str]) -> pd.DataFrame:
     """A CSV as text, without empty and repeated rows, with at least these columns; line n has the index n - 2."""
-    as_it_stands = {"keep_default_na": False, "index_col": False, "skip_blank_lines": False}
     try:
-        frame = pd.read_csv(path, dtype=str, encoding="utf-8-sig", **as_it_stands).fillna("")
+        text = path.read_text(encoding="utf-8-sig")
+        frame = pd.read_csv(
+            io.StringIO(text), dtype=str, keep_default_na=False, index_col=False, skip_blank_lines=False
+        )
     except FileNotFoundError as error:
         raise TablesError(f"{path} does not exist: DATA= names a folder in the competition's layout") from error
     except (OSError, ValueError) as error:
@@ -76,7 +79,7 @@ def _read(path: Path, columns: set[str]) -> pd.DataFrame:
     missing = columns - set(frame.columns)
     if missing:
         raise TablesError(f"{path} lacks the columns {', '.join(sorted(missing))}: take the file of the competition")
-    frame = frame.apply(lambda column: column.str.strip())
+    frame = frame.fillna("").apply(lambda column: column.str.strip())
     frame = frame[(frame != "").any(axis=1)]
     for column in ("study_id", "series_id"):
         if column in columns and (nameless := frame[column] == "").any():

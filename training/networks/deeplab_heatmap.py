@@ -30,7 +30,8 @@ class Net(nn.Module):
     `decoder_channels`: deeplab: one number (256); unet: one number for each doubling, coarse to fine; fewer than
     `depth` end below full resolution.  `upsample`: interpolate the maps to the input's resolution; where false, maps,
     targets and loss stay at the decoder's (deeplab: a quarter).  `window_px`: see points_from_maps; by default a 32nd
-    of the input.
+    of the input.  `coordinates`: two more channels say where each pixel lies (CoordConv, Liu et al. 2018), which tells
+    neighbouring levels apart sooner when training from scratch.
     """
 
     def __init__(
@@ -47,13 +48,15 @@ class Net(nn.Module):
         dropout: float = 0.5,
         upsample: bool = True,
         window_px: float | None = None,
+        coordinates: bool = False,
     ) -> None:
         super().__init__()
         self.size_px = size_px
         self.slice_index = (inputs[0] - 1) / 2
         self.upsample = upsample
         self.window_px = window_px if window_px is not None else max(2.0, size_px / 32)
-        channels = sum(inputs)
+        self.coordinates = coordinates
+        channels = sum(inputs) + 2 * coordinates
         if decoder == "deeplab":
             width = 256 if decoder_channels is None else decoder_channels
             if not isinstance(width, int):
@@ -82,6 +85,8 @@ class Net(nn.Module):
         """Maps (B, targets, h, w) for `*views, present`; the target of a known landmark has a peak of 1."""
         *views, present = inputs
         shown = [view * present[:, number, None, None, None] for number, view in enumerate(views)]
+        if self.coordinates:
+            shown += _ramps(shown[0])
         maps: Tensor = self.network(torch.cat(shown, 1))
         if self.upsample and maps.shape[-1] != self.size_px:
             size = (self.size_px, self.size_px)
@@ -96,6 +101,15 @@ class Net(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.points(self.heatmaps(*inputs), inputs[-1])
+
+
+def _ramps(image: Tensor) -> list[Tensor]:
+    """Two (B, 1, H, W) images, of the row and of the column of each pixel, from -1 to 1."""
+    plane = torch.zeros_like(image[:, :1])
+    # Running sums instead of torch.arange, which a trace would tie to the exporting machine's device.
+    rows = (plane + 1).cumsum(2) * (2 / image.shape[2]) - 1
+    columns = (plane + 1).cumsum(3) * (2 / image.shape[3]) - 1
+    return [rows, columns]
 
 
 class FourfoldEncoder(nn.Module):
