@@ -14,10 +14,10 @@ LAYOUT ?= new
 TIME_LIMIT ?= 30600
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
-# `make demo` is the smoke profile; `make demo PROFILE=bench` takes an hour on two cores, and twice the studies.
+# `make demo` is the smoke profile; `make demo PROFILE=bench` takes up to an hour on two cores, with more studies.
 DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROFILE)),smoke,$(PROFILE))
 DEMO ?= demo$(if $(filter-out smoke,$(DEMO_PROFILE)),-$(DEMO_PROFILE))
-DEMO_TRAIN ?= $(if $(filter smoke,$(DEMO_PROFILE)),160,320)
+DEMO_TRAIN ?= $(if $(filter smoke,$(DEMO_PROFILE)),160,240)
 DEMO_TEST ?= 40
 DEMO_SEED ?= 7
 DEMO_SCALE ?= 0.6

@@ -6,6 +6,7 @@ Both return the words as stored, unsigned; `to_offset_binary` then drops unused 
 from __future__ import annotations
 
 import io
+import logging
 import os
 import struct
 import threading
@@ -23,6 +24,7 @@ from .header import PREAMBLE, RLE_UID, UNDEFINED_LENGTH, Header, Scan
 # Damaged files are a normal case here: they are recorded as Problems, not printed.
 (getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel)(0)
 warnings.filterwarnings("ignore", module=r"pydicom\..*")
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 TIFF_TAIL = 256  # bytes kept free behind a file for a TIFF directory (118 are needed)
 LARGEST_SCRATCH_WORDS = 1 << 26
