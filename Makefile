@@ -6,11 +6,14 @@ OWNER ?= $(or $(KAGGLE_USERNAME),your-kaggle-name)
 DATA ?=
 RUNS ?= runs
 WEIGHTS ?= weights
+STUDY ?=
 OUT ?=
 PROFILE ?= full
 RECIPES ?=
 FOLDS ?=
+COORDINATES ?=
 LAYOUT ?= new
+LOCATE ?=
 TIME_LIMIT ?= 30600
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
@@ -23,10 +26,10 @@ DEMO_SEED ?= 7
 DEMO_SCALE ?= 0.6
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo train-all package kernel simulate test test-all lint bench clean
+.PHONY: help install demo train-all package kernel simulate show test test-all lint bench bench-locate clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 install: .venv/installed ## make .venv and install the project in it
 
@@ -42,12 +45,12 @@ demo: .venv/installed kernel ## phantom data → train small → package → run
 	$(PY) -m kernels.simulate --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out
 	$(PY) -m training.evaluation.summary --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out
 
-train-all: .venv/installed ## train on DATA=DIR [RECIPES="…"] [PROFILE=smoke|bench|full] [FOLDS="0 1 …"] [RUNS=DIR]
+train-all: .venv/installed ## train on DATA=DIR [RECIPES="…"] [PROFILE=smoke|bench|full] [FOLDS="0 1 …"] [RUNS=DIR] [COORDINATES=DIR]
 	@test -n "$(DATA)" || { echo "say which data: make train-all DATA=DIR (a folder in the competition's layout)"; exit 2; }
-	$(PY) -m training.train_all --data "$(DATA)" --runs "$(RUNS)" --profile $(PROFILE) --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(FOLDS),--folds $(FOLDS))
+	$(PY) -m training.train_all --data "$(DATA)" --runs "$(RUNS)" --profile $(PROFILE) --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(FOLDS),--folds $(FOLDS)) $(if $(COORDINATES),--coordinates "$(COORDINATES)")
 
-package: .venv/installed ## finished runs → a verified Kaggle dataset folder [RUNS=DIR] [OUT=DIR] [PROFILE=…]
-	$(PY) build_dataset.py --runs "$(RUNS)" --out "$(or $(OUT),weights)" --profile $(PROFILE) --owner $(OWNER) $(if $(RECIPES),--recipes "$(subst $(space),$(comma),$(strip $(RECIPES)))") $(if $(FOLDS),--folds $(FOLDS))
+package: .venv/installed ## finished runs → a verified Kaggle dataset folder [RUNS=DIR] [OUT=DIR] [PROFILE=…] [LOCATE=own|together|apart]
+	$(PY) build_dataset.py --runs "$(RUNS)" --out "$(or $(OUT),weights)" --profile $(PROFILE) --owner $(OWNER) $(if $(RECIPES),--recipes "$(subst $(space),$(comma),$(strip $(RECIPES)))") $(if $(FOLDS),--folds $(FOLDS)) $(if $(LOCATE),--locate $(LOCATE))
 
 comma := ,
 space := $(subst ,, )
@@ -58,6 +61,12 @@ kernel: .venv/installed ## build kernels/inference: the notebook and its metadat
 simulate: .venv/installed ## run the built notebook as Kaggle would: DATA=DIR [WEIGHTS=DIR] [OUT=DIR] [TIME_LIMIT=SECONDS] [LAYOUT=new|old]
 	@test -n "$(DATA)" || { echo "say which data: make simulate DATA=DIR (a folder in the competition's layout)"; exit 2; }
 	$(PY) -m kernels.simulate --data "$(DATA)" --weights "$(WEIGHTS)" --out "$(or $(OUT),simulated)" --time-limit $(TIME_LIMIT) --layout $(LAYOUT)
+
+# Without DATA and WEIGHTS what `make demo` left is shown; without weights the true landmarks alone.
+SHOWN_WEIGHTS = $(if $(filter file,$(origin WEIGHTS)),$(wildcard $(if $(DATA),$(WEIGHTS),$(DEMO)/weights)),$(WEIGHTS))
+show: .venv/installed ## draw located and true landmarks of a study: STUDY=NUMBER [DATA=DIR] [WEIGHTS=DIR] [OUT=DIR]
+	@test -n "$(STUDY)" || { echo "say which study: make show STUDY=NUMBER (a folder of train_images or test_images)"; exit 2; }
+	$(PY) -m training.evaluation.show --data "$(or $(DATA),$(DEMO)/data)" --study "$(STUDY)" --out "$(or $(OUT),shown)" $(if $(SHOWN_WEIGHTS),--weights "$(SHOWN_WEIGHTS)")
 
 lint: .venv/installed ## ruff and mypy
 	$(PY) -m ruff check .
@@ -73,5 +82,14 @@ test-all: .venv/installed lint ## every test, the slow ones too
 bench: .venv/installed ## the design's numbers, each a ratio in one run
 	$(PY) -m training.evaluation.bench
 
+# Without DATA a phantom is made, and without RUNS its folder is used; all localisers are trained that are not yet.
+bench-locate: DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROFILE)),bench,$(PROFILE))
+bench-locate: MEASURED = $(or $(DATA),$(DEMO)/data)
+bench-locate: MEASURED_RUNS = $(if $(or $(DATA),$(filter-out file,$(origin RUNS))),$(RUNS),$(DEMO)/runs)
+bench-locate: .venv/installed ## every localiser on the same phantoms, one table [DATA=DIR] [RUNS=DIR] [RECIPES="…"] [PROFILE=bench] [OUT=DIR]
+	$(if $(DATA),,$(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep)
+	$(PY) -m training.train_all --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) --folds 0 --jobs $(JOBS) --localisers-only $(if $(RECIPES),--recipes $(RECIPES))
+	$(PY) -m training.evaluation.bench_locate --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(OUT),--out "$(OUT)")
+
 clean: ## remove what the commands made (not .venv)
-	rm -rf demo demo-bench demo-full simulated
+	rm -rf demo demo-bench demo-full simulated shown

@@ -1,6 +1,6 @@
 """Collects finished runs into one verified folder that Kaggle takes as a dataset: packs of weights and their manifest.
 
-    python build_dataset.py --runs RUNS --out DIR [--recipes a,b] [--profile smoke] [--owner NAME] [--slug SLUG]
+    python build_dataset.py --runs RUNS --out DIR [--recipes a,b] [--profile smoke] [--locate own|together|apart]
     python build_dataset.py --schema
 
 The folder is built beside DIR, read back, every network loaded on the CPU and held against its golden output, and only
@@ -23,11 +23,10 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from kernels.build_notebook import DATASET_SLUG, OWNER_PLACEHOLDER, BuildError, check_owner, check_slug, kaggle_owner
-from kernels.lumbar.specs import MANIFEST_FORMAT, Manifest
+from kernels.lumbar.manifest import MANIFEST_FORMAT, Manifest
 from kernels.lumbar.submission import replace_json
 from kernels.lumbar.weights import WeightsError, load_member, read_manifest
-from training.evaluation.validate import route_of
-from training.packing import Run, UnusableRun, collect, pack
+from training.packing import Located, Run, UnusableRun, collect, pack, routes_of
 from training.recipe import Profile, Recipe, RecipeError
 from training.runs import RunFolder
 from training.train_all import load_named
@@ -50,6 +49,14 @@ def read_priors(folders: Sequence[RunFolder]) -> dict[str, tuple[float, float, f
     return {row: (prior[0], prior[1], prior[2]) for row, prior in found[0].items()}
 
 
+def read_shape(folder: RunFolder) -> Any:
+    """The landmarks' shape that training wrote; the same for all recipes, as their data are.  Raises BuildError."""
+    try:
+        return json.loads(folder.shape.read_text())
+    except (OSError, ValueError) as error:
+        raise BuildError(f"the shape of {folder.recipe.name} cannot be read: {error}") from error
+
+
 def dataset_metadata(owner: str, slug: str) -> dict[str, Any]:
     """What `kaggle datasets create` and `version` read.  Raises BuildError for names that Kaggle refuses."""
     check_owner(owner)
@@ -70,8 +77,13 @@ def verify(folder: Path) -> Manifest:
     return manifest
 
 
-def build(runs: Sequence[tuple[RunFolder, list[Run]]], out: Path, name: str, metadata: dict[str, Any]) -> Manifest:
-    """Package finished runs into `out`, which is replaced only by a whole and verified package.  Raises BuildError."""
+def build(
+    runs: Sequence[tuple[RunFolder, list[Run]]], out: Path, name: str, metadata: dict[str, Any], locate: Located = "own"
+) -> Manifest:
+    """Package finished runs into `out`, which is replaced only by a whole and verified package.
+
+    Raises BuildError, UnusableRun.
+    """
     check_replaceable(out)
     averages = {folder.recipe.average for folder, _ in runs}
     if len(averages) > 1:
@@ -85,11 +97,9 @@ def build(runs: Sequence[tuple[RunFolder, list[Run]]], out: Path, name: str, met
             name=name,
             average=averages.pop(),
             priors=priors,
+            shape=read_shape(runs[0][0]),
             artefacts=tuple(pack([run for _, found in runs for run in found], partial)),
-            routes=tuple(
-                route_of(folder.recipe.name, [run.artefact for run in found], [run.recipe for run in found])
-                for folder, found in runs
-            ),
+            routes=routes_of({folder.recipe.name: found for folder, found in runs}, locate),
         )
         replace_json(partial / "manifest.json", manifest.model_dump(mode="json"))
         replace_json(partial / "dataset-metadata.json", metadata)
@@ -151,6 +161,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--recipes", help="names, separated by commas; default: all that have runs")
     parser.add_argument("--profile", choices=get_args(Profile), default="full")
     parser.add_argument("--folds", nargs="*", type=int, help="default: those that the recipe trains")
+    parser.add_argument(
+        "--locate",
+        choices=get_args(Located),
+        default="own",
+        help="graders look where their own localisers point, where those of all recipes agree, or once for each",
+    )
     parser.add_argument("--name", help="name of the ensemble; default: the recipes' names and the profile")
     parser.add_argument("--owner", default=kaggle_owner(), help="Kaggle user name (environment KAGGLE_USERNAME)")
     parser.add_argument("--slug", default=DATASET_SLUG, help=f"slug of the dataset ({DATASET_SLUG})")
@@ -178,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             runs.append((folder, collect(folder, folds, options.allow_partial)))
         suffix = [] if options.profile == "full" else [options.profile]
         name = options.name or "_".join([*(recipe.name for recipe in recipes), *suffix])
-        manifest = build(runs, options.out, name, metadata)
+        manifest = build(runs, options.out, name, metadata, options.locate)
     except (BuildError, RecipeError, UnusableRun, WeightsError, OSError) as error:
         print(f"build_dataset: {error}", file=sys.stderr)
         return 1

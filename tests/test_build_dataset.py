@@ -14,7 +14,9 @@ from pydantic import BaseModel
 import build_dataset
 from build_dataset import BuildError
 from kernels.build_notebook import OWNER_PLACEHOLDER
+from kernels.lumbar import manifest as released
 from kernels.lumbar import specs
+from kernels.lumbar.shape import Shape
 from kernels.lumbar.weights import read_manifest
 from tests.tiny_runs import write_runs
 from training import packing
@@ -187,14 +189,35 @@ def test_run_of_another_state_of_the_recipe_is_not_finished(runs, recipe):
 
 def test_schema_is_current():
     committed = json.loads((build_dataset.RELEASES / "schema.json").read_text())
-    assert committed == specs.Manifest.model_json_schema(), "run: python build_dataset.py --schema"
+    assert committed == released.Manifest.model_json_schema(), "run: python build_dataset.py --schema"
 
 
 def test_readme_explains_every_field():
     text = (build_dataset.RELEASES / "README.md").read_text()
     explained = set(re.findall(r"`([a-z0-9_]+)`", text))
-    models = [specs.Manifest, specs.Artefact, specs.Member, specs.ViewRequest, specs.SliceChoice, specs.Weights]
-    models += [specs.Provenance, specs.Route, specs.GraderWeight]
+    models = [released.Manifest, released.Artefact, released.Weights, released.Provenance, released.Calibration]
+    models += [released.Route, released.GraderWeight, Shape, specs.Member, specs.ViewRequest, specs.SliceChoice]
     for model in models:
         assert issubclass(model, BaseModel)
         assert set(model.model_fields) - explained - {"member", "weights", "provenance"} == set(), model.__name__
+
+
+def named_runs(finished: Path, recipe: Recipe, *roles: str) -> list[packing.Run]:
+    found = packing.collect(RunFolder(finished, recipe), (0,), False)
+    return [run for run in found if run.recipe.member.role in roles]
+
+
+def test_localisers_work_apart_together_or_for_their_own_graders(finished, recipe):
+    both = named_runs(finished, recipe, "localiser", "grader")
+    finders = named_runs(finished, recipe, "localiser")
+    runs = {"system": both, "finders": finders[:1]}
+    names = [run.artefact.member.name for run in finders]
+    (together,) = packing.routes_of(runs, "together")
+    assert list(together.localisers) == [*names, names[0]] and len(together.graders) == len(both) - len(finders)
+    apart = packing.routes_of(runs, "apart")
+    assert [route.name for route in apart] == ["system_at_system", "system_at_finders"]
+    assert apart[1].localisers == (names[0],) and apart[1].graders == together.graders
+    with pytest.raises(packing.UnusableRun, match="finders.*--locate together or apart"):
+        packing.routes_of(runs, "own")
+    with pytest.raises(packing.UnusableRun, match="no finished grader"):
+        packing.routes_of({"finders": finders}, "together")

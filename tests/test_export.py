@@ -4,47 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
 import pytest
 import torch
+from bare_torch import bare_answers
 from test_networks import MEMBERS
 from tiny_members import PROVENANCE, grader, localiser
 from torch import nn
 
-from kernels.lumbar.specs import Artefact
+from kernels.lumbar.manifest import Artefact
 from kernels.lumbar.weights import golden_inputs, load_member
 from training import networks
 from training.fitting.export import ExportError, baked_devices, export, gflops_per_study, parity_inputs
 
 CPU = torch.device("cpu")
-
-# What only a bare torch with numpy may need: everything else is refused.
-BARE = """
-import json, sys
-import importlib.abc
-
-class Refuse(importlib.abc.MetaPathFinder):
-    names = {"timm", "segmentation_models_pytorch", "torchvision", "training", "kernels", "pydantic", "cv2", "pandas"}
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in self.names:
-            raise ImportError("refused: " + name)
-
-sys.meta_path.insert(0, Refuse())
-import warnings
-warnings.simplefilter("ignore")
-import numpy as np
-import torch
-torch.set_num_threads(1)
-for job in json.loads(sys.stdin.read()):
-    inputs = [torch.from_numpy(value) for value in np.load(job["inputs"]).values()]
-    with torch.no_grad():
-        np.save(job["answer"], torch.jit.load(job["weights"]).eval()(*inputs).numpy())
-"""
 
 
 @pytest.fixture(scope="module")
@@ -90,26 +65,10 @@ def test_archive_works_in_half(exported, recipe):
 
 
 def test_archives_load_in_a_bare_torch(exported, tmp_path):
-    jobs, expected = [], []
-    for number, recipe in enumerate([param.values[0] for param in MEMBERS]):
-        folder, artefact, _ = exported(recipe)
-        inputs, answer = tmp_path / f"inputs{number}.npz", tmp_path / f"answer{number}.npy"
-        np.savez(inputs, *[tensor.numpy() for tensor in golden_inputs(recipe.member, artefact.weights.golden_seed)])
-        jobs.append({"inputs": str(inputs), "answer": str(answer), "weights": str(folder / "weights.ts")})
-        expected.append(artefact.weights.golden_output)
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", BARE],
-        input=json.dumps(jobs),
-        cwd=empty,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    for job, golden in zip(jobs, expected, strict=True):
-        np.testing.assert_allclose(np.load(job["answer"]).ravel(), golden, rtol=1e-5, atol=1e-5)
+    made = [exported(param.values[0])[:2] for param in MEMBERS]
+    answers = bare_answers([(folder, golden_inputs(a.member, a.weights.golden_seed)) for folder, a in made], tmp_path)
+    for answer, (_, artefact) in zip(answers, made, strict=True):
+        np.testing.assert_allclose(answer.ravel(), artefact.weights.golden_output, rtol=1e-5, atol=1e-5)
 
 
 def test_export_leaves_the_network_alone_and_repeats_itself(tmp_path):

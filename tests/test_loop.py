@@ -190,3 +190,10 @@ def test_curves_of_a_run_without_validation(tmp_path):
     history = [EpochRecord(1, 0.5, math.nan, None, 1.0, 0.1), EpochRecord(2, 0.4, math.nan, 3.0, 1.0, 0.1)]
     draw_curves(tmp_path / "curves.png", history, "a run", 2)
     assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_a_fit_starts_from_the_weights_it_is_given(tmp_path):
+    recipe = localiser(epochs=1, learning_rate=1e-9)
+    first = fit(localiser(epochs=1), TinySamples(recipe), tmp_path / "first", CPU, seed=1).net.state_dict()
+    second = fit(recipe, TinySamples(recipe), tmp_path / "second", CPU, seed=2, initial=first).net
+    assert all(torch.allclose(value, first[name], atol=1e-6) for name, value in second.named_parameters())

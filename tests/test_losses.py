@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from torch.nn import functional
 
 from training import networks
 from training.data.batch import Batch
-from training.fitting.losses import ANSWERS, LossSum, answer, heatmap_mse, weighted_cross_entropy
+from training.fitting.losses import LOSSES, answer, heatmap_mse, weighted_cross_entropy
+from training.fitting.sums import LossSum
 from training.fitting.targets import gaussian_heatmaps, known_points
 from training.recipe import Fitting
 
@@ -80,13 +82,13 @@ def test_half_floats_are_summed_in_float32():
     )
 
 
-@pytest.mark.parametrize("name", sorted(ANSWERS))
+@pytest.mark.parametrize("name", ["heatmap_mse", "weighted_cross_entropy"])
 def test_a_batch_without_labels_has_zero_loss_with_a_gradient(name):
     recipe = localiser() if name == "heatmap_mse" else grader()
     net = networks.for_member(recipe)
     views = tuple(torch.randn(2, 3, 32, 32) for _ in recipe.member.inputs)
     nothing = torch.full((2, 2, 3), NAN) if name == "heatmap_mse" else torch.full((2, 1), -100)
-    loss = answer(net, Batch(views, torch.ones(2, len(views)), nothing), recipe.fitting).loss
+    loss = answer(net, Batch(views, torch.ones(2, len(views)), nothing), recipe.fitting)[0]
     assert loss.mean == 0 and loss.weight == 0
     loss.mean.backward()
     assert all(value.grad.isfinite().all() for value in net.parameters() if value.grad is not None)
@@ -97,13 +99,13 @@ def test_localisers_do_not_learn_from_missing_views():
     recipe = localiser()
     net = networks.for_member(recipe)
     batch = Batch((torch.zeros(2, 3, 32, 32),), torch.tensor([[1.0], [0.0]]), torch.full((2, 2, 3), 5.0))
-    assert answer(net, batch, recipe.fitting).loss.weight == 2
-
-
-def test_every_loss_of_the_recipe_schema_exists():
-    assert set(ANSWERS) == set(Fitting.model_fields["loss"].annotation.__args__)
+    assert answer(net, batch, recipe.fitting)[0].weight == 2
 
 
 def test_means_over_batches_are_exact():
     sums = [LossSum(torch.tensor(6.0), torch.tensor(4.0)), LossSum(torch.tensor(1.0), torch.tensor(1.0))]
     assert sum(s.total for s in sums) / sum(s.weight for s in sums) == pytest.approx(1.4)
+
+
+def test_every_loss_of_the_recipe_schema_exists():
+    assert set(LOSSES) == set(get_args(Fitting.model_fields["loss"].annotation))

@@ -10,14 +10,13 @@ from torch import nn
 from kernels.lumbar.budget import Budget
 from kernels.lumbar.competition import read_series_table
 from kernels.lumbar.dicom import read_study
-from kernels.lumbar.geometry import Plane
 from kernels.lumbar.labels import MIRROR, ROWS, mirrored
+from kernels.lumbar.manifest import Manifest
 from kernels.lumbar.predictor import Predictor
 from kernels.lumbar.priors import public_priors
-from kernels.lumbar.specs import Manifest
-from kernels.lumbar.study import Stack, Study
-from kernels.lumbar.views import mirror_pixels
+from kernels.lumbar.study import Study
 from tests.dicom_factory import write_foreign_dataset
+from tests.studies import MINUS_X, mirror_study
 from tests.tiny_members import PROVENANCE
 from tests.tiny_runs import GOLDEN_SEED, TinyLocaliser
 from training.evaluation.validate import route_of
@@ -25,18 +24,6 @@ from training.fitting.export import export
 from training.recipe import MemberRecipe
 from training.runs import RunFolder
 from training.train_all import load_named
-
-MINUS_X = np.array([-1.0, 1.0, 1.0])
-
-
-def mirror_stack(stack: Stack) -> Stack:
-    """The stack of the mirrored patient, in canonical order: the same grey values at −x."""
-    turned = [Plane(one.origin_mm * MINUS_X, one.column_mm * MINUS_X, one.row_mm * MINUS_X) for one in stack.planes]
-    pixels = mirror_pixels(stack.pixels, stack.kind)
-    if stack.kind == "axial_t2":
-        planes = tuple(one.grid(0, pixels.shape[-1] - 1, column_step=-1) for one in turned)
-        return Stack(stack.series_id, stack.kind, pixels, planes, stack.instances)
-    return Stack(stack.series_id, stack.kind, pixels, tuple(turned[::-1]), stack.instances[::-1])
 
 
 class SidedGrader(nn.Module):
@@ -88,7 +75,7 @@ def test_a_mirrored_study_gives_mirrored_answers(
     predictor: Predictor, studies: list[tuple[Study, dict[str, np.ndarray]]]
 ) -> None:
     for study, landmarks in studies:
-        other = Study(study.study_id, tuple(mirror_stack(stack) for stack in study.stacks), [])
+        other = mirror_study(study)
         flipped = {mirrored(row): point * MINUS_X for row, point in landmarks.items()}
         rows = predictor.predict(study, Budget(1e9), landmarks=landmarks).rows
         answers = predictor.predict(other, Budget(1e9), landmarks=flipped).rows
@@ -100,7 +87,7 @@ def test_located_points_of_a_mirrored_study_are_mirrored(
     predictor: Predictor, studies: list[tuple[Study, dict[str, np.ndarray]]]
 ) -> None:
     for study, _ in studies:
-        other = Study(study.study_id, tuple(mirror_stack(stack) for stack in study.stacks), [])
+        other = mirror_study(study)
         found = predictor.predict(study, Budget(1e9)).located["r"].points
         opposite = predictor.predict(other, Budget(1e9)).located["r"].points
         assert {mirrored(row) for row in found} == set(opposite)

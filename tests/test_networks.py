@@ -73,7 +73,7 @@ def test_every_parameter_learns(recipe):
     *views, present = inputs_of(recipe, 3)
     present[0, 0] = 0
     present[1, -1] = 0
-    output = net.heatmaps(*views, present) if recipe.member.role == "localiser" else net(*views, present)
+    output = net.outputs(*views, present) if recipe.member.role == "localiser" else net(*views, present)
     (output * torch.randn_like(output)).sum().backward()
     without = [name for name, value in net.named_parameters() if value.grad is None]
     assert not [name for name in without if "missing" not in name]
@@ -198,7 +198,7 @@ def test_pretrained_folder_of_localisers(tmp_path, monkeypatch, encoder, decoder
     state = net.network.encoder.state_dict()
     last = next(name for name in state if name.endswith("layer4.0.conv1.weight"))
     torch.testing.assert_close(state[last], source["layer4.0.conv1.weight"])
-    assert net.heatmaps(torch.zeros(2, 5, 32, 32), torch.ones(2, 1)).shape == (2, 2, 32, 32)
+    assert net.outputs(torch.zeros(2, 5, 32, 32), torch.ones(2, 1)).shape == (2, 2, 32, 32)
 
 
 def test_without_folder_or_network_one_sentence_says_so(monkeypatch):

@@ -58,7 +58,7 @@ def test_recipe_loads_in_every_profile(path, profile):
     members = recipe.members()
     names = [entry.member.name for entry in members]
     assert len(set(names)) == len(names)
-    assert {entry.member.role for entry in members} == {"localiser", "grader"}
+    assert "localiser" in {entry.member.role for entry in members}
     if recipe.train_folds is not None:
         assert set(recipe.train_folds) <= set(range(recipe.folds))
 
@@ -66,7 +66,10 @@ def test_recipe_loads_in_every_profile(path, profile):
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("path", RECIPES, ids=stem)
 def test_every_condition_is_graded(path, profile):
-    weights = [entry.weight for entry in load_recipe(path, profile).members() if entry.member.role == "grader"]
+    recipe = load_recipe(path, profile)
+    if not recipe.graders:
+        pytest.skip("a recipe of localisers")
+    weights = [entry.weight for entry in recipe.members() if entry.member.role == "grader"]
     for group in GROUPS:
         assert sum(weight.get(group, 0.0) for weight in weights) > 0
 

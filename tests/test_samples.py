@@ -9,9 +9,9 @@ import torch
 
 from kernels.lumbar.dicom import read_study
 from kernels.lumbar.feed import gather, mirrored_targets, mirrored_tensors
-from kernels.lumbar.geometry import Plane, lift_points
+from kernels.lumbar.geometry import Plane, lift_points, slice_distances
 from kernels.lumbar.labels import LEVELS, ROWS, UNITS, mirrored, row_of
-from kernels.lumbar.specs import Member, ViewRequest
+from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
 from kernels.lumbar.views import project
 from tests.dicom_factory import write_foreign_dataset
 from training.data.cache import Cache, CachedView, build_cache, requests_of, stored
@@ -21,7 +21,32 @@ from training.recipe import Augmentation, Fitting, MemberRecipe, Network, Optimi
 from training.train_all import load_named
 
 CPU = torch.device("cpu")
-MEMBERS = load_named("split_and_global", "smoke").members()
+CANAL = tuple(f"spinal_canal_stenosis_{level}" for level in LEVELS)
+RECESSES = tuple(f"{side}_subarticular_stenosis_{level}" for side in ("left", "right") for level in LEVELS)
+
+
+def whole(name, targets, *inputs):
+    """A localiser that is fed whole stacks."""
+    member = Member(name=name, role="localiser", unit="study", inputs=inputs, targets=targets, tta=("mirror",))
+    optimisation = Optimisation(epochs=1, batch_size=4, learning_rate=0.001)
+    fitting = Fitting(network=Network(name="none"), loss="coordinate_smooth_l1", optimisation=optimisation)
+    return MemberRecipe(member=member, fitting=fitting)
+
+
+def all_slices(series, normalisation, marks=(), **slices):
+    choice = SliceChoice(by="all", **slices)
+    return ViewRequest(series=series, slices=choice, size_px=96, normalisation=normalisation, marks=marks)
+
+
+TOGETHER = {"count": 40, "fit": "pad", "stacks": "together"}
+VOLUME = whole("volume", CANAL, all_slices("sagittal_t2", "zscore", count=16))
+AXIAL = whole(
+    "axial",
+    RECESSES,
+    all_slices("axial_t2", "unit", **TOGETHER),
+    all_slices("axial_t2", "unit", marks=CANAL, **TOGETHER),
+)
+MEMBERS = (*load_named("split_and_global", "smoke").members(), VOLUME, AXIAL)
 LOCALISERS = [one for one in MEMBERS if one.member.role == "localiser"]
 GLOBAL = next(one for one in MEMBERS if "_global_" in one.member.name.removeprefix("split_and_global"))
 EVERYTHING = Augmentation(
@@ -102,8 +127,11 @@ def test_validation_shows_what_the_kernel_sees_at_the_true_landmarks(real, recip
             if member.role == "grader":
                 assert batch.target[row].tolist() == tables.labels.loc[name, names].tolist()
             else:
-                points = project(feed.views[place][0], np.stack([cache.landmarks[name][one] for one in names]))
-                assert np.abs(batch.target[row].numpy() - points).max() < 1e-3
+                view, marked = feed.views[place][0], np.stack([cache.landmarks[name][one] for one in names])
+                assert np.abs(batch.target[row].numpy() - project(view, marked)).max() < 1e-3
+                distances = batch.distance_mm[row].numpy()
+                assert np.abs(distances[: len(view.planes)] - slice_distances(view.planes, marked)).max() < 1e-3
+                assert np.isnan(distances[len(view.planes) :]).all()
     assert seen == len(samples.validation_indices) == sum(len(batch.target) for batch in batches) > 0
 
 
@@ -159,6 +187,25 @@ def test_mirrored_points_are_those_of_the_mirrored_study(real, recipe):
         axis, last = (2, request.size_px - 1) if request.series == "axial_t2" else (0, request.slices.count - 1)
         expected[..., axis] = last - expected[..., axis]
         assert torch.allclose(expected, other.target, atol=1e-3, equal_nan=True)
+        turned = one.distance_mm[..., mirrored_targets(member)]
+        turned = turned if request.series == "axial_t2" else -turned.flip(1)
+        assert torch.allclose(turned, other.distance_mm, atol=1e-3, equal_nan=True)
+
+
+def test_views_of_one_grid_turn_together_and_their_marks_miss_by_what_localisers_miss(real):
+    turned = Augmentation(rotate_deg=40, scale=0.2)
+    for batch in samples_of(real, changed(AXIAL, turned)).training(1):
+        image_slices, drawn = batch.views
+        for number in torch.nonzero(batch.present[:, 1]).flatten():
+            middle = batch.target[number].nanmean(0)[1:]
+            weight = drawn[number].sum(0)
+            axis = torch.arange(96.0)
+            row, column = (weight.sum(1) * axis).sum() / weight.sum(), (weight.sum(0) * axis).sum() / weight.sum()
+            assert (torch.stack([row, column]) - middle).norm() < 96 * 0.1, "canal and recesses turn about one centre"
+            assert image_slices[number].any()
+    exact = next(samples_of(real, changed(AXIAL, Augmentation())).training(1)).views[1]
+    noisy = next(samples_of(real, changed(AXIAL, Augmentation(jitter_mm="localiser"))).training(1)).views[1]
+    assert exact.shape == noisy.shape and not torch.equal(exact, noisy)
 
 
 def test_sided_units_are_not_mirrored(real):

@@ -4,8 +4,9 @@ import pytest
 from pydantic import ValidationError
 
 from kernels.lumbar.labels import UNITS, Unit
+from kernels.lumbar.manifest import GraderWeight, Manifest, Route
 from kernels.lumbar.priors import public_priors
-from kernels.lumbar.specs import GraderWeight, Manifest, Member, Route, SliceChoice, ViewRequest
+from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
 
 
 def view(**changes: object) -> ViewRequest:

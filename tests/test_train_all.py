@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -82,11 +84,44 @@ def test_a_changed_recipe_trains_what_depends_on_it(recipe: Recipe, data: Path, 
     assert touched == {"split_and_global_foraminal_tiny"}
 
 
+def write_coordinates(folder: Path, grey: int) -> None:
+    """Six plain images with five points each."""
+    images = folder / "data" / "processed_spider_jpgs"
+    images.mkdir(parents=True, exist_ok=True)
+    lines = ["filename,source,level,relative_x,relative_y"]
+    for number in range(6):
+        cv2.imwrite(str(images / f"{number}.jpg"), np.full((40, 30), grey, np.uint8))
+        lines += [f"{number}.jpg,spider,L{i}/{'S1' if i == 5 else f'L{i + 1}'},0.5,0.{i}" for i in range(1, 6)]
+    (folder / "coords_pretrain.csv").write_text("\n".join(lines))
+
+
+def test_pretraining_comes_first_and_follows_its_images(
+    recipe: Recipe, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    document = recipe.model_dump(mode="json") | {"graders": {}}
+    document["localisers"] = {"canal": document["localisers"]["sagittal_t2"]}
+    document["localisers"]["canal"]["fitting"]["pretraining"] = {"epochs": 2, "learning_rate": 1e-4}
+    asking = Recipe.model_validate(document)
+    job = RunFolder(tmp_path, asking).job(asking.members()[0].member.name, 0)
+
+    def trained(coordinates: Path | None) -> str:
+        train_all.train_recipe(asking, data, tmp_path, [0], 1, True, coordinates)
+        return json.loads((job / "done.json").read_text())["digest"]
+
+    without = trained(None)
+    assert "no pretraining of split_and_global_canal" in caplog.text and not (job / "pretraining").exists()
+    write_coordinates(tmp_path / "coordinates", grey=90)
+    first = trained(tmp_path / "coordinates")
+    assert len((job / "pretraining" / "history.csv").read_text().splitlines()) == 3
+    write_coordinates(tmp_path / "coordinates", grey=120)
+    assert len({without, first, trained(tmp_path / "coordinates")}) == 3
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
         (["--data", "nowhere"], "is no folder"),
-        (["--data", ".", "--recipes", "ghost"], "there is no recipe 'ghost'; there are: split_and_global"),
+        (["--data", ".", "--recipes", "ghost"], "there is no recipe 'ghost'; there are: "),
         (["--data", ".", "--recipes", "split_and_global", "--folds", "7"], "folds 0 to 4"),
     ],
 )

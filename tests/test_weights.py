@@ -10,8 +10,8 @@ import pytest
 import torch
 from tiny_members import PROVENANCE, grader, localiser
 
+from kernels.lumbar.manifest import MANIFEST_FORMAT, Artefact, Manifest
 from kernels.lumbar.priors import public_priors
-from kernels.lumbar.specs import MANIFEST_FORMAT, Artefact, Manifest
 from kernels.lumbar.weights import WeightsError, find_manifest, golden_inputs, load_member, read_manifest
 from training import networks
 from training.fitting.export import export

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from kernels.lumbar.specs import Member, Provenance, SliceChoice, ViewRequest
+from kernels.lumbar.manifest import Provenance
+from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
 from training.data.batch import Batch
 from training.recipe import Backbone, Fitting, MemberRecipe, Network, Optimisation
 

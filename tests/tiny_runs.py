@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from kernels.lumbar.manifest import Provenance
 from kernels.lumbar.priors import public_priors
-from kernels.lumbar.specs import Member, Provenance
+from kernels.lumbar.specs import Member
 from kernels.lumbar.submission import replace_json
+from tests.spines import spine_shape
 from training.fitting.export import export
 from training.recipe import MemberRecipe, Recipe
 from training.runs import RunFolder
@@ -60,6 +62,7 @@ def write_runs(runs: Path, recipe: Recipe, folds: tuple[int, ...] = (0,)) -> Non
         for fold in folds:
             _write_run(folder.job(entry.member.name, fold), recipe, entry, fold)
     replace_json(folder.priors, public_priors())
+    replace_json(folder.shape, spine_shape().model_dump(mode="json"))
 
 
 def _write_run(out: Path, recipe: Recipe, entry: MemberRecipe, fold: int) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tqdm import tqdm
 
-from kernels.lumbar.specs import Artefact
+from kernels.lumbar.manifest import Artefact, Route
+from training.evaluation.validate import route_of
 from training.recipe import MemberRecipe
 from training.runs import RunFolder
 
@@ -19,6 +21,9 @@ PACK_BYTES = 1_500_000_000
 # reader looks back, behind, a pack is none.
 PACK_HEADER = b"lumbar-kit weights\n".ljust(64, b"\0")
 PACK_TRAILER = bytes(1 << 17)
+
+
+Located = Literal["own", "together", "apart"]
 
 
 class UnusableRun(Exception):
@@ -51,9 +56,42 @@ def collect(folder: RunFolder, folds: Sequence[int], allow_partial: bool) -> lis
             f"{len(missing)} of {len(wanted)} runs are not finished: {', '.join(missing)}"
             " (finish them with make train-all, choose --folds, or give --allow-partial)"
         )
-    if not any(run.recipe.member.role == "grader" for run in found):
-        raise UnusableRun(f"{folder.profile} holds no finished grader")
     return found
+
+
+def routes_of(runs: Mapping[str, Sequence[Run]], locate: Located) -> tuple[Route, ...]:
+    """How the localisers and graders of several recipes (by name) work together.  Raises UnusableRun.
+
+    own: each recipe's graders look where its own localisers point.  together: all graders look where all localisers
+    agree.  apart: each recipe's graders look once where each recipe's localisers point (seed 002: "run stage 2 once for
+    each stage 1").
+    """
+    graders = {name: part for name, found in runs.items() if (part := _with_role(found, "grader"))}
+    localisers = {name: part for name, found in runs.items() if (part := _with_role(found, "localiser"))}
+    if not graders or not localisers:
+        raise UnusableRun(f"{', '.join(runs)}: no finished {'localiser' if graders else 'grader'}, so nothing to ship")
+    if locate == "own":
+        alone = sorted({*localisers, *graders} - (localisers.keys() & graders.keys()))
+        if alone:
+            raise UnusableRun(
+                f"{', '.join(alone)}: localisers without graders, or graders without localisers: "
+                "join them to other recipes with --locate together or apart"
+            )
+        return tuple(_route(name, localisers[name], graders[name]) for name in graders)
+    if locate == "together":
+        everyone = [run for found in localisers.values() for run in found]
+        return tuple(_route(name, everyone, found) for name, found in graders.items())
+    pairs = [(finder, name) for name in graders for finder in localisers]
+    return tuple(_route(f"{name}_at_{finder}", localisers[finder], graders[name]) for finder, name in pairs)
+
+
+def _with_role(runs: Sequence[Run], role: str) -> list[Run]:
+    return [run for run in runs if run.recipe.member.role == role]
+
+
+def _route(name: str, localisers: Sequence[Run], graders: Sequence[Run]) -> Route:
+    runs = [*localisers, *graders]
+    return route_of(name, [run.artefact for run in runs], [run.recipe for run in runs])
 
 
 def read_run(folder: Path, recipe: MemberRecipe) -> Run | None:

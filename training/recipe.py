@@ -70,12 +70,32 @@ class Augmentation(Spec):
     """Largest shift of the slice window, in slices."""
 
 
+class Pretraining(Spec):
+    """A first fit, on published images of single slices (training/data/external.py), where there are any."""
+
+    epochs: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    sources: tuple[Literal["lsd", "osf", "spider", "tseg"], ...] = ("lsd", "osf", "spider", "tseg")
+    """Sagittal T2 (lsd, spider), T1 (osf) and CT (tseg)."""
+
+
 class Fitting(Spec):
     """Everything between a member's inputs and its weights."""
 
     network: Network
-    loss: Literal["heatmap_mse", "weighted_cross_entropy"]
+    loss: Literal[
+        "heatmap_mse",
+        "heatmap_correlation",
+        "coordinate_smooth_l1",
+        "heat_and_pointer_bce",
+        "level_distance",
+        "level_classes",
+        "weighted_cross_entropy",
+    ]
+    loss_options: dict[str, float] = {}
+    """What the loss of that name takes beyond the batch."""
     optimisation: Optimisation
+    pretraining: Pretraining | None = None
     augmentation: Augmentation = Augmentation()
     sigma_px: float = Field(default=10.0, gt=0)
     """Localisers: standard deviation of the target heatmap, in input pixels."""
@@ -89,6 +109,7 @@ class Localiser(Spec):
     unit: UnitKind
     inputs: tuple[ViewRequest, ...]
     targets: tuple[str, ...]
+    answers: Literal["points", "slices"] = "points"
     tta: tuple[Literal["mirror"], ...] = ()
     fitting: Fitting
 
@@ -163,7 +184,10 @@ class Recipe(Spec):
 
 
 def _member(name: str, role: Literal["localiser", "grader"], spec: Localiser | Grader) -> Member:
-    return Member(name=name, role=role, unit=spec.unit, inputs=spec.inputs, targets=spec.targets, tta=spec.tta)
+    answers = spec.answers if isinstance(spec, Localiser) else "points"
+    return Member(
+        name=name, role=role, unit=spec.unit, inputs=spec.inputs, targets=spec.targets, answers=answers, tta=spec.tta
+    )
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kernels.lumbar.specs import Artefact
+from kernels.lumbar.manifest import Artefact
 from training.recipe import MemberRecipe, Recipe
 
 
@@ -29,6 +29,11 @@ class RunFolder:
     def priors(self) -> Path:
         """Priors of the training labels, row → probabilities."""
         return self.runs / self.recipe.name / "priors.json"
+
+    @property
+    def shape(self) -> Path:
+        """The shape of the training studies' landmarks, or null where too few were annotated."""
+        return self.runs / self.recipe.name / "shape.json"
 
     @property
     def profile(self) -> Path:
@@ -60,9 +65,11 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def job_digest(member: MemberRecipe, fold: int, seed: int, fingerprint: str, jitter_mm: dict[str, float]) -> str:
-    """What a job's weights depend on."""
-    return digest(member.model_dump(mode="json"), fold, seed, fingerprint, jitter_mm)
+def job_digest(
+    member: MemberRecipe, fold: int, seed: int, fingerprint: str, jitter_mm: dict[str, float], images: str | None = None
+) -> str:
+    """What a job's weights depend on; `images`: the fingerprint of those that it was pretrained on."""
+    return digest(member.model_dump(mode="json"), fold, seed, fingerprint, jitter_mm, *filter(None, [images]))
 
 
 def is_finished(folder: Path, made_by: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,11 @@ from pathlib import Path
 import torch
 import yaml
 
-from kernels.lumbar.specs import Provenance
+from kernels.lumbar.manifest import Provenance
 from kernels.lumbar.submission import replace_json, replace_text
 from training.data.cache import Cache
+from training.data.external import LevelImages
+from training.data.external_samples import PretrainingSamples
 from training.data.samples import MemberSamples
 from training.data.tables import Tables
 from training.fitting.export import ExportError, export
@@ -44,6 +47,8 @@ class Job:
     """Series kind → standard deviation, each axis, of what the fold's localiser misses by."""
     device: torch.device
     commit: str
+    images: LevelImages | None = None
+    """What networks whose recipe asks for it are pretrained on."""
 
     @property
     def out(self) -> Path:
@@ -53,7 +58,8 @@ class Job:
     @property
     def digest(self) -> str:
         """Names everything the weights depend on."""
-        return job_digest(self.member, self.fold, self.recipe.seed, self.tables.fingerprint, self.jitter_mm)
+        images = self.images.fingerprint if self.images and self.member.fitting.pretraining else None
+        return job_digest(self.member, self.fold, self.recipe.seed, self.tables.fingerprint, self.jitter_mm, images)
 
     @property
     def named_member(self) -> MemberRecipe:
@@ -76,7 +82,7 @@ def train(job: Job) -> None:
     started = time.monotonic()
     try:
         samples = MemberSamples(job.cache, job.tables, member, training, held_out, job.device, seed, job.jitter_mm)
-        result = fit(member, samples, out, job.device, seed)
+        result = fit(member, samples, out, job.device, seed, _pretrained(job, member, seed))
         artefact = export(result.net, member, out, _provenance(job, seed), seed)
     except (FitError, ExportError, NetworkError, ValueError) as error:
         raise TrainingError(f"{member.member.name}: {error}") from error
@@ -94,6 +100,19 @@ def train(job: Job) -> None:
     )
 
 
+def _pretrained(job: Job, member: MemberRecipe, seed: int) -> dict[str, torch.Tensor] | None:
+    """Weights fitted to published images, where the recipe asks for that and there are any."""
+    asked = member.fitting.pretraining
+    if asked is None or job.images is None:
+        return None
+    changes = {"epochs": asked.epochs, "learning_rate": asked.learning_rate}
+    optimisation = member.fitting.optimisation.model_copy(update=changes)
+    fitting = member.fitting.model_copy(update={"optimisation": optimisation})
+    first = member.model_copy(update={"fitting": fitting})
+    samples = PretrainingSamples(job.images, first, job.device, seed, asked.sources)
+    return fit(first, samples, job.out / "pretraining", job.device, seed).net.state_dict()
+
+
 def _begin(out: Path, made_by: str) -> None:
     """Make the folder; what another recipe or other data left in it must not be resumed."""
     out.mkdir(parents=True, exist_ok=True)
@@ -101,6 +120,7 @@ def _begin(out: Path, made_by: str) -> None:
     if not mark.is_file() or json.loads(mark.read_text()).get("digest") != made_by:
         for name in ("checkpoint.pt", "weights.ts", "artefact.json", "history.csv", "curves.png", "done.json"):
             (out / name).unlink(missing_ok=True)
+        shutil.rmtree(out / "pretraining", ignore_errors=True)
         replace_json(mark, {"digest": made_by})
 
 

@@ -1,6 +1,7 @@
 """All networks of one or several recipes: cache → localisers → what they miss by → graders → out-of-fold score.
 
     python -m training.train_all --data DIR --runs RUNS [--recipes a b] [--profile smoke|bench|full] [--folds 0 1]
+                                 [--coordinates DIR]
 
 A finished job is not done again unless its recipe, its data or what it was made from changed; an interrupted one
 resumes at its last epoch.
@@ -20,7 +21,10 @@ import torch
 
 from kernels.lumbar.submission import replace_json
 from training.data.cache import Cache, CacheError, build_cache, requests_of
+from training.data.external import LevelImages, read_pretraining, with_improved_coordinates
+from training.data.external_samples import pretrainable
 from training.data.folds import FoldsError, read_or_make_folds
+from training.data.shape import fit_shape
 from training.data.tables import Tables, TablesError, read_tables
 from training.evaluation.priors import weighted_priors
 from training.evaluation.validate import localiser_errors, validate
@@ -44,27 +48,44 @@ class Plan:
     cache: Cache
     device: torch.device
     commit: str
+    images: LevelImages | None = None
 
     def train(self, member: MemberRecipe, fold: int, jitter_mm: dict[str, float]) -> None:
         """One job, if it is not finished already."""
         shared = (self.folder, self.tables, self.folds, self.cache)
-        train(Job(self.recipe, member, fold, *shared, jitter_mm, self.device, self.commit))
+        train(Job(self.recipe, member, fold, *shared, jitter_mm, self.device, self.commit, self.images))
 
     def held_out(self, fold: int) -> list[str]:
         """The studies of a fold."""
         return [study for study, its_fold in self.folds.items() if its_fold == fold]
 
 
-def train_recipe(recipe: Recipe, data: Path, runs: Path, folds: Sequence[int], jobs: int) -> None:
-    """Everything of one recipe, up to its out-of-fold score."""
+def train_recipe(
+    recipe: Recipe,
+    data: Path,
+    runs: Path,
+    folds: Sequence[int],
+    jobs: int,
+    localisers_only: bool = False,
+    coordinates: Path | None = None,
+) -> None:
+    """Everything of one recipe, up to its out-of-fold score; or its localisers and what they miss by.
+
+    `coordinates`: the folder of published coordinates (training/data/external.py), if there is one.
+    """
     folder = RunFolder(runs, recipe)
     tables = read_tables(data)
+    if coordinates is not None:
+        tables = with_improved_coordinates(coordinates, data, tables)
+    images = images_for(recipe, coordinates)
     assignment = read_or_make_folds(folder.folds, tables, recipe.folds, recipe.seed)
     replace_json(folder.priors, weighted_priors(tables.labels))
-    members = recipe.members()
+    members = [one for one in recipe.members() if one.member.role == "localiser" or not localisers_only]
     cache = build_cache(data, tables, requests_of(members), runs / "cache", jobs)
+    shape = fit_shape(list(cache.points.values()))
+    replace_json(folder.shape, None if shape is None else shape.model_dump(mode="json"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    plan = Plan(recipe, folder, data, tables, assignment, cache, device, git_commit())
+    plan = Plan(recipe, folder, data, tables, assignment, cache, device, git_commit(), images)
     localisers = [member for member in members if member.member.role == "localiser"]
     graders = [member for member in members if member.member.role == "grader"]
     log.info("%s/%s: %d networks in folds %s on %s", recipe.name, recipe.profile, len(members), list(folds), device)
@@ -78,8 +99,24 @@ def train_recipe(recipe: Recipe, data: Path, runs: Path, folds: Sequence[int], j
         jitter_mm = {kind: error.sigma_mm for kind, error in errors.items()}
         for member in graders:
             plan.train(member, fold, jitter_mm)
+    if not graders:
+        return
     score = validate(folder, members, data, tables, assignment, folds)
     log.info("%s/%s out of fold: %s", recipe.name, recipe.profile, score)
+
+
+def images_for(recipe: Recipe, coordinates: Path | None) -> LevelImages | None:
+    """The published images, where a network of the recipe is to be pretrained on them.  Raises RecipeError."""
+    asking = [one.member for one in recipe.members() if one.fitting.pretraining is not None]
+    try:
+        for member in asking:
+            pretrainable(member)
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+    if asking and coordinates is None:
+        names = ", ".join(member.name for member in asking)
+        log.warning("no pretraining of %s: name the published coordinates with COORDINATES=", names)
+    return read_pretraining(coordinates) if asking and coordinates is not None else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,6 +128,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipes", nargs="*", default=[], help="names of training/recipes; default: all")
     parser.add_argument("--profile", choices=["smoke", "bench", "full"], default="full")
     parser.add_argument("--folds", nargs="*", type=int, default=[], help="default: those of the recipe")
+    parser.add_argument("--coordinates", type=Path, help="a folder of published coordinates, for better points")
+    parser.add_argument("--localisers-only", action="store_true", help="leave the graders out")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that decode")
     options = parser.parse_args(argv)
     names = options.recipes or sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -101,7 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             wrong = [fold for fold in folds if fold not in range(recipe.folds)]
             if wrong:
                 raise RecipeError(f"{name} has folds 0 to {recipe.folds - 1}; {wrong} is none of them")
-            train_recipe(recipe, options.data, options.runs, list(folds), options.jobs)
+            where = (options.data, options.runs, list(folds), options.jobs)
+            train_recipe(recipe, *where, options.localisers_only, options.coordinates)
     except (RecipeError, TablesError, FoldsError, CacheError, TrainingError) as error:
         print(f"train-all stopped: {error}", file=sys.stderr)
         return 1

@@ -163,6 +163,15 @@ def project_points(planes: Sequence[Plane], points_mm: np.ndarray) -> np.ndarray
     return projected
 
 
+def slice_distances(planes: Sequence[Plane], points_mm: np.ndarray) -> np.ndarray:
+    """(slice, K) mm that each of (K, 3) points lies beyond each plane, in the direction of growing slices."""
+    origins = np.stack([plane.origin_mm for plane in planes])
+    normals = np.stack([plane.normal for plane in planes])
+    # Canonical stacks run against their normals, reversed views along them.
+    forward = np.sign((origins[-1] - origins[0]) @ normals.mean(0)) or -1.0
+    return forward * np.einsum("skd,sd->sk", points_mm[None] - origins[:, None], normals)
+
+
 def _fractional_index(distances: np.ndarray) -> float:
     """Where along the planes a point lies, from its signed distance to each of them."""
     count = len(distances)

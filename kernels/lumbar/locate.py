@@ -1,4 +1,8 @@
-"""Landmarks in patient mm from the localisers: each answers in its own pixels, and is lifted to mm at once."""
+"""Landmarks in patient mm from the localisers: each answers in its own pixels, and is lifted to mm at once.
+
+Localisers run in waves, those that need others' landmarks after these.  Answers to one landmark are averaged where they
+agree; what the shape of the spine contradicts is left out; what nobody found is guessed from that shape.
+"""
 
 from __future__ import annotations
 
@@ -6,95 +10,111 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
-from .feed import Feed, gather, mirrored_targets, mirrored_tensors
-from .labels import UNITS, row_of
+from .answers import Answer, answers_of, merge
+from .feed import ViewKey
+from .labels import ROWS, UNITS, row_of
 from .problems import Problem
+from .shape import Expectation, stack_centres
 from .specs import Member
 from .study import Study
-from .views import lift
+from .views import View
 from .weights import LoadedMember
+
+# A calibrated localiser that gives a point so little chance of being right has not found it.
+LEAST_CONFIDENCE = 0.05
 
 
 @dataclass
 class Located:
-    """What the localisers found: row name → point in patient mm, and how sure they are (0–1)."""
+    """Row name → point in patient mm, and how sure the localisers are (0–1)."""
 
     points: dict[str, np.ndarray] = field(default_factory=dict)
     confidence: dict[str, float] = field(default_factory=dict)
+    guessed: set[str] = field(default_factory=set)
+    """Rows that no localiser found: their points are where the shape of the spine expects them."""
+    by_member: dict[str, dict[str, Answer]] = field(default_factory=dict)
+    """What each localiser said, before it was held against the others."""
 
 
-def locate(study: Study, localisers: Sequence[LoadedMember], tta: bool = True) -> Located:
-    """Run the localisers, those that need others' landmarks after these; answers to one landmark are averaged in mm,
-    weighted by confidence.  A localiser that fails is a Problem of the study, and takes part in nothing."""
+def locate(
+    study: Study, localisers: Sequence[LoadedMember], expectation: Expectation | None = None, tta: bool = True
+) -> Located:
+    """Run the localisers on a study.  One that fails is a Problem of the study, and takes part in nothing."""
     located = Located()
+    views: dict[ViewKey, View | None] = {}
+    slices: dict[str, list[Answer]] = {}
+    points: dict[str, list[Answer]] = {}
     waiting = list(localisers)
     while waiting:
-        owed = {row for localiser in waiting for row in _answers(localiser.member)}
-        ready = [one for one in waiting if not owed & set(_needs(one.member))] or waiting
-        answers: dict[str, list[tuple[np.ndarray, float]]] = {}
-        for localiser in ready:
-            for row, point, confidence in _answer(study, localiser, located, tta):
-                answers.setdefault(row, []).append((point, confidence))
-        for row, found in answers.items():
-            weights = np.array([confidence for _, confidence in found]) + 1e-6
-            points = np.stack([point for point, _ in found])
-            located.points[row] = (points * weights[:, None]).sum(0) / weights.sum()
-            located.confidence[row] = float(np.mean([confidence for _, confidence in found]))
+        ready = _ready(waiting)
         waiting = [one for one in waiting if one not in ready]
+        for localiser in ready:
+            found = answers_of(study, localiser, located.points, located.confidence, views, tta)
+            located.by_member[localiser.member.name] = found
+            kept = slices if localiser.member.answers == "slices" else points
+            for row, answer in found.items():
+                if localiser.artefact.calibration is None or answer.confidence >= LEAST_CONFIDENCE:
+                    kept.setdefault(row, []).append(answer)
+        _settle(located, slices, points)
+        _hold_against_shape(study, located, expectation, owed={row for one in waiting for row in answered(one.member)})
+        # Views around landmarks change with these; whole images stay.
+        views = {key: view for key, view in views.items() if not key[1]}
+    if located.guessed and localisers:
+        detail = f"{len(located.guessed)} landmarks that nobody found lie where the shape of the spine expects them"
+        study.problems.append(Problem(study.study_id, "", "guessed-landmarks", detail))
     return located
 
 
-def _answers(member: Member) -> list[str]:
+def answered(member: Member) -> list[str]:
+    """The rows that a localiser answers."""
     return [row_of(target, unit) for unit in UNITS[member.unit] for target in member.targets]
 
 
-def _needs(member: Member) -> list[str]:
-    return [row for unit in UNITS[member.unit] for request in member.inputs for row in request.landmarks(unit)]
+def needed(member: Member) -> set[str]:
+    """The rows that a localiser has to know before it looks."""
+    return {row for unit in UNITS[member.unit] for request in member.inputs for row in request.landmarks(unit)}
 
 
-def _answer(study: Study, localiser: LoadedMember, located: Located, tta: bool) -> list[tuple[str, np.ndarray, float]]:
-    """(row, point in mm, confidence) of every target that one localiser finds in a study."""
-    member = localiser.member
-    feed = gather(study, member, located.points)
-    if feed is None:
-        study.problems.append(Problem(study.study_id, member.name, "nothing-to-look-at", "none of its views exists"))
-        return []
-    try:
-        points = _points(localiser, feed, tta)
-    except RuntimeError as error:  # what torch raises in a forward pass, out-of-memory included
-        study.problems.append(Problem(study.study_id, member.name, "localiser-failed", str(error).splitlines()[0]))
-        return []
-    found = []
-    for unit, views, answer in zip(feed.units, feed.views, points, strict=True):
-        view = views[0]
-        if view is None:
-            continue
-        in_mm = lift(view, answer[:, :3])
-        for target, point, confidence in zip(member.targets, in_mm, answer[:, 3], strict=True):
-            if np.isfinite(point).all() and np.isfinite(confidence):
-                found.append((row_of(target, unit), point, float(np.clip(confidence, 0, 1))))
-    if len(found) < sum(views[0] is not None for views in feed.views) * len(member.targets):
-        study.problems.append(Problem(study.study_id, member.name, "not-finite", "a point is not finite: left out"))
-    return found
+def _ready(waiting: Sequence[LoadedMember]) -> list[LoadedMember]:
+    """Those that need nothing that others still have to find; all where each waits for another.
+
+    One that starts from the landmark that it answers refines it: nobody has to wait for that, nor do refiners for each
+    other.
+    """
+    needs = {one.member.name: needed(one.member) for one in waiting}
+    owed = {row for one in waiting for row in answered(one.member) if row not in needs[one.member.name]}
+    return [one for one in waiting if not owed & needs[one.member.name]] or list(waiting)
 
 
-def _points(localiser: LoadedMember, feed: Feed, tta: bool) -> np.ndarray:
-    """(B, K, 4) slice, row, column, confidence in pixels of the first view, mean over the flips."""
-    tensors, present = feed.tensors()
-    points = localiser(tensors, present)
-    if not (tta and "mirror" in localiser.member.tta):
-        return points.numpy()
-    member = localiser.member
-    flipped = localiser(*mirrored_tensors(member, tensors, present))[:, mirrored_targets(member)]
-    request = member.inputs[0]
-    flipped = flipped.clone()
-    if request.series == "axial_t2":
-        flipped[..., 2] = request.size_px - 1 - flipped[..., 2]
-    else:
-        flipped[..., 0] = request.slices.count - 1 - flipped[..., 0]
-    both = torch.stack([points, flipped])
-    weight = both[..., 3:] + 1e-6
-    place = (both[..., :3] * weight).sum(0) / weight.sum(0)
-    return torch.cat([place, both[..., 3:].mean(0)], -1).numpy()
+def _settle(located: Located, slices: dict[str, list[Answer]], points: dict[str, list[Answer]]) -> None:
+    """One point a row: from those who found the place, else from those who found only the slice."""
+    for row in ROWS:
+        found = points.get(row) or slices.get(row)
+        if found:
+            merged = merge(found)
+            located.points[row], located.confidence[row] = merged.point, merged.confidence
+
+
+def _hold_against_shape(study: Study, located: Located, expectation: Expectation | None, owed: set[str]) -> None:
+    """Leave out what the rest contradicts, and guess what nobody has found nor is still going to look for."""
+    if expectation is None:
+        return
+    for row in located.guessed:
+        del located.points[row], located.confidence[row]
+    located.guessed = set()
+    settled = {row: point for row, point in located.points.items() if row not in owed}
+    for row in expectation.contradicted(settled, located.confidence):
+        detail = f"{row}: the other landmarks expect it elsewhere"
+        problem = Problem(study.study_id, "", "implausible-landmark", detail)
+        if problem not in study.problems:
+            study.problems.append(problem)
+        del located.points[row], located.confidence[row], settled[row]
+    known = settled or stack_centres(study)
+    if not known:
+        return
+    for row in ROWS:
+        if row not in located.points and row not in owed:
+            located.points[row], _ = expectation.of(known, row)
+            located.confidence[row] = 0.0
+            located.guessed.add(row)

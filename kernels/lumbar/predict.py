@@ -67,7 +67,7 @@ class Run:
             for row, (x, y, z) in located.points.items():
                 confidence = round(located.confidence[row], 4)
                 place = (round(float(x), 3), round(float(y), 3), round(float(z), 3))
-                self.landmarks.append((prediction.study_id, route, row, *place, confidence))
+                self.landmarks.append((prediction.study_id, route, row, *place, confidence, row in located.guessed))
 
     def report(self) -> dict[str, Any]:
         """What run_report.json holds."""
@@ -92,7 +92,7 @@ class Run:
     def finish(self) -> None:
         """Write the last file, the landmarks and the report."""
         self.write()
-        columns = ["study_id", "route", "row", "x_mm", "y_mm", "z_mm", "confidence"]
+        columns = ["study_id", "route", "row", "x_mm", "y_mm", "z_mm", "confidence", "guessed"]
         replace_text(self.out / "landmarks.csv", pd.DataFrame(self.landmarks, columns=columns).to_csv(index=False))
         replace_json(self.out / "run_report.json", self.report())
 

@@ -18,8 +18,9 @@ from .ensemble import combine
 from .feed import ViewKey
 from .grade import grade
 from .locate import Located, locate
+from .manifest import Manifest, Route
 from .problems import Problem
-from .specs import Manifest, Route
+from .shape import Expectation
 from .study import Study
 from .views import View
 from .weights import LoadedMember, WeightsError, load_member
@@ -49,6 +50,7 @@ class Predictor:
 
     def __init__(self, manifest: Manifest, folder: Path, device: torch.device, *, half: bool = False) -> None:
         self.manifest = manifest
+        self.expectation = None if manifest.shape is None else Expectation(manifest.shape)
         self.members: dict[str, LoadedMember] = {}
         self.problems: list[Problem] = []
         self.folds = {artefact.member.name: artefact.provenance.fold for artefact in manifest.artefacts}
@@ -102,7 +104,7 @@ class Predictor:
             return Located(dict(landmarks), dict.fromkeys(landmarks, 1.0))
         localisers = [self.members[n] for n in route.localisers if n in self.members and self.folds[n] in active]
         started = time.monotonic()
-        found = locate(study, localisers, effort.tta)
+        found = locate(study, localisers, self.expectation, effort.tta)
         share = (time.monotonic() - started) / max(len(localisers), 1)
         for localiser in localisers:
             budget.record(localiser.member.name, share / (2 if effort.tta and localiser.member.tta else 1))

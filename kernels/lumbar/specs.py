@@ -1,15 +1,12 @@
-"""Typed, frozen, extra-forbidding specifications shared by recipes, packaging and the kernel."""
+"""Typed, frozen, extra-forbidding specifications of networks' inputs and answers, shared by training and kernel."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from .labels import GROUPS, ROWS, UNITS, Unit, mirrored, row_of
-
-MANIFEST_FORMAT: Final = "lumbar-kit-manifest"
-MANIFEST_FORMAT_VERSION: Final = 1
+from .labels import LEVELS, UNITS, Unit, mirrored, row_of
 
 SeriesKind = Literal["sagittal_t1", "sagittal_t2", "axial_t2"]
 UnitKind = Literal["study", "side", "level", "level_side"]
@@ -33,21 +30,32 @@ class Spec(BaseModel):
 class SliceChoice(Spec):
     """Which consecutive slices of a stack a view takes."""
 
-    by: Literal["middle", "offset", "landmark"]
+    by: Literal["middle", "offset", "landmark", "all"]
     """middle: around the middle of the stack; offset: around a plane at `offset_mm` from it, to the unit's side;
-    landmark: around the plane nearest to the mean of `near`."""
-    count: int = Field(ge=1, le=64)
+    landmark: around the plane nearest to the mean of `near`; all: the whole stack, as `fit` and `stacks` say."""
+    count: int = Field(ge=1, le=192)
     offset_mm: float | dict[str, float] | None = None
     """Unsigned distance from the middle of the stack, one number or one per level (signed by side: left is +)."""
     near: MeanOf = ()
     """Landmarks (named relative to the unit) whose mean chooses the plane; empty = those of the view's centre."""
     max_distance_mm: float | None = Field(default=None, gt=0)
     """A nearest plane farther away than this means that the view is missing."""
+    fit: Literal["resample", "pad"] = "resample"
+    """How all slices become `count`: interpolated evenly from the first to the last; or as they are, with blank slices
+    at the end (of more than `count`, evenly chosen ones)."""
+    stacks: Literal["longest", "together"] = "longest"
+    """All slices of the longest stack of the series kind; or of all its stacks, one after the other."""
 
     @model_validator(mode="after")
-    def _offset_where_needed(self) -> SliceChoice:
+    def _options_where_needed(self) -> SliceChoice:
         if (self.by == "offset") != (self.offset_mm is not None):
             raise ValueError("offset_mm goes with slices by offset, and only with them")
+        if self.by != "all" and (self.fit, self.stacks) != ("resample", "longest"):
+            raise ValueError("fit and stacks go with all slices, and only with them")
+        if self.by == "all" and (self.near or self.max_distance_mm):
+            raise ValueError("near and max_distance_mm choose slices, and all slices are taken")
+        if self.stacks == "together" and self.fit != "pad":
+            raise ValueError("slices of several stacks are padded, not resampled: between two stacks lies no image")
         return self
 
     def __hash__(self) -> int:
@@ -67,6 +75,26 @@ class ViewRequest(Spec):
     normalisation: Literal["unit", "zscore"] = "zscore"
     mirror_right: bool = False
     """Present right-sided views as left ones: axial images flipped, sagittal stacks in reversed order."""
+    marks: MeanOf = ()
+    """Landmarks to draw in place of the images, as soft balls in space whose grey says which landmark it is: what one
+    series has shown, handed to a network that looks at another.  The view is missing where none of them is known."""
+
+    @model_validator(mode="after")
+    def _padding_is_at_the_end(self) -> ViewRequest:
+        if self.slices.fit == "pad":
+            if self.normalisation != "unit":
+                raise ValueError("blank slices are known by being zero: padding needs normalisation unit")
+            if self.mirror_right:
+                raise ValueError("padded slices cannot be presented in reversed order (mirror_right)")
+        return self
+
+    @model_validator(mode="after")
+    def _marks_are_drawn_alike(self) -> ViewRequest:
+        if self.marks and self.normalisation != "unit":
+            raise ValueError("marks are drawn in fixed greys: normalisation is unit")
+        if any(name.startswith(("left_", "right_")) or not name.endswith(LEVELS) for name in self.marks):
+            raise ValueError("marks are landmarks of the midline with their level: a mirrored study shows them alike")
+        return self
 
     @model_validator(mode="after")
     def _size_known(self) -> ViewRequest:
@@ -78,7 +106,7 @@ class ViewRequest(Spec):
 
     def landmarks(self, unit: Unit) -> tuple[str, ...]:
         """Row names of all landmarks this view needs at a unit."""
-        names = dict.fromkeys((*self.centre, *self.slices.near))
+        names = dict.fromkeys((*self.centre, *self.slices.near, *self.marks))
         return tuple(row_of(name, unit) for name in names)
 
     def side(self, unit: Unit) -> str | None:
@@ -108,6 +136,8 @@ class Member(Spec):
     unit: UnitKind
     inputs: tuple[ViewRequest, ...] = Field(min_length=1)
     targets: tuple[str, ...] = Field(min_length=1)
+    answers: Literal["points", "slices"] = "points"
+    """Of a localiser.  slices = it says only which slice shows a landmark; others, starting there, find the place."""
     tta: tuple[Literal["mirror"], ...] = ()
     """Test-time augmentations: mirror = also answer for the mirrored study and exchange left and right back."""
 
@@ -132,6 +162,8 @@ class Member(Spec):
         if self.unit in ("side", "level_side"):
             raise ValueError("mirror TTA is for units that hold both sides; sided views are mirrored by mirror_right")
         for request in self.inputs:
+            if request.series != "axial_t2" and request.slices.fit == "pad":
+                raise ValueError("mirror TTA needs sagittal slices that are resampled: padding has one end")
             if request.mirrored() not in self.inputs:
                 where = f"{request.series} view at {request.centre}"
                 raise ValueError(f"mirror TTA needs the mirrored partner of the {where}")
@@ -141,93 +173,3 @@ class Member(Spec):
         if self.role == "localiser" and first.side(UNITS[self.unit][0]) is not None:
             raise ValueError("a localiser with mirror TTA answers in a first view that holds both sides")
         return self
-
-
-class Weights(Spec):
-    """Where the TorchScript bytes of a member lie, and what proves that they are the right ones."""
-
-    file: str
-    offset: int = Field(default=0, ge=0)
-    bytes: int = Field(gt=0)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    golden_seed: int
-    """Seed of the golden input (see weights.golden_inputs)."""
-    golden_output: tuple[float, ...]
-    """The flattened float32 answer to the golden input on the exporting machine."""
-
-
-class Provenance(Spec):
-    """What made a member, and what it costs."""
-
-    recipe: str
-    network: str
-    backbone: str
-    fold: int
-    seed: int
-    profile: str
-    torch_version: str
-    git_commit: str
-    data_fingerprint: str
-    gflops_per_study: float | None = None
-    seconds_per_study: float | None = None
-    oof_score: dict[str, float] = {}
-    resolved_recipe: dict[str, Any] = {}
-
-
-class Artefact(Spec):
-    """One TorchScript file and all that is known of it."""
-
-    member: Member
-    weights: Weights
-    provenance: Provenance
-
-
-class GraderWeight(Spec):
-    """A grader's part in a route: a weight for each condition group (0 = takes no part)."""
-
-    name: str
-    weight: dict[Group, Annotated[float, Field(ge=0, le=100)]]
-
-
-class Route(Spec):
-    """One set of localisers, averaged in mm, and one set of graders that look where these point."""
-
-    name: str
-    weight: float = Field(default=1.0, gt=0, le=100)
-    localisers: tuple[str, ...]
-    graders: tuple[GraderWeight, ...]
-
-
-class Manifest(Spec):
-    """A released ensemble: its files, routes, weights and priors."""
-
-    format: Literal["lumbar-kit-manifest"] = MANIFEST_FORMAT
-    format_version: Literal[1] = MANIFEST_FORMAT_VERSION
-    name: str
-    average: Literal["logits", "probabilities"] = "logits"
-    priors: dict[str, tuple[float, float, float]]
-    """Row name → probabilities of a study about which nothing is known."""
-    artefacts: tuple[Artefact, ...]
-    routes: tuple[Route, ...]
-
-    @model_validator(mode="after")
-    def _complete_and_consistent(self) -> Manifest:
-        names = [artefact.member.name for artefact in self.artefacts]
-        if len(set(names)) != len(names):
-            raise ValueError("two artefacts have the same name")
-        roles = {artefact.member.name: artefact.member.role for artefact in self.artefacts}
-        for route in self.routes:
-            named = [(name, "localiser") for name in route.localisers]
-            named += [(grader.name, "grader") for grader in route.graders]
-            for name, role in named:
-                if roles.get(name) != role:
-                    raise ValueError(f"route '{route.name}' names '{name}', which is no {role} of this manifest")
-        if set(self.priors) != set(ROWS):
-            raise ValueError("priors must name the 25 rows, each once")
-        for row, prior in self.priors.items():
-            if min(prior) <= 0 or abs(sum(prior) - 1) > 1e-6:
-                raise ValueError(f"the prior of {row} must be positive and sum to 1")
-        return self
-
-
-EQUAL_WEIGHT: dict[Group, float] = dict.fromkeys(GROUPS, 1.0)  # type: ignore[arg-type]

@@ -1,34 +1,24 @@
-"""A ViewRequest → pixels: which stack, which slices, and a crop in square millimetres of each.
-
-Pixels are sampled through fixed-point coordinates (1/32 pixel, as OpenCV's own tables).  That makes a sample depend on
-nothing but its own place: a wide crop holds the bytes of a narrow one, a mirrored crop mirrors them, and OpenCV 4 and 5
-give the same bytes, which their warpAffine does not.
-"""
+"""A ViewRequest → pixels: which stacks, which slices, and a crop in square millimetres of each."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TypeVar
 
-import cv2
 import numpy as np
 import torch
 
-from .geometry import Plane, body_plane, lift_points, project_points
+from .geometry import CANONICAL_AXES, Plane, between, body_plane, lift_points, project_points
 from .labels import Unit, row_of
+from .marks import draw_marks
+from .sampling import longer_side_mm, sample
 from .specs import SliceChoice, ViewRequest
 from .study import Stack, Study
 
 Landmarks = Mapping[str, np.ndarray]
 Pixels = TypeVar("Pixels", np.ndarray, torch.Tensor)
-
-FRACTIONS = 32  # sub-pixel steps of cv2.remap's fixed-point tables
-FARTHEST_PX = 30000  # what a 16-bit coordinate can hold
-# Shrunk by more than this, several samples a pixel are averaged, as plain linear sampling would alias.
-LARGEST_PLAIN_SHRINK = 1.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +28,7 @@ class View:
     pixels: np.ndarray
     """(slice, size_px, size_px) uint8"""
     planes: tuple[Plane, ...]
-    """One a slice, of the view's own pixel grid."""
+    """One a slice, of the view's own pixel grid; blank slices, at the end, have none."""
     series_id: str
 
 
@@ -51,20 +41,25 @@ def cut(study: Study, request: ViewRequest, unit: Unit, landmarks: Landmarks) ->
     centre = _mean(landmarks, request.centre, unit)
     if not stacks or (request.centre and centre is None):
         return None
-    if request.slices.by == "landmark":
-        near = _mean(landmarks, request.slices.near, unit) if request.slices.near else centre
-        found = None if near is None else _nearest_plane(stacks, near, request.slices.max_distance_mm)
+    if request.slices.by == "all":
+        view = _whole(stacks, request, centre)
+    else:
+        found = _around(stacks, request, unit, landmarks, centre)
         if found is None:
             return None
         stack, index = found
-    else:
-        stack = min(stacks, key=lambda stack: (-len(stack.planes), stack.series_id))
-        wanted_mm = _wanted_position_mm(stack, request.slices, unit, request.side(unit))
-        if np.abs(stack.positions_mm - wanted_mm).min() > (request.slices.max_distance_mm or math.inf):
-            return None
-        index = float(np.interp(wanted_mm, stack.positions_mm, np.arange(len(stack.planes))))
-    view = _sample(stack, _window(stack, index, request.slices.count), centre, request)
-    return _mirrored(view, request.series) if request.mirror_right and request.side(unit) == "right" else view
+        window = _window(stack, index, request.slices.count)
+        size_mm = request.size_mm or longer_side_mm(stack, window)
+        pixels, planes = sample(stack, window, centre, size_mm, request.size_px)
+        view = View(pixels, tuple(planes), stack.series_id)
+    if request.mirror_right and request.side(unit) == "right":
+        view = _mirrored(view, request.series)
+    if not request.marks:
+        return view
+    marks = [landmarks.get(row_of(name, unit)) for name in request.marks]
+    if all(mark is None for mark in marks):
+        return None
+    return View(draw_marks(view.planes, marks, view.pixels.shape), view.planes, view.series_id)
 
 
 def lift(view: View, points: np.ndarray) -> np.ndarray:
@@ -98,6 +93,58 @@ def _mean(landmarks: Landmarks, names: Sequence[str], unit: Unit) -> np.ndarray 
     points = [landmarks.get(row_of(name, unit)) for name in names]
     known = [point for point in points if point is not None and np.isfinite(point).all()]
     return np.mean(known, axis=0) if known and len(known) == len(points) else None
+
+
+def _whole(stacks: Sequence[Stack], request: ViewRequest, centre_mm: np.ndarray | None) -> View:
+    """All slices of the longest stack, or of all stacks from head to feet, from patient right to left."""
+    choice = request.slices
+    if choice.stacks == "longest":
+        stacks = [_longest(stacks)]
+    along = CANONICAL_AXES[body_plane(request.series)][2]
+    stacks = sorted(stacks, key=lambda stack: (float(stack.centres_mm.mean(0) @ along), stack.series_id))
+    places = [(stack, index) for stack in stacks for index in range(len(stack.planes))]
+    if choice.fit == "pad" and len(places) > choice.count:
+        places = [places[index] for index in np.rint(np.linspace(0, len(places) - 1, choice.count)).astype(int)]
+    taken = [(stack, np.array([index for other, index in places if other is stack])) for stack in stacks]
+    taken = [(stack, indices) for stack, indices in taken if len(indices)]
+    size_mm = request.size_mm or max(longer_side_mm(stack, indices) for stack, indices in taken)
+    parts = [sample(stack, indices, centre_mm, size_mm, request.size_px) for stack, indices in taken]
+    pixels = np.concatenate([part for part, _ in parts])
+    planes = [plane for _, its_own in parts for plane in its_own]
+    if choice.fit == "pad":
+        blank = np.zeros((choice.count - len(pixels), *pixels.shape[1:]), np.uint8)
+        return View(np.concatenate([pixels, blank]), tuple(planes), stacks[0].series_id)
+    return View(*_resampled(pixels, planes, choice.count), stacks[0].series_id)
+
+
+def _resampled(pixels: np.ndarray, planes: Sequence[Plane], count: int) -> tuple[np.ndarray, tuple[Plane, ...]]:
+    """`count` slices evenly from the first to the last, interpolated between neighbours."""
+    positions = np.round(np.linspace(0, len(pixels) - 1, count), 9)
+    low = np.floor(positions).astype(int)
+    share = (positions - low)[:, None, None].astype(np.float32)
+    high = np.minimum(low + 1, len(pixels) - 1)
+    blend = pixels[low] * (1 - share) + pixels[high] * share
+    # Half to even, after the rounding noise is gone, so that a mirrored stack gives mirrored bytes.
+    return np.rint(np.round(blend, 3)).astype(np.uint8), tuple(between(planes, position) for position in positions)
+
+
+def _longest(stacks: Sequence[Stack]) -> Stack:
+    return min(stacks, key=lambda stack: (-len(stack.planes), stack.series_id))
+
+
+def _around(
+    stacks: Sequence[Stack], request: ViewRequest, unit: Unit, landmarks: Landmarks, centre: np.ndarray | None
+) -> tuple[Stack, float] | None:
+    """The stack and the fractional index around which slices are wanted; None where no plane is near enough."""
+    choice = request.slices
+    if choice.by == "landmark":
+        near = _mean(landmarks, choice.near, unit) if choice.near else centre
+        return None if near is None else _nearest_plane(stacks, near, choice.max_distance_mm)
+    stack = _longest(stacks)
+    wanted_mm = _wanted_position_mm(stack, choice, unit, request.side(unit))
+    if np.abs(stack.positions_mm - wanted_mm).min() > (choice.max_distance_mm or math.inf):
+        return None
+    return stack, float(np.interp(wanted_mm, stack.positions_mm, np.arange(len(stack.planes))))
 
 
 def _nearest_plane(
@@ -154,58 +201,3 @@ def _window(stack: Stack, index: float, count: int) -> np.ndarray:
     else:
         low = round(start)
     return np.clip(np.arange(low, low + count), 0, last)
-
-
-def _sample(stack: Stack, window: np.ndarray, centre_mm: np.ndarray | None, request: ViewRequest) -> View:
-    """Crop every slice of the window around the foot of the centre on its plane; None = around the slice's middle."""
-    size = request.size_px
-    size_mm = request.size_mm
-    if size_mm is None:
-        size_mm = float(
-            max(np.multiply(stack.pixels.shape[1:], stack.planes[index].spacing_mm).max() for index in window)
-        )
-    feet = np.tile(stack.centre, (len(stack.planes), 1)) if centre_mm is None else stack.to_pixels(centre_mm)[:, :2]
-    pixels = np.empty((len(window), size, size), np.uint8)
-    planes: list[Plane] = []
-    for place, index in enumerate(window):
-        if place and index == window[place - 1]:
-            pixels[place] = pixels[place - 1]
-            planes.append(planes[-1])
-            continue
-        plane = stack.planes[index]
-        # Rounded, so that the slices of an upright stack share one table; a millionth of a pixel is no loss.
-        row, column = (round(float(value), 6) for value in feet[index])
-        row_step, column_step = (size_mm / size / spacing for spacing in plane.spacing_mm)
-        _crop(stack.pixels[index], row, column, row_step, column_step, pixels[place])
-        half = (size - 1) / 2
-        planes.append(plane.grid(row - half * row_step, column - half * column_step, row_step, column_step))
-    return View(pixels, tuple(planes), stack.series_id)
-
-
-def _crop(image: np.ndarray, row: float, column: float, row_step: float, column_step: float, out: np.ndarray) -> None:
-    """Fill `out` (size, size) with samples around a pixel position, so many pixels apart; zeros outside the image."""
-    size = len(out)
-    shrink = max(row_step, column_step)
-    finer = math.ceil(shrink) if shrink > LARGEST_PLAIN_SHRINK else 1
-    places, weights = _tables(row, column, row_step / finer, column_step / finer, size * finer)
-    if finer == 1:
-        cv2.remap(image, places, weights, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
-    else:
-        fine = cv2.remap(image, places, weights, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
-        cv2.resize(fine, (size, size), dst=out, interpolation=cv2.INTER_AREA)
-
-
-@lru_cache(maxsize=4)
-def _tables(row: float, column: float, row_step: float, column_step: float, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """cv2.remap's fixed-point tables: whole pixels (size, size, 2) int16 and fractions (size, size) uint16."""
-    offsets = np.arange(size) - (size - 1) / 2
-    # Half to even, after the rounding noise is gone: the one rule that mirrored coordinates share.
-    rows = np.rint(np.round((row + offsets * row_step) * FRACTIONS, 6))
-    columns = np.rint(np.round((column + offsets * column_step) * FRACTIONS, 6))
-    limit = FARTHEST_PX * FRACTIONS
-    y = np.clip(rows, -limit, limit).astype(np.int32)[:, None]
-    x = np.clip(columns, -limit, limit).astype(np.int32)
-    places = np.empty((size, size, 2), np.int16)
-    places[..., 0] = x // FRACTIONS
-    places[..., 1] = y // FRACTIONS
-    return places, (y % FRACTIONS * FRACTIONS + x % FRACTIONS).astype(np.uint16)

@@ -15,7 +15,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from .specs import MANIFEST_FORMAT, MANIFEST_FORMAT_VERSION, Artefact, Manifest, Member
+from .manifest import MANIFEST_FORMAT, MANIFEST_FORMAT_VERSION, Artefact, Manifest
+from .specs import Member
 
 MANIFEST_FILE = "manifest.json"
 # Largest difference from the exporting machine's answer, relative to max(1, |answer|).  Other CPUs add in another

@@ -20,6 +20,9 @@ class Batch:
     target: torch.Tensor
     """Localisers: (B, K, 3) float32 slice, row, column in pixels of the first view, NaN where unknown.
     Graders: (B, K) int64 severities 0, 1, 2; -100 where there is no label."""
+    distance_mm: torch.Tensor | None = None
+    """Localisers: (B, S, K) float32, how far each landmark lies beyond each slice of the first view, in the direction
+    of growing slices (negative: before it); NaN where the landmark is unknown or the slice blank."""
 
 
 class Samples(Protocol):

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
@@ -24,7 +24,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from kernels.lumbar.geometry import Plane
-from kernels.lumbar.labels import SIDES, UNITS
+from kernels.lumbar.labels import ROW_INDEX, SIDES, UNITS
 from kernels.lumbar.problems import Problem
 from kernels.lumbar.specs import ViewRequest
 from kernels.lumbar.submission import replace_json, replace_text
@@ -39,7 +39,7 @@ MARGIN_SLICES = 1
 # Units of which a unit with both sides has one each; a sided view of the latter is kept once, with the former.
 SIDED_UNIT = {"study": "side", "level": "level_side"}
 # Changes whenever the same request gives other bytes, so that older caches are made again.
-CUTTING = "percentile window, area shrinking, warpAffine"
+CUTTING = "percentile window, area shrinking, remap; stack centres; resampled or padded whole stacks"
 log = logging.getLogger("cache")
 
 
@@ -48,8 +48,8 @@ class CacheError(Exception):
 
 
 def widened(request: ViewRequest) -> ViewRequest:
-    """The request with margin as it is cached; whole images have none."""
-    update: dict[str, object] = {"normalisation": "unit"}
+    """The request with margin as it is cached; whole images have none, and marks are drawn when they are needed."""
+    update: dict[str, object] = {"normalisation": "unit", "marks": ()}
     if request.centre and request.size_mm is not None:
         size_px = request.size_px + 2 * round(request.size_px * MARGIN)
         update["size_px"], update["size_mm"] = size_px, request.size_mm * size_px / request.size_px
@@ -89,13 +89,13 @@ class CachedView:
     present: np.ndarray
     """(N,) bool: whether the view exists."""
     geometry: np.ndarray
-    """(N, slice, 3, 3) origin, column step and row step of each slice in mm."""
+    """(N, slice, 3, 3) origin, column step and row step of each slice in mm; NaN of blank ones."""
     places: np.ndarray | None = None
     """(N,) which of the file's M views these are; None = all."""
 
     def planes(self, index: int) -> tuple[Plane, ...]:
-        """The planes of one view, slice by slice."""
-        return tuple(Plane(*vectors) for vectors in self.geometry[index])
+        """The planes of one view, slice by slice; blank slices, at the end, have none."""
+        return tuple(Plane(*vectors) for vectors in self.geometry[index] if np.isfinite(vectors).all())
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,8 @@ class Cache:
     landmarks: dict[str, dict[str, np.ndarray]]
     """Study → row → (3,) patient mm, as annotated."""
     views: dict[CacheRequest, CachedView]
+    points: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    """The landmarks, and the middles of the stacks (kernels.lumbar.shape.STACK_CENTRES)."""
 
     def of(self, unit: str, request: ViewRequest) -> CachedView:
         """The cached view, with margin, of a request without."""
@@ -128,8 +130,10 @@ def build_cache(root: Path, tables: Tables, requests: Iterable[CacheRequest], ou
         if missing or not landmark_file.is_file():
             _make(root, tables, missing, landmark_file, jobs)
     lifted = json.loads(landmark_file.read_text())
-    landmarks = {study: {row: np.array(point) for row, point in points.items()} for study, points in lifted.items()}
-    return Cache(tuple(tables.labels.index), landmarks, {request: _open(file) for request, file in files.items()})
+    points = {study: {name: np.array(point) for name, point in named.items()} for study, named in lifted.items()}
+    landmarks = {study: {n: point for n, point in one.items() if n in ROW_INDEX} for study, one in points.items()}
+    views = {request: _open(file) for request, file in files.items()}
+    return Cache(tuple(tables.labels.index), landmarks, views, points)
 
 
 def _open(file: Path) -> CachedView:

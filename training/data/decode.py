@@ -15,6 +15,7 @@ import torch
 from kernels.lumbar.dicom import read_study
 from kernels.lumbar.labels import UNITS
 from kernels.lumbar.problems import Problem
+from kernels.lumbar.shape import stack_centres
 from kernels.lumbar.specs import ViewRequest
 from kernels.lumbar.study import Study
 from kernels.lumbar.views import cut
@@ -59,7 +60,7 @@ class Decoded:
 
     number: int
     landmarks: dict[str, np.ndarray]
-    """Row → (3,) patient mm."""
+    """Row → (3,) patient mm; and the middles of the stacks (kernels.lumbar.shape.STACK_CENTRES)."""
     views: dict[CacheRequest, tuple[np.ndarray, np.ndarray]]
     """present (unit,) and geometry (unit, slice, 3, 3)."""
     problems: list[Problem]
@@ -95,9 +96,11 @@ def decode(task: Task) -> Decoded:
             if view is not None:
                 present[place] = True
                 target[task.number * len(units) + place] = view.pixels
-                geometry[place] = [(plane.origin_mm, plane.column_mm, plane.row_mm) for plane in view.planes]
+                planes = [(plane.origin_mm, plane.column_mm, plane.row_mm) for plane in view.planes]
+                geometry[place] = np.nan  # what blank slices keep
+                geometry[place, : len(planes)] = planes
         views[request] = (present, geometry)
-    return Decoded(task.number, landmarks, views, study.problems)
+    return Decoded(task.number, landmarks | stack_centres(study), views, study.problems)
 
 
 def lift_all(study: Study, annotations: Sequence[Annotation]) -> dict[str, np.ndarray]:

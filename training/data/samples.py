@@ -14,11 +14,11 @@ import pandas as pd
 import torch
 
 from kernels.lumbar.feed import mirrored_targets
-from kernels.lumbar.geometry import project_points
+from kernels.lumbar.geometry import project_points, slice_distances
 from kernels.lumbar.intensity import normalise
 from kernels.lumbar.labels import UNITS, row_of
+from kernels.lumbar.marks import draw_marks
 from kernels.lumbar.specs import ViewRequest
-from kernels.lumbar.views import mirror_pixels
 from training.data.augment import (
     grey_changes,
     inside_only,
@@ -29,7 +29,8 @@ from training.data.augment import (
     warp_points,
 )
 from training.data.batch import Batch
-from training.data.cache import Cache, CachedView
+from training.data.cache import Cache
+from training.data.crops import Change, central, grid_of, mirror_some, slice_window, take, take_slices
 from training.data.tables import MISSING, Tables
 from training.recipe import Augmentation, MemberRecipe
 
@@ -58,9 +59,12 @@ class MemberSamples:
         self.member, self.fitting = recipe.member, recipe.fitting
         self.device, self.seed = device, seed
         self.views = [cache.of(self.member.unit, request) for request in self.member.inputs]
+        if any(request.marks for request in self.member.inputs):
+            self.mark_error_mm = self._error_mm("sagittal_t2", localiser_error_mm)
         self.jitter_px = [self._jitter_px(request, localiser_error_mm) for request in self.member.inputs]
         self.partners = self._mirrored_views()
         self._set_targets(cache, tables.labels)
+        self.marks = self._landmarks_to_draw(cache)
         place = {study: number for number, study in enumerate(cache.studies)}
         self.train_indices = self._usable([place[study] for study in train_studies])
         self.validation_indices = self._usable([place[study] for study in validation_studies])
@@ -83,7 +87,7 @@ class MemberSamples:
             return None
         try:
             partners = [self.member.inputs.index(request.mirrored()) for request in self.member.inputs]
-            self.mirrored_order = mirrored_targets(self.member)
+            mirrored_targets(self.member)
         except ValueError as error:
             raise ValueError(
                 f"mirror needs each view and target of a side together with the other one's: {error}"
@@ -95,15 +99,20 @@ class MemberSamples:
     def _jitter_px(self, request: ViewRequest, localiser_error_mm: Mapping[str, float]) -> float:
         if not request.centre or request.size_mm is None:
             return 0.0
+        return self._error_mm(request.series, localiser_error_mm) * request.size_px / request.size_mm
+
+    def _error_mm(self, series: str, localiser_error_mm: Mapping[str, float]) -> float:
+        """Standard deviation, each axis, of what landmarks of a series are off by in training."""
         jitter_mm = self.fitting.augmentation.jitter_mm
         if jitter_mm == "localiser":
-            if request.series not in localiser_error_mm:
-                log.warning("%s: nothing is known of what localisers miss by in %s", self.member.name, request.series)
-            jitter_mm = localiser_error_mm.get(request.series, 0.0)
-        return jitter_mm * request.size_px / request.size_mm
+            if series not in localiser_error_mm:
+                log.warning("%s: nothing is known of what localisers miss by in %s", self.member.name, series)
+            return localiser_error_mm.get(series, 0.0)
+        return jitter_mm
 
     def _set_targets(self, cache: Cache, labels: pd.DataFrame) -> None:
-        """targets: (N, K) severities or (N, K, 3) points, and which samples have any."""
+        """targets: (N, K) severities or (N, K, 3) points with distance_mm, and which samples have any."""
+        self.distance_mm: np.ndarray | None = None
         units = UNITS[self.member.unit]
         rows = [[row_of(target, unit) for target in self.member.targets] for unit in units]
         if self.member.role == "grader":
@@ -111,14 +120,17 @@ class MemberSamples:
             self.targets = chosen.reshape(-1, len(self.member.targets)).astype(np.int64)
             self.labelled = (self.targets != MISSING).any(1)
             return
-        self.targets = np.full((len(cache.studies) * len(units), len(self.member.targets), 3), np.nan, np.float32)
+        count, slices = len(cache.studies) * len(units), self.views[0].pixels.shape[1]
+        self.targets = np.full((count, len(self.member.targets), 3), np.nan, np.float32)
+        self.distance_mm = np.full((count, slices, len(self.member.targets)), np.nan, np.float32)
         for index in np.flatnonzero(self.views[0].present).tolist():
             study, names = cache.studies[index // len(units)], rows[index % len(units)]
             points = cache.landmarks.get(study, {})
             known = [place for place, name in enumerate(names) if name in points]
             if known:
-                planes = self.views[0].planes(index)
-                self.targets[index, known] = project_points(planes, np.stack([points[names[place]] for place in known]))
+                planes, its_own = self.views[0].planes(index), np.stack([points[names[place]] for place in known])
+                self.targets[index, known] = project_points(planes, its_own)
+                self.distance_mm[index, : len(planes), known] = slice_distances(planes, its_own).T
         # In pixels of the cached view, of which a batch shows a part.
         self.targets = inside_only(torch.from_numpy(self.targets), self.views[0].pixels.shape[-1]).numpy()
         self.labelled = np.isfinite(self.targets).any((1, 2))
@@ -149,99 +161,86 @@ class MemberSamples:
         return [take(view, indices, out) for view, out in zip(self.views, parts, strict=True)]
 
     def _batch(self, indices: np.ndarray, generator: torch.Generator | None) -> Batch:
-        pixels = [view.to(self.device) for view in self.read(indices)]
-        present = torch.from_numpy(np.stack([view.present[indices] for view in self.views], 1)).float().to(self.device)
-        target = torch.from_numpy(self.targets[indices]).to(self.device)
+        present = torch.from_numpy(np.stack([view.present[indices] for view in self.views], 1)).float()
+        pixels = self.read(indices)
+        for number, marks in self.marks.items():
+            pixels[number], known = self._drawn(number, marks[indices], indices, generator)
+            present[:, number] *= known
+        whole = Batch(
+            tuple(view.to(self.device) for view in pixels),
+            present.to(self.device),
+            torch.from_numpy(self.targets[indices]).to(self.device),
+            None if self.distance_mm is None else torch.from_numpy(self.distance_mm[indices]).to(self.device),
+        )
         if generator is not None and self.partners is not None:
-            pixels, present, target = self._mirror(pixels, present, target, generator)
-        views = []
+            chosen = torch.rand(len(indices), generator=generator) < self.fitting.augmentation.mirror
+            whole = mirror_some(whole, self.member, self.partners, chosen.to(self.device))
+        views, target, distance_mm = [], whole.target, whole.distance_mm
+        changes: dict[ViewRequest, Change] = {}
         for number, request in enumerate(self.member.inputs):
             if generator is None:
-                grey, moved = central(pixels[number], target, request)
+                grey, moved, first = central(whole.views[number], whole.target, request)
             else:
-                grey, moved = self._augmented(number, pixels[number], target, generator)
+                grid = grid_of(request)
+                change = changes[grid] = changes.get(grid) or self._change(number, len(indices), generator)
+                grey, moved, first = self._augmented(number, change, whole, generator)
             if self.member.role == "localiser" and number == 0:
-                target = moved
-            views.append(normalise(grey, request.normalisation) * present[:, number, None, None, None])
-        return Batch(tuple(views), present, target)
+                target, distance_mm = moved, take_slices(whole.distance_mm, first, request.slices.count)
+            views.append(normalise(grey, request.normalisation) * whole.present[:, number, None, None, None])
+        return Batch(tuple(views), whole.present, target, distance_mm)
+
+    def _change(self, number: int, count: int, generator: torch.Generator) -> Change:
+        """How the samples of one view are turned and shifted; views of the same grid of pixels go together."""
+        matrix = random_affine(self.fitting.augmentation, count, generator)
+        return Change(matrix, torch.randn(count, 2, generator=generator) * self.jitter_px[number])
 
     def _augmented(
-        self, number: int, pixels: torch.Tensor, points: torch.Tensor, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One view with all its random changes, and its points if it has any."""
-        request, settings = self.member.inputs[number], self.fitting.augmentation
-        window, first = slice_window(pixels, request.slices.count, settings.slice_jitter, generator)
+        self, number: int, change: Change, whole: Batch, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """One view with all its random changes, its points if it has any, and (B, 1) its first slice."""
+        request, settings, points = self.member.inputs[number], self.fitting.augmentation, whole.target
+        window, first = slice_window(whole.views[number], request.slices.count, settings.slice_jitter, generator)
         grey = window.float()
-        matrix = random_affine(settings, len(grey), generator)
-        shift_px = torch.randn(len(grey), 2, generator=generator) * self.jitter_px[number]
+        matrix, shift_px = change
         from_px = grey.shape[-1]
         if not _is_identity(settings) or self.jitter_px[number] or from_px != request.size_px:
             grey = warp(grey, matrix, shift_px, request.size_px)
         if points.dim() == 3:
             points = warp_points(points, matrix.to(points.device), shift_px.to(points.device), from_px, request.size_px)
             points[..., 0] -= first.to(points.device)
-        grey = sharpen_or_blur(grey, settings.sharpen_or_blur, generator)
-        grey = grey_changes(grey, settings, generator)
+        if not request.marks:
+            grey = sharpen_or_blur(grey, settings.sharpen_or_blur, generator)
+            grey = grey_changes(grey, settings, generator)
         if settings.slice_shuffle and request.series in settings.slice_shuffle_series:
             grey = shuffle_slices(grey, settings.slice_shuffle, generator)
-        return grey, points
+        return grey, points, first
 
-    def _mirror(
-        self, pixels: list[torch.Tensor], present: torch.Tensor, target: torch.Tensor, generator: torch.Generator
-    ) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
-        """Show some samples mirrored; kernels.lumbar.feed.mirrored_tensors does the same to all of them."""
-        assert self.partners is not None
-        chosen = (torch.rand(len(target), generator=generator) < self.fitting.augmentation.mirror).to(self.device)
-        unit = UNITS[self.member.unit][0]
-        exchanged = []
-        for own, partner, request in zip(pixels, self.partners, self.member.inputs, strict=True):
-            sided = request.mirror_right and request.side(unit) is not None
-            other = pixels[partner] if sided else mirror_pixels(pixels[partner], request.series)
-            exchanged.append(torch.where(chosen[:, None, None, None], other, own))
-        flipped = target[:, self.mirrored_order].clone()
-        if self.member.role == "localiser":
-            axis = 2 if self.member.inputs[0].series == "axial_t2" else 0
-            last = pixels[0].shape[-1 if axis == 2 else 1] - 1
-            flipped[..., axis] = last - flipped[..., axis]
-        chosen_target = chosen.view(-1, *(1,) * (target.dim() - 1))
-        return (
-            exchanged,
-            torch.where(chosen[:, None], present[:, self.partners], present),
-            torch.where(chosen_target, flipped, target),
-        )
+    def _landmarks_to_draw(self, cache: Cache) -> dict[int, np.ndarray]:
+        """View → (N, M, 3) mm of the landmarks that it shows in place of images; NaN where unknown."""
+        units, marks = UNITS[self.member.unit], {}
+        for number, request in enumerate(self.member.inputs):
+            if request.marks:
+                nowhere = np.full(3, np.nan)
+                marks[number] = np.array(
+                    [
+                        [cache.landmarks.get(study, {}).get(row_of(name, unit), nowhere) for name in request.marks]
+                        for study in cache.studies
+                        for unit in units
+                    ]
+                )
+        return marks
 
-
-def take(view: CachedView, indices: np.ndarray, out: torch.Tensor | None = None) -> torch.Tensor:
-    """(B, slice, H, W) uint8 copied from the memory map in one call, to `out` where given."""
-    places = indices if view.places is None else view.places[indices]
-    if out is None:
-        return torch.from_numpy(np.take(view.pixels, places, axis=0))
-    # Any mode but "raise" writes to `out` without a copy between; indices of samples are never out of range.
-    np.take(view.pixels, places, axis=0, out=out.numpy(), mode="clip")
-    return out
-
-
-def central(pixels: torch.Tensor, points: torch.Tensor, request: ViewRequest) -> tuple[torch.Tensor, torch.Tensor]:
-    """The middle of cached (B, slice, H, W) views: what the kernel cuts, byte for byte; points (B, K, 3) go with it."""
-    first = (pixels.shape[1] - request.slices.count) // 2
-    edge = (pixels.shape[-1] - request.size_px) // 2
-    inner = slice(edge, edge + request.size_px)
-    if points.dim() == 3:
-        points = inside_only(points - torch.tensor([first, edge, edge], device=points.device), request.size_px)
-    return pixels[:, first : first + request.slices.count, inner, inner], points
-
-
-def slice_window(
-    pixels: torch.Tensor, count: int, jitter: int, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`count` neighbouring slices of each of (B, slice, H, W), up to `jitter` from the middle, and (B, 1) the first."""
-    spare = (pixels.shape[1] - count) // 2
-    reach = min(jitter, spare)
-    if not reach:
-        return pixels[:, spare : spare + count], torch.full((len(pixels), 1), spare)
-    first = torch.randint(spare - reach, spare + reach + 1, (len(pixels), 1), generator=generator)
-    index = (first + torch.arange(count)).to(pixels.device)
-    return pixels.gather(1, index[:, :, None, None].expand(-1, -1, *pixels.shape[2:])), first
+    def _drawn(
+        self, number: int, marks: np.ndarray, indices: np.ndarray, generator: torch.Generator | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, slice, H, W) uint8 marks, off by the localiser's error in training, and (B,) whether any is known."""
+        if generator is not None:
+            seed = int(torch.randint(2**62, (), generator=generator))
+            marks = marks + np.random.default_rng(seed).normal(0, self.mark_error_mm, marks.shape)
+        view = self.views[number]
+        shape = view.pixels.shape[1:]
+        drawn = [draw_marks(view.planes(index), list(one), shape) for index, one in zip(indices, marks, strict=True)]
+        return torch.from_numpy(np.stack(drawn)), torch.from_numpy(np.isfinite(marks).all(2).any(1))
 
 
 def _is_identity(settings: Augmentation) -> bool:

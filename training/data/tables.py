@@ -64,7 +64,7 @@ def read_tables(root: Path) -> Tables:
     return Tables(labels, series, coordinates, content.hexdigest())
 
 
-def _read(path: Path, columns: set[str]) -> pd.DataFrame:
+def read_csv(path: Path, columns: set[str]) -> pd.DataFrame:
     """A CSV as text, without empty and repeated rows, with at least these columns; line n has the index n - 2."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -90,7 +90,7 @@ def _read(path: Path, columns: set[str]) -> pd.DataFrame:
     return frame[~repeated]
 
 
-def _translate(path: Path, frame: pd.DataFrame, column: str, meanings: dict[str, object]) -> pd.Series:
+def translate(path: Path, frame: pd.DataFrame, column: str, meanings: dict[str, object]) -> pd.Series:
     """A column's texts by their meaning.  Raises TablesError for the first text that has none."""
     unknown = ~frame[column].isin(list(meanings))
     if unknown.any():
@@ -101,20 +101,20 @@ def _translate(path: Path, frame: pd.DataFrame, column: str, meanings: dict[str,
 
 
 def _labels(path: Path) -> pd.DataFrame:
-    frame = _read(path, {"study_id", *ROWS})
+    frame = read_csv(path, {"study_id", *ROWS})
     if frame["study_id"].duplicated().any():
         study = frame["study_id"][frame["study_id"].duplicated()].iloc[0]
         raise TablesError(f"{path}: study {study} stands there twice with different labels: keep one of the lines")
     if frame.empty:
         raise TablesError(f"{path} names no study")
     meanings: dict[str, object] = {**SEVERITY_TEXTS, "": MISSING}
-    columns = {row: _translate(path, frame, row, meanings).astype(np.int64) for row in ROWS}
+    columns = {row: translate(path, frame, row, meanings).astype(np.int64) for row in ROWS}
     return pd.DataFrame(columns).set_index(frame["study_id"].rename("study_id"))
 
 
 def _series(path: Path, studies: set[str]) -> dict[str, list[tuple[str, str]]]:
-    frame = _read(path, {"study_id", "series_id", "series_description"})
-    kinds = _translate(path, frame, "series_description", dict(SERIES_KINDS))
+    frame = read_csv(path, {"study_id", "series_id", "series_description"})
+    kinds = translate(path, frame, "series_description", dict(SERIES_KINDS))
     series: dict[str, list[tuple[str, str]]] = {}
     for study, identifier, kind in zip(frame["study_id"], frame["series_id"], kinds, strict=True):
         if study in studies and (identifier, kind) not in series.setdefault(study, []):
@@ -123,9 +123,9 @@ def _series(path: Path, studies: set[str]) -> dict[str, list[tuple[str, str]]]:
 
 
 def _coordinates(path: Path) -> pd.DataFrame:
-    frame = _read(path, {"study_id", "series_id", "instance_number", "condition", "level", "x", "y"})
-    conditions = _translate(path, frame, "condition", dict(CONDITION_TEXTS))
-    levels = _translate(path, frame, "level", dict(LEVEL_TEXTS))
+    frame = read_csv(path, {"study_id", "series_id", "instance_number", "condition", "level", "x", "y"})
+    conditions = translate(path, frame, "condition", dict(CONDITION_TEXTS))
+    levels = translate(path, frame, "level", dict(LEVEL_TEXTS))
     numbers = frame[["instance_number", "x", "y"]].apply(pd.to_numeric, errors="coerce")
     wrong = ~np.isfinite(numbers.to_numpy(float)).all(1) | (numbers["instance_number"] % 1 != 0).to_numpy()
     if wrong.any():

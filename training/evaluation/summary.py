@@ -23,10 +23,11 @@ from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.predictor import Predictor
 from kernels.lumbar.submission import replace_json
 from kernels.lumbar.weights import read_manifest
+from training.evaluation.landmarks import landmark_errors
 from training.evaluation.metric import score
 from training.evaluation.overlays import draw
 from training.evaluation.truth import TruthError, read_landmarks, read_solution
-from training.evaluation.validate import as_frame, landmark_errors, predict_studies
+from training.evaluation.validate import as_frame, predict_studies
 
 VIEW_NAMES = {
     "sagittal_t2": "Sagittal T2 (canal)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,58 +15,18 @@ from tqdm import tqdm
 
 from kernels.lumbar.budget import Budget
 from kernels.lumbar.ensemble import softmax
-from kernels.lumbar.labels import ROWS, SEVERITIES, group_of
+from kernels.lumbar.labels import ROWS, SEVERITIES
+from kernels.lumbar.manifest import Artefact, GraderWeight, Manifest, Route
 from kernels.lumbar.predictor import Prediction, Predictor, read_ahead
-from kernels.lumbar.specs import Artefact, GraderWeight, Manifest, Route
 from kernels.lumbar.submission import replace_json, replace_text
 from training.data.tables import Tables
+from training.evaluation.calibrate import calibrate
+from training.evaluation.landmarks import LandmarkError, landmark_errors
 from training.evaluation.metric import Score, score
 from training.recipe import MemberRecipe
 from training.runs import RunFolder
 
 log = logging.getLogger("validate")
-# The series in which each condition group is annotated, and the axis of the patient that its slices run along.
-VIEW_OF_GROUP = {"spinal": "sagittal_t2", "foraminal": "sagittal_t1", "subarticular": "axial_t2"}
-SLICE_AXIS = {"sagittal_t1": 0, "sagittal_t2": 0, "axial_t2": 2}
-# Median of the distance from the middle of a round gaussian, in standard deviations of one axis (Rayleigh).
-MEDIAN_OF_SIGMA = float(np.sqrt(2 * np.log(2)))
-# No localiser that is worth its crops is worse: beyond it, jitter would teach graders to look away.
-LARGEST_SIGMA_MM = 6.0
-
-
-@dataclass(frozen=True)
-class LandmarkError:
-    """In-plane distance between located and annotated points of one view."""
-
-    count: int
-    median_mm: float
-    p95_mm: float
-    sigma_mm: float
-    """Standard deviation, each axis, of the spread: from the median, so that wrong levels do not widen it."""
-
-
-def landmark_errors(
-    located: Mapping[str, Mapping[str, np.ndarray]], truth: Mapping[str, Mapping[str, np.ndarray]]
-) -> dict[str, LandmarkError]:
-    """View → error, from study → row → point in mm.  A point that was not located counts as a miss without bound."""
-    misses: dict[str, list[float]] = {view: [] for view in VIEW_OF_GROUP.values()}
-    for study, points in truth.items():
-        for row, point in points.items():
-            view = VIEW_OF_GROUP[group_of(row)]
-            found = located.get(study, {}).get(row)
-            if found is None:
-                misses[view].append(np.inf)
-            else:
-                in_plane = np.delete(np.asarray(found) - np.asarray(point), SLICE_AXIS[view])
-                misses[view].append(float(np.hypot(*in_plane)))
-    errors = {}
-    for view, values in misses.items():
-        if values:
-            median_mm = float(np.median(values))
-            sigma_mm = min(median_mm / MEDIAN_OF_SIGMA, LARGEST_SIGMA_MM)
-            p95_mm = float(np.quantile(values, 0.95, method="lower"))
-            errors[view] = LandmarkError(len(values), median_mm, p95_mm, sigma_mm)
-    return errors
 
 
 def fold_manifest(folder: RunFolder, members: Sequence[MemberRecipe], fold: int) -> Manifest:
@@ -76,6 +36,7 @@ def fold_manifest(folder: RunFolder, members: Sequence[MemberRecipe], fold: int)
         name=f"{folder.recipe.name} fold {fold}",
         average=folder.recipe.average,
         priors=json.loads(folder.priors.read_text()),
+        shape=json.loads(folder.shape.read_text()),
         artefacts=tuple(artefacts),
         routes=(route_of(folder.recipe.name, artefacts, members),),
     )
@@ -114,7 +75,7 @@ def localiser_errors(
     truth: Mapping[str, Mapping[str, np.ndarray]],
     fold: int,
 ) -> dict[str, LandmarkError]:
-    """What a fold's localisers miss by on the studies they never saw; kept beside them."""
+    """What a fold's localisers miss by on the studies they never saw; kept beside them, with their calibration."""
     manifest = fold_manifest(folder, localisers, fold)
     made_by = {artefact.member.name: artefact.weights.sha256 for artefact in manifest.artefacts}
     path = folder.localiser_errors(fold)
@@ -122,8 +83,10 @@ def localiser_errors(
         return {view: LandmarkError(**error) for view, error in kept["errors"].items()}
     predictor = Predictor(manifest, folder.profile, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     predictions = predict_studies(predictor, data / "train_images", tables.series, studies)
-    located = {study: one.located[folder.recipe.name].points for study, one in predictions.items()}
-    errors = landmark_errors(located, {study: truth[study] for study in studies if study in truth})
+    located = {study: one.located[folder.recipe.name] for study, one in predictions.items()}
+    known = {study: truth[study] for study in studies if study in truth}
+    errors = landmark_errors({study: found.points for study, found in located.items()}, known)
+    calibrate(folder, localisers, fold, located, known)
     replace_json(path, {"made_by": made_by, "errors": {view: asdict(error) for view, error in errors.items()}})
     return errors
 

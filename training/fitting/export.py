@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kernels.lumbar.labels import UNITS
-from kernels.lumbar.specs import Artefact, Member, Provenance, Weights
+from kernels.lumbar.manifest import Artefact, Provenance, Weights
+from kernels.lumbar.specs import Member
 from kernels.lumbar.weights import golden_inputs
 from training.recipe import MemberRecipe
 

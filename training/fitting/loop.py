@@ -49,9 +49,17 @@ class FitResult:
     """Of that epoch, for localisers."""
 
 
-def fit(recipe: MemberRecipe, samples: Samples, out: Path, device: torch.device, seed: int) -> FitResult:
+def fit(
+    recipe: MemberRecipe,
+    samples: Samples,
+    out: Path,
+    device: torch.device,
+    seed: int,
+    initial: dict[str, torch.Tensor] | None = None,
+) -> FitResult:
     """Fit a member, or continue where a killed run of the same recipe and seed left `out`.
 
+    `initial`: weights of the same network to start from, in place of published ones of its encoder.
     Writes checkpoint.pt and history.csv each epoch, and curves.png at the end.
     Raises FitError for a loss that is not finite, CheckpointError for a checkpoint that cannot be continued.
     """
@@ -59,7 +67,7 @@ def fit(recipe: MemberRecipe, samples: Samples, out: Path, device: torch.device,
     identity = {"recipe": recipe.model_dump(mode="json"), "seed": seed, "steps_per_epoch": samples.steps_per_epoch}
     saved = checkpoint.load(out / CHECKPOINT, identity)
     seed_everything(seed, 0)
-    run = _Run(recipe, samples, device, pretrained=saved is None)
+    run = _Run(recipe, samples, device, pretrained=saved is None and initial is None, initial=initial)
     if saved is not None:
         run.restore(saved)
     epochs, steps = recipe.fitting.optimisation.epochs, samples.steps_per_epoch
@@ -86,12 +94,22 @@ def seed_everything(seed: int, epoch: int) -> None:
 class _Run:
     """The state of a run between epochs."""
 
-    def __init__(self, recipe: MemberRecipe, samples: Samples, device: torch.device, *, pretrained: bool) -> None:
+    def __init__(
+        self,
+        recipe: MemberRecipe,
+        samples: Samples,
+        device: torch.device,
+        *,
+        pretrained: bool,
+        initial: dict[str, torch.Tensor] | None = None,
+    ) -> None:
         self.recipe, self.samples, self.device = recipe, samples, device
         self.optimisation = recipe.fitting.optimisation
         # Channels last: a quarter to a half less time for convolutions, on CPUs as on tensor cores.
         net = networks.for_member(recipe, pretrained=pretrained)
         self.net: nn.Module = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if initial is not None:
+            self.net.load_state_dict(initial)
         self.optimiser = make_optimiser(self.net, self.optimisation)
         self.ema = make_ema(self.net, self.optimisation)
         self.half = device.type == "cuda"
@@ -146,7 +164,7 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = rate_at(self.optimisation, step, self.samples.steps_per_epoch)
         with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.half):
-            loss = answer(self.net, _at_least_two(batch), self.recipe.fitting).loss
+            loss, _ = answer(self.net, _at_least_two(batch), self.recipe.fitting)
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss.mean).backward()
         self.scaler.unscale_(self.optimiser)
@@ -164,11 +182,11 @@ class _Run:
         total, weight, errors = 0.0, 0.0, []
         for batch in self.samples.validation():
             with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.half):
-                loss, maps = answer(net, batch, self.recipe.fitting)
+                loss, said = answer(net, batch, self.recipe.fitting)
             total += loss.total.item()
             weight += loss.weight.item()
-            if maps is not None:
-                points = net.points(maps, batch.present)  # type: ignore[operator]
+            if self.recipe.member.role == "localiser":
+                points = net.points(said, batch.present)  # type: ignore[operator]
                 offset = (points - torch.nn.functional.pad(batch.target, (0, 1)))[..., 1:3]
                 errors.append(offset.norm(dim=-1)[known_points(batch.target)].cpu())
         if weight and not math.isfinite(total):
@@ -208,5 +226,9 @@ def _at_least_two(batch: Batch) -> Batch:
     """A batch of one sample is doubled: batch normalisation over a pooled, 1 × 1 map needs two."""
     if len(batch.target) > 1:
         return batch
-    views = tuple(view.repeat(2, 1, 1, 1) for view in batch.views)
-    return Batch(views, batch.present.repeat(2, 1), batch.target.repeat(2, *[1] * (batch.target.ndim - 1)))
+
+    def twice(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.repeat(2, *[1] * (tensor.ndim - 1))
+
+    distance_mm = None if batch.distance_mm is None else twice(batch.distance_mm)
+    return Batch(tuple(twice(view) for view in batch.views), twice(batch.present), twice(batch.target), distance_mm)

@@ -6,7 +6,7 @@ Losses are computed in float32 whatever the network answers in.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,28 +16,11 @@ from kernels.lumbar.labels import SEVERITY_WEIGHTS
 from training.data.batch import Batch
 from training.recipe import Fitting
 
+from . import coordinate_losses, map_losses, slice_losses
+from .sums import LossSum
 from .targets import gaussian_heatmaps, known_points
 
 UNLABELLED = -100
-
-
-class LossSum(NamedTuple):
-    """A sum of losses and the sum of its weights; both are 0, with a gradient, where a batch has no label at all."""
-
-    total: Tensor
-    weight: Tensor
-
-    @property
-    def mean(self) -> Tensor:
-        return self.total / self.weight.clamp_min(1e-12)
-
-
-class Answer(NamedTuple):
-    """What a network said in training or validation."""
-
-    loss: LossSum
-    maps: Tensor | None
-    """(B, K, h, w) of a localiser."""
 
 
 def heatmap_mse(
@@ -69,25 +52,28 @@ def weighted_cross_entropy(logits: Tensor, severities: Tensor) -> LossSum:
     return LossSum(total, weight.sum())
 
 
-def _heatmap_answer(net: nn.Module, batch: Batch, fitting: Fitting) -> Answer:
-    maps = net.heatmaps(*batch.views, batch.present)  # type: ignore[operator]
+def _heatmap_loss(outputs: Tensor, batch: Batch, fitting: Fitting) -> LossSum:
     shown = (batch.present[:, :1] > 0).expand(batch.target.shape[:2])
     size_px = batch.views[0].shape[-1]
     sigma_px, foreground = fitting.sigma_px, fitting.foreground
-    loss = heatmap_mse(maps, batch.target, size_px=size_px, sigma_px=sigma_px, known=shown, foreground=foreground)
-    return Answer(loss, maps)
+    return heatmap_mse(outputs, batch.target, size_px=size_px, sigma_px=sigma_px, known=shown, foreground=foreground)
 
 
-def _grade_answer(net: nn.Module, batch: Batch, fitting: Fitting) -> Answer:
-    return Answer(weighted_cross_entropy(net(*batch.views, batch.present), batch.target), None)
+def _grade_loss(outputs: Tensor, batch: Batch, fitting: Fitting) -> LossSum:
+    return weighted_cross_entropy(outputs, batch.target)
 
 
-ANSWERS: dict[str, Callable[[nn.Module, Batch, Fitting], Answer]] = {
-    "heatmap_mse": _heatmap_answer,
-    "weighted_cross_entropy": _grade_answer,
+LOSSES: dict[str, Callable[[Any, Batch, Fitting], LossSum]] = {
+    "heatmap_mse": _heatmap_loss,
+    "weighted_cross_entropy": _grade_loss,
+    **coordinate_losses.LOSSES,
+    **map_losses.LOSSES,
+    **slice_losses.LOSSES,
 }
 
 
-def answer(net: nn.Module, batch: Batch, fitting: Fitting) -> Answer:
-    """Run a network on a batch and compute the loss that the recipe names."""
-    return ANSWERS[fitting.loss](net, batch, fitting)
+def answer(net: nn.Module, batch: Batch, fitting: Fitting) -> tuple[LossSum, Any]:
+    """Run a network on a batch; the loss that the recipe names, and what it was computed from."""
+    outputs = net.outputs if hasattr(net, "outputs") else net
+    said = outputs(*batch.views, batch.present)  # type: ignore[operator]
+    return LOSSES[fitting.loss](said, batch, fitting), said

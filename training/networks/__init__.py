@@ -1,12 +1,12 @@
 """Architectures, one a file: every module of this folder that defines a class `Net`, under its file name.
 
 `Net` takes keyword arguments only: `inputs` (slices of each view), `size_px`, `targets` (how many), `pretrained`, for
-graders also `backbone`, and the options of the recipe.  It is called as `net(*views, present)` with one
-(B, slices, size_px, size_px) tensor a view and (B, views) of 0 and 1, and answers
+graders also `backbone`, where it names it `target_names`, and the options of the recipe.  It is called as
+`net(*views, present)` with one (B, slices, size_px, size_px) tensor a view and (B, views) of 0 and 1, and answers
 
 * a grader: logits (B, targets, 3);
 * a localiser: points (B, targets, 4) = slice, row, column in pixels of the first view, and a confidence in [0, 1].
-  For its loss it has `heatmaps(*views, present)` → (B, targets, h, w), and `points(maps, present)` → its answer.
+  For its loss it has `outputs(*views, present)`, what the loss is computed from, and `points(outputs, present)`.
 
 Every `Net` can be traced by torch.jit.trace, at any batch size, and answers for missing views (present = 0) as well.
 """
@@ -53,16 +53,24 @@ def names() -> tuple[str, ...]:
 
 def build(name: str, **arguments: Any) -> nn.Module:
     """A new network.  Raises NetworkError, with what there is, for an unknown name or option."""
-    modules = _modules(FOLDER)
-    if name not in modules:
-        raise NetworkError(f"there is no architecture '{name}'; there are: {', '.join(modules)}")
-    net_class = importlib.import_module(f"{__name__}.{modules[name]}").Net
-    known = inspect.signature(net_class).parameters
+    known = options_of(name)
     unknown = sorted(set(arguments) - set(known))
     if unknown:
         raise NetworkError(f"'{name}' has no option {', '.join(unknown)}; it has: {', '.join(known)}")
-    net: nn.Module = net_class(**arguments)
+    net: nn.Module = _net_class(name)(**arguments)
     return net
+
+
+def options_of(name: str) -> tuple[str, ...]:
+    """The arguments that an architecture takes.  Raises NetworkError, with what there is, for an unknown name."""
+    return tuple(inspect.signature(_net_class(name)).parameters)
+
+
+def _net_class(name: str) -> Any:
+    modules = _modules(FOLDER)
+    if name not in modules:
+        raise NetworkError(f"there is no architecture '{name}'; there are: {', '.join(modules)}")
+    return importlib.import_module(f"{__name__}.{modules[name]}").Net
 
 
 def for_member(recipe: MemberRecipe, *, pretrained: bool = True) -> nn.Module:
@@ -85,4 +93,6 @@ def for_member(recipe: MemberRecipe, *, pretrained: bool = True) -> nn.Module:
     if not pretrained:
         arguments["pretrained"] = False
     inputs = tuple(view.slices.count for view in member.inputs)
+    if "target_names" in options_of(network.name):
+        arguments["target_names"] = member.targets
     return build(network.name, inputs=inputs, size_px=sizes.pop(), targets=len(member.targets), **arguments)

@@ -81,7 +81,7 @@ class Net(nn.Module):
         if getattr(self.network.encoder, "_is_transformer_style", False):
             self.network.encoder = FourfoldEncoder(self.network.encoder)
 
-    def heatmaps(self, *inputs: Tensor) -> Tensor:
+    def outputs(self, *inputs: Tensor) -> Tensor:
         """Maps (B, targets, h, w) for `*views, present`; the target of a known landmark has a peak of 1."""
         *views, present = inputs
         shown = [view * present[:, number, None, None, None] for number, view in enumerate(views)]
@@ -100,7 +100,7 @@ class Net(nn.Module):
         )
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return self.points(self.heatmaps(*inputs), inputs[-1])
+        return self.points(self.outputs(*inputs), inputs[-1])
 
 
 def _ramps(image: Tensor) -> list[Tensor]:

@@ -1,0 +1,127 @@
+"""What one localiser says of one study, in patient mm; and what several that speak of one landmark say together."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .feed import Feed, ViewKey, gather, mirrored_targets, mirrored_tensors
+from .labels import row_of
+from .manifest import Calibration
+from .problems import Problem
+from .specs import Member
+from .study import Study
+from .views import View, lift
+from .weights import LoadedMember
+
+# Answers farther apart speak of different places: half the distance of two discs.
+AGREEMENT_MM = 15.0
+# A point this share of the image beyond its border is an answer gone wrong, not a landmark just outside.
+OUTSIDE = 0.25
+SMALLEST = 1e-6
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A point (3,) in patient mm, and how sure its localiser is of it (0–1)."""
+
+    point: np.ndarray
+    confidence: float
+
+
+def merge(answers: Sequence[Answer]) -> Answer:
+    """One answer from several to the same landmark: the mean, weighted by confidence, of the largest agreement.
+
+    Those farther than AGREEMENT_MM from the answer with the most confident company around it are left out, and lower
+    the confidence: the mean of two neighbouring discs is neither.
+    """
+    points = np.stack([answer.point for answer in answers])
+    weights = np.array([answer.confidence for answer in answers]) + SMALLEST
+    near = np.linalg.norm(points[:, None] - points[None], axis=2) <= AGREEMENT_MM
+    support = near @ weights
+    # Of equally supported places all: no order of answers decides, nor does left or right.
+    chosen = near[support >= support.max() - SMALLEST].any(0)
+    shares = weights[chosen] / weights[chosen].sum()
+    confidence = float((weights[chosen] - SMALLEST).sum() / len(answers))
+    return Answer((points[chosen] * shares[:, None]).sum(0), min(max(confidence, 0.0), 1.0))
+
+
+def calibrated(confidence: float, calibration: Calibration | None) -> float:
+    """The chance that a point is right, from what its localiser says; unchanged without a calibration."""
+    if calibration is None or confidence <= 0:
+        return confidence
+    inner = min(max(confidence, 1e-4), 1 - 1e-4)
+    logit = math.log(inner / (1 - inner))
+    return 1 / (1 + math.exp(-(calibration.slope * logit + calibration.offset)))
+
+
+def answers_of(
+    study: Study,
+    localiser: LoadedMember,
+    landmarks: Mapping[str, np.ndarray],
+    confidence: Mapping[str, float],
+    views: dict[ViewKey, View | None],
+    tta: bool,
+) -> dict[str, Answer]:
+    """Row → answer of every target that a localiser finds in a study.  What goes wrong is a Problem of the study.
+
+    One that starts from the landmark that it answers is no surer of it than whoever found that.
+    """
+    member = localiser.member
+    feed = gather(study, member, landmarks, views)
+    if feed is None:
+        study.problems.append(Problem(study.study_id, member.name, "nothing-to-look-at", "none of its views exists"))
+        return {}
+    try:
+        passes = _passes(localiser, feed, tta)
+    except RuntimeError as error:  # what torch raises in a forward pass, out-of-memory included
+        study.problems.append(Problem(study.study_id, member.name, "localiser-failed", str(error).splitlines()[0]))
+        return {}
+    found: dict[str, list[Answer]] = {}
+    wrong: Counter[str] = Counter()
+    for points in passes:
+        for unit, unit_views, unit_points in zip(feed.units, feed.views, points, strict=True):
+            if unit_views[0] is None:
+                continue
+            starts = {row for request in member.inputs for row in request.landmarks(unit)}
+            in_mm = lift(unit_views[0], unit_points[:, :3])
+            for target, said, point in zip(member.targets, unit_points, in_mm, strict=True):
+                if kind := _wrong(said, member):
+                    wrong[kind] += 1
+                    continue
+                row = row_of(target, unit)
+                start = confidence.get(row, 1.0) if row in starts else 1.0
+                sure = calibrated(float(np.clip(said[3], 0, 1)), localiser.artefact.calibration) * start
+                found.setdefault(row, []).append(Answer(point, sure))
+    for kind, count in wrong.items():
+        study.problems.append(Problem(study.study_id, member.name, kind, f"{count} points left out"))
+    return {row: merge(answers) for row, answers in found.items()}
+
+
+def _wrong(where: np.ndarray, member: Member) -> str:
+    """The kind of Problem that a slice, row, column, confidence is, if it is one."""
+    if not np.isfinite(where).all():
+        return "not-finite"
+    request = member.inputs[0]
+    sizes = np.array([request.slices.count, request.size_px, request.size_px])
+    inside = (where[:3] >= -0.5 - OUTSIDE * sizes) & (where[:3] <= sizes * (1 + OUTSIDE) - 0.5)
+    return "" if inside.all() else "outside-the-image"
+
+
+def _passes(localiser: LoadedMember, feed: Feed, tta: bool) -> list[np.ndarray]:
+    """(B, K, 4) slice, row, column, confidence in pixels of the first view, of the study and of its mirror image."""
+    member = localiser.member
+    tensors, present = feed.tensors()
+    passes = [localiser(tensors, present)]
+    if tta and "mirror" in member.tta:
+        flipped = localiser(*mirrored_tensors(member, tensors, present))[:, mirrored_targets(member)].clone()
+        request = member.inputs[0]
+        axis, last = (2, request.size_px - 1) if request.series == "axial_t2" else (0, request.slices.count - 1)
+        flipped[..., axis] = last - flipped[..., axis]
+        passes.append(flipped)
+    return [torch.as_tensor(one).numpy() for one in passes]

@@ -1,0 +1,118 @@
+"""The manifest of a released ensemble: its files, what proves them, and how their answers are combined."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, model_validator
+
+from .labels import GROUPS, ROWS
+from .shape import Shape
+from .specs import Group, Member, Spec
+
+MANIFEST_FORMAT: Final = "lumbar-kit-manifest"
+MANIFEST_FORMAT_VERSION: Final = 1
+
+
+class Weights(Spec):
+    """Where the TorchScript bytes of a member lie, and what proves that they are the right ones."""
+
+    file: str
+    offset: int = Field(default=0, ge=0)
+    bytes: int = Field(gt=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    golden_seed: int
+    """Seed of the golden input (see weights.golden_inputs)."""
+    golden_output: tuple[float, ...]
+    """The flattened float32 answer to the golden input on the exporting machine."""
+
+
+class Provenance(Spec):
+    """What made a member, and what it costs."""
+
+    recipe: str
+    network: str
+    backbone: str
+    fold: int
+    seed: int
+    profile: str
+    torch_version: str
+    git_commit: str
+    data_fingerprint: str
+    gflops_per_study: float | None = None
+    seconds_per_study: float | None = None
+    oof_score: dict[str, float] = {}
+    resolved_recipe: dict[str, Any] = {}
+
+
+class Calibration(Spec):
+    """From what a localiser says of its certainty to how often such points are right.
+
+    P(within 5 mm) = sigmoid(slope * logit(confidence) + offset)    (Platt scaling)
+    """
+
+    slope: float = Field(ge=0)
+    offset: float
+
+
+class Artefact(Spec):
+    """One TorchScript file and all that is known of it."""
+
+    member: Member
+    weights: Weights
+    provenance: Provenance
+    calibration: Calibration | None = None
+    """Of a localiser: fitted on studies that it never saw."""
+
+
+class GraderWeight(Spec):
+    """A grader's part in a route: a weight for each condition group (0 = takes no part)."""
+
+    name: str
+    weight: dict[Group, Annotated[float, Field(ge=0, le=100)]]
+
+
+class Route(Spec):
+    """One set of localisers, averaged in mm, and one set of graders that look where these point."""
+
+    name: str
+    weight: float = Field(default=1.0, gt=0, le=100)
+    localisers: tuple[str, ...]
+    graders: tuple[GraderWeight, ...]
+
+
+class Manifest(Spec):
+    """A released ensemble: its files, routes, weights and priors."""
+
+    format: Literal["lumbar-kit-manifest"] = MANIFEST_FORMAT
+    format_version: Literal[1] = MANIFEST_FORMAT_VERSION
+    name: str
+    average: Literal["logits", "probabilities"] = "logits"
+    priors: dict[str, tuple[float, float, float]]
+    """Row name → probabilities of a study about which nothing is known."""
+    shape: Shape | None = None
+    """Where landmarks are to be expected, given others; None where too few studies were annotated to know."""
+    artefacts: tuple[Artefact, ...]
+    routes: tuple[Route, ...]
+
+    @model_validator(mode="after")
+    def _complete_and_consistent(self) -> Manifest:
+        names = [artefact.member.name for artefact in self.artefacts]
+        if len(set(names)) != len(names):
+            raise ValueError("two artefacts have the same name")
+        roles = {artefact.member.name: artefact.member.role for artefact in self.artefacts}
+        for route in self.routes:
+            named = [(name, "localiser") for name in route.localisers]
+            named += [(grader.name, "grader") for grader in route.graders]
+            for name, role in named:
+                if roles.get(name) != role:
+                    raise ValueError(f"route '{route.name}' names '{name}', which is no {role} of this manifest")
+        if set(self.priors) != set(ROWS):
+            raise ValueError("priors must name the 25 rows, each once")
+        for row, prior in self.priors.items():
+            if min(prior) <= 0 or abs(sum(prior) - 1) > 1e-6:
+                raise ValueError(f"the prior of {row} must be positive and sum to 1")
+        return self
+
+
+EQUAL_WEIGHT: dict[Group, float] = dict.fromkeys(GROUPS, 1.0)  # type: ignore[arg-type]

@@ -1,0 +1,132 @@
+"""A study's landmarks as a picture: located by packaged localisers, and the true or annotated ones where known.
+
+    python -m training.evaluation.show --data DIR --study ID [--weights DIR] [--out DIR]
+
+The study may be one of train_images or of test_images.  Without --weights only the truth is drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from kernels.lumbar.budget import Budget
+from kernels.lumbar.competition import read_series_table
+from kernels.lumbar.dicom import read_study
+from kernels.lumbar.locate import Located
+from kernels.lumbar.manifest import Manifest
+from kernels.lumbar.predictor import Predictor
+from kernels.lumbar.study import Study
+from kernels.lumbar.weights import WeightsError, find_manifest, read_manifest
+from training.data.decode import Annotation, lift_all
+from training.data.tables import TablesError, read_tables
+from training.evaluation.locating import Points, judge, shown, summary
+from training.evaluation.overlays import draw_located
+from training.evaluation.truth import TruthError, read_landmarks
+
+SPLITS = ("test", "train")
+NAMED = 3
+
+
+class ShowError(Exception):
+    """Nothing can be drawn, and why."""
+
+
+def open_study(data: Path, study_id: str) -> tuple[str, Study]:
+    """Its split, and the study, read.  Raises ShowError, which names some studies that are there."""
+    for split in SPLITS:
+        folder = data / f"{split}_images" / study_id
+        if study_id and folder.is_dir():
+            table = read_series_table(data / f"{split}_series_descriptions.csv")
+            study = read_study(folder, study_id, table.series.get(study_id, []))
+            if not study.stacks:
+                raise ShowError(f"study {study_id} has no usable series: see {split}_series_descriptions.csv")
+            return split, study
+    folders = [data / f"{split}_images" for split in SPLITS]
+    there = [sorted(one.name for one in folder.iterdir())[:NAMED] for folder in folders if folder.is_dir()]
+    names = ", ".join(name for some in there for name in some) or "no studies at all"
+    raise ShowError(
+        f"{data} has no study '{study_id}'; it has {names} and others" if there else f"{data} has no images"
+    )
+
+
+def known_landmarks(data: Path, split: str, study: Study) -> Points | None:
+    """Row → patient mm: the phantom's truth, or what annotators clicked in a training study; None where unknown."""
+    if (data / "truth" / "landmarks.csv").is_file():
+        return read_landmarks(data, split).get(study.study_id)
+    if split == "test":
+        return None
+    clicks = read_tables(data).coordinates
+    own = clicks[clicks["study_id"] == study.study_id]
+    columns = ["series_id", "instance", "row", "x", "y"]
+    return lift_all(study, [Annotation(*line) for line in own[columns].itertuples(index=False, name=None)])
+
+
+def locate_by_route(weights: Path, study: Study) -> dict[str, Located]:
+    """What each route of a package locates; its graders are not even loaded.  Raises WeightsError, ShowError."""
+    path = find_manifest([weights])
+    manifest = localisers_of(read_manifest(path))
+    predictor = Predictor(manifest, path.parent, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if not predictor.members:
+        reasons = "; ".join(problem.detail for problem in predictor.problems) or "it names none"
+        raise ShowError(f"{path} has no usable localiser: {reasons}")
+    return predictor.predict(study, Budget(float("inf"))).located
+
+
+def localisers_of(manifest: Manifest) -> Manifest:
+    """The manifest without graders."""
+    artefacts = tuple(artefact for artefact in manifest.artefacts if artefact.member.role == "localiser")
+    routes = tuple(route.model_copy(update={"graders": ()}) for route in manifest.routes)
+    return manifest.model_copy(update={"artefacts": artefacts, "routes": routes})
+
+
+def describe(study: Study, routes: Mapping[str, Located], truth: Points | None) -> list[str]:
+    """One line a route: what was found, and how far it lies from the truth."""
+    lines = []
+    for name, located in routes.items():
+        found = len(located.points) - len(located.guessed)
+        line = f"{name}: {found} landmarks located, {len(located.guessed)} guessed"
+        if truth:
+            slices = shown(study, truth)
+            judged = judge(study.study_id, truth, slices, located.points, list(slices), located.guessed)
+            one = summary(pd.DataFrame(judged)) if judged else None
+            line += "" if one is None else f", {one['median_mm']:.1f} mm (median) and {one['p95_mm']:.1f} mm (95 %) off"
+            line += (
+                "" if one is None else f", right level {one['right_level']:.0%}, right slice {one['right_slice']:.0%}"
+            )
+        lines.append(line)
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line.  What is missing ends it with one sentence."""
+    parser = argparse.ArgumentParser(prog="training.evaluation.show", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="a folder in the competition's layout")
+    parser.add_argument("--study", required=True, help="the number of a study")
+    parser.add_argument("--weights", type=Path, help="a packaged dataset folder; default: only the truth is drawn")
+    parser.add_argument("--out", type=Path, default=Path("."), help="folder of the picture")
+    given = parser.parse_args(argv)
+    try:
+        split, study = open_study(given.data, given.study)
+        truth = known_landmarks(given.data, split, study)
+        routes = locate_by_route(given.weights, study) if given.weights else {}
+        if not routes and not truth:
+            raise ShowError(f"nothing is known of study {given.study}: give --weights to locate its landmarks")
+        given.out.mkdir(parents=True, exist_ok=True)
+        path = given.out / f"overlay_{given.study}.png"
+        draw_located(study, routes, path, truth, f"({split})")
+    except (ShowError, TablesError, TruthError, WeightsError, OSError) as error:
+        print(f"nothing to show: {error}", file=sys.stderr)
+        return 1
+    problems = [f"{one.kind} {one.where}: {one.detail}".replace(" :", ":") for one in study.problems]
+    print("\n".join([str(path), *describe(study, routes, truth), *problems]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,270 @@
+"""Heat in each slice and a pointer along the slices: a 2D U-Net says where, a sequence model says in which slice.
+
+Source: siwooyong's and ElFazouani's RSNA 2024 solution (5th place, seed 002): a U-Net with a regnety_002 encoder over
+each slice and its neighbours, a second encoder with an LSTM or a transformer along the slices, and the product of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from . import NetworkError
+from .deeplab_heatmap import TIMM, FourfoldEncoder, _pretrained_encoder, _ramps, _unet
+from .encoders import slice_encoder
+from .heatmaps import points_from_maps
+
+NEIGHBOURS = 3  # a slice, the one before and the one after
+SIDES = ("left_", "right_")
+# Of a transformer's feature width, what one attention head takes.
+HEAD_WIDTH = 32
+
+
+class HeatAndPointer(NamedTuple):
+    """What the loss is computed from."""
+
+    heat: Tensor
+    """(B, S, C, h, w) logits: a map of each class in each slice."""
+    pointer: Tensor
+    """(B, S, K) logits: whether a slice is the one of a target."""
+    real: Tensor
+    """(B, S) bool: slices that are not blank; what is said of others means nothing."""
+    heat_of: Tensor
+    """(K,) the class whose heat shows each target."""
+
+
+class Net(nn.Module):
+    """Points (B, targets, 4) in pixels of the first and only view, in one of its slices that are not blank.
+
+    `encoder`: a name of segmentation_models_pytorch, or "tu-" and a timm name; `depth`: how often it halves the image.
+    `decoder_channels`: one number for each doubling, coarse to fine; fewer than `depth` end below full resolution.
+    `share_encoder`: the pointer sees the mean of the U-Net's deepest features, in place of its own encoder's
+    (`pointer_encoder`, by default the same as `encoder`): half the cost.
+    `along`: what reads the slices in order, `hidden` wide and `layers` deep.
+    `place`: "per_slice" takes row and column from the chosen slice's heat; "fixed" from the mean over all slices,
+    weighted by the pointer.
+    `sides`: only two heats, left and right, each shared by all targets of its side: the pointer alone tells levels.
+    `prior`: what the untrained heat says of each pixel, so that a U-Net from scratch need not first learn to be silent.
+    `window_px`: pixels farther from the highest one do not move the point, and speak against it where they are high;
+    by default a 24th of the input.  `coordinates`: as in deeplab_heatmap.
+    """
+
+    def __init__(
+        self,
+        *,
+        inputs: tuple[int, ...],
+        size_px: int,
+        targets: int,
+        target_names: tuple[str, ...],
+        pretrained: bool = True,
+        encoder: str = "tu-regnety_002",
+        decoder_channels: Sequence[int] | None = None,
+        depth: int = 5,
+        share_encoder: bool = False,
+        pointer_encoder: str | None = None,
+        along: Literal["lstm", "transformer"] = "lstm",
+        hidden: int = 256,
+        layers: int = 1,
+        dropout: float = 0.3,
+        place: Literal["per_slice", "fixed"] = "per_slice",
+        sides: bool = False,
+        prior: float = 0.01,
+        window_px: float | None = None,
+        coordinates: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(inputs) != 1:
+            raise NetworkError(f"heat_pointer looks at one view, not {len(inputs)}")
+        if place not in ("per_slice", "fixed"):
+            raise NetworkError(f"place is 'per_slice' or 'fixed', not '{place}'")
+        self.size_px, self.place, self.coordinates = size_px, place, coordinates
+        self.window_px = window_px if window_px is not None else max(2.0, size_px / 24)
+        heat_of = _sides_of(target_names) if sides else list(range(targets))
+        self.register_buffer("heat_of", torch.tensor(heat_of), persistent=False)
+        channels = NEIGHBOURS + 2 * coordinates
+        self.unet = build_unet(encoder, channels, max(heat_of) + 1, depth, decoder_channels, pretrained)
+        nn.init.constant_(self.unet.segmentation_head[0].bias, torch.logit(torch.tensor(prior)).item())
+        self.pointer_encoder: nn.Module | None = None
+        features = int(self.unet.encoder.out_channels[-1])
+        if not share_encoder:
+            name = (pointer_encoder or encoder).removeprefix(TIMM)
+            self.pointer_encoder = slice_encoder(name, size_px=size_px, pretrained=pretrained)
+            with torch.no_grad():  # asked of the encoder itself: timm's num_features leaves some heads out
+                features = int(self.pointer_encoder.eval()(torch.zeros(1, 1, size_px, size_px)).shape[1])
+        self.along = _along(along, features, hidden, layers, inputs[0], dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(self.along.width, targets)
+
+    def outputs(self, *inputs: Tensor) -> HeatAndPointer:
+        """Heat and pointer of `view, present`."""
+        view, present = inputs
+        view = view * present[:, 0, None, None, None]
+        real = real_slices(view)
+        shown = never_empty(real)
+        images = pick(with_neighbours(view, real), shown)
+        if self.coordinates:
+            images = torch.cat([images, *_ramps(images)], 1)
+        features = self.unet.encoder(images)
+        heat = self.unet.segmentation_head(self.unet.decoder(features))
+        if self.pointer_encoder is None:
+            pooled = features[-1].mean((2, 3))
+        else:
+            pooled = self.pointer_encoder(images[:, NEIGHBOURS // 2, None])
+        sequence = spread(pooled, shown) * real[..., None]
+        along = self.dropout(self.along(sequence, shown).float())
+        # In float32 as the LSTM: a trace cannot carry a change back to whatever the weights are kept in.
+        pointer = functional.linear(along, self.head.weight.float(), self.head.bias.float())
+        return HeatAndPointer(spread(heat, shown), pointer, real, self.heat_of)  # type: ignore[arg-type]
+
+    def points(self, outputs: HeatAndPointer, present: Tensor) -> Tensor:
+        """Points (B, targets, 4): the slice where heat × pointer is highest, the place of the heat in it.
+
+        Confidence: the pointer × the margin of the heat's peak.  The product alone hardly tells a neighbouring level's
+        spot from the right one; another spot nearly as high does.
+        """
+        heat, pointer, real, heat_of = outputs
+        trust = pointer.float().sigmoid()
+        peaks = heat.flatten(3).amax(3).float().sigmoid()
+        score = peaks[:, :, heat_of] * trust
+        best = score.masked_fill(~real[..., None], -1.0).argmax(1)
+        if self.place == "fixed":
+            weight = trust * real[..., None]
+            weight = weight / weight.sum(1, keepdim=True).clamp_min(1e-12)
+            maps = torch.einsum("bsk,bskyx->bkyx", weight, heat.float().sigmoid()[:, :, heat_of])
+        else:
+            index = (best * heat.shape[2] + heat_of)[..., None, None].expand(-1, -1, *heat.shape[3:])
+            maps = heat.flatten(1, 2).gather(1, index).float().sigmoid()
+        found = points_from_maps(maps, present, size_px=self.size_px, slice_index=0.0, window_px=self.window_px)
+        sure = margin(maps, found, self.size_px, self.window_px) * trust.gather(1, best[:, None])[:, 0]
+        sure = sure * real.gather(1, best) * present[:, :1].float()
+        return torch.stack([best.to(found.dtype), found[..., 1], found[..., 2], sure], 2)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.points(self.outputs(*inputs), inputs[-1])
+
+
+def build_unet(
+    encoder: str,
+    channels: int,
+    classes: int,
+    depth: int,
+    decoder_channels: Sequence[int] | None,
+    pretrained: bool,
+) -> Any:
+    """A U-Net of segmentation_models_pytorch as deeplab_heatmap builds it, with published weights if asked for."""
+    network: Any = _unet(encoder, channels, classes, depth, decoder_channels)
+    if pretrained:
+        network.encoder = _pretrained_encoder(encoder, channels, depth, 32)
+    if getattr(network.encoder, "_is_transformer_style", False):
+        network.encoder = FourfoldEncoder(network.encoder)
+    return network
+
+
+def real_slices(view: Tensor) -> Tensor:
+    """(B, S) bool of (B, S, H, W): slices that show anything; a view ends with blank ones where a stack is shorter."""
+    return view.abs().amax((2, 3)) > 0
+
+
+def never_empty(chosen: Tensor) -> Tensor:
+    """(B, S) bool with the first slice added where a sample has none chosen: no network is run on nothing at all."""
+    return torch.cat([chosen[:, :1] | ~chosen.any(1, keepdim=True), chosen[:, 1:]], 1)
+
+
+def pick(images: Tensor, chosen: Tensor) -> Tensor:
+    """(N, …) the chosen ones (B, S) of (B, S, …).
+
+    Blank slices cost half of an axial volume's time, and would count in the statistics of batch normalisation.
+    """
+    return images.flatten(0, 1)[chosen.flatten()]
+
+
+def spread(picked: Tensor, chosen: Tensor) -> Tensor:
+    """(B, S, …) from (N, …): the reverse of pick; slices that were not chosen hold a copy of another one."""
+    place = (chosen.flatten().long().cumsum(0) - 1).clamp_min(0)
+    return picked[place].reshape(-1, chosen.shape[1], *picked.shape[1:])
+
+
+def with_neighbours(view: Tensor, real: Tensor) -> Tensor:
+    """(B, S, 3, H, W): each slice between its neighbours; a slice without one is its own neighbour."""
+    before, after = (torch.cat(parts, 1) for parts in ([view[:, :1], view[:, :-1]], [view[:, 1:], view[:, -1:]]))
+    real_before, real_after = (torch.cat(p, 1) for p in ([real[:, :1], real[:, :-1]], [real[:, 1:], real[:, -1:]]))
+    before = torch.where(real_before[..., None, None], before, view)
+    after = torch.where(real_after[..., None, None], after, view)
+    return torch.stack([before, view, after], 2)
+
+
+def margin(maps: Tensor, found: Tensor, size_px: int, window_px: float) -> Tensor:
+    """(B, K) how much higher maps (B, K, h, w) rise at the points (B, K, 4) than anywhere beyond window_px of them."""
+    scale = maps.shape[-1] / size_px
+    rows = torch.ones_like(maps[:1, :1, :, :1]).cumsum(2) - 0.5
+    columns = torch.ones_like(maps[:1, :1, :1, :]).cumsum(3) - 0.5
+    from_row = (rows - (found[..., 1, None, None] + 0.5) * scale).abs()
+    from_column = (columns - (found[..., 2, None, None] + 0.5) * scale).abs()
+    beyond = torch.maximum(from_row, from_column) > window_px * scale
+    return (maps.amax((2, 3)) - (maps * beyond).amax((2, 3))).clamp(0, 1)
+
+
+def _sides_of(target_names: tuple[str, ...]) -> list[int]:
+    sides = [next((n for n, side in enumerate(SIDES) if name.startswith(side)), None) for name in target_names]
+    found = [side for side in sides if side is not None]
+    if len(found) < len(sides) or len(set(found)) < len(SIDES):
+        raise NetworkError(f"sides: true needs targets of both sides and no others, not {', '.join(target_names)}")
+    return found
+
+
+def _along(
+    kind: str, features: int, hidden: int, layers: int, slices: int, dropout: float
+) -> RecurrentAlong | TransformerAlong:
+    if kind == "lstm":
+        return RecurrentAlong(features, hidden, layers)
+    if kind == "transformer":
+        return TransformerAlong(features, hidden, layers, slices, dropout)
+    raise NetworkError(f"along is 'lstm' or 'transformer', not '{kind}'")
+
+
+class RecurrentAlong(nn.Module):
+    """(B, S, features) → (B, S, width) float32 by an LSTM in both directions, whatever the weights are kept in.
+
+    CPUs have no LSTM in half floats, and beside the images its cost is nothing.
+    """
+
+    def __init__(self, features: int, hidden: int, layers: int) -> None:
+        super().__init__()
+        self.width = 2 * hidden
+        self.lstm = nn.LSTM(features, hidden, layers, batch_first=True, bidirectional=True)
+
+    def forward(self, sequence: Tensor, shown: Tensor) -> Tensor:
+        layers, hidden = self.lstm.num_layers, self.lstm.hidden_size
+        weights = [weight.float() for layer in self.lstm.all_weights for weight in layer]
+        # Without an explicit start a traced LSTM remembers the exporting machine's device and float32 (pytorch #34256).
+        start = sequence.float().new_zeros(2 * layers, sequence.shape[0], hidden)
+        outputs: Tensor = torch.lstm(
+            sequence.float(), (start, start), weights, True, layers, 0.0, self.training, True, True
+        )[0]
+        return outputs
+
+
+class TransformerAlong(nn.Module):
+    """(B, S, features) → (B, S, width) by attention among the shown slices, which know their places in the stack."""
+
+    def __init__(self, features: int, hidden: int, layers: int, slices: int, dropout: float) -> None:
+        super().__init__()
+        if hidden % HEAD_WIDTH:
+            raise NetworkError(f"along: transformer needs hidden in multiples of {HEAD_WIDTH}, not {hidden}")
+        self.width = hidden
+        self.enter = nn.Linear(features, hidden)
+        self.position = nn.Parameter(torch.randn(slices, 1, hidden) * 0.02)
+        # Not batch_first: torch's fused path, which it takes in eval mode only, is none that a trace can carry.
+        layer = nn.TransformerEncoderLayer(hidden, hidden // HEAD_WIDTH, 2 * hidden, dropout, norm_first=True)
+        self.encoder = nn.TransformerEncoder(layer, layers, nn.LayerNorm(hidden), enable_nested_tensor=False)
+
+    def forward(self, sequence: Tensor, shown: Tensor) -> Tensor:
+        entered = self.enter(sequence).transpose(0, 1) + self.position
+        # Added to the attention's logits: torch would turn a bool mask into one of the traced dtype.
+        hidden = sequence.new_zeros(shown.shape).masked_fill(~shown, -torch.inf)
+        outputs: Tensor = self.encoder(entered, src_key_padding_mask=hidden)
+        return outputs.transpose(0, 1)

@@ -1,0 +1,195 @@
+"""Which slice of an axial volume shows which level: an image encoder for each slice, then a sequence model along them.
+
+Sources: the axial localiser of seed 000 (2nd place: slices with their neighbours, how far each lies from the sagittal
+points beside its features, a transformer along the slices, signed distances to the levels and whether a slice shows
+them) and the axial level classifier of seed 001 (CNN, bidirectional LSTM, attention; whether a slice shows a level).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from kernels.lumbar.labels import LEVELS
+
+from . import NetworkError
+from .coordinates import image_encoder
+
+Answers = Literal["distance", "classes"]
+
+# Distances beyond this are all alike: they tell the next level but one from the one after.
+REACH_MM = 75.0
+# What blank slices answer: far from every level, and showing none.
+BLANK_MM = 1000.0
+BLANK_LOGIT = -100.0
+# The nearest slice of a level that the volume covers is not farther away than this.
+COVERED_MM = 5.0
+FAINTEST = 1 / 512
+
+
+class Net(nn.Module):
+    """Points (B, targets, 4): the slice of each target's level, in the middle of the image, for others to refine.
+
+    Views after the first show marks on the same slices, best one landmark a view: the brightest pixel of a slice says
+    how far it lies from the mark.  They may be missing.  Blank slices of the first view take part in nothing.
+
+    `neighbours`: 1 = the encoder sees each slice with the ones before and after it.  `along`: transformer, or lstm = a
+    bidirectional LSTM and then a transformer.  `answers`: distance = signed mm to each level and a logit that the slice
+    shows it; classes = the logit alone.  `by_side`: left and right targets of a level are answered apart, not as one.
+    `width`, `layers`, `heads`: of the sequence model.  `mark_dropout`: probability that a sample's marks are hidden in
+    training, so that the network also learns to do without.
+    """
+
+    def __init__(
+        self,
+        *,
+        inputs: tuple[int, ...],
+        size_px: int,
+        targets: int,
+        target_names: Sequence[str],
+        encoder: str = "resnet18d",
+        pretrained: bool = True,
+        neighbours: Literal[0, 1] = 1,
+        along: Literal["transformer", "lstm"] = "transformer",
+        answers: Answers = "distance",
+        by_side: bool = False,
+        width: int = 256,
+        layers: int = 2,
+        heads: int = 8,
+        dropout: float = 0.1,
+        mark_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if len(set(inputs)) > 1:
+            raise NetworkError(f"all views of slice_levels show the same slices, not {inputs} of them")
+        if along not in ("transformer", "lstm"):
+            raise NetworkError(f"along is 'transformer' or 'lstm', not '{along}'")
+        if answers not in ("distance", "classes"):
+            raise NetworkError(f"answers is 'distance' or 'classes', not '{answers}'")
+        self.slices, self.size_px, self.distances = inputs[0], size_px, answers == "distance"
+        self.neighbours, self.mark_dropout = neighbours, mark_dropout
+        levels = [_level_of(name) for name in target_names]
+        columns = list(range(targets)) if by_side else [sorted(set(levels)).index(level) for level in levels]
+        self.column: Tensor
+        self.register_buffer("column", torch.tensor(columns), persistent=False)
+        self.encoder = image_encoder(encoder, 1 + 2 * neighbours, pretrained)
+        with torch.no_grad():  # asked of the encoder itself: timm's num_features leaves some heads out
+            probe = torch.zeros(1, 1 + 2 * neighbours, size_px, size_px)
+            features = int(self.encoder.eval()(probe).shape[1])
+        self.describe = nn.Linear(features, width)
+        # Over a few slices: whether a mark comes or goes says on which side of it a slice lies.
+        self.surroundings = nn.Sequential(
+            nn.Conv1d(2 + 3 * (len(inputs) - 1), width, 5, padding=2), nn.GELU(), nn.Conv1d(width, width, 1)
+        )
+        self.register_buffer("place", _sinusoids(self.slices, width), persistent=False)
+        self.lstm = nn.LSTM(width, width // 2, 2, bidirectional=True, batch_first=True) if along == "lstm" else None
+        self.blocks = nn.ModuleList(
+            Block(width, heads, mlp_ratio=2, qkv_bias=True, proj_drop=dropout) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, (max(columns) + 1) * (1 + self.distances))
+
+    def outputs(self, *inputs: Tensor) -> Tensor:
+        """(B, slices, targets, 2) float32: mm that each level lies beyond each slice, and logits that the slice shows
+        it; of classes (B, slices, targets, 1), the logits.  Blank slices answer BLANK_MM and BLANK_LOGIT."""
+        *views, present = inputs
+        if self.training and self.mark_dropout > 0:
+            kept = (torch.rand_like(present[:, :1]) >= self.mark_dropout).to(present.dtype)
+            present = torch.cat([present[:, :1], present[:, 1:] * kept], 1)
+        shown = [view * present[:, number, None, None, None] for number, view in enumerate(views)]
+        real = shown[0].abs().amax((2, 3)) > 0
+        tokens = self.describe(self._seen(shown[0], real)) + self._surroundings(shown, present, real) + self.place
+        said = self._along(tokens, real).float().unflatten(2, (-1, 1 + self.distances)).index_select(2, self.column)
+        logit = said[..., -1:].masked_fill(~real[..., None, None], BLANK_LOGIT)
+        if not self.distances:
+            return logit
+        distance_mm = REACH_MM * torch.tanh(said[..., :1])
+        return torch.cat([distance_mm.masked_fill(~real[..., None, None], BLANK_MM), logit], 3)
+
+    def points(self, said: Tensor, present: Tensor) -> Tensor:
+        """Points (B, targets, 4) of answers: the slice that is nearest to the level, or likeliest to show it.
+
+        Confidence: how likely that slice shows the level, times, of distances, how near it is.  0 where the first view
+        is missing.
+        """
+        said = said.float()
+        logit = said[..., -1]
+        if self.distances:
+            best, index = (-said[..., 0].abs()).max(1)
+            sure = logit.gather(1, index[:, None]).squeeze(1).sigmoid() * torch.exp((best / COVERED_MM).clamp_max(0))
+        else:
+            best, index = logit.max(1)
+            sure = best.sigmoid()
+        middle = torch.full_like(best, (self.size_px - 1) / 2)
+        return torch.stack([index.to(best.dtype), middle, middle, sure * present[:, :1].float()], 2)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.points(self.outputs(*inputs), inputs[-1])
+
+    def _seen(self, image: Tensor, real: Tensor) -> Tensor:
+        """(B, slices, features) of what each slice shows; zeros for blank ones."""
+        channels = [image]
+        if self.neighbours:
+            nothing = torch.zeros_like(image[:, :1])
+            channels = [torch.cat([nothing, image[:, :-1]], 1), image, torch.cat([image[:, 1:], nothing], 1)]
+        flat = torch.stack(channels, 2).flatten(0, 1)
+        if self.training:
+            # Blank slices cost as much as others, and would take part in the statistics of normalisation.
+            kept = _one_at_least(real).flatten().nonzero()[:, 0]
+            some = self.encoder(flat[kept])
+            features = some.new_zeros(len(flat), some.shape[1]).index_copy(0, kept, some)
+        else:
+            features = self.encoder(flat)
+        features = features.reshape(-1, self.slices, features.shape[1])
+        return features * real[..., None].to(features.dtype)
+
+    def _surroundings(self, shown: Sequence[Tensor], present: Tensor, real: Tensor) -> Tensor:
+        """(B, slices, width): how near each slice and those around it are to the marks, and where in the volume."""
+        # Running sums instead of torch.arange, which a trace would tie to the exporting machine's device.
+        order = torch.ones_like(shown[0][:, :, 0, 0]).cumsum(1)
+        count = real.to(order.dtype).sum(1, keepdim=True).clamp_min(1)
+        known = [order / count, (count / self.slices).expand_as(order)]
+        for number, marks in enumerate(shown[1:], 1):
+            # A ball's brightness falls as exp(-d² / 2 sigma²) of the distance: this is 1 - d / reach.
+            brightest = marks.amax((2, 3)).clamp(FAINTEST, 1)
+            near = 1 - torch.sqrt(torch.log(brightest) / math.log(FAINTEST))
+            known += [brightest, near, present[:, number, None].expand_as(order)]
+        around: Tensor = self.surroundings(torch.stack(known, 1))
+        return around.transpose(1, 2)
+
+    def _along(self, tokens: Tensor, real: Tensor) -> Tensor:
+        """(B, slices, answers) from all slices together."""
+        if self.lstm is not None:
+            # Without an explicit start a traced LSTM remembers the exporting machine's device (pytorch #34256).
+            start = tokens.new_zeros(2 * self.lstm.num_layers, tokens.shape[0], self.lstm.hidden_size)
+            tokens = tokens + self.lstm(tokens * real[..., None].to(tokens.dtype), (start, start))[0]
+        # A number, not -inf or False: timm adds masks where it has no fused attention.
+        mask = (1 - _one_at_least(real).to(tokens.dtype))[:, None, None, :] * -1e4
+        for block in self.blocks:
+            tokens = block(tokens, attn_mask=mask)
+        said: Tensor = self.head(self.norm(tokens))
+        return said
+
+
+def _level_of(name: str) -> int:
+    """The number of the level that a target names.  Raises NetworkError where it names none."""
+    for number, level in enumerate(LEVELS):
+        if name.endswith(level):
+            return number
+    raise NetworkError(f"slice_levels finds levels, and its target '{name}' names none")
+
+
+def _one_at_least(real: Tensor) -> Tensor:
+    """(B, slices) bool; the first slice stands in where all are blank, as one image has to be looked at."""
+    return torch.cat([torch.ones_like(real[:, :1]), real[:, 1:]], 1)
+
+
+def _sinusoids(count: int, width: int) -> Tensor:
+    """(count, width) of the place in a sequence (Vaswani et al. 2017)."""
+    angle = torch.arange(count)[:, None] * torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
+    return torch.stack([angle.sin(), angle.cos()], 2).flatten(1)
