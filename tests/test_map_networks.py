@@ -168,7 +168,7 @@ def spots(places: list[tuple[float, float]], size: int = SIZE) -> torch.Tensor:
 
 
 def test_the_point_is_where_heat_times_pointer_is_highest():
-    net = networks.for_member(heat_pointer())
+    net = networks.for_member(heat_pointer(window_px=6))
     heat = 0.9 * spots([(5.0, 6.0), (10.4, 20.7), (25.0, 3.0), (1.0, 1.0)])[None, :, None].repeat(1, 1, 3, 1, 1)
     pointer = torch.tensor([[0.1, 0.9, 0.2], [0.8, 0.2, 0.1], [0.7, 0.3, 0.6], [1.0, 1.0, 1.0]])[None]
     real = torch.tensor([[True, True, True, False]])
@@ -333,14 +333,14 @@ def test_the_middle_share_of_the_real_slices(real, share, used):
 
 
 def test_the_point_of_summed_maps_lies_in_the_middle_of_the_stack():
-    net = networks.for_member(roi_maps())
+    net = networks.for_member(roi_maps(window_px=6))
     maps = spots([(10.0, 8.0), (10.4, 8.4), (10.8, 8.8), (30.0, 30.0)])
     slice_, row, column, confidence = net.points(rois(maps, [True, True, True, False]), torch.ones(1, 1))[0, 0].tolist()
     assert slice_ == 1 and math.hypot(row - 10.4, column - 8.4) < 0.1 and confidence > 0.9
 
 
 def test_doubt_lowers_the_confidence_of_summed_maps():
-    net = networks.for_member(roi_maps())
+    net = networks.for_member(roi_maps(window_px=6))
     near, far = spots([(8.0, 8.0), (24.0, 24.0)])
 
     def confidence(*maps: torch.Tensor) -> float:

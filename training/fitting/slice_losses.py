@@ -23,26 +23,21 @@ def level_distance(
     limit_mm: float = 60.0,
     near_mm: float = 10.0,
     near: float = 4.0,
-    shows_mm: float = 5.0,
-    shows: float = 0.5,
+    shows: float = 2.0,
 ) -> LossSum:
     """Smooth-L1 of said (B, S, K, 2) distances against true ones (B, S, K), over slices where these are known (finite).
 
     The error turns from square to absolute at `scale_mm`.  True distances end at `limit_mm`: how far away a far level
     is does not matter.  A slice at distance d weighs 1 + near × exp(-(d / near_mm)² / 2), since the nearest one is what
-    is asked for.  To this comes, times `shows`, the cross entropy of the logits that a slice shows the level, which it
-    does within `shows_mm`.  Source: seed 000, whose loss has these two parts.
+    is asked for.  To its mean comes, `shows` times, that of level_classes of the logits.  Source: seed 000, whose loss
+    has these two parts.
     """
     known = distance_mm.isfinite()
-    truth = torch.where(known, distance_mm, 0.0).float()
+    truth = torch.where(known, distance_mm, 0.0).float().clamp(-limit_mm, limit_mm)
     weight = known * (1 + near * torch.exp(-0.5 * (truth / near_mm) ** 2))
-    wanted = truth.clamp(-limit_mm, limit_mm)
-    error = functional.smooth_l1_loss(said[..., 0].float() / scale_mm, wanted / scale_mm, reduction="none")
-    is_shown = (truth.abs() <= shows_mm).float()
-    error = error + shows * functional.binary_cross_entropy_with_logits(
-        said[..., 1].float(), is_shown, reduction="none"
-    )
-    return LossSum((torch.where(known, error, 0.0) * weight).sum(), weight.sum())
+    error = functional.smooth_l1_loss(said[..., 0].float() / scale_mm, truth / scale_mm, reduction="none")
+    total = (torch.where(known, error, 0.0) * weight).sum()
+    return LossSum(total + shows * level_classes(said[..., 1:], distance_mm).mean * weight.sum(), weight.sum())
 
 
 def level_classes(

@@ -112,21 +112,19 @@ class Net(nn.Module):
         return torch.cat([distance_mm.masked_fill(~real[..., None, None], BLANK_MM), logit], 3)
 
     def points(self, said: Tensor, present: Tensor) -> Tensor:
-        """Points (B, targets, 4) of answers: the slice that is nearest to the level, or likeliest to show it.
+        """Points (B, targets, 4) of answers: the slice likeliest to show the level, and of distances nearest to it.
 
-        Confidence: how likely that slice shows the level, times, of distances, how near it is.  0 where the first view
-        is missing.
+        Confidence: how likely that slice shows the level; less, of distances, where it lies farther away than a level
+        that the volume covers.  0 where the first view is missing.
         """
         said = said.float()
-        logit = said[..., -1]
-        if self.distances:
-            best, index = (-said[..., 0].abs()).max(1)
-            sure = logit.gather(1, index[:, None]).squeeze(1).sigmoid() * torch.exp((best / COVERED_MM).clamp_max(0))
-        else:
-            best, index = logit.max(1)
-            sure = best.sigmoid()
-        middle = torch.full_like(best, (self.size_px - 1) / 2)
-        return torch.stack([index.to(best.dtype), middle, middle, sure * present[:, :1].float()], 2)
+        fit = said[..., -1]
+        away = said[..., 0].abs() / COVERED_MM if self.distances else torch.zeros_like(fit)
+        index = (fit - away).argmax(1, keepdim=True)
+        sure = fit.gather(1, index).sigmoid() * torch.exp(1 - away.gather(1, index).clamp_min(1))
+        sure = sure.squeeze(1) * present[:, :1].float()
+        middle = torch.full_like(sure, (self.size_px - 1) / 2)
+        return torch.stack([index.squeeze(1).to(sure.dtype), middle, middle, sure], 2)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.points(self.outputs(*inputs), inputs[-1])
