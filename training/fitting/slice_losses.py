@@ -19,11 +19,11 @@ def level_distance(
     said: Tensor,
     distance_mm: Tensor,
     *,
-    scale_mm: float = 5.0,
+    scale_mm: float = 10.0,
     limit_mm: float = 60.0,
     near_mm: float = 10.0,
     near: float = 4.0,
-    shows: float = 2.0,
+    shows: float = 4.0,
 ) -> LossSum:
     """Smooth-L1 of said (B, S, K, 2) distances against true ones (B, S, K), over slices where these are known (finite).
 

@@ -37,7 +37,8 @@ class Net(nn.Module):
     """Points (B, targets, 4) in pixels of the first view.
 
     `encoder`: a timm name.  `pooling`: average = of the whole image, the published head; soft_argmax = see PointHead,
-    over maps of one pixel in `stride` input pixels with `width` channels, to which all coarser ones are added.
+    over maps of one pixel in `stride` input pixels with `width` channels, to which all coarser ones are added, and of
+    which the cells within `window` of the highest count (null: all).
     `slices`: regress the slice, too; else points lie in the middle of the first view's slices.  `coordinates`: two more
     channels say where each pixel lies (CoordConv, Liu et al. 2018).
     """
@@ -98,7 +99,9 @@ class PointHead(nn.Module):
     A point lies at the mean of the grid's cells under its attention, plus a linear function of the features under the
     same attention, which gives the logit of its confidence as well.  `average`: the attention is even, so that this is
     global average pooling and a linear layer; `soft_argmax`: it is learned.  `axes`: row and column, or with the slice;
-    an axis that the grid lacks starts in its middle.
+    an axis that the grid lacks starts in its middle.  `window`: only cells this near to the highest one count, along
+    each axis, so that of two likely discs the point lies on one, not between them; how much of the attention they hold
+    is then the logit's beginning.
     """
 
     def __init__(

@@ -27,8 +27,9 @@ REACH_MM = 75.0
 # What blank slices answer: far from every level, and showing none.
 BLANK_MM = 1000.0
 BLANK_LOGIT = -100.0
-# The nearest slice of a level that the volume covers is not farther away than this.
-COVERED_MM = 5.0
+# Distances are rougher than logits: a slice this much farther from a level loses e-fold odds, which tells neighbouring
+# levels apart and leaves the choice among neighbouring slices to the logits.
+ROUGH_MM = 20.0
 FAINTEST = 1 / 512
 
 
@@ -112,14 +113,14 @@ class Net(nn.Module):
         return torch.cat([distance_mm.masked_fill(~real[..., None, None], BLANK_MM), logit], 3)
 
     def points(self, said: Tensor, present: Tensor) -> Tensor:
-        """Points (B, targets, 4) of answers: the slice likeliest to show the level, and of distances nearest to it.
+        """Points (B, targets, 4) of answers: the slice likeliest to show the level and, of distances, near to it.
 
-        Confidence: how likely that slice shows the level; less, of distances, where it lies farther away than a level
-        that the volume covers.  0 where the first view is missing.
+        Confidence: how likely that slice shows the level; less, of distances, where it is said to lie far from it.  0
+        where the first view is missing.
         """
         said = said.float()
         fit = said[..., -1]
-        away = said[..., 0].abs() / COVERED_MM if self.distances else torch.zeros_like(fit)
+        away = said[..., 0].abs() / ROUGH_MM if self.distances else torch.zeros_like(fit)
         index = (fit - away).argmax(1, keepdim=True)
         sure = fit.gather(1, index).sigmoid() * torch.exp(1 - away.gather(1, index).clamp_min(1))
         sure = sure.squeeze(1) * present[:, :1].float()

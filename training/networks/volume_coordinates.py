@@ -45,7 +45,7 @@ class Net(nn.Module):
 
     `encoder`: a name of DENSENETS or RESNETS.  `pretrained`: inflate timm's weights of that name.  `slice_halvings`:
     how many of the encoder's five halvings, the last ones, halve the slices as well; stacks have few slices, and thick
-    ones.  `pooling`, `stride`, `width`, `dropout`, `coordinates`: as in coordinates.Net.
+    ones.  `pooling`, `stride`, `width`, `dropout`, `window`, `coordinates`: as in coordinates.Net.
     """
 
     def __init__(
