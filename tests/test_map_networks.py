@@ -17,8 +17,9 @@ from training.fitting.export import export
 from training.fitting.map_losses import heat_and_pointer_bce, heatmap_correlation, slice_weights
 from training.fitting.targets import gaussian_heatmaps
 from training.networks import NetworkError
-from training.networks.heat_pointer import HeatAndPointer, never_empty, pick, real_slices, spread, with_neighbours
+from training.networks.heat_pointer import HeatAndPointer
 from training.networks.roi_maps import RoiMaps, middle_slices
+from training.networks.slices import never_empty, pick, real_slices, spread, with_neighbours
 from training.recipe import Fitting, MemberRecipe, Network, Optimisation
 
 NAN = float("nan")

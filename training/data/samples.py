@@ -211,6 +211,8 @@ class MemberSamples:
         if not request.marks:
             grey = sharpen_or_blur(grey, settings.sharpen_or_blur, generator)
             grey = grey_changes(grey, settings, generator)
+            if request.slices.fit == "pad":  # blank slices are known by being zero
+                grey = grey * (window.amax((2, 3), keepdim=True) > 0)
         if settings.slice_shuffle and request.series in settings.slice_shuffle_series:
             grey = shuffle_slices(grey, settings.slice_shuffle, generator)
         return grey, points, first

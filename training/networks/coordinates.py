@@ -18,6 +18,8 @@ from torch.nn import functional
 
 from . import NetworkError
 from .encoders import PretrainedError, overlay, timm_settings
+from .heatmaps import ramps
+from .slices import real_slices
 
 Pooling = Literal["average", "soft_argmax"]
 
@@ -128,7 +130,8 @@ class PointHead(nn.Module):
         share, centres = attention.exp(), self._cells(features)
         if self.window is not None:
             share, mass = self._near_peak(share, centres, features.shape[2:])
-        attended = torch.einsum("bkn,bcn->bkc", share.to(flat.dtype), flat)
+        # type_as, as a trace would remember a dtype, and fail once the weights are half floats.
+        attended = torch.einsum("bkn,bcn->bkc", share.type_as(flat), flat)
         answer = (torch.einsum("bkc,kco->bko", self.dropout(attended), self.weight) + self.bias).float()
         # Not as a matrix product, which autocast would round to half floats, a quarter of a pixel in 512.
         mean = torch.stack([(share * along).sum(2) for along in centres], 2)
@@ -207,18 +210,12 @@ def image_encoder(name: str, channels: int, pretrained: bool, **options: Any) ->
         raise PretrainedError(name, error) from error
 
 
-def ramps(image: Tensor) -> list[Tensor]:
-    """For each axis of the grid of (B, C, *grid) one (B, 1, *grid): where each pixel lies along it, from -1 to 1."""
-    one = torch.ones_like(image[:, :1])
-    return [(one.cumsum(axis) - 0.5) * (2 / image.shape[axis]) - 1 for axis in range(2, image.dim())]
-
-
 def on_real_slices(said: Places, view: Tensor) -> Places:
     """The same with no place beyond the last slice of (B, S, H, W) that is not blank.
 
     The gradient passes as if nothing had been moved, so that a place that was moved still learns.
     """
-    real = (view.abs().amax((2, 3)) > 0).float().sum(1).clamp_min(1)
+    real = real_slices(view).float().sum(1).clamp_min(1)
     last = ((real - 0.5) / view.shape[1])[:, None]
     index = said.place[..., 0]
     index = index + (torch.minimum(index, last) - index).detach()

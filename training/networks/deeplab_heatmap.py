@@ -11,16 +11,12 @@ from typing import Literal
 
 import segmentation_models_pytorch as smp
 import torch
-from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 from torch.nn import functional
 
 from . import NetworkError
-from .encoders import PretrainedError, local_state, local_weights, overlay
-from .heatmaps import points_from_maps
-
-TIMM = "tu-"
-UNET_CHANNELS = (256, 128, 64, 32, 16)
+from .heatmaps import points_from_maps, ramps
+from .segmentation import FourfoldEncoder, pretrained_encoder, unet
 
 
 class Net(nn.Module):
@@ -72,12 +68,12 @@ class Net(nn.Module):
                 upsampling=1,
             )
         elif decoder == "unet":
-            self.network = _unet(encoder, channels, targets, depth, decoder_channels)
+            self.network = unet(encoder, channels, targets, depth, decoder_channels)
         else:
             raise NetworkError(f"decoder is 'deeplab' or 'unet', not '{decoder}'")
         if pretrained:
             stride = 16 if decoder == "deeplab" else 32
-            self.network.encoder = _pretrained_encoder(encoder, channels, depth, stride)
+            self.network.encoder = pretrained_encoder(encoder, channels, depth, stride)
         if getattr(self.network.encoder, "_is_transformer_style", False):
             self.network.encoder = FourfoldEncoder(self.network.encoder)
 
@@ -86,7 +82,7 @@ class Net(nn.Module):
         *views, present = inputs
         shown = [view * present[:, number, None, None, None] for number, view in enumerate(views)]
         if self.coordinates:
-            shown += _ramps(shown[0])
+            shown += ramps(shown[0])
         maps: Tensor = self.network(torch.cat(shown, 1))
         if self.upsample and maps.shape[-1] != self.size_px:
             size = (self.size_px, self.size_px)
@@ -101,71 +97,3 @@ class Net(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.points(self.outputs(*inputs), inputs[-1])
-
-
-def _ramps(image: Tensor) -> list[Tensor]:
-    """Two (B, 1, H, W) images, of the row and of the column of each pixel, from -1 to 1."""
-    plane = torch.zeros_like(image[:, :1])
-    # Running sums instead of torch.arange, which a trace would tie to the exporting machine's device.
-    rows = (plane + 1).cumsum(2) * (2 / image.shape[2]) - 1
-    columns = (plane + 1).cumsum(3) * (2 / image.shape[3]) - 1
-    return [rows, columns]
-
-
-class FourfoldEncoder(nn.Module):
-    """smp's wrapper of timm encoders that start at a quarter of the resolution, without its device constant.
-
-    smp stands an empty tensor, made on a fixed device, in for the missing half resolution; a trace would bake it in.
-    """
-
-    def __init__(self, wrapped: nn.Module) -> None:
-        super().__init__()
-        self.model = wrapped.model
-        self.channel_last = bool(wrapped._is_channel_last)
-        self.out_channels = list(wrapped.out_channels)  # type: ignore[arg-type]
-        self.output_stride = wrapped.output_stride
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        features = list(self.model(image))  # type: ignore[operator]
-        if self.channel_last:
-            features = [feature.permute(0, 3, 1, 2) for feature in features]
-        return [image, image[:, :0, ::2, ::2], *features]
-
-
-def _unet(
-    encoder: str, channels: int, targets: int, depth: int, decoder_channels: int | Sequence[int] | None
-) -> nn.Module:
-    widths = UNET_CHANNELS[:depth] if decoder_channels is None else decoder_channels
-    if isinstance(widths, int) or not 1 <= len(widths) <= depth:
-        raise NetworkError(f"decoder unet takes 1 to {depth} numbers as decoder_channels, not {decoder_channels}")
-    # smp insists on full resolution: its blocks beyond the given ones are built, and dropped.
-    padded = [*widths, *[widths[-1]] * (depth - len(widths))]
-    network = smp.Unet(
-        encoder,
-        encoder_depth=depth,
-        encoder_weights=None,
-        in_channels=channels,
-        classes=targets,
-        decoder_channels=padded,
-    )
-    network.decoder.blocks = network.decoder.blocks[: len(widths)]
-    return network
-
-
-def _pretrained_encoder(name: str, channels: int, depth: int, stride: int) -> nn.Module:
-    """The encoder with published weights, from the folder or the hub.  Raises PretrainedError where neither has it."""
-    try:
-        if name.startswith(TIMM):
-            options = overlay(name.removeprefix(TIMM))
-            return get_encoder(name, channels, depth, weights=True, output_stride=stride, **options)
-        local = local_weights(name)
-        if local is None:
-            return get_encoder(name, channels, depth, weights="imagenet", output_stride=stride)
-        encoder = get_encoder(name, 3, depth, weights=None)
-        encoder.load_state_dict(local_state(local))
-    except OSError as error:
-        raise PretrainedError(name, error) from error
-    encoder.set_in_channels(channels, pretrained=True)
-    if stride != 32:
-        encoder.make_dilated(stride)
-    return encoder

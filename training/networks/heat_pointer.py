@@ -7,18 +7,18 @@ each slice and its neighbours, a second encoder with an LSTM or a transformer al
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from . import NetworkError
-from .deeplab_heatmap import TIMM, FourfoldEncoder, _pretrained_encoder, _ramps, _unet
 from .encoders import slice_encoder
-from .heatmaps import points_from_maps
+from .heatmaps import margin, points_from_maps, ramps
+from .segmentation import TIMM, build_unet
+from .slices import NEIGHBOURS, never_empty, pick, real_slices, spread, with_neighbours
 
-NEIGHBOURS = 3  # a slice, the one before and the one after
 SIDES = ("left_", "right_")
 # Of a transformer's feature width, what one attention head takes.
 HEAD_WIDTH = 32
@@ -107,7 +107,7 @@ class Net(nn.Module):
         shown = never_empty(real)
         images = pick(with_neighbours(view, real), shown)
         if self.coordinates:
-            images = torch.cat([images, *_ramps(images)], 1)
+            images = torch.cat([images, *ramps(images)], 1)
         features = self.unet.encoder(images)
         heat = self.unet.segmentation_head(self.unet.decoder(features))
         if self.pointer_encoder is None:
@@ -145,67 +145,6 @@ class Net(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.points(self.outputs(*inputs), inputs[-1])
-
-
-def build_unet(
-    encoder: str,
-    channels: int,
-    classes: int,
-    depth: int,
-    decoder_channels: Sequence[int] | None,
-    pretrained: bool,
-) -> Any:
-    """A U-Net of segmentation_models_pytorch as deeplab_heatmap builds it, with published weights if asked for."""
-    network: Any = _unet(encoder, channels, classes, depth, decoder_channels)
-    if pretrained:
-        network.encoder = _pretrained_encoder(encoder, channels, depth, 32)
-    if getattr(network.encoder, "_is_transformer_style", False):
-        network.encoder = FourfoldEncoder(network.encoder)
-    return network
-
-
-def real_slices(view: Tensor) -> Tensor:
-    """(B, S) bool of (B, S, H, W): slices that show anything; a view ends with blank ones where a stack is shorter."""
-    return view.abs().amax((2, 3)) > 0
-
-
-def never_empty(chosen: Tensor) -> Tensor:
-    """(B, S) bool with the first slice added where a sample has none chosen: no network is run on nothing at all."""
-    return torch.cat([chosen[:, :1] | ~chosen.any(1, keepdim=True), chosen[:, 1:]], 1)
-
-
-def pick(images: Tensor, chosen: Tensor) -> Tensor:
-    """(N, …) the chosen ones (B, S) of (B, S, …).
-
-    Blank slices cost half of an axial volume's time, and would count in the statistics of batch normalisation.
-    """
-    return images.flatten(0, 1)[chosen.flatten()]
-
-
-def spread(picked: Tensor, chosen: Tensor) -> Tensor:
-    """(B, S, …) from (N, …): the reverse of pick; slices that were not chosen hold a copy of another one."""
-    place = (chosen.flatten().long().cumsum(0) - 1).clamp_min(0)
-    return picked[place].reshape(-1, chosen.shape[1], *picked.shape[1:])
-
-
-def with_neighbours(view: Tensor, real: Tensor) -> Tensor:
-    """(B, S, 3, H, W): each slice between its neighbours; a slice without one is its own neighbour."""
-    before, after = (torch.cat(parts, 1) for parts in ([view[:, :1], view[:, :-1]], [view[:, 1:], view[:, -1:]]))
-    real_before, real_after = (torch.cat(p, 1) for p in ([real[:, :1], real[:, :-1]], [real[:, 1:], real[:, -1:]]))
-    before = torch.where(real_before[..., None, None], before, view)
-    after = torch.where(real_after[..., None, None], after, view)
-    return torch.stack([before, view, after], 2)
-
-
-def margin(maps: Tensor, found: Tensor, size_px: int, window_px: float) -> Tensor:
-    """(B, K) how much higher maps (B, K, h, w) rise at the points (B, K, 4) than anywhere beyond window_px of them."""
-    scale = maps.shape[-1] / size_px
-    rows = torch.ones_like(maps[:1, :1, :, :1]).cumsum(2) - 0.5
-    columns = torch.ones_like(maps[:1, :1, :1, :]).cumsum(3) - 0.5
-    from_row = (rows - (found[..., 1, None, None] + 0.5) * scale).abs()
-    from_column = (columns - (found[..., 2, None, None] + 0.5) * scale).abs()
-    beyond = torch.maximum(from_row, from_column) > window_px * scale
-    return (maps.amax((2, 3)) - (maps * beyond).amax((2, 3))).clamp(0, 1)
 
 
 def _sides_of(target_names: tuple[str, ...]) -> list[int]:

@@ -39,3 +39,20 @@ def points_from_maps(maps: Tensor, present: Tensor, *, size_px: int, slice_index
     column = ((weight * columns).sum((2, 3)) / total + 0.5) * scale - 0.5
     confidence = peak.clamp(0, 1) * present[:, :1].to(maps.dtype)
     return torch.stack([torch.full_like(row, slice_index), row, column, confidence], 2)
+
+
+def margin(maps: Tensor, found: Tensor, size_px: int, window_px: float) -> Tensor:
+    """(B, K) how much higher maps (B, K, h, w) rise at the points (B, K, 4) than anywhere beyond window_px of them."""
+    scale = maps.shape[-1] / size_px
+    rows = torch.ones_like(maps[:1, :1, :, :1]).cumsum(2) - 0.5
+    columns = torch.ones_like(maps[:1, :1, :1, :]).cumsum(3) - 0.5
+    from_row = (rows - (found[..., 1, None, None] + 0.5) * scale).abs()
+    from_column = (columns - (found[..., 2, None, None] + 0.5) * scale).abs()
+    beyond = torch.maximum(from_row, from_column) > window_px * scale
+    return (maps.amax((2, 3)) - (maps * beyond).amax((2, 3))).clamp(0, 1)
+
+
+def ramps(image: Tensor) -> list[Tensor]:
+    """For each axis of the grid of (B, C, *grid) one (B, 1, *grid): where each pixel lies along it, from -1 to 1."""
+    one = torch.ones_like(image[:, :1])
+    return [(one.cumsum(axis) - 0.5) * (2 / image.shape[axis]) - 1 for axis in range(2, image.dim())]

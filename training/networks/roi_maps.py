@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from . import NetworkError
-from .deeplab_heatmap import _ramps
-from .heat_pointer import build_unet, margin, never_empty, pick, real_slices, spread
-from .heatmaps import points_from_maps
+from .heatmaps import margin, points_from_maps, ramps
+from .segmentation import build_unet
+from .slices import never_empty, pick, real_slices, spread
 
 
 class RoiMaps(NamedTuple):
@@ -69,7 +69,7 @@ class Net(nn.Module):
         shown = never_empty(used)
         images = pick(view, shown)[:, None]
         if self.coordinates:
-            images = torch.cat([images, *_ramps(images)], 1)
+            images = torch.cat([images, *ramps(images)], 1)
         return RoiMaps(spread(from_0_to_1(self.network(images).float()), shown), used)
 
     def points(self, outputs: RoiMaps, present: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from kernels.lumbar.labels import LEVELS
 
 from . import NetworkError
 from .coordinates import image_encoder
+from .slices import real_slices
 
 Answers = Literal["distance", "classes"]
 
@@ -103,7 +104,7 @@ class Net(nn.Module):
             kept = (torch.rand_like(present[:, :1]) >= self.mark_dropout).to(present.dtype)
             present = torch.cat([present[:, :1], present[:, 1:] * kept], 1)
         shown = [view * present[:, number, None, None, None] for number, view in enumerate(views)]
-        real = shown[0].abs().amax((2, 3)) > 0
+        real = real_slices(shown[0])
         tokens = self.describe(self._seen(shown[0], real)) + self._surroundings(shown, present, real) + self.place
         said = self._along(tokens, real).float().unflatten(2, (-1, 1 + self.distances)).index_select(2, self.column)
         logit = said[..., -1:].masked_fill(~real[..., None, None], BLANK_LOGIT)

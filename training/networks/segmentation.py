@@ -1,0 +1,92 @@
+"""Encoders and U-Nets of segmentation_models_pytorch, with published weights from the hub or from a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import segmentation_models_pytorch as smp
+from segmentation_models_pytorch.encoders import get_encoder
+from torch import Tensor, nn
+
+from . import NetworkError
+from .encoders import PretrainedError, local_state, local_weights, overlay
+
+TIMM = "tu-"
+UNET_CHANNELS = (256, 128, 64, 32, 16)
+
+
+def build_unet(
+    encoder: str,
+    channels: int,
+    classes: int,
+    depth: int,
+    decoder_channels: Sequence[int] | None,
+    pretrained: bool,
+) -> Any:
+    """A U-Net of segmentation_models_pytorch as deeplab_heatmap builds it, with published weights if asked for."""
+    network: Any = unet(encoder, channels, classes, depth, decoder_channels)
+    if pretrained:
+        network.encoder = pretrained_encoder(encoder, channels, depth, 32)
+    if getattr(network.encoder, "_is_transformer_style", False):
+        network.encoder = FourfoldEncoder(network.encoder)
+    return network
+
+
+def unet(
+    encoder: str, channels: int, targets: int, depth: int, decoder_channels: int | Sequence[int] | None
+) -> nn.Module:
+    widths = UNET_CHANNELS[:depth] if decoder_channels is None else decoder_channels
+    if isinstance(widths, int) or not 1 <= len(widths) <= depth:
+        raise NetworkError(f"decoder unet takes 1 to {depth} numbers as decoder_channels, not {decoder_channels}")
+    # smp insists on full resolution: its blocks beyond the given ones are built, and dropped.
+    padded = [*widths, *[widths[-1]] * (depth - len(widths))]
+    network = smp.Unet(
+        encoder,
+        encoder_depth=depth,
+        encoder_weights=None,
+        in_channels=channels,
+        classes=targets,
+        decoder_channels=padded,
+    )
+    network.decoder.blocks = network.decoder.blocks[: len(widths)]
+    return network
+
+
+def pretrained_encoder(name: str, channels: int, depth: int, stride: int) -> nn.Module:
+    """The encoder with published weights, from the folder or the hub.  Raises PretrainedError where neither has it."""
+    try:
+        if name.startswith(TIMM):
+            options = overlay(name.removeprefix(TIMM))
+            return get_encoder(name, channels, depth, weights=True, output_stride=stride, **options)
+        local = local_weights(name)
+        if local is None:
+            return get_encoder(name, channels, depth, weights="imagenet", output_stride=stride)
+        encoder = get_encoder(name, 3, depth, weights=None)
+        encoder.load_state_dict(local_state(local))
+    except OSError as error:
+        raise PretrainedError(name, error) from error
+    encoder.set_in_channels(channels, pretrained=True)
+    if stride != 32:
+        encoder.make_dilated(stride)
+    return encoder
+
+
+class FourfoldEncoder(nn.Module):
+    """smp's wrapper of timm encoders that start at a quarter of the resolution, without its device constant.
+
+    smp stands an empty tensor, made on a fixed device, in for the missing half resolution; a trace would bake it in.
+    """
+
+    def __init__(self, wrapped: nn.Module) -> None:
+        super().__init__()
+        self.model = wrapped.model
+        self.channel_last = bool(wrapped._is_channel_last)
+        self.out_channels = list(wrapped.out_channels)  # type: ignore[arg-type]
+        self.output_stride = wrapped.output_stride
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        features = list(self.model(image))  # type: ignore[operator]
+        if self.channel_last:
+            features = [feature.permute(0, 3, 1, 2) for feature in features]
+        return [image, image[:, :0, ::2, ::2], *features]
