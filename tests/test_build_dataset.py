@@ -221,3 +221,15 @@ def test_localisers_work_apart_together_or_for_their_own_graders(finished, recip
         packing.routes_of(runs, "own")
     with pytest.raises(packing.UnusableRun, match="no finished grader"):
         packing.routes_of({"finders": finders}, "together")
+
+
+def test_only_the_folds_that_a_localiser_ships_are_packed(recipe, tmp_path):
+    name = next(iter(recipe.localisers))
+    localisers = recipe.localisers | {name: recipe.localisers[name].model_copy(update={"packed_folds": (0,)})}
+    two = recipe.model_copy(update={"localisers": localisers})
+    write_runs(tmp_path, two, folds=(0, 1))
+    found = packing.collect(RunFolder(tmp_path, two), (0, 1), False)
+    shipped = [run.artefact.member.name for run in found]
+    member = f"{recipe.name}_{name}"
+    assert f"{member}_fold0" in shipped and f"{member}_fold1" not in shipped
+    assert len(shipped) == 2 * len(two.members()) - 1

@@ -76,6 +76,8 @@ def test_points_of_any_batch_in_any_precision(name, tmp_path):
     with torch.no_grad():
         points = net.eval()(*given.views, given.present)
     assert points.shape == (3, 3, 4) and ((points[..., 3] >= 0) & (points[..., 3] <= 1)).all()
+    if name == "image":
+        assert (points[..., 0] == 3.5).all(), "without a slice, the middle one"
     if len(given.views) == 1:
         assert (points[-1, :, 3] == 0).all(), "nothing is sure where nothing was seen"
     half = load_member(tmp_path, artefact, torch.device("cpu"), half=True)(given.views, given.present)
@@ -106,12 +108,6 @@ def test_no_point_lies_on_a_blank_slice(name):
         said = net.outputs(*given.views, given.present)
         assert net.points(said, given.present)[0, :, 0].max() <= real - 1
         assert torch.autograd.grad(said.place[0, 0, 0], net.head.bias)[0][0, 0] == 1, "and it still learns"
-
-
-def test_points_without_slices_lie_in_the_middle():
-    given = batch()
-    points = networks.for_member(RECIPES["image"]).eval()(*given.views, given.present)
-    assert (points[..., 0] == 3.5).all()
 
 
 @pytest.mark.parametrize("network", ["coordinates", "volume_coordinates"])
@@ -264,21 +260,16 @@ def test_what_cannot_be_built_is_said(recipe, message):
 
 
 PUBLISHED = [
-    *[coordinate_localiser("coordinates", encoder=name, size_px=64) for name in IMAGE_ENCODERS],
-    *[
-        coordinate_localiser("coordinates", encoder=name, size_px=64, stride=8, pooling="soft_argmax")
-        for name in IMAGE_ENCODERS
-    ],
-    *[
-        coordinate_localiser("volume_coordinates", encoder=name, slice_halvings=3)
-        for name in ("densenet161", "resnet152")
-    ],
+    *[("coordinates", {"encoder": name, "size_px": 64}) for name in IMAGE_ENCODERS],
+    *[("coordinates", {"encoder": name, "size_px": 64, **SOFT, "stride": 8}) for name in IMAGE_ENCODERS],
+    *[("volume_coordinates", {"encoder": name, "slice_halvings": 3}) for name in ("densenet161", "resnet152")],
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", PUBLISHED, ids=lambda one: str(one.fitting.network.options))
-def test_published_encoders_export(recipe, tmp_path):
+@pytest.mark.parametrize(("network", "options"), PUBLISHED)
+def test_published_encoders_export(network, options, tmp_path):
+    recipe = coordinate_localiser(network, **options)
     artefact = export(networks.for_member(recipe), recipe, tmp_path, PROVENANCE, seed=1)
     half = load_member(tmp_path, artefact, torch.device("cpu"), half=True)
     given = batch(size_px=recipe.member.inputs[0].size_px)

@@ -41,7 +41,12 @@ class Run:
 
 def collect(folder: RunFolder, folds: Sequence[int], allow_partial: bool) -> list[Run]:
     """The finished runs of a recipe in some folds, in the recipe's order.  Raises UnusableRun naming the others."""
-    wanted = [(entry, fold) for entry in folder.recipe.members() for fold in folds]
+    wanted = [
+        (entry, fold)
+        for entry in folder.recipe.members()
+        for fold in folds
+        if fold in (folder.recipe.packed_folds(entry.member.name) or folds)
+    ]
     found: list[Run] = []
     missing: list[str] = []
     for entry, fold in wanted:

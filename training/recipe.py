@@ -111,6 +111,8 @@ class Localiser(Spec):
     targets: tuple[str, ...]
     answers: Literal["points", "slices"] = "points"
     tta: tuple[Literal["mirror"], ...] = ()
+    packed_folds: tuple[int, ...] | None = None
+    """Folds whose networks are shipped; None = all.  All are trained: each locates what its own fold held out."""
     fitting: Fitting
 
 
@@ -164,6 +166,11 @@ class Recipe(Spec):
     def _members_are_valid(self) -> Recipe:
         self.members()
         return self
+
+    def packed_folds(self, member: str) -> tuple[int, ...] | None:
+        """The folds whose network of this name is shipped; None = all."""
+        localiser = self.localisers.get(member.removeprefix(f"{self.name}_"))
+        return None if localiser is None else localiser.packed_folds
 
     def members(self) -> tuple[MemberRecipe, ...]:
         """All networks of the recipe: localisers first, in their order, then every grader with every backbone."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from .feed import Feed, ViewKey, gather, mirrored_targets, mirrored_tensors
+from .geometry import between
 from .labels import row_of
 from .manifest import Calibration
 from .problems import Problem
@@ -28,10 +29,11 @@ SMALLEST = 1e-6
 
 @dataclass(frozen=True)
 class Answer:
-    """A point (3,) in patient mm, and how sure its localiser is of it (0–1)."""
+    """A point (3,) in patient mm, how sure its localiser is of it (0–1), and the normal (3,) of its slice."""
 
     point: np.ndarray
     confidence: float
+    normal: np.ndarray | None = None
 
 
 def merge(answers: Sequence[Answer]) -> Answer:
@@ -48,7 +50,8 @@ def merge(answers: Sequence[Answer]) -> Answer:
     chosen = near[support >= support.max() - SMALLEST].any(0)
     shares = weights[chosen] / weights[chosen].sum()
     confidence = float((weights[chosen] - SMALLEST).sum() / len(answers))
-    return Answer((points[chosen] * shares[:, None]).sum(0), min(max(confidence, 0.0), 1.0))
+    surest = answers[int((chosen * weights).argmax())]
+    return Answer((points[chosen] * shares[:, None]).sum(0), min(max(confidence, 0.0), 1.0), surest.normal)
 
 
 def calibrated(confidence: float, calibration: Calibration | None) -> float:
@@ -97,7 +100,8 @@ def answers_of(
                 row = row_of(target, unit)
                 start = confidence.get(row, 1.0) if row in starts else 1.0
                 sure = calibrated(float(np.clip(said[3], 0, 1)), localiser.artefact.calibration) * start
-                found.setdefault(row, []).append(Answer(point, sure))
+                normal = between(unit_views[0].planes, float(said[0])).normal
+                found.setdefault(row, []).append(Answer(point, sure, normal))
     for kind, count in wrong.items():
         study.problems.append(Problem(study.study_id, member.name, kind, f"{count} points left out"))
     return {row: merge(answers) for row, answers in found.items()}

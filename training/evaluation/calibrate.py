@@ -46,10 +46,13 @@ def calibrate(
 def is_right(answer: Answer, truth: np.ndarray, row: str, answers: str) -> bool:
     """Whether a point lies near enough to the annotated one to be called found; of slices, whether the slice does."""
     group = group_of(row)
+    if answer.normal is None:
+        across_mm = across_slices_mm(answer.point, truth, group)
+    else:  # of an oblique slice, whose middle may lie far above or below the landmark that it shows
+        across_mm = abs(float((answer.point - truth) @ answer.normal))
     if answers == "slices":
-        return across_slices_mm(answer.point, truth, group) <= RIGHT_MM
-    near = in_plane_mm(answer.point, truth, group) <= RIGHT_MM
-    return near and across_slices_mm(answer.point, truth, group) <= RIGHT_ACROSS_MM
+        return across_mm <= RIGHT_MM
+    return in_plane_mm(answer.point, truth, group) <= RIGHT_MM and across_mm <= RIGHT_ACROSS_MM
 
 
 def fit_calibration(said: np.ndarray, right: np.ndarray) -> Calibration | None:

@@ -105,9 +105,7 @@ class _Run:
     ) -> None:
         self.recipe, self.samples, self.device = recipe, samples, device
         self.optimisation = recipe.fitting.optimisation
-        # Channels last: a quarter to a half less time for convolutions, on CPUs as on tensor cores.
-        net = networks.for_member(recipe, pretrained=pretrained)
-        self.net: nn.Module = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net = _channels_last(networks.for_member(recipe, pretrained=pretrained).to(device))
         if initial is not None:
             self.net.load_state_dict(initial)
         self.optimiser = make_optimiser(self.net, self.optimisation)
@@ -220,6 +218,16 @@ class _Run:
         """The network with the kept weights, in eval mode."""
         self.net.load_state_dict(self.kept)
         return self.net.eval()
+
+
+def _channels_last(net: nn.Module) -> nn.Module:
+    """The network with its convolutions in an order that costs them a quarter to a half less time, on any device."""
+    for part in net.modules():
+        if isinstance(part, nn.Conv2d):
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        elif isinstance(part, nn.Conv3d):
+            part.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return net
 
 
 def _at_least_two(batch: Batch) -> Batch:

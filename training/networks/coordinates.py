@@ -9,15 +9,14 @@ all where the loss tells the map itself where to look.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from . import NetworkError
-from .encoders import PretrainedError, overlay, timm_settings
+from .encoders import image_encoder
 from .heatmaps import ramps
 from .slices import real_slices
 
@@ -192,22 +191,6 @@ class Pyramid(nn.Module):
         total = total + self.context(used[-1].mean(tuple(range(2, used[-1].dim())), keepdim=True))
         mixed: Tensor = self.mix(total)
         return mixed
-
-
-def image_encoder(name: str, channels: int, pretrained: bool, **options: Any) -> Any:
-    """A timm model of images with that many channels, without its classifier.
-
-    Raises NetworkError for an unknown name, PretrainedError where published weights are wanted and cannot be had.
-    """
-    timm_settings(name)
-    if pretrained:
-        options = {**overlay(name), **options}
-    if not options.get("features_only"):
-        options["num_classes"] = 0
-    try:
-        return timm.create_model(name, pretrained=pretrained, in_chans=channels, **options)
-    except OSError as error:  # what the hub's client raises without a network, and a reader for a missing file
-        raise PretrainedError(name, error) from error
 
 
 def on_real_slices(said: Places, view: Tensor) -> Places:

@@ -82,3 +82,19 @@ def slice_encoder(name: str, *, size_px: int, pretrained: bool, **options: Any) 
     except OSError as error:  # what the hub's client raises without a network, and a reader for a missing file
         raise PretrainedError(name, error) from error
     return encoder
+
+
+def image_encoder(name: str, channels: int, pretrained: bool, **options: Any) -> Any:
+    """A timm model of images with that many channels, without its classifier.
+
+    Raises NetworkError for an unknown name, PretrainedError where published weights are wanted and cannot be had.
+    """
+    timm_settings(name)
+    if pretrained:
+        options = {**overlay(name), **options}
+    if not options.get("features_only"):
+        options["num_classes"] = 0
+    try:
+        return timm.create_model(name, pretrained=pretrained, in_chans=channels, **options)
+    except OSError as error:  # what the hub's client raises without a network, and a reader for a missing file
+        raise PretrainedError(name, error) from error

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from kernels.lumbar.labels import LEVELS
 
 from . import NetworkError
-from .coordinates import image_encoder
+from .encoders import image_encoder
 from .slices import real_slices
 
 Answers = Literal["distance", "classes"]
@@ -169,7 +169,7 @@ class Net(nn.Module):
             start = tokens.new_zeros(2 * self.lstm.num_layers, tokens.shape[0], self.lstm.hidden_size)
             tokens = tokens + self.lstm(tokens * real[..., None].to(tokens.dtype), (start, start))[0]
         # A number, not -inf or False: timm adds masks where it has no fused attention.
-        mask = (1 - _one_at_least(real).to(tokens.dtype))[:, None, None, :] * -1e4
+        mask = (1 - _one_at_least(real).type_as(tokens))[:, None, None, :] * -1e4
         for block in self.blocks:
             tokens = block(tokens, attn_mask=mask)
         said: Tensor = self.head(self.norm(tokens))
