@@ -101,7 +101,7 @@ class Net(nn.Module):
         it; of classes (B, slices, targets, 1), the logits.  Blank slices answer BLANK_MM and BLANK_LOGIT."""
         *views, present = inputs
         if self.training and self.mark_dropout > 0:
-            kept = (torch.rand_like(present[:, :1]) >= self.mark_dropout).to(present.dtype)
+            kept = (torch.rand_like(present[:, :1]) >= self.mark_dropout).type_as(present)
             present = torch.cat([present[:, :1], present[:, 1:] * kept], 1)
         shown = [view * present[:, number, None, None, None] for number, view in enumerate(views)]
         real = real_slices(shown[0])
@@ -126,7 +126,7 @@ class Net(nn.Module):
         sure = fit.gather(1, index).sigmoid() * torch.exp(1 - away.gather(1, index).clamp_min(1))
         sure = sure.squeeze(1) * present[:, :1].float()
         middle = torch.full_like(sure, (self.size_px - 1) / 2)
-        return torch.stack([index.squeeze(1).to(sure.dtype), middle, middle, sure], 2)
+        return torch.stack([index.squeeze(1).type_as(sure), middle, middle, sure], 2)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.points(self.outputs(*inputs), inputs[-1])
@@ -146,13 +146,13 @@ class Net(nn.Module):
         else:
             features = self.encoder(flat)
         features = features.reshape(-1, self.slices, features.shape[1])
-        return features * real[..., None].to(features.dtype)
+        return features * real[..., None].type_as(features)
 
     def _surroundings(self, shown: Sequence[Tensor], present: Tensor, real: Tensor) -> Tensor:
         """(B, slices, width): how near each slice and those around it are to the marks, and where in the volume."""
         # Running sums instead of torch.arange, which a trace would tie to the exporting machine's device.
         order = torch.ones_like(shown[0][:, :, 0, 0]).cumsum(1)
-        count = real.to(order.dtype).sum(1, keepdim=True).clamp_min(1)
+        count = real.type_as(order).sum(1, keepdim=True).clamp_min(1)
         known = [order / count, (count / self.slices).expand_as(order)]
         for number, marks in enumerate(shown[1:], 1):
             # A ball's brightness falls as exp(-d² / 2 sigma²) of the distance: this is 1 - d / reach.
@@ -167,7 +167,7 @@ class Net(nn.Module):
         if self.lstm is not None:
             # Without an explicit start a traced LSTM remembers the exporting machine's device (pytorch #34256).
             start = tokens.new_zeros(2 * self.lstm.num_layers, tokens.shape[0], self.lstm.hidden_size)
-            tokens = tokens + self.lstm(tokens * real[..., None].to(tokens.dtype), (start, start))[0]
+            tokens = tokens + self.lstm(tokens * real[..., None].type_as(tokens), (start, start))[0]
         # A number, not -inf or False: timm adds masks where it has no fused attention.
         mask = (1 - _one_at_least(real).type_as(tokens))[:, None, None, :] * -1e4
         for block in self.blocks:
