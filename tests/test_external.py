@@ -414,6 +414,9 @@ def test_improved_lines_that_cannot_be_understood_are_refused(competition, tmp_p
 
 def test_without_the_improved_table_the_competitions_points_stay(competition, tmp_path, caplog):
     root, tables = competition
+    with pytest.raises(TablesError, match="holds neither coords_rsna_improved.csv nor coords_pretrain.csv"):
+        with_improved(tmp_path, root, tables)
+    (tmp_path / "coords_pretrain.csv").touch()
     assert with_improved(tmp_path, root, tables) is tables and "the competition's own points are used" in caplog.text
     with pytest.raises(TablesError, match="is no folder: COORDINATES= names the unpacked"):
         with_improved(tmp_path / "nowhere", root, tables)

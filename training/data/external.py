@@ -139,6 +139,8 @@ def with_improved_coordinates(folder: Path, root: Path, tables: Tables) -> Table
     if not folder.is_dir():
         raise TablesError(f"{folder} is no folder: {REMEDY}")
     path = folder / IMPROVED
+    if not path.is_file() and not (folder / PRETRAINING).is_file():
+        raise TablesError(f"{folder} holds neither {IMPROVED} nor {PRETRAINING}: {REMEDY}")
     if not path.is_file():
         log.warning("%s does not exist: the competition's own points are used", path)
         return tables
