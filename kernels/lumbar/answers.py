@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from .feed import Feed, ViewKey, gather, mirrored_targets, mirrored_tensors
+from .feed import Feed, ViewKey, gather, mirrored_points, mirrored_tensors
 from .geometry import between
 from .labels import row_of
 from .manifest import Calibration
@@ -123,9 +122,6 @@ def _passes(localiser: LoadedMember, feed: Feed, tta: bool) -> list[np.ndarray]:
     tensors, present = feed.tensors()
     passes = [localiser(tensors, present)]
     if tta and "mirror" in member.tta:
-        flipped = localiser(*mirrored_tensors(member, tensors, present))[:, mirrored_targets(member)].clone()
-        request = member.inputs[0]
-        axis, last = (2, request.size_px - 1) if request.series == "axial_t2" else (0, request.slices.count - 1)
-        flipped[..., axis] = last - flipped[..., axis]
-        passes.append(flipped)
-    return [torch.as_tensor(one).numpy() for one in passes]
+        flipped = localiser(*mirrored_tensors(member, tensors, present))
+        passes.append(mirrored_points(member, flipped, tensors[0].shape[1:]))
+    return [one.numpy() for one in passes]

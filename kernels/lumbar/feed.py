@@ -86,3 +86,14 @@ def mirrored_targets(member: Member) -> list[int]:
     unit = UNITS[member.unit][0]
     rows = [row_of(target, unit) for target in member.targets]
     return [rows.index(ROWS[MIRROR[ROW_INDEX[row]]]) for row in rows]
+
+
+def mirrored_points(member: Member, points: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """(B, K, 3 or more) points of a localiser, slice, row and column first, as the mirrored study has them.
+
+    `shape`: (slices, height, width) of the first view, in whose pixels they lie.
+    """
+    axis = 2 if member.inputs[0].series == "axial_t2" else 0
+    mirrored = points[:, mirrored_targets(member)].clone()
+    mirrored[..., axis] = shape[axis] - 1 - mirrored[..., axis]
+    return mirrored

@@ -14,7 +14,7 @@ from pydantic import model_validator
 
 from .labels import ROWS, SERIES_KINDS
 from .specs import Spec
-from .study import Study
+from .study import Study, longest
 
 STACK_CENTRES = tuple(f"centre_{kind}" for kind in SERIES_KINDS.values())
 NAMES = (*ROWS, *STACK_CENTRES)
@@ -57,8 +57,8 @@ def stack_centres(study: Study) -> dict[str, np.ndarray]:
     for kind in SERIES_KINDS.values():
         stacks = [stack for stack in study.of_kind(kind) if not stack.assumed]
         if stacks:
-            longest = min(stacks, key=lambda stack: (-len(stack.planes), stack.series_id))
-            centres[f"centre_{kind}"] = (longest.centres_mm[0] + longest.centres_mm[-1]) / 2
+            centres_mm = longest(stacks).centres_mm
+            centres[f"centre_{kind}"] = (centres_mm[0] + centres_mm[-1]) / 2
     return centres
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -87,3 +87,8 @@ class Study:
         """
         plane = self.source_planes.get((str(series_id), int(instance)))
         return None if plane is None else plane.to_patient(row, column)
+
+
+def longest(stacks: Sequence[Stack]) -> Stack:
+    """The stack of the most slices; of several, the first by name."""
+    return min(stacks, key=lambda stack: (-len(stack.planes), stack.series_id))

@@ -15,7 +15,7 @@ from .labels import Unit, row_of
 from .marks import draw_marks
 from .sampling import longer_side_mm, sample
 from .specs import SliceChoice, ViewRequest
-from .study import Stack, Study
+from .study import Stack, Study, longest
 
 Landmarks = Mapping[str, np.ndarray]
 Pixels = TypeVar("Pixels", np.ndarray, torch.Tensor)
@@ -99,7 +99,7 @@ def _whole(stacks: Sequence[Stack], request: ViewRequest, centre_mm: np.ndarray 
     """All slices of the longest stack, or of all stacks from head to feet, from patient right to left."""
     choice = request.slices
     if choice.stacks == "longest":
-        stacks = [_longest(stacks)]
+        stacks = [longest(stacks)]
     along = CANONICAL_AXES[body_plane(request.series)][2]
     stacks = sorted(stacks, key=lambda stack: (float(stack.centres_mm.mean(0) @ along), stack.series_id))
     places = [(stack, index) for stack in stacks for index in range(len(stack.planes))]
@@ -128,10 +128,6 @@ def _resampled(pixels: np.ndarray, planes: Sequence[Plane], count: int) -> tuple
     return np.rint(np.round(blend, 3)).astype(np.uint8), tuple(between(planes, position) for position in positions)
 
 
-def _longest(stacks: Sequence[Stack]) -> Stack:
-    return min(stacks, key=lambda stack: (-len(stack.planes), stack.series_id))
-
-
 def _around(
     stacks: Sequence[Stack], request: ViewRequest, unit: Unit, landmarks: Landmarks, centre: np.ndarray | None
 ) -> tuple[Stack, float] | None:
@@ -140,7 +136,7 @@ def _around(
     if choice.by == "landmark":
         near = _mean(landmarks, choice.near, unit) if choice.near else centre
         return None if near is None else _nearest_plane(stacks, near, choice.max_distance_mm)
-    stack = _longest(stacks)
+    stack = longest(stacks)
     wanted_mm = _wanted_position_mm(stack, choice, unit, request.side(unit))
     if np.abs(stack.positions_mm - wanted_mm).min() > (choice.max_distance_mm or math.inf):
         return None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from kernels.lumbar.feed import mirrored_targets
+from kernels.lumbar.feed import mirrored_points, mirrored_targets
 from kernels.lumbar.labels import UNITS
 from kernels.lumbar.specs import Member, ViewRequest
 from kernels.lumbar.views import mirror_pixels
@@ -87,14 +87,14 @@ def mirror_some(batch: Batch, member: Member, partners: Sequence[int], chosen: t
         other = batch.views[partner] if sided else mirror_pixels(batch.views[partner], request.series)
         views.append(torch.where(chosen[:, None, None, None], other, own))
     present = torch.where(chosen[:, None], batch.present[:, list(partners)], batch.present)
-    flipped = batch.target[:, order].clone()
-    distance_mm = batch.distance_mm
     if member.role == "localiser":
+        flipped = mirrored_points(member, batch.target, batch.views[0].shape[1:])
+    else:
+        flipped = batch.target[:, order]
+    distance_mm = batch.distance_mm
+    if distance_mm is not None:
         axial = member.inputs[0].series == "axial_t2"
-        axis, last = (2, batch.views[0].shape[-1] - 1) if axial else (0, batch.views[0].shape[1] - 1)
-        flipped[..., axis] = last - flipped[..., axis]
-        if distance_mm is not None:
-            turned = distance_mm[..., order] if axial else -distance_mm[..., order].flip(1)
-            distance_mm = torch.where(chosen[:, None, None], turned, distance_mm)
+        turned = distance_mm[..., order] if axial else -distance_mm[..., order].flip(1)
+        distance_mm = torch.where(chosen[:, None, None], turned, distance_mm)
     chosen_target = chosen.view(-1, *(1,) * (batch.target.dim() - 1))
     return Batch(tuple(views), present, torch.where(chosen_target, flipped, batch.target), distance_mm)

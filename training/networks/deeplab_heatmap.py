@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from . import NetworkError
 from .heatmaps import points_from_maps, ramps
-from .segmentation import FourfoldEncoder, pretrained_encoder, unet
+from .segmentation import finish_encoder, unet
 
 
 class Net(nn.Module):
@@ -71,11 +71,7 @@ class Net(nn.Module):
             self.network = unet(encoder, channels, targets, depth, decoder_channels)
         else:
             raise NetworkError(f"decoder is 'deeplab' or 'unet', not '{decoder}'")
-        if pretrained:
-            stride = 16 if decoder == "deeplab" else 32
-            self.network.encoder = pretrained_encoder(encoder, channels, depth, stride)
-        if getattr(self.network.encoder, "_is_transformer_style", False):
-            self.network.encoder = FourfoldEncoder(self.network.encoder)
+        finish_encoder(self.network, encoder, channels, depth, 16 if decoder == "deeplab" else 32, pretrained)
 
     def outputs(self, *inputs: Tensor) -> Tensor:
         """Maps (B, targets, h, w) for `*views, present`; the target of a known landmark has a peak of 1."""

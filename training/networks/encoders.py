@@ -70,17 +70,12 @@ def slice_encoder(name: str, *, size_px: int, pretrained: bool, **options: Any) 
     """A timm model that turns single-channel images (B, 1, size_px, size_px) into features (B, num_features).
 
     Backbones whose position tables fix the input size are built for size_px.  `options` go to timm.create_model.
-    Raises NetworkError for an unknown name, PretrainedError where published weights are wanted and cannot be had.
+    Raises as image_encoder does.
     """
     settings = timm_settings(name)
     if settings is not None and settings.fixed_input_size:
         options = {"img_size": size_px, **options}
-    if pretrained:
-        options = {**overlay(name), **options}
-    try:
-        encoder: nn.Module = timm.create_model(name, pretrained=pretrained, in_chans=1, num_classes=0, **options)
-    except OSError as error:  # what the hub's client raises without a network, and a reader for a missing file
-        raise PretrainedError(name, error) from error
+    encoder: nn.Module = image_encoder(name, 1, pretrained, **options)
     return encoder
 
 

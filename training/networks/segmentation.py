@@ -24,13 +24,18 @@ def build_unet(
     decoder_channels: Sequence[int] | None,
     pretrained: bool,
 ) -> Any:
-    """A U-Net of segmentation_models_pytorch as deeplab_heatmap builds it, with published weights if asked for."""
+    """A U-Net with an encoder of that name, with published weights if asked for."""
     network: Any = unet(encoder, channels, classes, depth, decoder_channels)
+    finish_encoder(network, encoder, channels, depth, 32, pretrained)
+    return network
+
+
+def finish_encoder(network: Any, name: str, channels: int, depth: int, stride: int, pretrained: bool) -> None:
+    """Give a network of segmentation_models_pytorch published weights, if asked for, and an encoder that traces."""
     if pretrained:
-        network.encoder = pretrained_encoder(encoder, channels, depth, 32)
+        network.encoder = pretrained_encoder(name, channels, depth, stride)
     if getattr(network.encoder, "_is_transformer_style", False):
         network.encoder = FourfoldEncoder(network.encoder)
-    return network
 
 
 def unet(
