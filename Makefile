@@ -12,8 +12,11 @@ PROFILE ?= full
 RECIPES ?=
 FOLDS ?=
 COORDINATES ?=
+LABELS ?=
 LAYOUT ?= new
 LOCATE ?=
+ENSEMBLE ?=
+SECONDS_A_STUDY ?=
 TIME_LIMIT ?= 30600
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
@@ -26,7 +29,7 @@ DEMO_SEED ?= 7
 DEMO_SCALE ?= 0.6
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo train-all package kernel simulate show test test-all lint bench bench-locate clean
+.PHONY: help install demo train-all ensemble package kernel simulate show test test-all lint bench bench-locate clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -45,12 +48,15 @@ demo: .venv/installed kernel ## phantom data → train small → package → run
 	$(PY) -m kernels.simulate --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out
 	$(PY) -m training.evaluation.summary --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out
 
-train-all: .venv/installed ## train on DATA=DIR [RECIPES="…"] [PROFILE=smoke|bench|full] [FOLDS="0 1 …"] [RUNS=DIR] [COORDINATES=DIR]
+train-all: .venv/installed ## train on DATA=DIR [RECIPES="…"] [PROFILE=smoke|bench|full] [FOLDS="0 1 …"] [RUNS=DIR] [COORDINATES=DIR] [LABELS=FILE]
 	@test -n "$(DATA)" || { echo "say which data: make train-all DATA=DIR (a folder in the competition's layout)"; exit 2; }
-	$(PY) -m training.train_all --data "$(DATA)" --runs "$(RUNS)" --profile $(PROFILE) --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(FOLDS),--folds $(FOLDS)) $(if $(COORDINATES),--coordinates "$(COORDINATES)")
+	$(PY) -m training.train_all --data "$(DATA)" --runs "$(RUNS)" --profile $(PROFILE) --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(FOLDS),--folds $(FOLDS)) $(if $(COORDINATES),--coordinates "$(COORDINATES)") $(if $(LABELS),--labels "$(LABELS)")
 
-package: .venv/installed ## finished runs → a verified Kaggle dataset folder [RUNS=DIR] [OUT=DIR] [PROFILE=…] [LOCATE=own|together|apart]
-	$(PY) build_dataset.py --runs "$(RUNS)" --out "$(or $(OUT),weights)" --profile $(PROFILE) --owner $(OWNER) $(if $(RECIPES),--recipes "$(subst $(space),$(comma),$(strip $(RECIPES)))") $(if $(FOLDS),--folds $(FOLDS)) $(if $(LOCATE),--locate $(LOCATE))
+package: .venv/installed ## finished runs → a verified Kaggle dataset folder [RUNS=DIR] [OUT=DIR] [PROFILE=…] [LOCATE=own|together|apart] [ENSEMBLE=FILE]
+	$(PY) build_dataset.py --runs "$(RUNS)" --out "$(or $(OUT),weights)" --profile $(PROFILE) --owner $(OWNER) $(if $(RECIPES),--recipes "$(subst $(space),$(comma),$(strip $(RECIPES)))") $(if $(FOLDS),--folds $(FOLDS)) $(if $(LOCATE),--locate $(LOCATE)) $(if $(ENSEMBLE),--ensemble "$(ENSEMBLE)")
+
+ensemble: .venv/installed ## the best weights and order of all finished graders, by their out-of-fold answers [RUNS=DIR] [PROFILE=…] [SECONDS_A_STUDY=N] [OUT=FILE]
+	$(PY) -m training.evaluation.ensemble --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/ensemble.json)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SECONDS_A_STUDY),--seconds $(SECONDS_A_STUDY))
 
 comma := ,
 space := $(subst ,, )
@@ -64,9 +70,9 @@ simulate: .venv/installed ## run the built notebook as Kaggle would: DATA=DIR [W
 
 # Without DATA and WEIGHTS what `make demo` left is shown; without weights the true landmarks alone.
 SHOWN_WEIGHTS = $(if $(filter file,$(origin WEIGHTS)),$(wildcard $(if $(DATA),$(WEIGHTS),$(DEMO)/weights)),$(WEIGHTS))
-show: .venv/installed ## draw located and true landmarks of a study: STUDY=NUMBER [DATA=DIR] [WEIGHTS=DIR] [OUT=DIR]
+show: .venv/installed ## draw located and true landmarks of a study: STUDY=NUMBER [DATA=DIR] [WEIGHTS=DIR | RUNS=DIR] [OUT=DIR]
 	@test -n "$(STUDY)" || { echo "say which study: make show STUDY=NUMBER (a folder of train_images or test_images)"; exit 2; }
-	$(PY) -m training.evaluation.show --data "$(or $(DATA),$(DEMO)/data)" --study "$(STUDY)" --out "$(or $(OUT),shown)" $(if $(SHOWN_WEIGHTS),--weights "$(SHOWN_WEIGHTS)")
+	$(PY) -m training.evaluation.show --data "$(or $(DATA),$(DEMO)/data)" --study "$(STUDY)" --out "$(or $(OUT),shown)" $(if $(filter-out file,$(origin RUNS)),--runs "$(RUNS)" --profile $(PROFILE) $(if $(RECIPES),--recipes $(RECIPES)),$(if $(SHOWN_WEIGHTS),--weights "$(SHOWN_WEIGHTS)"))
 
 lint: .venv/installed ## ruff and mypy
 	$(PY) -m ruff check .
@@ -86,9 +92,9 @@ bench: .venv/installed ## the design's numbers, each a ratio in one run
 bench-locate: DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROFILE)),bench,$(PROFILE))
 bench-locate: MEASURED = $(or $(DATA),$(DEMO)/data)
 bench-locate: MEASURED_RUNS = $(if $(or $(DATA),$(filter-out file,$(origin RUNS))),$(RUNS),$(DEMO)/runs)
-bench-locate: .venv/installed ## every localiser on the same phantoms, one table [DATA=DIR] [RUNS=DIR] [RECIPES="…"] [PROFILE=bench] [OUT=DIR]
+bench-locate: .venv/installed ## every localiser on the same phantoms, one table [DATA=DIR] [RUNS=DIR] [RECIPES="…"] [PROFILE=bench] [COORDINATES=DIR] [OUT=DIR]
 	$(if $(DATA),,$(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep)
-	$(PY) -m training.train_all --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) --folds 0 --jobs $(JOBS) --localisers-only $(if $(RECIPES),--recipes $(RECIPES))
+	$(PY) -m training.train_all --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) --folds 0 --jobs $(JOBS) --localisers-only $(if $(RECIPES),--recipes $(RECIPES)) $(if $(COORDINATES),--coordinates "$(COORDINATES)")
 	$(PY) -m training.evaluation.bench_locate --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(OUT),--out "$(OUT)")
 
 clean: ## remove what the commands made (not .venv)

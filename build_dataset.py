@@ -30,6 +30,7 @@ from training.packing import Located, Run, UnusableRun, collect, pack, routes_of
 from training.recipe import Profile, Recipe, RecipeError
 from training.runs import RunFolder
 from training.train_all import load_named
+from training.weighting import FoundEnsemble, chosen_runs, read_ensemble, weighted
 
 RELEASES = Path(__file__).resolve().parent / "weights_manifest"
 # Kaggle takes so many top-level files.
@@ -78,16 +79,27 @@ def verify(folder: Path) -> Manifest:
 
 
 def build(
-    runs: Sequence[tuple[RunFolder, list[Run]]], out: Path, name: str, metadata: dict[str, Any], locate: Located = "own"
+    runs: Sequence[tuple[RunFolder, list[Run]]],
+    out: Path,
+    name: str,
+    metadata: dict[str, Any],
+    locate: Located = "own",
+    ensemble: FoundEnsemble | None = None,
 ) -> Manifest:
     """Package finished runs into `out`, which is replaced only by a whole and verified package.
 
-    Raises BuildError, UnusableRun.
+    `ensemble`: what a search found, in place of the recipes' own weights.  Raises BuildError, UnusableRun.
     """
     check_replaceable(out)
+    if ensemble is not None and locate != "own":
+        raise BuildError("an ensemble was found where graders look where their own localisers point: --locate own")
     averages = {folder.recipe.average for folder, _ in runs}
-    if len(averages) > 1:
-        raise BuildError("the recipes average differently (logits, probabilities): package them apart")
+    # Recipes that average differently meet in logits, which most of them take.
+    average = ensemble.average if ensemble else averages.pop() if len(averages) == 1 else "logits"
+    found = {folder.recipe.name: one for folder, one in runs}
+    if ensemble is not None:
+        found = chosen_runs(found, ensemble)
+    routes = routes_of(found, locate)
     priors = read_priors([folder for folder, _ in runs])
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -95,11 +107,12 @@ def build(
         partial.chmod(0o755)
         manifest = Manifest(
             name=name,
-            average=averages.pop(),
+            average=average,
             priors=priors,
             shape=read_shape(runs[0][0]),
-            artefacts=tuple(pack([run for _, found in runs for run in found], partial)),
-            routes=routes_of({folder.recipe.name: found for folder, found in runs}, locate),
+            multipliers=ensemble.multipliers if ensemble else {},
+            artefacts=tuple(pack([run for its in found.values() for run in its], partial)),
+            routes=weighted(routes, found, ensemble) if ensemble else routes,
         )
         replace_json(partial / "manifest.json", manifest.model_dump(mode="json"))
         replace_json(partial / "dataset-metadata.json", metadata)
@@ -167,6 +180,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default="own",
         help="graders look where their own localisers point, where those of all recipes agree, or once for each",
     )
+    parser.add_argument("--ensemble", type=Path, help="what make ensemble wrote: who takes part, how much, and when")
     parser.add_argument("--name", help="name of the ensemble; default: the recipes' names and the profile")
     parser.add_argument("--owner", default=kaggle_owner(), help="Kaggle user name (environment KAGGLE_USERNAME)")
     parser.add_argument("--slug", default=DATASET_SLUG, help=f"slug of the dataset ({DATASET_SLUG})")
@@ -194,7 +208,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             runs.append((folder, collect(folder, folds, options.allow_partial)))
         suffix = [] if options.profile == "full" else [options.profile]
         name = options.name or "_".join([*(recipe.name for recipe in recipes), *suffix])
-        manifest = build(runs, options.out, name, metadata, options.locate)
+        ensemble = read_ensemble(options.ensemble) if options.ensemble else None
+        manifest = build(runs, options.out, name, metadata, options.locate, ensemble)
     except (BuildError, RecipeError, UnusableRun, WeightsError, OSError) as error:
         print(f"build_dataset: {error}", file=sys.stderr)
         return 1

@@ -16,7 +16,7 @@ from training.data.augment import (
     warp,
     warp_points,
 )
-from training.recipe import Augmentation
+from training.fit_spec import Augmentation
 
 STRONG = Augmentation(rotate_deg=40, shear_deg=25, scale=0.3, brightness=0.4, contrast=0.6, noise=0.2)
 

@@ -2,7 +2,7 @@
 
 from kernels.lumbar.budget import Budget, Effort
 
-MEMBERS = [("a_fold0", 0, True), ("a_fold1", 1, True)]
+MEMBERS = [("a_fold0", 0, 2), ("a_fold1", 1, 2)]
 
 
 class Clock:

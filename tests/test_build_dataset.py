@@ -12,17 +12,19 @@ import pytest
 from pydantic import BaseModel
 
 import build_dataset
-from build_dataset import BuildError
 from kernels.build_notebook import OWNER_PLACEHOLDER
 from kernels.lumbar import manifest as released
 from kernels.lumbar import specs
+from kernels.lumbar.manifest import Artefact
 from kernels.lumbar.shape import Shape
 from kernels.lumbar.weights import read_manifest
 from tests.tiny_runs import write_runs
 from training import packing
+from training.packing import collect
 from training.recipe import Recipe
 from training.runs import RunFolder
 from training.train_all import load_named
+from training.weighting import FoundEnsemble, weighted
 
 
 @pytest.fixture(scope="module")
@@ -172,11 +174,72 @@ def test_release_keeps_the_manifest(finished, tmp_path, monkeypatch):
     assert (tmp_path / "first.json").read_bytes() == (tmp_path / "out" / "manifest.json").read_bytes()
 
 
-def test_recipes_that_do_not_go_together(finished, recipe, tmp_path):
-    other = recipe.model_copy(update={"average": "probabilities"})
-    runs = [(RunFolder(finished, one), []) for one in (recipe, other)]
-    with pytest.raises(BuildError, match="average differently"):
-        build_dataset.build(runs, tmp_path / "out", "both", {})
+def found_ensemble(recipe, **changes):
+    names = [f"{recipe.name}/{one.pooled_as}" for one in recipe.members() if one.member.role == "grader"]
+    content = {
+        "average": "probabilities",
+        "weights": {names[2]: {"spinal": 0, "foraminal": 0, "subarticular": 1}, names[0]: {"spinal": 0.5}},
+        "multipliers": {"spinal": [1, 2, 4]},
+        "order": [names[2], names[0]],
+        "fitted_score": 0.4,
+    }
+    return content | changes
+
+
+def test_a_found_ensemble_says_who_takes_part_how_much_and_when(finished, recipe, tmp_path, capsys):
+    (tmp_path / "found.json").write_text(json.dumps(found_ensemble(recipe)))
+    assert package(finished, tmp_path / "out", "--ensemble", str(tmp_path / "found.json")) == 0
+    manifest = read_manifest(tmp_path / "out" / "manifest.json")
+    (route,) = manifest.routes
+    graders = [one.member.name for one in recipe.members() if one.member.role == "grader"]
+    assert [grader.name for grader in route.graders] == [f"{graders[2]}_fold0", f"{graders[0]}_fold0"]
+    assert route.graders[1].weight == {"spinal": 0.5}
+    packed = {artefact.member.name for artefact in manifest.artefacts}
+    assert packed == {*route.localisers, *(grader.name for grader in route.graders)}
+    assert manifest.average == "probabilities" and manifest.multipliers == {"spinal": (1, 2, 4)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"order": ["split_and_global/ghost"]}, "wants split_and_global/ghost, which is not among"),
+        ({"multipliers": {"spinal": [1, -2, 4]}}, "is no ensemble that make ensemble wrote"),
+        ({"average": None}, "is no ensemble that make ensemble wrote"),
+    ],
+)
+def test_ensembles_that_do_not_fit_are_refused(finished, recipe, tmp_path, capsys, changes, sentence):
+    (tmp_path / "found.json").write_text(json.dumps(found_ensemble(recipe, **changes)))
+    assert package(finished, tmp_path / "out", "--ensemble", str(tmp_path / "found.json")) == 1
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_folds_of_a_model_share_its_weight(recipe):
+    entry = next(one for one in recipe.members() if one.member.role == "grader")
+    names = [f"{entry.member.name}_fold{fold}" for fold in range(2)]
+
+    def run(name):
+        artefact = Artefact.model_construct(member=entry.member.model_copy(update={"name": name}))
+        return packing.Run(entry, artefact, Path())
+
+    runs = {recipe.name: [run(name) for name in names]}
+    graders = tuple(released.GraderWeight(name=name, weight=entry.weight) for name in names)
+    model = f"{recipe.name}/{entry.pooled_as}"
+    found = FoundEnsemble(average="logits", weights={model: {"spinal": 0.6}}, multipliers={}, order=(model,))
+    (route,) = weighted((released.Route(name="r", localisers=(), graders=graders),), runs, found)
+    assert [grader.weight for grader in route.graders] == [{"spinal": 0.3}] * 2
+
+
+def test_recipes_that_average_differently_meet_in_logits(runs, recipe, tmp_path):
+    folder = RunFolder(runs, recipe)
+    found = collect(folder, [0], False)
+    probabilities = recipe.model_copy(update={"average": "probabilities"})
+    alone = [(RunFolder(runs, probabilities), found)]
+    assert build_dataset.build(alone, tmp_path / "alone", "alone", {}).average == "probabilities"
+    other = RunFolder(runs, probabilities.model_copy(update={"name": "other"}))
+    other.priors.parent.mkdir()
+    shutil.copy(folder.priors, other.priors)
+    assert build_dataset.build([(folder, found), (other, [])], tmp_path / "both", "both", {}).average == "logits"
 
 
 def test_run_of_another_state_of_the_recipe_is_not_finished(runs, recipe):

@@ -31,7 +31,8 @@ VIEWS = list(dict.fromkeys((one.member.unit, view) for one in MEMBERS for view i
 WHOLE = ViewRequest(series="sagittal_t2", slices=SliceChoice(by="middle", count=3), size_px=32)
 ODD = ViewRequest(
     series="axial_t2",
-    centre=("left_subarticular_stenosis",),
+    centre=("subarticular_stenosis",),
+    of_side="left",
     slices=SliceChoice(by="landmark", count=4, near=("spinal_canal_stenosis",)),
     size_mm=37,
     size_px=51,
@@ -75,7 +76,7 @@ def study_of(data, tables, study):
 
 
 def small(unit="study", view=WHOLE):
-    return [stored(unit, view)[0]]
+    return [stored(unit, view)]
 
 
 def fails(*_):
@@ -116,7 +117,7 @@ def test_margins_keep_parity_and_the_size_of_a_pixel():
 
 
 def test_odd_sizes_and_even_slice_counts_have_their_middle_too(data, tables, tmp_path):
-    cache = build_cache(data, tables, [stored("level", ODD)[0]], tmp_path, 1)
+    cache = build_cache(data, tables, [stored("level", ODD)], tmp_path, 1)
     view, wide = cache.of("level", ODD), widened(ODD)
     study = study_of(data, tables, cache.studies[0])
     for place, unit in enumerate(UNITS["level"]):
@@ -125,17 +126,27 @@ def test_odd_sizes_and_even_slice_counts_have_their_middle_too(data, tables, tmp
         assert np.array_equal(view.pixels[view.places[place]][1:5, edge : edge + 51, edge : edge + 51], expected.pixels)
 
 
-def test_sided_views_of_a_level_are_those_of_its_sides():
-    left = ODD.model_copy(update={"centre": ("subarticular_stenosis",)})
-    request, side = stored("level", ODD)
-    assert side == "left" and request == stored("level_side", left)[0] and stored("level_side", left)[1] is None
-    assert stored("level", ODD.mirrored()) == (request, "right")
-    assert stored("study", WHOLE) == (small()[0], None)
-    wanted = {(one.unit, one.view.series, one.view.centre) for one in requests_of(MEMBERS)}
-    assert ("level_side", "axial_t2", ("subarticular_stenosis",)) in wanted
-    assert not any(
-        "left_" in name for unit, _, centre in wanted if unit == "level" and len(centre) == 1 for name in centre
-    )
+def test_views_of_one_level_and_side_lie_in_the_file_of_all_whatever_the_unit():
+    anywhere = ODD.anywhere
+    assert stored("level", ODD) == stored("level", ODD.mirrored()) == stored("level_side", anywhere)
+    assert stored("side", anywhere.model_copy(update={"of_level": "l4_l5"})) == stored("level_side", anywhere)
+    one = anywhere.model_copy(update={"of_level": "l1_l2", "of_side": "right"})
+    assert stored("study", one) == stored("level_side", anywhere)
+    assert stored("study", WHOLE).unit == "study"
+
+
+@pytest.mark.parametrize("unit", ["study", "side", "level"])
+def test_a_view_of_one_level_and_side_is_that_of_the_unit_it_names(data, tables, tmp_path, unit):
+    cache = build_cache(data, tables, [stored("level_side", ODD.anywhere)], tmp_path, 1)
+    own = {} if unit == "level" else {"of_level": "l4_l5"}
+    own |= {} if unit == "side" else {"of_side": "right"}
+    request = ODD.anywhere.model_copy(update=own)
+    found, whole = cache.of(unit, request), cache.of("level_side", ODD.anywhere)
+    for number in range(2):
+        for place, one in enumerate(UNITS[unit]):
+            named = UNITS["level_side"].index(request.place(one))
+            index, expected = number * len(UNITS[unit]) + place, number * 10 + named
+            assert found.places[index] == expected and found.present[index] == whole.present[expected]
 
 
 def test_landmarks_are_lifted_to_where_they_are(cache, tables):

@@ -18,12 +18,13 @@ from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
 from kernels.lumbar.weights import load_member
 from training import networks
 from training.data.batch import Batch
+from training.fit_spec import Fitting, Network
 from training.fitting.coordinate_losses import LOSSES, coordinate_smooth_l1
 from training.fitting.export import export
 from training.networks import NetworkError, encoders
 from training.networks.coordinates import Places, PointHead
 from training.networks.volume_coordinates import HalvingMean, VolumeEncoder
-from training.recipe import Fitting, MemberRecipe, Network
+from training.recipe import MemberRecipe
 
 NAN = float("nan")
 TARGETS = ("left_subarticular_stenosis_l1_l2", "right_subarticular_stenosis_l1_l2", "spinal_canal_stenosis_l1_l2")

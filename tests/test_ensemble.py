@@ -41,6 +41,20 @@ def test_one_missing_answer_falls_back_alone() -> None:
     assert np.allclose(rows[7], public_priors()[ROWS[7]])
 
 
+def test_multipliers_change_what_was_averaged_and_leave_priors_alone() -> None:
+    partial = answers(1.0)
+    missing = next(row for row in ROWS if group_of(row) == "spinal")
+    del partial[missing]
+    plain, _ = combine([(EVERYWHERE, partial)], public_priors(), "logits")
+    rows, _ = combine([(EVERYWHERE, partial)], public_priors(), "logits", {"spinal": (1.0, 2.0, 4.0)})
+    for row, before, after in zip(ROWS, plain, rows, strict=True):
+        if group_of(row) != "spinal" or row == missing:
+            assert np.allclose(before, after)
+        else:
+            times = before * [1, 2, 4]
+            assert np.allclose(after, times / times.sum())
+
+
 @given(st.lists(st.floats(-700, 700), min_size=3, max_size=3))
 def test_rows_are_probabilities_for_any_logits(logits: list[float]) -> None:
     rows, _ = combine([(EVERYWHERE, dict.fromkeys(ROWS, np.array(logits)))], public_priors(), "logits")

@@ -19,9 +19,10 @@ from training.data.external import IMPROVED, PRETRAINING, improved_coordinates, 
 from training.data.external import with_improved_coordinates as with_improved
 from training.data.external_samples import PretrainingSamples, pretrainable
 from training.data.tables import LEVEL_TEXTS, Tables, TablesError, read_tables
+from training.fit_spec import Augmentation, Fitting, Network, Optimisation
 from training.phantom.dataset import Options, make_dataset
 from training.phantom.external import write_external
-from training.recipe import Augmentation, Fitting, MemberRecipe, Network, Optimisation
+from training.recipe import MemberRecipe
 
 CPU = torch.device("cpu")
 CANAL = tuple(f"spinal_canal_stenosis_{level}" for level in LEVELS)
@@ -269,8 +270,8 @@ def test_the_same_seed_and_epoch_give_the_same_batches(folder):
     assert torch.equal(one.views[0], again.views[0]) and torch.equal(one.target, again.target)
     assert not torch.equal(one.views[0], batch(1, 3).views[0])
     assert one.views[0].mean().abs() < 1e-4 and abs(one.views[0][0].std(correction=0) - 1) < 1e-3
-    held_out = [PretrainingSamples(images, recipe, CPU, seed).validation_indices.tolist() for seed in range(8)]
-    assert len({tuple(one) for one in held_out}) > 1
+    held_out = [PretrainingSamples(images, recipe, CPU, seed).validation_samples for seed in range(8)]
+    assert len({tuple(index.item() for index in one) for one in held_out}) > 1
 
 
 def test_networks_that_such_images_cannot_teach_are_refused(folder):

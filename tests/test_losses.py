@@ -12,10 +12,11 @@ from torch.nn import functional
 
 from training import networks
 from training.data.batch import Batch
-from training.fitting.losses import LOSSES, answer, heatmap_mse, weighted_cross_entropy
+from training.fit_spec import Fitting
+from training.fitting.grade_losses import weighted_cross_entropy
+from training.fitting.losses import LOSSES, answer, heatmap_mse
 from training.fitting.sums import LossSum
 from training.fitting.targets import gaussian_heatmaps, known_points
-from training.recipe import Fitting
 
 NAN = float("nan")
 

@@ -13,6 +13,7 @@ from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
 from kernels.lumbar.weights import golden_inputs, load_member
 from training import networks
 from training.data.batch import Batch
+from training.fit_spec import Fitting, Network, Optimisation
 from training.fitting.export import export
 from training.fitting.map_losses import heat_and_pointer_bce, heatmap_correlation, slice_weights
 from training.fitting.targets import gaussian_heatmaps
@@ -20,7 +21,7 @@ from training.networks import NetworkError
 from training.networks.heat_pointer import HeatAndPointer
 from training.networks.roi_maps import RoiMaps, middle_slices
 from training.networks.slices import never_empty, pick, real_slices, spread, with_neighbours
-from training.recipe import Fitting, MemberRecipe, Network, Optimisation
+from training.recipe import MemberRecipe
 
 NAN = float("nan")
 SIZE, SLICES = 32, 6

@@ -44,7 +44,7 @@ def inputs_of(recipe: MemberRecipe, batch: int) -> list[torch.Tensor]:
     return golden_inputs(recipe.member, 5, batch)
 
 
-def test_every_architecture_is_tested_here_or_as_a_localiser_of_a_recipe():
+def test_every_architecture_is_tested_here_or_in_a_recipe():
     recipes = [load_named(path.stem, "smoke") for path in RECIPES.glob("*.yaml")]
     used = {one.fitting.network.name for recipe in recipes for one in recipe.members()}
     assert set(networks.names()) == set(SMALLEST) | used
@@ -158,7 +158,7 @@ def test_what_cannot_be_built_is_said(recipe, message):
 
 
 def test_unknown_and_double_names(tmp_path):
-    with pytest.raises(NetworkError, match="no architecture 'gru'; there are: coordinates, deeplab_heatmap"):
+    with pytest.raises(NetworkError, match="no architecture 'gru'; there are: condition_sequence, coordinates, "):
         networks.build("gru")
     (tmp_path / "more").mkdir()
     for path in (tmp_path / "one.py", tmp_path / "more" / "one.py"):

@@ -10,8 +10,10 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from kernels.lumbar.labels import GROUPS, UNITS, row_of
+from kernels.lumbar.labels import GROUPS, LEVELS, UNITS, row_of
 from training.recipe import Profile, Recipe, RecipeError, load_recipe, merge
+from training.shorthand import expand_targets, expand_views
+from training.train_all import load_named
 
 FOLDER = Path(__file__).resolve().parents[1] / "training" / "recipes"
 RECIPES = sorted(FOLDER.rglob("*.yaml"))
@@ -169,3 +171,42 @@ def test_merge_changes_adds_removes_and_leaves_its_arguments_alone():
 def test_smoke_is_smaller_than_full(document, tmp_path):
     full, smoke = (load(document, tmp_path, profile) for profile in ("full", "smoke"))
     assert len(smoke.members()) < len(full.members())
+
+
+def test_views_and_targets_of_each_level_and_side_are_written_once():
+    views = expand_views([{"each": "level_side", "series": "axial_t2"}, {"series": "sagittal_t2", "of_level": "l1_l2"}])
+    assert len(views) == 11 and views[-1] == {"series": "sagittal_t2", "of_level": "l1_l2"}
+    assert [view["of_side"] for view in views[:10]] == ["left"] * 5 + ["right"] * 5
+    assert [view["of_level"] for view in views[:5]] == list(LEVELS)
+    targets = expand_targets("study", ["subarticular_stenosis"])
+    assert targets == tuple(f"{side}_subarticular_stenosis_{level}" for side in ("left", "right") for level in LEVELS)
+    assert expand_targets("level_side", ["subarticular_stenosis"]) == ("subarticular_stenosis",)
+    assert expand_targets("side", ["neural_foraminal_narrowing"])[0] == "neural_foraminal_narrowing_l1_l2"
+    assert expand_targets("level", ["spinal_canal_stenosis"]) == ("spinal_canal_stenosis",)
+    with pytest.raises(ValueError, match="each is level, side, level_side, not 'slice'"):
+        expand_views([{"each": "slice"}])
+
+
+def test_one_backbone_a_fold_makes_one_model():
+    recipe = load_named("slice_experts", "full")
+    spinal = [one for one in recipe.members() if one.member.name.startswith("slice_experts_spinal_all_slices_")]
+    assert {one.pooled_as for one in spinal} == {"slice_experts_spinal_all_slices"}
+    for fold in range(5):
+        trained = [one.member.name for one in recipe.members() if one.is_trained_in(fold) and one.model]
+        models = [one.model for one in recipe.members() if one.is_trained_in(fold) and one.model]
+        assert len(models) == len(set(models)), f"two networks of one model in fold {fold}: {trained}"
+
+
+@pytest.mark.parametrize(
+    ("grader", "sentence"),
+    [
+        ("fitting: {augmentation: {dihedral: 0.5}}", "dihedral exchanges left and right"),
+        ("fitting: {loss: competition}", "needs all levels of a study: set whole_studies"),
+        ("backbones: [ghost]", "names backbone 'ghost', which is none of them"),
+    ],
+)
+def test_changes_that_labels_do_not_bear_are_refused(document, tmp_path, grader, sentence):
+    document["graders"]["global"] = merge(document["graders"]["global"], yaml.safe_load(grader))
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(document))
+    with pytest.raises(RecipeError, match=sentence):
+        load_recipe(tmp_path / "one.yaml")

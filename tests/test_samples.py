@@ -17,7 +17,8 @@ from tests.dicom_factory import write_foreign_dataset
 from training.data.cache import Cache, CachedView, build_cache, requests_of, stored
 from training.data.samples import MemberSamples
 from training.data.tables import MISSING, Tables, read_tables
-from training.recipe import Augmentation, Fitting, MemberRecipe, Network, Optimisation
+from training.fit_spec import Augmentation, Fitting, Network, Optimisation
+from training.recipe import MemberRecipe
 from training.train_all import load_named
 
 CPU = torch.device("cpu")
@@ -82,6 +83,10 @@ def ids(recipe):
 # What the kernel makes of real files.
 
 
+def held_out(samples):
+    return np.concatenate(samples.validation_samples)
+
+
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
     """Folder, tables and cache of four studies; the third lacks its sagittal T2 series, the fourth some labels."""
@@ -115,10 +120,10 @@ def test_validation_shows_what_the_kernel_sees_at_the_true_landmarks(real, recip
         tensors, present = feed.tensors()
         for place, unit in enumerate(feed.units):
             index = number * len(units) + units.index(unit)
-            if index not in samples.validation_indices:
+            if index not in held_out(samples):
                 continue
             seen += 1
-            at = int(np.flatnonzero(samples.validation_indices == index)[0])
+            at = int(np.flatnonzero(held_out(samples) == index)[0])
             batch, row = batches[at // len(batches[0].target)], at % len(batches[0].target)
             assert batch.present[row].tolist() == present[place].tolist()
             for view, expected in zip(batch.views, tensors, strict=True):
@@ -132,7 +137,7 @@ def test_validation_shows_what_the_kernel_sees_at_the_true_landmarks(real, recip
                 distances = batch.distance_mm[row].numpy()
                 assert np.abs(distances[: len(view.planes)] - slice_distances(view.planes, marked)).max() < 1e-3
                 assert np.isnan(distances[len(view.planes) :]).all()
-    assert seen == len(samples.validation_indices) == sum(len(batch.target) for batch in batches) > 0
+    assert seen == len(held_out(samples)) == sum(len(batch.target) for batch in batches) > 0
 
 
 @pytest.mark.parametrize("recipe", LOCALISERS, ids=ids)
@@ -157,7 +162,7 @@ def test_every_recipe_trains_on_finite_numbers(real, recipe):
     batches = list(samples.training(1))
     assert len(batches) == samples.steps_per_epoch >= 1
     for batch in batches:
-        assert len(batch.target) == min(8, len(samples.train_indices))
+        assert len(batch.target) == min(8, len(np.concatenate(samples.train_samples)))
         for view, request in zip(batch.views, recipe.member.inputs, strict=True):
             assert view.shape == (len(batch.target), request.slices.count, request.size_px, request.size_px)
             assert view.dtype == torch.float32 and view.isfinite().all()
@@ -250,7 +255,7 @@ def made_up(recipe, pixels, present=None, labels=None, landmarks=None, studies=S
     """Cache and tables whose views are all `pixels` (slice, H, W), with 1 mm slices and 0.5 mm pixels around zero."""
     views = {}
     for number, request in enumerate(recipe.member.inputs):
-        key, _ = stored("level", request)
+        key = stored("level", request)
         slices, size = key.view.slices.count, key.view.size_px
         count = len(studies) * len(UNITS[key.unit])
         assert pixels.shape == (slices, size, size)
@@ -314,7 +319,7 @@ def test_samples_without_a_label_or_a_view_are_left_out():
     present[10:15] = False
     present[15:20, 0] = False
     samples = made_samples(recipe, textures(), STUDIES[:4], STUDIES[:1], labels=labels, present=present)
-    assert samples.train_indices.tolist() == [*range(5), *range(15, 20)]
+    assert np.concatenate(samples.train_samples).tolist() == [*range(5), *range(15, 20)]
     (held_out,) = samples.validation()
     assert held_out.target.tolist() == [[MISSING, 0]] * 5
     (batch,) = (made_samples(recipe, textures(), STUDIES[3:7], (), labels=labels, present=present)).training(1)
@@ -330,7 +335,7 @@ def test_labels_stay_with_their_pictures():
     recipe = recipe_of(batch_size=10)
     samples = made_samples(recipe, textures())
     samples.views[0].pixels[:] = np.arange(200)[:, None, None, None]
-    severities = torch.from_numpy(samples.targets[:, 0])
+    severities = torch.from_numpy(samples.targets.values[:, 0])
     seen = []
     for batch in samples.training(3):
         which = (batch.views[0].mean((1, 2, 3)) * 255).round().long()

@@ -131,7 +131,7 @@ def test_mistakes_end_in_one_sentence(
     known = truth.test[0]
     for given, sentence in (
         (["--data", str(data), "--study", "5"], f"has no study '5'; it has {known}, {truth.train[0]}"),
-        (["--data", str(tmp_path), "--study", "5"], "has no images"),
+        (["--data", str(tmp_path), "--study", "5"], "has no train_images and no test_images"),
         (["--data", str(data), "--study", known], "give --weights to locate its landmarks"),
         (["--data", str(data), "--study", known, "--weights", str(tmp_path)], "no manifest.json of this kit"),
     ):

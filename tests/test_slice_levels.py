@@ -14,13 +14,14 @@ from kernels.lumbar.locate import answered, needed
 from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
 from training import networks
 from training.data.batch import Batch
+from training.fit_spec import Fitting, Network
 from training.fitting.export import export, parity_inputs
 from training.fitting.losses import LOSSES, answer
 from training.fitting.optimise import make_optimiser
 from training.fitting.slice_losses import level_classes, level_distance
 from training.networks import NetworkError
 from training.networks.slice_levels import BLANK_LOGIT, BLANK_MM
-from training.recipe import Fitting, MemberRecipe, Network, load_recipe
+from training.recipe import MemberRecipe, load_recipe
 
 SLICES, SIZE_PX = 8, 32
 CANALS = tuple(f"spinal_canal_stenosis_{level}" for level in LEVELS)

@@ -61,10 +61,14 @@ def test_every_member_is_finished_with_its_curves(recipe: Recipe, runs: Path) ->
 def test_out_of_fold_rows_are_of_studies_the_fold_never_saw(recipe: Recipe, runs: Path) -> None:
     folder = RunFolder(runs, recipe)
     folds = pd.read_csv(folder.folds, dtype={"study_id": str}).set_index("study_id")["fold"]
-    rows = pd.read_csv(folder.out_of_fold(0), dtype={"row_id": str})
-    studies = rows["row_id"].str.partition("_")[0].unique()
+    rows = pd.read_parquet(folder.out_of_fold(0))
+    studies = rows["study"].unique()
     assert set(studies) == set(folds.index[folds == 0])
-    assert len(rows) == 25 * len(studies)
+    graders = [entry.member.name for entry in recipe.members() if entry.member.role == "grader"]
+    assert len(rows) == 25 * len(studies) * len(graders) and set(rows["member"]) == set(graders)
+    seconds = json.loads(folder.seconds.read_text())
+    assert set(seconds["members"]) == set(graders) and min(seconds["members"].values()) > 0
+    assert seconds["located"][recipe.name] > 0
     assert json.loads((folder.profile / "score.json").read_text())["studies"] == len(studies)
 
 
@@ -121,7 +125,10 @@ def test_pretraining_comes_first_and_follows_its_images(
     ("given", "sentence"),
     [
         (["--data", "nowhere"], "is no folder"),
-        (["--data", ".", "--recipes", "ghost"], "there is no recipe 'ghost'; there are: "),
+        (
+            ["--data", ".", "--recipes", "ghost"],
+            "there is no recipe 'ghost'; several are named with spaces between, and there are: ",
+        ),
         (["--data", ".", "--recipes", "split_and_global", "--folds", "7"], "folds 0 to 4"),
     ],
 )

@@ -10,7 +10,8 @@ import torch
 from kernels.lumbar.manifest import Provenance
 from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
 from training.data.batch import Batch
-from training.recipe import Backbone, Fitting, MemberRecipe, Network, Optimisation
+from training.fit_spec import Fitting, Network, Optimisation
+from training.recipe import Backbone, MemberRecipe
 
 PROVENANCE = Provenance(
     recipe="tiny",

@@ -45,7 +45,7 @@ def collect(folder: RunFolder, folds: Sequence[int], allow_partial: bool) -> lis
         (entry, fold)
         for entry in folder.recipe.members()
         for fold in folds
-        if fold in (folder.recipe.packed_folds(entry.member.name) or folds)
+        if entry.is_trained_in(fold) and fold in (folder.recipe.packed_folds(entry.member.name) or folds)
     ]
     found: list[Run] = []
     missing: list[str] = []

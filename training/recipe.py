@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from kernels.lumbar.specs import Group, Member, SeriesKind, Spec, UnitKind, ViewRequest
+from kernels.lumbar.specs import Group, Member, Spec, Tta, UnitKind, ViewRequest
+from training.fit_spec import Fitting
+from training.shorthand import expand_targets, expand_views
 
 Profile = Literal["smoke", "bench", "full"]
 
@@ -21,99 +23,31 @@ class RecipeError(Exception):
     """A recipe that cannot be used, with the file, the dotted path and the reason."""
 
 
-class Network(Spec):
-    """An architecture of training/networks by its file name, and its options."""
-
-    name: str
-    options: dict[str, Any] = {}
+Views = Annotated[tuple[ViewRequest, ...], BeforeValidator(expand_views)]
 
 
-class Optimisation(Spec):
-    """How the weights are fitted.  AdamW throughout, as in all five systems."""
-
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(default=16, ge=1)
-    learning_rate: float = Field(gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
-    """cosine: to zero over all steps; step: multiplied by step_factor every step_epochs."""
-    step_epochs: int = Field(default=2, ge=1)
-    step_factor: float = Field(default=0.1, gt=0, le=1)
-    warmup: float = Field(default=0.0, ge=0, lt=1)
-    """Share of all steps in which the rate rises linearly from zero."""
-    ema_decay: float | None = Field(default=None, gt=0, lt=1)
-    keep: Literal["best", "last"] = "best"
-    """Which epoch's weights are exported: that of the best validation loss, or the last."""
-
-
-class Augmentation(Spec):
-    """Random changes of training inputs, made before standardising, on the device, a batch at a time."""
-
-    rotate_deg: float = Field(default=0.0, ge=0, le=180)
-    shear_deg: float = Field(default=0.0, ge=0, lt=60)
-    scale: float = Field(default=0.0, ge=0, lt=1)
-    """Largest relative change of size."""
-    sharpen_or_blur: float = Field(default=0.0, ge=0, le=1)
-    """Probability that an image is sharpened or motion-blurred (one of the two, evenly)."""
-    slice_shuffle: float = Field(default=0.0, ge=0, le=1)
-    """Probability that the slices of a view are put in random order."""
-    slice_shuffle_series: tuple[SeriesKind, ...] = ("sagittal_t1", "sagittal_t2", "axial_t2")
-    brightness: float = Field(default=0.0, ge=0, lt=1)
-    contrast: float = Field(default=0.0, ge=0, lt=1)
-    noise: float = Field(default=0.0, ge=0, lt=1)
-    """Standard deviation of added noise, as a share of the full grey scale."""
-    mirror: float = Field(default=0.0, ge=0, le=1)
-    """Probability that a sample is shown mirrored, with left and right exchanged."""
-    jitter_mm: float | Literal["localiser"] = 0.0
-    """Standard deviation, each axis, of the crop centre; `localiser`: what the fold's localiser misses by."""
-    slice_jitter: int = Field(default=0, ge=0, le=4)
-    """Largest shift of the slice window, in slices."""
-
-
-class Pretraining(Spec):
-    """A first fit, on published images of single slices (training/data/external.py), where there are any."""
-
-    epochs: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
-    sources: tuple[Literal["lsd", "osf", "spider", "tseg"], ...] = ("lsd", "osf", "spider", "tseg")
-    """Sagittal T2 (lsd, spider), T1 (osf) and CT (tseg)."""
-
-
-class Fitting(Spec):
-    """Everything between a member's inputs and its weights."""
-
-    network: Network
-    loss: Literal[
-        "heatmap_mse",
-        "heatmap_correlation",
-        "coordinate_smooth_l1",
-        "heat_and_pointer_bce",
-        "level_distance",
-        "level_classes",
-        "weighted_cross_entropy",
-    ]
-    loss_options: dict[str, float] = {}
-    """What the loss of that name takes beyond the batch."""
-    optimisation: Optimisation
-    pretraining: Pretraining | None = None
-    augmentation: Augmentation = Augmentation()
-    sigma_px: float = Field(default=10.0, gt=0)
-    """Localisers: standard deviation of the target heatmap, in input pixels."""
-    foreground: float = Field(default=0.0, ge=0)
-    """Localisers: a pixel of the squared error weighs 1 + foreground × its target; 0 is the published loss."""
-
-
-class Localiser(Spec):
-    """A stage-1 network: finds landmarks."""
+class Stage(Spec):
+    """What localisers and graders have in common: what a network looks at, and what it answers."""
 
     unit: UnitKind
-    inputs: tuple[ViewRequest, ...]
+    inputs: Views
     targets: tuple[str, ...]
+    """Relative to the unit; names without a level or side that the unit does not have, either, stand for all."""
+    tta: tuple[Tta, ...] = ()
+    fitting: Fitting
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _all_levels_and_sides(cls, targets: Any, info: ValidationInfo) -> Any:
+        return expand_targets(info.data.get("unit", ""), targets)
+
+
+class Localiser(Stage):
+    """A stage-1 network: finds landmarks."""
+
     answers: Literal["points", "slices"] = "points"
-    tta: tuple[Literal["mirror"], ...] = ()
     packed_folds: tuple[int, ...] | None = None
     """Folds whose networks are shipped; None = all.  All are trained: each locates what its own fold held out."""
-    fitting: Fitting
 
 
 class Backbone(Spec):
@@ -123,28 +57,52 @@ class Backbone(Spec):
     size_px: int = Field(ge=16, le=1024)
     learning_rate: float = Field(gt=0)
     pretrained: bool = True
+    folds: tuple[int, ...] | None = None
+    """Folds in which graders are trained with it; None = all.  A different backbone in each makes one model of five."""
     options: dict[str, Any] = {}
 
 
-class Grader(Spec):
+class Grader(Stage):
     """A stage-2 network: grades crops.  Trained once with each backbone, which sets size_px and learning rate."""
 
-    unit: UnitKind
-    inputs: tuple[ViewRequest, ...]
-    targets: tuple[str, ...]
-    tta: tuple[Literal["mirror"], ...] = ()
+    backbones: tuple[str, ...] | None = None
+    """Names of the recipe's backbones it is trained with; None = all."""
     weight: dict[Group, Annotated[float, Field(ge=0, le=100)]]
     """The grader's weight in the ensemble, by condition group."""
-    fitting: Fitting
 
 
 class MemberRecipe(Spec):
     """One network of a recipe: what the kernel must know of it, and how it is fitted."""
 
     member: Member
+    model: str = ""
+    """Of graders with a backbone of its own in each fold, the name of the one model that they are together."""
     backbone: Backbone | None = None
     weight: dict[Group, float] = {}
     fitting: Fitting
+
+    @model_validator(mode="after")
+    def _changes_that_labels_bear(self) -> MemberRecipe:
+        name, augmentation, is_grader = self.member.name, self.fitting.augmentation, self.member.role == "grader"
+        for change in ("front_to_back", "dihedral", "mixup", "cutmix"):
+            if getattr(augmentation, change) and not is_grader:
+                raise ValueError(f"{name}: {change} is for graders: points would not follow")
+        if augmentation.dihedral and len(self.member.targets) > 1:
+            raise ValueError(f"{name}: dihedral exchanges left and right, so it is for graders of one target")
+        whole = self.member.unit == "study" or self.fitting.optimisation.whole_studies
+        steps = [self.fitting.loss] + [step.loss for step in [self.fitting.second_step] if step]
+        if "competition" in steps and not whole:
+            raise ValueError(f"{name}: the competition's loss needs all levels of a study: set whole_studies")
+        return self
+
+    @property
+    def pooled_as(self) -> str:
+        """The name under which its answers for held-out studies are pooled."""
+        return self.model or self.member.name
+
+    def is_trained_in(self, fold: int) -> bool:
+        """Whether there is a network of this member in a fold."""
+        return self.backbone is None or self.backbone.folds is None or fold in self.backbone.folds
 
 
 class Recipe(Spec):
@@ -179,14 +137,20 @@ class Recipe(Spec):
             for name, spec in self.localisers.items()
         ]
         for grader_name, grader in self.graders.items():
-            for backbone_name, backbone in self.backbones.items():
+            for backbone_name in self.backbones if grader.backbones is None else grader.backbones:
+                if backbone_name not in self.backbones:
+                    raise ValueError(f"graders.{grader_name} names backbone '{backbone_name}', which is none of them")
+                backbone = self.backbones[backbone_name]
                 inputs = tuple(view.model_copy(update={"size_px": backbone.size_px}) for view in grader.inputs)
                 sized = grader.model_copy(update={"inputs": inputs})
                 rate = {"learning_rate": backbone.learning_rate}
                 optimisation = grader.fitting.optimisation.model_copy(update=rate)
                 fitting = grader.fitting.model_copy(update={"optimisation": optimisation})
                 member = _member(f"{self.name}_{grader_name}_{backbone_name}", "grader", sized)
-                found.append(MemberRecipe(member=member, backbone=backbone, weight=grader.weight, fitting=fitting))
+                model = "" if backbone.folds is None else f"{self.name}_{grader_name}"
+                found.append(
+                    MemberRecipe(member=member, model=model, backbone=backbone, weight=grader.weight, fitting=fitting)
+                )
         return tuple(found)
 
 

@@ -49,8 +49,13 @@ class RunFolder:
         return self.profile / f"localiser_errors_fold{fold}.json"
 
     def out_of_fold(self, fold: int) -> Path:
-        """Predictions for the studies that a fold held out."""
-        return self.profile / f"out_of_fold{fold}.csv"
+        """What the graders answered for the studies that a fold held out (training/evaluation/out_of_fold.py)."""
+        return self.profile / f"out_of_fold{fold}.parquet"
+
+    @property
+    def seconds(self) -> Path:
+        """What graders and sets of localisers cost a study, as measured while validating."""
+        return self.profile / "seconds.json"
 
     def artefact(self, member: str, fold: int) -> Artefact:
         """The finished artefact of a job, its file named relative to the profile's folder."""
@@ -66,10 +71,16 @@ def digest(*parts: Any) -> str:
 
 
 def job_digest(
-    member: MemberRecipe, fold: int, seed: int, fingerprint: str, jitter_mm: dict[str, float], images: str | None = None
+    member: MemberRecipe,
+    fold: int,
+    seed: int,
+    fingerprint: str,
+    jitter_mm: dict[str, float],
+    images: str | None = None,
+    opinions: str | None = None,
 ) -> str:
-    """What a job's weights depend on; `images`: the fingerprint of those that it was pretrained on."""
-    return digest(member.model_dump(mode="json"), fold, seed, fingerprint, jitter_mm, *filter(None, [images]))
+    """What a job's weights depend on; `images`, `opinions`: what it was pretrained on, and its labels corrected by."""
+    return digest(member.model_dump(mode="json"), fold, seed, fingerprint, jitter_mm, images, opinions)
 
 
 def is_finished(folder: Path, made_by: str) -> bool:

@@ -17,15 +17,17 @@ from kernels.lumbar.submission import replace_json, replace_text
 from training.data.cache import Cache
 from training.data.external import LevelImages
 from training.data.external_samples import PretrainingSamples
+from training.data.opinions import Opinions, with_corrected_labels
 from training.data.samples import MemberSamples
 from training.data.tables import Tables
 from training.fitting.export import ExportError, export
-from training.fitting.loop import FitError, fit
+from training.fitting.loop import FitError, FitResult, fit
 from training.networks import NetworkError
 from training.recipe import MemberRecipe, Recipe
 from training.runs import RunFolder, is_finished, job_digest
 
 log = logging.getLogger("train")
+PRETRAINING, SECOND = "pretraining", "second_step"
 
 
 class TrainingError(Exception):
@@ -49,6 +51,8 @@ class Job:
     commit: str
     images: LevelImages | None = None
     """What networks whose recipe asks for it are pretrained on."""
+    opinions: Opinions | None = None
+    """What an earlier run answered out of fold, by which networks whose recipe asks for it correct their labels."""
 
     @property
     def out(self) -> Path:
@@ -59,7 +63,9 @@ class Job:
     def digest(self) -> str:
         """Names everything the weights depend on."""
         images = self.images.fingerprint if self.images and self.member.fitting.pretraining else None
-        return job_digest(self.member, self.fold, self.recipe.seed, self.tables.fingerprint, self.jitter_mm, images)
+        opinions = self.opinions.fingerprint if self.opinions and self.member.fitting.labels.any else None
+        made_of = (self.tables.fingerprint, self.jitter_mm, images, opinions)
+        return job_digest(self.member, self.fold, self.recipe.seed, *made_of)
 
     @property
     def named_member(self) -> MemberRecipe:
@@ -81,8 +87,10 @@ def train(job: Job) -> None:
     seed = job.recipe.seed + job.fold
     started = time.monotonic()
     try:
-        samples = MemberSamples(job.cache, job.tables, member, training, held_out, job.device, seed, job.jitter_mm)
+        tables = with_corrected_labels(job.tables, job.opinions, member.fitting.labels, training)
+        samples = MemberSamples(job.cache, tables, member, training, held_out, job.device, seed, job.jitter_mm)
         result = fit(member, samples, out, job.device, seed, _pretrained(job, member, seed))
+        result = _second_step(job, member, samples, result, seed)
         artefact = export(result.net, member, out, _provenance(job, seed), seed)
     except (FitError, ExportError, NetworkError, ValueError) as error:
         raise TrainingError(f"{member.member.name}: {error}") from error
@@ -110,7 +118,18 @@ def _pretrained(job: Job, member: MemberRecipe, seed: int) -> dict[str, torch.Te
     fitting = member.fitting.model_copy(update={"optimisation": optimisation})
     first = member.model_copy(update={"fitting": fitting})
     samples = PretrainingSamples(job.images, first, job.device, seed, asked.sources)
-    return fit(first, samples, job.out / "pretraining", job.device, seed).net.state_dict()
+    return fit(first, samples, job.out / PRETRAINING, job.device, seed).net.state_dict()
+
+
+def _second_step(job: Job, member: MemberRecipe, samples: MemberSamples, first: FitResult, seed: int) -> FitResult:
+    """The fit that goes on from the first one's weights, where the recipe asks for it."""
+    asked = member.fitting.second_step
+    if asked is None:
+        return first
+    changes = {"loss": asked.loss, "loss_options": asked.loss_options, "optimisation": asked.optimisation}
+    second = member.model_copy(update={"fitting": member.fitting.model_copy(update=changes)})
+    started = first.net.state_dict()
+    return fit(second, samples, job.out / SECOND, job.device, seed, started, only=asked.parts)
 
 
 def _begin(out: Path, made_by: str) -> None:
@@ -120,7 +139,8 @@ def _begin(out: Path, made_by: str) -> None:
     if not mark.is_file() or json.loads(mark.read_text()).get("digest") != made_by:
         for name in ("checkpoint.pt", "weights.ts", "artefact.json", "history.csv", "curves.png", "done.json"):
             (out / name).unlink(missing_ok=True)
-        shutil.rmtree(out / "pretraining", ignore_errors=True)
+        for name in (PRETRAINING, SECOND):
+            shutil.rmtree(out / name, ignore_errors=True)
         replace_json(mark, {"digest": made_by})
 
 

@@ -47,10 +47,10 @@ class Budget:
         """Seconds spent so far, by stage and member."""
         return {name: round(total, 3) for name, (total, _) in sorted(self._seconds.items())}
 
-    def effort(self, members: Iterable[tuple[str, int, bool]], studies_left: int) -> Effort:
+    def effort(self, members: Iterable[tuple[str, int, int]], studies_left: int) -> Effort:
         """The largest effort whose measured cost for all studies left fits the time left.
 
-        members: (name, fold, whether it has TTA).  Costs are kept for a forward without TTA under the member's name.
+        members: (name, fold, passes with TTA).  Costs are kept for a forward without TTA under the member's name.
         """
         members = list(members)
         folds = sorted({fold for _, fold, _ in members})
@@ -59,7 +59,7 @@ class Budget:
         for step in steps:
             active = set(folds[: step.folds])
             cost = self.mean_s("read") + sum(
-                self.mean_s(name) * (2 if tta and step.tta else 1) for name, fold, tta in members if fold in active
+                self.mean_s(name) * (passes if step.tta else 1) for name, fold, passes in members if fold in active
             )
             if available > 0 and cost * studies_left <= available:
                 return step

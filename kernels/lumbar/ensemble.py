@@ -20,10 +20,12 @@ def combine(
     answers: Iterable[tuple[Mapping[str, float], Mapping[str, np.ndarray]]],
     priors: Mapping[str, tuple[float, float, float]],
     average: Literal["logits", "probabilities"],
+    multipliers: Mapping[str, tuple[float, float, float]] | None = None,
 ) -> tuple[np.ndarray, list[str]]:
     """(25, 3) float64 probabilities in the order of ROWS, and the names of the rows that had to fall back to the prior.
 
-    `answers`: for each member its weight by condition group and its logits by row.
+    `answers`: for each member its weight by condition group and its logits by row.  `multipliers`: by condition group,
+    what the averaged probabilities of the three severities are multiplied with; priors stay as they are.
     """
     total = np.zeros((len(ROWS), 3))
     weights = np.zeros(len(ROWS))
@@ -36,6 +38,8 @@ def combine(
     fallen = [row for row, weight in zip(ROWS, weights, strict=True) if weight == 0]
     mean = total / np.maximum(weights, 1e-12)[:, None]
     rows = softmax(mean) if average == "logits" else mean
+    if multipliers:
+        rows = rows * np.array([multipliers.get(group_of(row), (1.0, 1.0, 1.0)) for row in ROWS])
     for row in fallen:
         rows[ROWS.index(row)] = priors[row]
     return rows / rows.sum(1, keepdims=True), fallen

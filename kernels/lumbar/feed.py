@@ -12,7 +12,7 @@ from .intensity import normalise
 from .labels import MIRROR, ROW_INDEX, ROWS, UNITS, Unit, row_of
 from .specs import Member, ViewRequest
 from .study import Study
-from .views import View, cut, mirror_pixels
+from .views import View, cut, mirror_pixels, turn_pixels
 
 ViewKey = tuple[ViewRequest, tuple[str, ...], str | None]
 
@@ -54,7 +54,8 @@ def gather(
     for unit in UNITS[member.unit]:
         row = []
         for request in member.inputs:
-            key = (request, request.landmarks(unit), f"{unit.level} {unit.side}")
+            place = request.place(unit)
+            key = (request.anywhere, request.landmarks(unit), f"{place.level} {place.side}")
             if key not in kept:
                 kept[key] = cut(study, request, unit, landmarks)
             row.append(kept[key])
@@ -79,6 +80,11 @@ def mirrored_tensors(
         exchanged_only = request.mirror_right and request.side(unit) is not None
         mirrored.append(tensor if exchanged_only else mirror_pixels(tensor, request.series))
     return mirrored, present[:, partners]
+
+
+def turned_tensors(member: Member, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The inputs with front and back of the patient exchanged, which no answer of a grader should depend on."""
+    return [turn_pixels(tensor, request.series) for request, tensor in zip(member.inputs, tensors, strict=True)]
 
 
 def mirrored_targets(member: Member) -> list[int]:

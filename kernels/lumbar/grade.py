@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
-from .feed import ViewKey, gather, mirrored_targets, mirrored_tensors
+from .feed import ViewKey, gather, mirrored_targets, mirrored_tensors, turned_tensors
 from .labels import row_of
 from .problems import Problem
 from .study import Study
@@ -34,10 +34,7 @@ def grade(
         return {}
     tensors, present = feed.tensors()
     try:
-        logits = grader(tensors, present)
-        if tta and "mirror" in member.tta:
-            flipped = grader(*mirrored_tensors(member, tensors, present))[:, mirrored_targets(member)]
-            logits = torch.stack([logits, flipped]).mean(0)
+        logits = torch.stack(_passes(grader, tensors, present, tta)).mean(0)
     except RuntimeError as error:  # what torch raises in a forward pass, out-of-memory included
         study.problems.append(Problem(study.study_id, member.name, "grader-failed", str(error).splitlines()[0]))
         return {}
@@ -50,3 +47,16 @@ def grade(
                 detail = f"the answer for {row_of(target, unit)} is not finite, and is left out"
                 study.problems.append(Problem(study.study_id, member.name, "not-finite", detail))
     return answers
+
+
+def _passes(
+    grader: LoadedMember, tensors: Sequence[torch.Tensor], present: torch.Tensor, tta: bool
+) -> list[torch.Tensor]:
+    """Logits (B, K, 3) of the study as it is and, with TTA, as the member's augmentations show it, left as left."""
+    member = grader.member
+    passes = [grader(tensors, present)]
+    if tta and "mirror" in member.tta:
+        passes.append(grader(*mirrored_tensors(member, tensors, present))[:, mirrored_targets(member)])
+    if tta and "front_to_back" in member.tta:
+        passes.append(grader(turned_tensors(member, tensors), present))
+    return passes

@@ -14,6 +14,9 @@ MANIFEST_FORMAT: Final = "lumbar-kit-manifest"
 MANIFEST_FORMAT_VERSION: Final = 1
 
 
+Factor = Annotated[float, Field(gt=0, le=100)]
+
+
 class Weights(Spec):
     """Where the TorchScript bytes of a member lie, and what proves that they are the right ones."""
 
@@ -90,6 +93,9 @@ class Manifest(Spec):
     average: Literal["logits", "probabilities"] = "logits"
     priors: dict[str, tuple[float, float, float]]
     """Row name → probabilities of a study about which nothing is known."""
+    multipliers: dict[Group, tuple[Factor, Factor, Factor]] = {}
+    """Condition group → what the averaged probabilities of the three severities are multiplied with: graders trained
+    without the metric's weights answer what is likely, not what costs least."""
     shape: Shape | None = None
     """Where landmarks are to be expected, given others; None where too few studies were annotated to know."""
     artefacts: tuple[Artefact, ...]

@@ -60,9 +60,9 @@ class Predictor:
             except WeightsError as error:
                 self.problems.append(Problem("", artefact.member.name, "member-unusable", str(error)))
 
-    def costs(self) -> list[tuple[str, int, bool]]:
-        """(name, fold, whether it has TTA) of every loaded member, for Budget.effort."""
-        return [(name, self.folds[name], bool(one.member.tta)) for name, one in self.members.items()]
+    def costs(self) -> list[tuple[str, int, int]]:
+        """(name, fold, passes with TTA) of every loaded member, for Budget.effort."""
+        return [(name, self.folds[name], 1 + len(one.member.tta)) for name, one in self.members.items()]
 
     def predict(
         self,
@@ -88,7 +88,8 @@ class Predictor:
                     answers[part.name] = grade(study, grader, found.points, views, effort.tta)
                 shares: dict[str, float] = {group: share * route.weight for group, share in part.weight.items()}
                 weighted.append((shares, answers[part.name]))
-        rows, fallen = combine(weighted, self.manifest.priors, self.manifest.average)
+        multipliers = {str(group): factors for group, factors in self.manifest.multipliers.items()}
+        rows, fallen = combine(weighted, self.manifest.priors, self.manifest.average, multipliers)
         return Prediction(study.study_id, rows, fallen, located, answers, study.problems)
 
     def _locate(
@@ -107,16 +108,20 @@ class Predictor:
         found = locate(study, localisers, self.expectation, effort.tta)
         share = (time.monotonic() - started) / max(len(localisers), 1)
         for localiser in localisers:
-            budget.record(localiser.member.name, share / (2 if effort.tta and localiser.member.tta else 1))
+            budget.record(localiser.member.name, share / _passes(localiser, effort.tta))
         return found
 
 
+def _passes(member: LoadedMember, tta: bool) -> int:
+    return 1 + len(member.member.tta) if tta else 1
+
+
 class _timed:
-    """Records the seconds of one member's part, halved where the mirrored study was graded too."""
+    """Records the seconds of one pass of a member."""
 
     def __init__(self, budget: Budget, member: LoadedMember, tta: bool) -> None:
         self._budget, self._name = budget, member.member.name
-        self._passes = 2 if tta and member.member.tta else 1
+        self._passes = _passes(member, tta)
 
     def __enter__(self) -> None:
         self._started = time.monotonic()

@@ -11,6 +11,9 @@ from .labels import LEVELS, UNITS, Unit, mirrored, row_of
 SeriesKind = Literal["sagittal_t1", "sagittal_t2", "axial_t2"]
 UnitKind = Literal["study", "side", "level", "level_side"]
 Group = Literal["spinal", "foraminal", "subarticular"]
+Level = Literal["l1_l2", "l2_l3", "l3_l4", "l4_l5", "l5_s1"]
+Side = Literal["left", "right"]
+Tta = Literal["mirror", "front_to_back"]
 
 
 def _sorted(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -72,6 +75,10 @@ class ViewRequest(Spec):
     size_mm: float | None = Field(default=None, gt=0)
     """Side of the square field of view; None (whole images only) = the longer side of the image."""
     size_px: int = Field(ge=16, le=1024)
+    of_level: Level | None = None
+    """The level that the view is of, where the unit holds several."""
+    of_side: Side | None = None
+    """The side that the view is of, where the unit holds both."""
     normalisation: Literal["unit", "zscore"] = "zscore"
     mirror_right: bool = False
     """Present right-sided views as left ones: axial images flipped, sagittal stacks in reversed order."""
@@ -107,12 +114,21 @@ class ViewRequest(Spec):
     def landmarks(self, unit: Unit) -> tuple[str, ...]:
         """Row names of all landmarks this view needs at a unit."""
         names = dict.fromkeys((*self.centre, *self.slices.near, *self.marks))
-        return tuple(row_of(name, unit) for name in names)
+        return tuple(row_of(name, self.place(unit)) for name in names)
+
+    def place(self, unit: Unit) -> Unit:
+        """The level and side that the view is of, at a unit: names of landmarks are relative to it."""
+        return Unit(self.of_level or unit.level, self.of_side or unit.side)
+
+    @property
+    def anywhere(self) -> ViewRequest:
+        """The same request without a level and a side of its own."""
+        return self.model_copy(update={"of_level": None, "of_side": None})
 
     def side(self, unit: Unit) -> str | None:
         """'left' or 'right' where the view lies on one side of the body, else None."""
-        if unit.side is not None:
-            return unit.side
+        if (side := self.place(unit).side) is not None:
+            return side
         sides = {name.split("_")[0] for name in self.centre} & {"left", "right"}
         return sides.pop() if len(sides) == 1 else None
 
@@ -120,7 +136,10 @@ class ViewRequest(Spec):
         """The request that shows, in a mirrored study, what this one shows in the study."""
         near = _sorted(tuple(mirrored(name) for name in self.slices.near))
         centre = _sorted(tuple(mirrored(name) for name in self.centre))
-        return self.model_copy(update={"centre": centre, "slices": self.slices.model_copy(update={"near": near})})
+        slices = self.slices.model_copy(update={"near": near})
+        return self.model_copy(
+            update={"centre": centre, "slices": slices, "of_side": Unit(side=self.of_side).mirrored().side}
+        )
 
 
 class Member(Spec):
@@ -138,8 +157,9 @@ class Member(Spec):
     targets: tuple[str, ...] = Field(min_length=1)
     answers: Literal["points", "slices"] = "points"
     """Of a localiser.  slices = it says only which slice shows a landmark; others, starting there, find the place."""
-    tta: tuple[Literal["mirror"], ...] = ()
-    """Test-time augmentations: mirror = also answer for the mirrored study and exchange left and right back."""
+    tta: tuple[Tta, ...] = ()
+    """Test-time augmentations: mirror = also answer for the mirrored study and exchange left and right back;
+    front_to_back (graders) = also answer for all views with front and back exchanged."""
 
     @model_validator(mode="after")
     def _names_exist(self) -> Member:
@@ -148,11 +168,21 @@ class Member(Spec):
                 row_of(target, unit)
             for request in self.inputs:
                 request.landmarks(unit)
+                of = (("of_level", request.of_level, unit.level), ("of_side", request.of_side, unit.side))
+                for key, own, units in of:
+                    if own and units:
+                        raise ValueError(f"{key} is for units that hold several, and a {self.unit} unit does not")
                 offset = request.slices.offset_mm
                 if offset is not None and request.side(unit) is None:
                     raise ValueError("slices by offset need a side, from the unit or from the view's centre")
-                if isinstance(offset, dict) and unit.level not in offset:
+                if isinstance(offset, dict) and request.place(unit).level not in offset:
                     raise ValueError(f"offset_mm names no offset for level {unit.level}")
+        return self
+
+    @model_validator(mode="after")
+    def _points_stay_where_they_are(self) -> Member:
+        if self.role == "localiser" and "front_to_back" in self.tta:
+            raise ValueError("front_to_back is for graders: nothing turns a localiser's points back")
         return self
 
     @model_validator(mode="after")

@@ -38,6 +38,7 @@ def cut(study: Study, request: ViewRequest, unit: Unit, landmarks: Landmarks) ->
     None where it is missing: no such series, a landmark unknown, or the nearest plane too far away.
     """
     stacks = study.of_kind(request.series)
+    unit = request.place(unit)
     centre = _mean(landmarks, request.centre, unit)
     if not stacks or (request.centre and centre is None):
         return None
@@ -78,6 +79,11 @@ def mirror_pixels(pixels: Pixels, series_kind: str) -> Pixels:
     if isinstance(pixels, torch.Tensor):
         return pixels.flip(axis)
     return np.ascontiguousarray(np.flip(pixels, axis))
+
+
+def turn_pixels(pixels: torch.Tensor, series_kind: str) -> torch.Tensor:
+    """(..., slice, H, W) with front and back exchanged: columns of sagittal slices, rows of axial ones."""
+    return pixels.flip(-1 if body_plane(series_kind) == "sagittal" else -2)
 
 
 def _mirrored(view: View, series_kind: str) -> View:

@@ -11,7 +11,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from training.recipe import Augmentation
+from training.fit_spec import Augmentation
 
 SHARPEN = torch.tensor([[-1.0, -1, -1], [-1, 9, -1], [-1, -1, -1]])
 SHARPEN_STRENGTH = (0.2, 0.5)

@@ -24,7 +24,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from kernels.lumbar.geometry import Plane
-from kernels.lumbar.labels import ROW_INDEX, SIDES, UNITS
+from kernels.lumbar.labels import ROW_INDEX, UNITS
 from kernels.lumbar.problems import Problem
 from kernels.lumbar.specs import ViewRequest
 from kernels.lumbar.submission import replace_json, replace_text
@@ -36,8 +36,8 @@ from training.runs import digest
 # Share of a crop's side that is kept beyond each border: a crop turned and sheared by 15 degrees stays inside.
 MARGIN = 0.25
 MARGIN_SLICES = 1
-# Units of which a unit with both sides has one each; a sided view of the latter is kept once, with the former.
-SIDED_UNIT = {"study": "side", "level": "level_side"}
+# The kind of unit that is of a level or not, and of a side or not.
+KIND_OF = {(one.level is not None, one.side is not None): kind for kind, (one, *_) in UNITS.items()}
 # Changes whenever the same request gives other bytes, so that older caches are made again.
 CUTTING = "percentile window, area shrinking, remap; stack centres; resampled or padded whole stacks"
 log = logging.getLogger("cache")
@@ -58,26 +58,15 @@ def widened(request: ViewRequest) -> ViewRequest:
     return request.model_copy(update=update)
 
 
-def stored(unit: str, request: ViewRequest) -> tuple[CacheRequest, str | None]:
-    """The file that holds a view; and where it holds both sides and the view is of one, which.
-
-    A level's view of its left foramen is the view of the foramen of (level, left): one file for both.
-    """
-    side = request.side(UNITS[unit][0])
-    if side is None or unit not in SIDED_UNIT:
-        return CacheRequest(unit, widened(request)), None
-
-    def sideless(names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(sorted(name.removeprefix(f"{side}_") for name in names))
-
-    slices = request.slices.model_copy(update={"near": sideless(request.slices.near)})
-    sided = request.model_copy(update={"centre": sideless(request.centre), "slices": slices})
-    return CacheRequest(SIDED_UNIT[unit], widened(sided)), side
+def stored(unit: str, request: ViewRequest) -> CacheRequest:
+    """The file that holds a view: a level's view of its left foramen lies with those of (level, left)."""
+    place = request.place(UNITS[unit][0])
+    return CacheRequest(KIND_OF[place.level is not None, place.side is not None], widened(request.anywhere))
 
 
 def requests_of(members: Iterable[MemberRecipe]) -> list[CacheRequest]:
     """All different files that these networks need."""
-    return list(dict.fromkeys(stored(m.member.unit, view)[0] for m in members for view in m.member.inputs))
+    return list(dict.fromkeys(stored(m.member.unit, view) for m in members for view in m.member.inputs))
 
 
 @dataclass(frozen=True)
@@ -111,11 +100,13 @@ class Cache:
 
     def of(self, unit: str, request: ViewRequest) -> CachedView:
         """The cached view, with margin, of a request without."""
-        place, side = stored(unit, request)
-        whole = self.views[place]
-        if side is None:
+        file = stored(unit, request)
+        whole = self.views[file]
+        if file.unit == unit:
             return whole
-        places = np.arange(SIDES.index(side), len(whole.present), len(SIDES))
+        kept = UNITS[file.unit]
+        first = np.array([kept.index(request.place(one)) for one in UNITS[unit]])
+        places = (np.arange(len(self.studies))[:, None] * len(kept) + first).ravel()
         return CachedView(whole.pixels, whole.present[places], whole.geometry[places], places)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -97,4 +98,5 @@ def mirror_some(batch: Batch, member: Member, partners: Sequence[int], chosen: t
         turned = distance_mm[..., order] if axial else -distance_mm[..., order].flip(1)
         distance_mm = torch.where(chosen[:, None, None], turned, distance_mm)
     chosen_target = chosen.view(-1, *(1,) * (batch.target.dim() - 1))
-    return Batch(tuple(views), present, torch.where(chosen_target, flipped, batch.target), distance_mm)
+    target = torch.where(chosen_target, flipped, batch.target)
+    return replace(batch, views=tuple(views), present=present, target=target, distance_mm=distance_mm)

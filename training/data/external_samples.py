@@ -88,10 +88,10 @@ def _as_cache(images: Sequence[LevelImage], member: Member) -> Cache:
     """The images as studies whose first view they are: of the left side where the network looks at one side only."""
     unit, units = UNITS[member.unit][0], len(UNITS[member.unit])
     views = {}
-    for place in (stored(member.unit, request)[0] for request in member.inputs):
+    for place in (stored(member.unit, request) for request in member.inputs):
         count = len(images) * len(UNITS[place.unit])
         views[place] = _missing(count, place.view.slices.count, place.view.size_px)
-    first, _ = stored(member.unit, member.inputs[0])
+    first = stored(member.unit, member.inputs[0])
     views[first] = _shown(images, first.view.slices.count, first.view.size_px, units)
     names = tuple(f"{image.source}/{image.filename}" for image in images)
     levels = {row_of(target, unit): LEVELS.index(_level_of(target)) for target in member.targets}

@@ -8,31 +8,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import torch
 
 from kernels.lumbar.feed import mirrored_targets
-from kernels.lumbar.geometry import project_points, slice_distances
 from kernels.lumbar.intensity import normalise
 from kernels.lumbar.labels import UNITS, row_of
 from kernels.lumbar.marks import draw_marks
 from kernels.lumbar.specs import ViewRequest
 from training.data.augment import (
     grey_changes,
-    inside_only,
     random_affine,
     sharpen_or_blur,
     shuffle_slices,
     warp,
     warp_points,
 )
-from training.data.batch import Batch
+from training.data.batch import Batch, Whose
+from training.data.blend import blended, dihedral_some, turn_some
 from training.data.cache import Cache
 from training.data.crops import Change, central, grid_of, mirror_some, slice_window, take, take_slices
-from training.data.tables import MISSING, Tables
-from training.recipe import Augmentation, MemberRecipe
+from training.data.tables import Tables
+from training.data.targets import groups_of, points, severities
+from training.fit_spec import Augmentation
+from training.recipe import MemberRecipe
 
 log = logging.getLogger("samples")
 
@@ -63,16 +64,23 @@ class MemberSamples:
             self.mark_error_mm = self._error_mm("sagittal_t2", localiser_error_mm)
         self.jitter_px = [self._jitter_px(request, localiser_error_mm) for request in self.member.inputs]
         self.partners = self._mirrored_views()
-        self._set_targets(cache, tables.labels)
+        if self.member.role == "grader":
+            judged = self.views[0] if self.fitting.loss == "valid_slices_bce" else None
+            self.targets = severities(cache, tables.labels, self.member, judged)
+        else:
+            self.targets = points(cache, self.member, self.views[0])
+        self.groups = groups_of(self.member).to(device)
         self.marks = self._landmarks_to_draw(cache)
         place = {study: number for number, study in enumerate(cache.studies)}
-        self.train_indices = self._usable([place[study] for study in train_studies])
-        self.validation_indices = self._usable([place[study] for study in validation_studies])
-        if not len(self.train_indices):
+        self.train_samples = self._usable([place[study] for study in train_studies])
+        self.validation_samples = self._usable([place[study] for study in validation_studies])
+        if not self.train_samples:
             raise ValueError("no training study has both a label and an image of what this network looks at")
         batch = self.fitting.optimisation.batch_size
         # The last, smaller batch is left out: one sample alone has no statistics to normalise by.
-        self.steps_per_epoch = max(len(self.train_indices) // batch, 1)
+        self.steps_per_epoch = max(len(self.train_samples) // batch, 1)
+        if self.fitting.optimisation.whole_studies:
+            batch *= len(UNITS[self.member.unit])
         # Used again for every batch: fresh memory costs several times the copy.  Pinned, a GPU reads it directly.
         pinned = device.type == "cuda"
         shapes = [(batch, *view.pixels.shape[1:]) for view in self.views]
@@ -110,50 +118,33 @@ class MemberSamples:
             return localiser_error_mm.get(series, 0.0)
         return jitter_mm
 
-    def _set_targets(self, cache: Cache, labels: pd.DataFrame) -> None:
-        """targets: (N, K) severities or (N, K, 3) points with distance_mm, and which samples have any."""
-        self.distance_mm: np.ndarray | None = None
-        units = UNITS[self.member.unit]
-        rows = [[row_of(target, unit) for target in self.member.targets] for unit in units]
-        if self.member.role == "grader":
-            chosen = np.stack([labels.loc[list(cache.studies), names].to_numpy() for names in rows], 1)
-            self.targets = chosen.reshape(-1, len(self.member.targets)).astype(np.int64)
-            self.labelled = (self.targets != MISSING).any(1)
-            return
-        count, slices = len(cache.studies) * len(units), self.views[0].pixels.shape[1]
-        self.targets = np.full((count, len(self.member.targets), 3), np.nan, np.float32)
-        self.distance_mm = np.full((count, slices, len(self.member.targets)), np.nan, np.float32)
-        for index in np.flatnonzero(self.views[0].present).tolist():
-            study, names = cache.studies[index // len(units)], rows[index % len(units)]
-            points = cache.landmarks.get(study, {})
-            known = [place for place, name in enumerate(names) if name in points]
-            if known:
-                planes, its_own = self.views[0].planes(index), np.stack([points[names[place]] for place in known])
-                self.targets[index, known] = project_points(planes, its_own)
-                self.distance_mm[index, : len(planes), known] = slice_distances(planes, its_own).T
-        # In pixels of the cached view, of which a batch shows a part.
-        self.targets = inside_only(torch.from_numpy(self.targets), self.views[0].pixels.shape[-1]).numpy()
-        self.labelled = np.isfinite(self.targets).any((1, 2))
-
-    def _usable(self, studies: Sequence[int]) -> np.ndarray:
+    def _usable(self, studies: Sequence[int]) -> list[np.ndarray]:
+        """What a batch is made of: each unit that has a label and an image, or all such units of each study."""
         units = len(UNITS[self.member.unit])
-        indices = np.array([study * units + unit for study in studies for unit in range(units)], int)
-        usable = np.logical_or.reduce([view.present for view in self.views]) & self.labelled
-        return indices[usable[indices]]
+        usable = np.logical_or.reduce([view.present for view in self.views]) & self.targets.labelled
+        of_study = [np.flatnonzero(usable[study * units : (study + 1) * units]) + study * units for study in studies]
+        if self.fitting.optimisation.whole_studies:
+            return [indices for indices in of_study if len(indices)]
+        return [indices[at : at + 1] for indices in of_study for at in range(len(indices))]
 
     def training(self, epoch: int) -> Iterator[Batch]:
         """Shuffled, augmented batches; the same epoch number always gives the same batches."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = self.train_indices[torch.randperm(len(self.train_indices), generator=generator).numpy()]
+        samples = self.train_samples
+        order = torch.randperm(len(samples), generator=generator).tolist()
         size = self.fitting.optimisation.batch_size
         for step in range(self.steps_per_epoch):
-            yield self._batch(order[step * size : (step + 1) * size], generator)
+            indices = np.concatenate([samples[number] for number in order[step * size : (step + 1) * size]])
+            batch = self._batch(indices, generator)
+            if self.member.role == "grader":
+                batch = blended(batch, self.fitting.augmentation, epoch, generator)
+            yield batch
 
     def validation(self) -> Iterator[Batch]:
         """All samples of the held-out studies, in order, as the kernel would cut them at the true landmarks."""
-        size = self.fitting.optimisation.batch_size
-        for start in range(0, len(self.validation_indices), size):
-            yield self._batch(self.validation_indices[start : start + size], None)
+        samples, size = self.validation_samples, self.fitting.optimisation.batch_size
+        for start in range(0, len(samples), size):
+            yield self._batch(np.concatenate(samples[start : start + size]), None)
 
     def read(self, indices: np.ndarray) -> list[torch.Tensor]:
         """The cached views (B, slice, H, W) uint8 of some samples, in memory that the next call uses again."""
@@ -169,12 +160,18 @@ class MemberSamples:
         whole = Batch(
             tuple(view.to(self.device) for view in pixels),
             present.to(self.device),
-            torch.from_numpy(self.targets[indices]).to(self.device),
-            None if self.distance_mm is None else torch.from_numpy(self.distance_mm[indices]).to(self.device),
+            torch.from_numpy(self.targets.values[indices]).to(self.device),
+            None
+            if self.targets.distance_mm is None
+            else torch.from_numpy(self.targets.distance_mm[indices]).to(self.device),
+            self._whose(indices),
         )
         if generator is not None and self.partners is not None:
             chosen = torch.rand(len(indices), generator=generator) < self.fitting.augmentation.mirror
             whole = mirror_some(whole, self.member, self.partners, chosen.to(self.device))
+        if generator is not None and (share := self.fitting.augmentation.front_to_back):
+            chosen = torch.rand(len(indices), generator=generator) < share
+            whole = turn_some(whole, self.member.inputs, chosen.to(self.device))
         views, target, distance_mm = [], whole.target, whole.distance_mm
         changes: dict[ViewRequest, Change] = {}
         for number, request in enumerate(self.member.inputs):
@@ -184,10 +181,19 @@ class MemberSamples:
                 grid = grid_of(request)
                 change = changes[grid] = changes.get(grid) or self._change(number, len(indices), generator)
                 grey, moved, first = self._augmented(number, change, whole, generator)
-            if self.member.role == "localiser" and number == 0:
+            if number == 0:
                 target, distance_mm = moved, take_slices(whole.distance_mm, first, request.slices.count)
             views.append(normalise(grey, request.normalisation) * whole.present[:, number, None, None, None])
-        return Batch(tuple(views), whole.present, target, distance_mm)
+        batch = replace(whole, views=tuple(views), target=target, distance_mm=distance_mm)
+        if generator is not None and (share := self.fitting.augmentation.dihedral):
+            batch = dihedral_some(batch, share, generator)
+        return batch
+
+    def _whose(self, indices: np.ndarray) -> Whose | None:
+        if self.member.role != "grader":
+            return None
+        studies = np.unique(indices // len(UNITS[self.member.unit]), return_inverse=True)[1]
+        return Whose(torch.from_numpy(studies).to(self.device), self.groups)
 
     def _change(self, number: int, count: int, generator: torch.Generator) -> Change:
         """How the samples of one view are turned and shifted; views of the same grid of pixels go together."""

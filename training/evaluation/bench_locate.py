@@ -193,6 +193,9 @@ def bench(data: Path, runs: Path, out: Path, names: Sequence[str], profile: Prof
     truth = read_landmarks(data, "test")
     if not truth:
         raise BenchError(f"{data / 'truth'} names no test study: make a phantom with some (--test)")
+    if absent := [study for study in truth if not (data / "test_images" / study).is_dir()]:
+        raise BenchError(f"{data / 'test_images'} lacks {len(absent)} of {len(truth)} studies, {absent[0]} among them")
+    out.mkdir(parents=True, exist_ok=True)
     rows = candidates(find_finished(runs, names, profile, fold, data))
     training = build_cache(data, read_tables(data), [], runs / "cache", jobs).points
     measured = measure(data, truth, rows, average_offsets(list(training.values())))
@@ -204,9 +207,10 @@ def bench(data: Path, runs: Path, out: Path, names: Sequence[str], profile: Prof
     remarks = [
         f"{findings['study'].nunique()} test studies, profile {profile}, fold {fold}, on {device}; "
         f"{measured['hidden']} true landmarks that no slice shows are left out",
+        "found: not guessed from the others; right slice: that of the truth or one beside it; after: started from what "
+        "these found",
         *(f"{count} studies with {kind} of {where}" for (kind, where), count in measured["problems"].most_common()),
     ]
-    out.mkdir(parents=True, exist_ok=True)
     replace_json(out / "locating.json", {"remarks": remarks, "localisers": numbers})
     draw_curves(findings, out / "locating.png")
     return "\n".join([text, "", *remarks])
@@ -221,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", choices=["smoke", "bench", "full"], default="bench")
     parser.add_argument("--fold", type=int, default=0, help="the fold whose localisers are measured")
     parser.add_argument("--out", type=Path, help="for locating.json and locating.png; default: --runs")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that decode")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that decode; 1 or more")
     given = parser.parse_args(argv)
     names = given.recipes or sorted(path.stem for path in RECIPES.glob("*.yaml"))
     out = given.out or given.runs

@@ -6,6 +6,7 @@ slice of their view shows are left out: nobody can see them, and annotators do n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -102,17 +103,29 @@ def judge(
 def _measure(row: str, point: np.ndarray, truth: Points, right: Slice) -> dict[str, Any]:
     """In-plane error in mm; whether of all levels of its kind and side its own is the nearest, in the plane of sagittal
     slices, along the stack of axial ones; and whether the point lies on the right slice or one beside it."""
-    condition = row.removesuffix(level_of(row))
-    across = {name: float((point - other) @ right.normal) for name, other in truth.items()}
-    in_plane = {name: float(np.sqrt(max(np.sum((point - truth[name]) ** 2) - across[name] ** 2, 0))) for name in truth}
+    places = _column(truth, row.removesuffix(level_of(row)))
+    across = {name: float((point - other) @ right.normal) for name, other in places.items()}
+    squares = {name: float(np.sum((point - places[name]) ** 2)) - across[name] ** 2 for name in places}
+    in_plane = {name: math.sqrt(max(square, 0)) for name, square in squares.items()}
     away = {name: abs(one) for name, one in across.items()} if view_of(row).startswith("axial") else in_plane
-    nearest = min((name for name in truth if name.startswith(condition)), key=away.__getitem__)
+    nearest = min(places, key=away.__getitem__)
     index = int(np.abs(right.stack.to_pixels(point)[:, 2]).argmin())
     return {
         "error_mm": in_plane[row],
         "right_level": nearest == row,
         "right_slice": abs(index - right.index) <= RIGHT_SLICES,
     }
+
+
+def _column(truth: Points, condition: str) -> dict[str, np.ndarray]:
+    """The true landmarks of a condition and side, and one beyond each end: else a point a whole level above L1/L2 would
+    still have L1/L2 as the nearest."""
+    rows = [f"{condition}{level}" for level in LEVELS if f"{condition}{level}" in truth]
+    column = {row: np.asarray(truth[row]) for row in rows}
+    if len(rows) > 1:
+        column["above"] = 2 * column[rows[0]] - column[rows[1]]
+        column["below"] = 2 * column[rows[-1]] - column[rows[-2]]
+    return column
 
 
 def summary(findings: pd.DataFrame) -> dict[str, float]:
@@ -122,7 +135,7 @@ def summary(findings: pd.DataFrame) -> dict[str, float]:
     return {
         "count": len(findings),
         "median_mm": float(np.median(errors)) if placed else np.nan,
-        "p95_mm": float(np.quantile(errors, 0.95, method="lower")) if placed else np.nan,
+        "p95_mm": float(np.quantile(errors, 0.95, method="higher")) if placed else np.nan,
         **{f"within_{limit:.0f}_mm": float((errors <= limit).mean()) if placed else np.nan for limit in WITHIN_MM},
         **{name: _share(findings[name]) for name in ("right_level", "right_slice", "found")},
     }

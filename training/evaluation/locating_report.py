@@ -135,7 +135,8 @@ def draw_curves(findings: pd.DataFrame, path: Path) -> None:
         axis.set_xlabel("error in plane, mm")
         axis.set_xlim(0, CURVE_END_MM)
         axis.grid(alpha=0.3)
-        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), fontsize=8, frameon=False)
+        if axis.lines:
+            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), fontsize=8, frameon=False)
     axes[0].set_ylabel("share of landmarks")
     axes[0].set_ylim(0, 1.01)
     figure.tight_layout()

@@ -13,10 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kernels.lumbar.labels import GROUPS, SEVERITIES, SEVERITY_WEIGHTS, group_of
+from kernels.lumbar.labels import GROUPS, ROW_INDEX, ROWS, SEVERITIES, SEVERITY_WEIGHTS, group_of
 
 # What sklearn.metrics.log_loss clips float64 probabilities at.
 CLIP = float(np.finfo(np.float64).eps)
+PARTS = (*GROUPS, "any_severe")
+# Each row's place in GROUPS.
+ROW_GROUPS = np.array([GROUPS.index(group_of(row)) for row in ROWS])
+CANAL = np.flatnonzero(ROW_GROUPS == GROUPS.index("spinal"))
 
 
 class MetricError(Exception):
@@ -34,6 +38,26 @@ class Score:
     final: float
 
 
+@dataclass(frozen=True)
+class Sums:
+    """What each study adds to the metric's four weighted means."""
+
+    loss: np.ndarray
+    """(N, 4) weighted losses, in the order of PARTS."""
+    weight: np.ndarray
+    """(N, 4) weights; 0 where the study has no labelled row of the part."""
+
+
+def with_mean(loss: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(..., 4) sums of loss and weight → (..., 5): weighted mean of each part, NaN without weight, and their mean."""
+    present = weight > 0
+    parts = np.divide(loss, weight, out=np.full(loss.shape, np.nan), where=present)
+    count = present.sum(-1)
+    total = np.where(present, parts, 0).sum(-1)
+    mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return np.concatenate([parts, mean[..., None]], -1)
+
+
 def score(solution: pd.DataFrame, submission: pd.DataFrame) -> Score:
     """Score predictions against one-hot labels; both have row_id, normal_mild, moderate, severe.
 
@@ -41,15 +65,73 @@ def score(solution: pd.DataFrame, submission: pd.DataFrame) -> Score:
     Raises MetricError for missing, repeated or invalid rows.
     """
     row_ids, truth, predicted = _aligned(solution, submission)
-    weights = truth @ np.array(SEVERITY_WEIGHTS)
-    loss = -np.log(np.clip((truth * predicted).sum(1), CLIP, 1 - CLIP))
-    groups = np.array([group_of(row_id) for row_id in row_ids])
-    spinal, foraminal, subarticular = (_mean(loss[groups == group], weights[groups == group]) for group in GROUPS)
-    canal = groups == "spinal"
-    studies = np.array([row_id.partition("_")[0] for row_id in row_ids])[canal]
-    any_severe = _any_severe(studies, truth[canal], predicted[canal], weights[canal])
-    final = float(np.nanmean([spinal, foraminal, subarticular, any_severe]))
-    return Score(spinal, foraminal, subarticular, any_severe, final)
+    names = [row_id.partition("_")[::2] for row_id in row_ids]
+    strange = [row for _, row in names if row not in ROW_INDEX]
+    if strange:
+        raise MetricError(f"the solution's row {strange[0]} is none of the 25 rows")
+    place = {study: index for index, study in enumerate(dict.fromkeys(study for study, _ in names))}
+    studies, rows = [place[study] for study, _ in names], [ROW_INDEX[row] for _, row in names]
+    labels = np.full((len(place), len(ROWS)), -1)
+    labels[studies, rows] = truth.argmax(1)
+    probabilities = np.full((*labels.shape, len(SEVERITIES)), 1 / len(SEVERITIES))
+    probabilities[studies, rows] = predicted
+    return pooled(labels, probabilities)
+
+
+def pooled(labels: np.ndarray, probabilities: np.ndarray) -> Score:
+    """The score of labels (N, 25) int, negative = missing, and probabilities (N, 25, 3)."""
+    known, weights, _ = _known(labels, probabilities)
+    rows = _row_losses(labels, probabilities)
+    severe, severe_weight = _any_severe(labels, probabilities)
+    chosen = [known & (ROW_GROUPS == part) for part in range(len(GROUPS))]
+    loss = np.array([*(rows[part].sum() for part in chosen), severe.sum()])
+    weight = np.array([*(weights[part].sum() for part in chosen), severe_weight.sum()])
+    return Score(*(float(value) for value in with_mean(loss, weight)))
+
+
+def losses(labels: np.ndarray, probabilities: np.ndarray) -> Sums:
+    """Each study's part of the score; arguments as for `pooled`."""
+    _, weights, _ = _known(labels, probabilities)
+    rows = _row_losses(labels, probabilities)
+    severe, severe_weight = _any_severe(labels, probabilities)
+    chosen = [ROW_GROUPS == part for part in range(len(GROUPS))]
+    return Sums(
+        np.column_stack([*(rows[:, part].sum(1) for part in chosen), severe]),
+        np.column_stack([*(weights[:, part].sum(1) for part in chosen), severe_weight]),
+    )
+
+
+def group_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """(3,) what each condition group adds to the final score; spinal rows add any-severe too.  Their sum is `final`."""
+    sums = losses(labels, probabilities)
+    parts = with_mean(sums.loss.sum(0), sums.weight.sum(0))[:-1]
+    spinal, foraminal, subarticular, any_severe = np.nan_to_num(parts) / max(int((~np.isnan(parts)).sum()), 1)
+    return np.array([spinal + any_severe, foraminal, subarticular])
+
+
+def slopes(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """The derivative (N, 25, 3) of the final score by each probability; arguments as for `pooled`."""
+    known, weights, true = _known(labels, probabilities)
+    each = losses(labels, probabilities).weight
+    totals = each.sum(0)
+    shares = np.where(totals > 0, 1 / np.maximum(totals, CLIP), 0) / max(int((totals > 0).sum()), 1)
+    result = np.zeros(probabilities.shape)
+    rows = np.where(known, -weights * shares[ROW_GROUPS] / np.maximum(true, CLIP), 0)
+    np.put_along_axis(result, labels.clip(0)[..., None], rows[..., None], -1)
+    canal = np.where(known[:, CANAL], probabilities[:, CANAL, 2], -1)
+    peak = canal.argmax(1)
+    severe = canal.max(1).clip(CLIP, 1 - CLIP)
+    by_peak = np.where((labels[:, CANAL] == 2).any(1), -1 / severe, 1 / (1 - severe))
+    result[np.arange(len(labels)), CANAL[peak], 2] += by_peak * each[:, -1] * shares[-1]
+    return result
+
+
+def _known(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which rows are labelled, their weights (0 for the others), and the probability of what is true."""
+    known = labels >= 0
+    classes = labels.clip(0)
+    weights = np.where(known, np.array(SEVERITY_WEIGHTS)[classes], 0)
+    return known, weights, np.take_along_axis(probabilities, classes[..., None], -1)[..., 0]
 
 
 def _aligned(solution: pd.DataFrame, submission: pd.DataFrame) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -80,16 +162,15 @@ def _aligned(solution: pd.DataFrame, submission: pd.DataFrame) -> tuple[list[str
     return list(labelled["row_id"]), truth, values
 
 
-def _mean(loss: np.ndarray, weights: np.ndarray) -> float:
-    return float((loss * weights).sum() / weights.sum()) if loss.size else float("nan")
+def _row_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """(N, 25) weighted log losses, 0 where there is no label."""
+    known, weights, true = _known(labels, probabilities)
+    return np.where(known, -np.log(np.clip(true, CLIP, 1 - CLIP)) * weights, 0)
 
 
-def _any_severe(studies: np.ndarray, truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
-    """Binary loss over studies of the largest severe value of the spinal rows."""
-    if not studies.size:
-        return float("nan")
-    rows = pd.DataFrame({"study": studies, "truth": truth[:, 2], "predicted": predicted[:, 2], "weight": weights})
-    peak = rows.groupby("study").max()
-    severe = np.clip(peak["predicted"].to_numpy(), CLIP, 1 - CLIP)
-    loss = -np.where(peak["truth"].to_numpy() == 1, np.log(severe), np.log1p(-severe))
-    return _mean(loss, peak["weight"].to_numpy())
+def _any_severe(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) weighted binary losses of the largest severe probability of the labelled spinal rows, and their weights."""
+    known, weights, _ = _known(labels, probabilities)
+    severe = np.where(known[:, CANAL], probabilities[:, CANAL, 2], 0).max(1).clip(CLIP, 1 - CLIP)
+    weight = weights[:, CANAL].max(1)
+    return -np.where((labels[:, CANAL] == 2).any(1), np.log(severe), np.log1p(-severe)) * weight, weight

@@ -1,8 +1,8 @@
-"""A study's landmarks as a picture: located by packaged localisers, and the true or annotated ones where known.
+"""A study's landmarks as a picture: located by packaged or finished localisers, and, where known, the true ones.
 
-    python -m training.evaluation.show --data DIR --study ID [--weights DIR] [--out DIR]
+    python -m training.evaluation.show --data DIR --study ID [--weights DIR] [--runs DIR] [--out DIR]
 
-The study may be one of train_images or of test_images.  Without --weights only the truth is drawn.
+The study may be one of train_images or of test_images.  Without --weights and --runs only the truth is drawn.
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ from training.data.tables import TablesError, read_tables
 from training.evaluation.locating import Points, judge, shown, summary
 from training.evaluation.overlays import draw_located
 from training.evaluation.truth import TruthError, read_landmarks
+from training.evaluation.validate import fold_manifest
+from training.packing import UnusableRun, read_run
+from training.recipe import Profile, RecipeError
+from training.runs import RunFolder
+from training.train_all import RECIPES, load_named
 
 SPLITS = ("test", "train")
 NAMED = 3
@@ -39,6 +44,7 @@ class ShowError(Exception):
 
 def open_study(data: Path, study_id: str) -> tuple[str, Study]:
     """Its split, and the study, read.  Raises ShowError, which names some studies that are there."""
+    study_id = study_id.strip("/")
     for split in SPLITS:
         folder = data / f"{split}_images" / study_id
         if study_id and folder.is_dir():
@@ -50,9 +56,11 @@ def open_study(data: Path, study_id: str) -> tuple[str, Study]:
     folders = [data / f"{split}_images" for split in SPLITS]
     there = [sorted(one.name for one in folder.iterdir())[:NAMED] for folder in folders if folder.is_dir()]
     names = ", ".join(name for some in there for name in some) or "no studies at all"
-    raise ShowError(
-        f"{data} has no study '{study_id}'; it has {names} and others" if there else f"{data} has no images"
-    )
+    if not there:
+        raise ShowError(
+            f"{data} has no train_images and no test_images: name another folder with DATA=, or run make demo"
+        )
+    raise ShowError(f"{data} has no study '{study_id}'; it has {names} and others")
 
 
 def known_landmarks(data: Path, split: str, study: Study) -> Points | None:
@@ -70,11 +78,32 @@ def known_landmarks(data: Path, split: str, study: Study) -> Points | None:
 def locate_by_route(weights: Path, study: Study) -> dict[str, Located]:
     """What each route of a package locates; its graders are not even loaded.  Raises WeightsError, ShowError."""
     path = find_manifest([weights])
-    manifest = localisers_of(read_manifest(path))
-    predictor = Predictor(manifest, path.parent, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return _located(localisers_of(read_manifest(path)), path.parent, study)
+
+
+def locate_by_recipe(runs: Path, profile: Profile, names: Sequence[str], study: Study) -> dict[str, Located]:
+    """What the finished localisers of each recipe locate together, of the first fold that has any.
+
+    Raises ShowError.
+    """
+    routes: dict[str, Located] = {}
+    for recipe in (load_named(name, profile) for name in names):
+        folder = RunFolder(runs, recipe)
+        for fold in range(recipe.folds):
+            members = [one for one in recipe.members() if one.member.role == "localiser"]
+            if done := [one for one in members if read_run(folder.job(one.member.name, fold), one)]:
+                routes |= _located(fold_manifest(folder, done, fold), folder.profile, study)
+                break
+    if not routes:
+        raise ShowError(f"{runs} holds no finished localiser of profile {profile}: train one with make train-all")
+    return routes
+
+
+def _located(manifest: Manifest, folder: Path, study: Study) -> dict[str, Located]:
+    predictor = Predictor(manifest, folder, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     if not predictor.members:
         reasons = "; ".join(problem.detail for problem in predictor.problems) or "it names none"
-        raise ShowError(f"{path} has no usable localiser: {reasons}")
+        raise ShowError(f"{folder} has no usable localiser: {reasons}")
     return predictor.predict(study, Budget(float("inf"))).located
 
 
@@ -109,18 +138,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="a folder in the competition's layout")
     parser.add_argument("--study", required=True, help="the number of a study")
     parser.add_argument("--weights", type=Path, help="a packaged dataset folder; default: only the truth is drawn")
+    parser.add_argument("--runs", type=Path, help="finished runs, whose localisers need not be packaged")
+    parser.add_argument("--recipes", nargs="*", default=[], help="of the runs; default: all")
+    parser.add_argument("--profile", choices=["smoke", "bench", "full"], default="full", help="of the runs")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder of the picture")
     given = parser.parse_args(argv)
     try:
         split, study = open_study(given.data, given.study)
         truth = known_landmarks(given.data, split, study)
         routes = locate_by_route(given.weights, study) if given.weights else {}
+        if given.runs:
+            names = given.recipes or sorted(path.stem for path in RECIPES.glob("*.yaml"))
+            routes |= locate_by_recipe(given.runs, given.profile, names, study)
         if not routes and not truth:
             raise ShowError(f"nothing is known of study {given.study}: give --weights to locate its landmarks")
         given.out.mkdir(parents=True, exist_ok=True)
-        path = given.out / f"overlay_{given.study}.png"
+        path = given.out / f"overlay_{study.study_id}.png"
         draw_located(study, routes, path, truth, f"({split})")
-    except (ShowError, TablesError, TruthError, WeightsError, OSError) as error:
+    except (ShowError, RecipeError, TablesError, TruthError, UnusableRun, WeightsError, OSError) as error:
         print(f"nothing to show: {error}", file=sys.stderr)
         return 1
     problems = [f"{one.kind} {one.where}: {one.detail}".replace(" :", ":") for one in study.problems]

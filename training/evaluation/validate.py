@@ -18,8 +18,9 @@ from kernels.lumbar.ensemble import softmax
 from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.manifest import Artefact, GraderWeight, Manifest, Route
 from kernels.lumbar.predictor import Prediction, Predictor, read_ahead
-from kernels.lumbar.submission import replace_json, replace_text
+from kernels.lumbar.submission import replace_json
 from training.data.tables import Tables
+from training.evaluation import out_of_fold
 from training.evaluation.calibrate import calibrate
 from training.evaluation.landmarks import LandmarkError, landmark_errors
 from training.evaluation.metric import Score, score
@@ -31,6 +32,7 @@ log = logging.getLogger("validate")
 
 def fold_manifest(folder: RunFolder, members: Sequence[MemberRecipe], fold: int) -> Manifest:
     """The finished members of one fold as a manifest whose files lie in the profile's folder."""
+    members = [member for member in members if member.is_trained_in(fold)]
     artefacts = [folder.artefact(member.member.name, fold) for member in members]
     return Manifest(
         name=f"{folder.recipe.name} fold {fold}",
@@ -58,9 +60,13 @@ def predict_studies(
     series: Mapping[str, Sequence[tuple[str, str]]],
     studies: Sequence[str],
     landmarks: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    budget: Budget | None = None,
 ) -> dict[str, Prediction]:
-    """Study → prediction, by the kernel's own code; `landmarks` stand in for the localisers where given."""
-    budget = Budget(float("inf"))
+    """Study → prediction, by the kernel's own code; `landmarks` stand in for the localisers where given.
+
+    `budget`: a clock without end, which keeps what everything took.
+    """
+    budget = budget or Budget(float("inf"))
     known = (lambda study: landmarks.get(study, {})) if landmarks is not None else (lambda study: None)
     read = tqdm(read_ahead(images, series, studies, budget), total=len(studies), unit="study", desc="validating")
     return {study.study_id: predictor.predict(study, budget, landmarks=known(study.study_id)) for study in read}
@@ -99,24 +105,59 @@ def validate(
     folds: Mapping[str, int],
     trained: Sequence[int],
 ) -> Score:
-    """Out-of-fold score of the folds that were trained, pooled over their studies; kept as CSV and JSON."""
+    """Out-of-fold score of the folds that were trained, pooled over their studies; kept as JSON, answers as Parquet."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     frames = []
+    budget = Budget(float("inf"))
     for fold in trained:
         studies = [study for study, its_fold in folds.items() if its_fold == fold]
         manifest = fold_manifest(folder, members, fold)
         predictor = Predictor(manifest, folder.profile, device)
-        predictions = predict_studies(predictor, data / "train_images", tables.series, studies)
-        frame = as_frame({study: one.rows for study, one in predictions.items()})
-        replace_text(folder.out_of_fold(fold), frame.to_csv(index=False))
-        frames.append(frame)
+        predictions = predict_studies(predictor, data / "train_images", tables.series, studies, budget=budget)
+        frames.append(as_frame({study: one.rows for study, one in predictions.items()}))
+        keep_answers(folder, members, fold, predictions, tables.labels)
         solution = solution_of(tables.labels.loc[studies])
         _keep_member_scores(folder, members, fold, predictions, manifest, solution)
     pooled = pd.concat(frames, ignore_index=True)
     scored = [study for study, fold in folds.items() if fold in trained]
     result = score(solution_of(tables.labels.loc[scored]), pooled)
     replace_json(folder.profile / "score.json", {"folds": list(trained), "studies": len(scored), **asdict(result)})
+    replace_json(folder.seconds, seconds_of(folder.recipe.name, members, trained, budget))
     return result
+
+
+def keep_answers(
+    folder: RunFolder,
+    members: Sequence[MemberRecipe],
+    fold: int,
+    predictions: Mapping[str, Prediction],
+    labels: pd.DataFrame,
+) -> None:
+    """Write the table of what each grader of a fold answered for the studies that it never saw."""
+    name, tables = folder.recipe.name, []
+    for member in members:
+        if member.member.role == "grader" and member.is_trained_in(fold):
+            own = f"{member.member.name}_fold{fold}"
+            answers = {study: prediction.answers.get(own, {}) for study, prediction in predictions.items()}
+            tables.append(out_of_fold.rows_of(name, member.pooled_as, name, fold, answers, labels))
+    out_of_fold.write(folder.out_of_fold(fold), pd.concat(tables, ignore_index=True))
+
+
+def seconds_of(
+    located: str, members: Sequence[MemberRecipe], folds: Sequence[int], budget: Budget
+) -> dict[str, dict[str, float]]:
+    """Measured seconds a study, with TTA: of each grader, and of reading and of all localisers together."""
+    costs: dict[str, dict[str, float]] = {"members": {}, "located": {located: budget.mean_s("read")}}
+    for member in members:
+        measured = [budget.mean_s(f"{member.member.name}_fold{fold}") for fold in folds if member.is_trained_in(fold)]
+        if not measured:
+            continue
+        seconds = float(np.mean(measured)) * (1 + len(member.member.tta))
+        if member.member.role == "grader":
+            costs["members"][member.pooled_as] = max(seconds, costs["members"].get(member.pooled_as, 0.0))
+        else:
+            costs["located"][located] += seconds
+    return costs
 
 
 def _keep_member_scores(
@@ -130,7 +171,7 @@ def _keep_member_scores(
     """Write each grader's own out-of-fold score, by condition group, into its artefact.json."""
     priors = np.array([manifest.priors[row] for row in ROWS])
     for member in members:
-        if member.member.role != "grader":
+        if member.member.role != "grader" or not member.is_trained_in(fold):
             continue
         path = folder.job(member.member.name, fold) / "artefact.json"
         artefact = Artefact.model_validate_json(path.read_text())

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.data.batch import Batch
+from training.fit_spec import Fitting
 from training.networks.coordinates import Places
-from training.recipe import Fitting
 
 from .sums import LossSum
 from .targets import known_points

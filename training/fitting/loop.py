@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import random
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,12 @@ def fit(
     device: torch.device,
     seed: int,
     initial: dict[str, torch.Tensor] | None = None,
+    only: Sequence[str] = (),
 ) -> FitResult:
     """Fit a member, or continue where a killed run of the same recipe and seed left `out`.
 
-    `initial`: weights of the same network to start from, in place of published ones of its encoder.
+    `initial`: weights of the same network to start from, in place of published ones of its encoder.  `only`: names of
+    its modules that are begun anew and fitted; all others stay as they are.
     Writes checkpoint.pt and history.csv each epoch, and curves.png at the end.
     Raises FitError for a loss that is not finite, CheckpointError for a checkpoint that cannot be continued.
     """
@@ -67,7 +70,7 @@ def fit(
     identity = {"recipe": recipe.model_dump(mode="json"), "seed": seed, "steps_per_epoch": samples.steps_per_epoch}
     saved = checkpoint.load(out / CHECKPOINT, identity)
     seed_everything(seed, 0)
-    run = _Run(recipe, samples, device, pretrained=saved is None and initial is None, initial=initial)
+    run = _Run(recipe, samples, device, pretrained=saved is None and initial is None, initial=initial, only=only)
     if saved is not None:
         run.restore(saved)
     epochs, steps = recipe.fitting.optimisation.epochs, samples.steps_per_epoch
@@ -102,12 +105,19 @@ class _Run:
         *,
         pretrained: bool,
         initial: dict[str, torch.Tensor] | None = None,
+        only: Sequence[str] = (),
     ) -> None:
+        self.only = only
         self.recipe, self.samples, self.device = recipe, samples, device
         self.optimisation = recipe.fitting.optimisation
         self.net = _channels_last(networks.for_member(recipe, pretrained=pretrained).to(device))
         if initial is not None:
-            self.net.load_state_dict(initial)
+            begun_anew = {name: value for name, value in self.net.state_dict().items() if self._is_fitted(name)}
+            self.net.load_state_dict(initial if not only else initial | begun_anew)
+        for name, parameter in self.net.named_parameters():
+            parameter.requires_grad = self._is_fitted(name)
+        if not any(parameter.requires_grad for parameter in self.net.parameters()):
+            raise FitError(f"{recipe.member.name}: nothing is left to fit of {', '.join(only)}")
         self.optimiser = make_optimiser(self.net, self.optimisation)
         self.ema = make_ema(self.net, self.optimisation)
         self.half = device.type == "cuda"
@@ -115,6 +125,9 @@ class _Run:
         self.history: list[EpochRecord] = []
         self.kept_epoch = 0
         self.kept: dict[str, torch.Tensor] = {}
+
+    def _is_fitted(self, name: str) -> bool:
+        return not self.only or name.partition(".")[0] in self.only
 
     @property
     def judged(self) -> nn.Module:
@@ -138,6 +151,8 @@ class _Run:
     def _train(self, epoch: int, first_step: int, bar: tqdm[Any]) -> float:
         """Mean training loss of an epoch."""
         self.net.train()
+        for name, part in self.net.named_children():
+            part.train(self._is_fitted(name))
         total = torch.zeros((), device=self.device)
         weight = torch.zeros((), device=self.device)
         count = 0
@@ -235,8 +250,12 @@ def _at_least_two(batch: Batch) -> Batch:
     if len(batch.target) > 1:
         return batch
 
-    def twice(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.repeat(2, *[1] * (tensor.ndim - 1))
+    def twice(tensor: torch.Tensor | None) -> Any:
+        return None if tensor is None else tensor.repeat(2, *[1] * (tensor.ndim - 1))
 
-    distance_mm = None if batch.distance_mm is None else twice(batch.distance_mm)
-    return Batch(tuple(twice(view) for view in batch.views), twice(batch.present), twice(batch.target), distance_mm)
+    return replace(
+        batch,
+        views=tuple(twice(view) for view in batch.views),
+        whose=None if batch.whose is None else replace(batch.whose, studies=twice(batch.whose.studies)),
+        **{name: twice(getattr(batch, name)) for name in ("present", "target", "distance_mm", "other")},
+    )

@@ -8,19 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from kernels.lumbar.labels import SEVERITY_WEIGHTS
 from training.data.batch import Batch
-from training.recipe import Fitting
+from training.fit_spec import Fitting
 
-from . import coordinate_losses, map_losses, slice_losses
+from . import coordinate_losses, grade_losses, map_losses, slice_losses
 from .sums import LossSum
 from .targets import gaussian_heatmaps, known_points
-
-UNLABELLED = -100
 
 
 def heatmap_mse(
@@ -41,17 +36,6 @@ def heatmap_mse(
     return LossSum(total, counted.sum().to(total.dtype))
 
 
-def weighted_cross_entropy(logits: Tensor, severities: Tensor) -> LossSum:
-    """Cross entropy of logits (B, K, 3) with the metric's weights 1, 2, 4; severities (B, K) of -100 are left out."""
-    flat = severities.flatten()
-    class_weights = torch.tensor(SEVERITY_WEIGHTS, device=logits.device)
-    total = functional.cross_entropy(
-        logits.float().flatten(0, 1), flat, class_weights, ignore_index=UNLABELLED, reduction="sum"
-    )
-    weight = class_weights[flat.clamp_min(0)] * (flat != UNLABELLED)
-    return LossSum(total, weight.sum())
-
-
 def _heatmap_loss(outputs: Tensor, batch: Batch, fitting: Fitting) -> LossSum:
     shown = (batch.present[:, :1] > 0).expand(batch.target.shape[:2])
     size_px = batch.views[0].shape[-1]
@@ -59,16 +43,12 @@ def _heatmap_loss(outputs: Tensor, batch: Batch, fitting: Fitting) -> LossSum:
     return heatmap_mse(outputs, batch.target, size_px=size_px, sigma_px=sigma_px, known=shown, foreground=foreground)
 
 
-def _grade_loss(outputs: Tensor, batch: Batch, fitting: Fitting) -> LossSum:
-    return weighted_cross_entropy(outputs, batch.target)
-
-
 LOSSES: dict[str, Callable[[Any, Batch, Fitting], LossSum]] = {
     "heatmap_mse": _heatmap_loss,
-    "weighted_cross_entropy": _grade_loss,
     **coordinate_losses.LOSSES,
     **map_losses.LOSSES,
     **slice_losses.LOSSES,
+    **grade_losses.LOSSES,
 }
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.data.batch import Batch
-from training.recipe import Fitting
+from training.fit_spec import Fitting
 
 from .sums import LossSum
 

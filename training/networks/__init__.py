@@ -6,7 +6,8 @@ graders also `backbone`, where it names it `target_names`, and the options of th
 
 * a grader: logits (B, targets, 3);
 * a localiser: points (B, targets, 4) = slice, row, column in pixels of the first view, and a confidence in [0, 1].
-  For its loss it has `outputs(*views, present)`, what the loss is computed from, and `points(outputs, present)`.
+  For its loss it has `outputs(*views, present)`, what the loss is computed from, and `points(outputs, present)`;
+  `losses` names those of training/fitting that it is fitted with.
 
 Every `Net` can be traced by torch.jit.trace, at any batch size, and answers for missing views (present = 0) as well.
 """
@@ -27,6 +28,7 @@ from training.recipe import MemberRecipe
 torchvision_shim.apply()  # before any architecture imports timm
 
 FOLDER = Path(__file__).parent
+GRADER_LOSSES = ("cross_entropy", "weighted_cross_entropy", "weighted_bce", "competition")
 
 
 class NetworkError(Exception):
@@ -71,6 +73,18 @@ def _net_class(name: str) -> Any:
     if name not in modules:
         raise NetworkError(f"there is no architecture '{name}'; there are: {', '.join(modules)}")
     return importlib.import_module(f"{__name__}.{modules[name]}").Net
+
+
+def check(recipe: MemberRecipe) -> None:
+    """Make a member's network, without weights, and let it go.  Raises NetworkError for what cannot be fitted."""
+    member, fitting = recipe.member, recipe.fitting
+    default = () if member.role == "localiser" else GRADER_LOSSES
+    known = getattr(for_member(recipe, pretrained=False), "losses", default)
+    for loss in [fitting.loss, *(step.loss for step in [fitting.second_step] if step)]:
+        if loss not in known:
+            raise NetworkError(
+                f"{member.name}: {fitting.network.name} is fitted with {' or '.join(known)}, not '{loss}'"
+            )
 
 
 def for_member(recipe: MemberRecipe, *, pretrained: bool = True) -> nn.Module:

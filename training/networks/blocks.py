@@ -10,8 +10,15 @@ from torch import Tensor, nn
 
 from . import NetworkError
 from .encoders import slice_encoder
+from .sequences import Recurrent
 
 SEVERITIES = 3
+
+
+def features_of(encoder: nn.Module, channels: int, size_px: int) -> int:
+    """How many features an encoder answers: asked of itself, as timm's num_features leaves some heads out."""
+    with torch.no_grad():
+        return int(encoder.eval()(torch.zeros(1, channels, size_px, size_px)).shape[1])
 
 
 class SliceSequence(nn.Module):
@@ -21,16 +28,12 @@ class SliceSequence(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.slices = slices
-        with torch.no_grad():  # asked of the encoder itself: timm's num_features leaves some heads out
-            self.features = int(encoder.eval()(torch.zeros(1, 1, size_px, size_px)).shape[1])
-        self.gru = nn.GRU(self.features, hidden, layers, batch_first=True)
+        self.features = features_of(encoder, 1, size_px)
+        self.along = Recurrent(self.features, hidden, layers, kind="gru", both=False)
 
     def forward(self, view: Tensor) -> Tensor:
         features = self.encoder(view.flatten(0, 1).unsqueeze(1)).reshape(-1, self.slices, self.features)
-        # Without an explicit start a traced GRU remembers the exporting machine's device and float32 (pytorch #34256).
-        start = features.new_zeros(self.gru.num_layers, features.shape[0], self.gru.hidden_size)
-        outputs, _ = self.gru(features, start)
-        return outputs.mean(1)
+        return self.along(features).mean(1)
 
 
 class ViewGrader(nn.Module):

@@ -44,6 +44,8 @@ class Net(nn.Module):
     channels say where each pixel lies (CoordConv, Liu et al. 2018).
     """
 
+    losses = ("coordinate_smooth_l1",)
+
     def __init__(
         self,
         *,

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from . import NetworkError
 from .heatmaps import points_from_maps, ramps
-from .segmentation import finish_encoder, unet
+from .segmentation import check_encoder, finish_encoder, unet
 
 
 class Net(nn.Module):
@@ -29,6 +29,8 @@ class Net(nn.Module):
     of the input.  `coordinates`: two more channels say where each pixel lies (CoordConv, Liu et al. 2018), which tells
     neighbouring levels apart sooner when training from scratch.
     """
+
+    losses = ("heatmap_mse",)
 
     def __init__(
         self,
@@ -54,6 +56,7 @@ class Net(nn.Module):
         self.coordinates = coordinates
         channels = sum(inputs) + 2 * coordinates
         if decoder == "deeplab":
+            check_encoder(encoder)
             width = 256 if decoder_channels is None else decoder_channels
             if not isinstance(width, int):
                 raise NetworkError(f"decoder deeplab takes one number as decoder_channels, not {decoder_channels}")

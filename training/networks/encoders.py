@@ -66,8 +66,8 @@ def overlay(name: str) -> dict[str, Any]:
     return {} if path is None else {"pretrained_cfg_overlay": {"file": str(path)}}
 
 
-def slice_encoder(name: str, *, size_px: int, pretrained: bool, **options: Any) -> nn.Module:
-    """A timm model that turns single-channel images (B, 1, size_px, size_px) into features (B, num_features).
+def slice_encoder(name: str, *, size_px: int, pretrained: bool, channels: int = 1, **options: Any) -> nn.Module:
+    """A timm model that turns images (B, channels, size_px, size_px) into features (B, num_features).
 
     Backbones whose position tables fix the input size are built for size_px.  `options` go to timm.create_model.
     Raises as image_encoder does.
@@ -75,7 +75,7 @@ def slice_encoder(name: str, *, size_px: int, pretrained: bool, **options: Any) 
     settings = timm_settings(name)
     if settings is not None and settings.fixed_input_size:
         options = {"img_size": size_px, **options}
-    encoder: nn.Module = image_encoder(name, 1, pretrained, **options)
+    encoder: nn.Module = image_encoder(name, channels, pretrained, **options)
     return encoder
 
 

@@ -53,6 +53,8 @@ class Net(nn.Module):
     by default a 24th of the input.  `coordinates`: as in deeplab_heatmap.
     """
 
+    losses = ("heat_and_pointer_bce",)
+
     def __init__(
         self,
         *,

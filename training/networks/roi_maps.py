@@ -37,6 +37,8 @@ class Net(nn.Module):
     the input, twice the published spot.
     """
 
+    losses = ("heatmap_correlation",)
+
     def __init__(
         self,
         *,

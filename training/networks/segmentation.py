@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
 import segmentation_models_pytorch as smp
-from segmentation_models_pytorch.encoders import get_encoder
+from segmentation_models_pytorch.encoders import get_encoder, get_encoder_names
 from torch import Tensor, nn
 
 from . import NetworkError
-from .encoders import PretrainedError, local_state, local_weights, overlay
+from .encoders import PretrainedError, local_state, local_weights, overlay, timm_settings
 
 TIMM = "tu-"
 UNET_CHANNELS = (256, 128, 64, 32, 16)
@@ -38,9 +39,21 @@ def finish_encoder(network: Any, name: str, channels: int, depth: int, stride: i
         network.encoder = FourfoldEncoder(network.encoder)
 
 
+def check_encoder(name: str) -> None:
+    """Raises NetworkError, with similar names, where there is no encoder of this name."""
+    if name.startswith(TIMM):
+        timm_settings(name.removeprefix(TIMM))
+    elif name not in get_encoder_names():
+        similar = ", ".join(difflib.get_close_matches(name, get_encoder_names(), n=5)) or "none"
+        raise NetworkError(
+            f"segmentation_models_pytorch has no encoder '{name}' (similar: {similar}); timm's are named {TIMM}<name>"
+        )
+
+
 def unet(
     encoder: str, channels: int, targets: int, depth: int, decoder_channels: int | Sequence[int] | None
 ) -> nn.Module:
+    check_encoder(encoder)
     widths = UNET_CHANNELS[:depth] if decoder_channels is None else decoder_channels
     if isinstance(widths, int) or not 1 <= len(widths) <= depth:
         raise NetworkError(f"decoder unet takes 1 to {depth} numbers as decoder_channels, not {decoder_channels}")

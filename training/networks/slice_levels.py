@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from kernels.lumbar.labels import LEVELS
 
 from . import NetworkError
+from .blocks import features_of
 from .encoders import image_encoder
+from .sequences import Recurrent, Transformer, sinusoids
 from .slices import real_slices
 
 Answers = Literal["distance", "classes"]
@@ -73,6 +74,7 @@ class Net(nn.Module):
             raise NetworkError(f"along is 'transformer' or 'lstm', not '{along}'")
         if answers not in ("distance", "classes"):
             raise NetworkError(f"answers is 'distance' or 'classes', not '{answers}'")
+        self.losses = ("level_distance",) if answers == "distance" else ("level_classes",)
         self.slices, self.size_px, self.distances = inputs[0], size_px, answers == "distance"
         self.neighbours, self.mark_dropout = neighbours, mark_dropout
         levels = [_level_of(name) for name in target_names]
@@ -80,20 +82,14 @@ class Net(nn.Module):
         self.column: Tensor
         self.register_buffer("column", torch.tensor(columns), persistent=False)
         self.encoder = image_encoder(encoder, 1 + 2 * neighbours, pretrained)
-        with torch.no_grad():  # asked of the encoder itself: timm's num_features leaves some heads out
-            probe = torch.zeros(1, 1 + 2 * neighbours, size_px, size_px)
-            features = int(self.encoder.eval()(probe).shape[1])
-        self.describe = nn.Linear(features, width)
+        self.describe = nn.Linear(features_of(self.encoder, 1 + 2 * neighbours, size_px), width)
         # Over a few slices: whether a mark comes or goes says on which side of it a slice lies.
         self.surroundings = nn.Sequential(
             nn.Conv1d(2 + 3 * (len(inputs) - 1), width, 5, padding=2), nn.GELU(), nn.Conv1d(width, width, 1)
         )
-        self.register_buffer("place", _sinusoids(self.slices, width), persistent=False)
-        self.lstm = nn.LSTM(width, width // 2, 2, bidirectional=True, batch_first=True) if along == "lstm" else None
-        self.blocks = nn.ModuleList(
-            Block(width, heads, mlp_ratio=2, qkv_bias=True, proj_drop=dropout) for _ in range(layers)
-        )
-        self.norm = nn.LayerNorm(width)
+        self.register_buffer("place", sinusoids(self.slices, width), persistent=False)
+        self.lstm = Recurrent(width, width, 2) if along == "lstm" else None
+        self.transformer = Transformer(width, heads, layers, dropout)
         self.head = nn.Linear(width, (max(columns) + 1) * (1 + self.distances))
 
     def outputs(self, *inputs: Tensor) -> Tensor:
@@ -165,14 +161,8 @@ class Net(nn.Module):
     def _along(self, tokens: Tensor, real: Tensor) -> Tensor:
         """(B, slices, answers) from all slices together."""
         if self.lstm is not None:
-            # Without an explicit start a traced LSTM remembers the exporting machine's device (pytorch #34256).
-            start = tokens.new_zeros(2 * self.lstm.num_layers, tokens.shape[0], self.lstm.hidden_size)
-            tokens = tokens + self.lstm(tokens * real[..., None].type_as(tokens), (start, start))[0]
-        # A number, not -inf or False: timm adds masks where it has no fused attention.
-        mask = (1 - _one_at_least(real).type_as(tokens))[:, None, None, :] * -1e4
-        for block in self.blocks:
-            tokens = block(tokens, attn_mask=mask)
-        said: Tensor = self.head(self.norm(tokens))
+            tokens = tokens + self.lstm(tokens * real[..., None].type_as(tokens))
+        said: Tensor = self.head(self.transformer(tokens, _one_at_least(real)))
         return said
 
 
@@ -187,9 +177,3 @@ def _level_of(name: str) -> int:
 def _one_at_least(real: Tensor) -> Tensor:
     """(B, slices) bool; the first slice stands in where all are blank, as one image has to be looked at."""
     return torch.cat([torch.ones_like(real[:, :1]), real[:, 1:]], 1)
-
-
-def _sinusoids(count: int, width: int) -> Tensor:
-    """(count, width) of the place in a sequence (Vaswani et al. 2017)."""
-    angle = torch.arange(count)[:, None] * torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
-    return torch.stack([angle.sin(), angle.cos()], 2).flatten(1)

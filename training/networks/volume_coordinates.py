@@ -49,6 +49,8 @@ class Net(nn.Module):
     ones.  `pooling`, `stride`, `width`, `dropout`, `window`, `coordinates`: as in coordinates.Net.
     """
 
+    losses = ("coordinate_smooth_l1",)
+
     def __init__(
         self,
         *,

@@ -1,0 +1,86 @@
+"""How far a score would move with other studies: bootstrap intervals, and which gain is more than noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+
+from training.evaluation.metric import PARTS, Sums, losses, with_mean
+
+RESAMPLES = 2000
+LEVEL = 0.95
+# The metric's parts, then their mean.
+FIGURES = (*PARTS, "final")
+
+Verdict = Literal["better", "worse", "noise"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and what 95 % of resamples give; NaN where it cannot be told."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference(Interval):
+    """The final score of new predictions less that of old ones: negative is a gain."""
+
+    verdict: Verdict
+    """"noise" where the interval holds 0 or cannot be told."""
+
+
+def intervals(labels: np.ndarray, probabilities: np.ndarray, resamples: int = RESAMPLES) -> dict[str, Interval]:
+    """The pooled score of labels (N, 25), negative = missing, and probabilities (N, 25, 3): figure → interval.
+
+    Studies are drawn with replacement, always the same for the same N.  A resample that has no labelled row of a part
+    which the studies have is left out of that part and of the mean.
+    """
+    sums = losses(labels, probabilities)
+    value, drawn = _value(sums), _drawn(sums, resamples)
+    return {name: Interval(float(value[at]), *_bounds(drawn[:, at])) for at, name in enumerate(FIGURES)}
+
+
+def difference(labels: np.ndarray, new: np.ndarray, old: np.ndarray, resamples: int = RESAMPLES) -> Difference:
+    """New less old predictions (N, 25, 3) on the same resamples of the same studies."""
+    first, second = losses(labels, new), losses(labels, old)
+    drawn = _drawn(first, resamples)[:, -1] - _drawn(second, resamples)[:, -1]
+    low, high = _bounds(drawn)
+    verdict: Verdict = "better" if high < 0 else "worse" if low > 0 else "noise"
+    return Difference(float(_value(first)[-1] - _value(second)[-1]), low, high, verdict)
+
+
+def _value(sums: Sums) -> np.ndarray:
+    return with_mean(sums.loss.sum(0), sums.weight.sum(0))
+
+
+def _drawn(sums: Sums, resamples: int) -> np.ndarray:
+    """(resamples, 5) figures of the resamples, NaN where one lacks what the studies have."""
+    times = _times(len(sums.loss), resamples)
+    figures = with_mean(times @ sums.loss, times @ sums.weight)
+    present = sums.weight.sum(0) > 0
+    figures[np.isnan(figures[:, :-1][:, present]).any(1), -1] = np.nan
+    return figures
+
+
+@lru_cache(maxsize=1)
+def _times(studies: int, resamples: int) -> np.ndarray:
+    """(resamples, studies) how often each study is drawn; kept, for members are compared on the same draws."""
+    random = np.random.default_rng(0)
+    drawn = random.integers(studies, size=(resamples, studies)) + np.arange(resamples)[:, None] * studies
+    times = np.bincount(drawn.ravel(), minlength=resamples * studies).reshape(resamples, studies).astype(np.float64)
+    times.flags.writeable = False
+    return times
+
+
+def _bounds(values: np.ndarray) -> tuple[float, float]:
+    told = values[~np.isnan(values)]
+    if not told.size:
+        return float("nan"), float("nan")
+    low, high = np.quantile(told, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)

@@ -1,0 +1,138 @@
+"""What a recipe says of fitting one network: architecture, loss, optimiser, augmentation, labels."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from kernels.lumbar.specs import SeriesKind, Spec
+
+
+class Network(Spec):
+    """An architecture of training/networks by its file name, and its options."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+
+class Optimisation(Spec):
+    """How the weights are fitted.  AdamW throughout, as in all five systems."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """cosine: to zero over all steps; step: multiplied by step_factor every step_epochs."""
+    step_epochs: int = Field(default=2, ge=1)
+    step_factor: float = Field(default=0.1, gt=0, le=1)
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    """Share of all steps in which the rate rises linearly from zero."""
+    whole_studies: bool = False
+    """Batches of batch_size studies with all their units, so that a loss sees all levels of a study."""
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    keep: Literal["best", "last"] = "best"
+    """Which epoch's weights are exported: that of the best validation loss, or the last."""
+
+
+class Augmentation(Spec):
+    """Random changes of training inputs, made before standardising, on the device, a batch at a time."""
+
+    rotate_deg: float = Field(default=0.0, ge=0, le=180)
+    shear_deg: float = Field(default=0.0, ge=0, lt=60)
+    scale: float = Field(default=0.0, ge=0, lt=1)
+    """Largest relative change of size."""
+    sharpen_or_blur: float = Field(default=0.0, ge=0, le=1)
+    """Probability that an image is sharpened or motion-blurred (one of the two, evenly)."""
+    slice_shuffle: float = Field(default=0.0, ge=0, le=1)
+    """Probability that the slices of a view are put in random order."""
+    slice_shuffle_series: tuple[SeriesKind, ...] = ("sagittal_t1", "sagittal_t2", "axial_t2")
+    brightness: float = Field(default=0.0, ge=0, lt=1)
+    contrast: float = Field(default=0.0, ge=0, lt=1)
+    noise: float = Field(default=0.0, ge=0, lt=1)
+    """Standard deviation of added noise, as a share of the full grey scale."""
+    mirror: float = Field(default=0.0, ge=0, le=1)
+    """Probability that a sample is shown mirrored, with left and right exchanged."""
+    front_to_back: float = Field(default=0.0, ge=0, le=1)
+    """Graders: probability that front and back are exchanged in all views."""
+    dihedral: float = Field(default=0.0, ge=0, le=1)
+    """Graders of one target: probability of a random turn by quarters and a flip, the same for all slices."""
+    mixup: float = Field(default=0.0, ge=0, le=1)
+    """Graders: probability that a batch is blended, images and loss, with itself in another order."""
+    mixup_epochs: int | None = Field(default=None, ge=1)
+    """Only in the first so many epochs; None = in all."""
+    cutmix: float = Field(default=0.0, ge=0, le=1)
+    """Graders: probability that one box of all images of a batch is taken from the batch in another order."""
+    blend_alpha: float = Field(default=4.0, gt=0)
+    """Both parameters of the Beta distribution of a blend's share."""
+    jitter_mm: float | Literal["localiser"] = 0.0
+    """Standard deviation, each axis, of the crop centre; `localiser`: what the fold's localiser misses by."""
+    slice_jitter: int = Field(default=0, ge=0, le=4)
+    """Largest shift of the slice window, in slices."""
+
+
+class Pretraining(Spec):
+    """A first fit, on published images of single slices (training/data/external.py), where there are any."""
+
+    epochs: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    sources: tuple[Literal["lsd", "osf", "spider", "tseg"], ...] = ("lsd", "osf", "spider", "tseg")
+    """Sagittal T2 (lsd, spider), T1 (osf) and CT (tseg)."""
+
+
+Loss = Literal[
+    "heatmap_mse",
+    "heatmap_correlation",
+    "coordinate_smooth_l1",
+    "heat_and_pointer_bce",
+    "level_distance",
+    "level_classes",
+    "cross_entropy",
+    "weighted_cross_entropy",
+    "weighted_bce",
+    "valid_slices_bce",
+    "competition",
+]
+
+
+class SecondStep(Spec):
+    """A second fit that goes on where the first one ended: some parts are begun anew, and nothing else changes."""
+
+    parts: tuple[str, ...] = Field(min_length=1)
+    """Names of the network's modules."""
+    loss: Loss
+    loss_options: dict[str, float] = {}
+    optimisation: Optimisation
+
+
+class Labels(Spec):
+    """What the out-of-fold answers of an earlier run (LABELS=) change of the labels of graders."""
+
+    doubt: float | None = Field(default=None, gt=0, lt=1)
+    """Labels to which they give a probability below 1 - doubt are left out: 0.8 in the 2nd place's noise reduction."""
+    guess: float | None = Field(default=None, gt=0, lt=1)
+    """Missing labels are filled in where they give one severity more than this probability."""
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is changed."""
+        return self.doubt is not None or self.guess is not None
+
+
+class Fitting(Spec):
+    """Everything between a member's inputs and its weights."""
+
+    network: Network
+    loss: Loss
+    second_step: SecondStep | None = None
+    labels: Labels = Labels()
+    loss_options: dict[str, float] = {}
+    """What the loss of that name takes beyond the batch."""
+    optimisation: Optimisation
+    pretraining: Pretraining | None = None
+    augmentation: Augmentation = Augmentation()
+    sigma_px: float = Field(default=10.0, gt=0)
+    """Localisers: standard deviation of the target heatmap, in input pixels."""
+    foreground: float = Field(default=0.0, ge=0)
+    """Localisers: a pixel of the squared error weighs 1 + foreground × its target; 0 is the published loss."""

@@ -1,0 +1,82 @@
+"""All conditions of a level from sagittal and axial crops, fused as features: model 1 of seed 001 (7th place).
+
+Sagittal: slices as channels of one encoder for all views; its features are gated by the condition that is asked for,
+and graded; beside that, each condition leaves a small vector.  Axial: slices with their neighbours, a bidirectional GRU
+along them, the mean.  Both together give a second opinion, whose logits are added to the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from . import NetworkError
+from .blocks import SEVERITIES, features_of
+from .encoders import slice_encoder
+from .sequences import Recurrent
+from .slices import NEIGHBOURS, with_neighbours
+
+GATE = 64
+
+
+class Net(nn.Module):
+    """Logits (B, targets, 3).  The last view is axial, the others are sagittal.
+
+    `look_at`: for each target the number of the sagittal view that shows its surroundings.  `axial_backbone`: null =
+    the same as the sagittal one.  A missing view is replaced by a learned vector.
+    """
+
+    def __init__(
+        self,
+        *,
+        inputs: tuple[int, ...],
+        size_px: int,
+        targets: int,
+        backbone: str,
+        pretrained: bool = True,
+        look_at: Sequence[int] = (1, 0, 2, 0, 0),
+        axial_backbone: str | None = None,
+        width: int = 512,
+        embedding: int = 128,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        *sagittal, axial = inputs
+        if not sagittal or len(set(sagittal)) > 1:
+            raise NetworkError(f"view_fusion looks at sagittal views of as many slices and one axial, not at {inputs}")
+        if len(look_at) != targets or not set(look_at) <= set(range(len(sagittal))):
+            raise NetworkError(f"look_at names one of {len(sagittal)} sagittal views for each target, not {look_at}")
+        self.targets, self.look_at, self.slices = targets, list(look_at), axial
+        self.sagittal = slice_encoder(backbone, size_px=size_px, pretrained=pretrained, channels=sagittal[0])
+        self.describe = nn.Linear(features_of(self.sagittal, sagittal[0], size_px), width)
+        self.missing = nn.Parameter(torch.zeros(len(sagittal), width))
+        self.condition = nn.Parameter(torch.randn(targets, GATE))
+        self.gate = nn.Sequential(nn.Linear(GATE, width), nn.ReLU(), nn.Linear(width, width), nn.Sigmoid())
+        self.dropout = nn.Dropout(dropout)
+        self.grade = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, SEVERITIES))
+        self.embed = nn.Linear(width, embedding)
+        name = axial_backbone or backbone
+        self.axial = slice_encoder(name, size_px=size_px, pretrained=pretrained, channels=NEIGHBOURS)
+        self.along = Recurrent(features_of(self.axial, NEIGHBOURS, size_px), 2 * width, 2, kind="gru")
+        self.missing_axial = nn.Parameter(torch.zeros(2 * width))
+        self.fuse = nn.Linear(targets * embedding + 2 * width, targets * SEVERITIES)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Logits (B, targets, 3) for `*views, present`."""
+        *sagittal, axial, present = inputs
+        seen = torch.stack(self.describe(self.sagittal(torch.cat(sagittal))).chunk(len(sagittal)))
+        shown = present[:, : len(sagittal)].transpose(0, 1)[..., None]
+        seen = torch.where(shown > 0.5, seen, self.missing[:, None].type_as(seen))
+        looked_at = torch.stack([seen[view] for view in self.look_at], 1)
+        asked = self.dropout(looked_at * self.gate(self.condition))
+        fused = torch.cat([self.embed(asked).flatten(1), self._axial(axial, present[:, -1:])], 1)
+        said: Tensor = self.grade(asked) + self.fuse(fused).reshape(-1, self.targets, SEVERITIES)
+        return said
+
+    def _axial(self, view: Tensor, present: Tensor) -> Tensor:
+        images = with_neighbours(view, torch.ones_like(view[:, :, 0, 0]) > 0)
+        tokens = self.axial(images.flatten(0, 1)).reshape(-1, self.slices, self.along.network.input_size)
+        pooled = self.along(tokens).mean(1)
+        return torch.where(present > 0.5, pooled, self.missing_axial.type_as(pooled))
