@@ -280,7 +280,7 @@ def runs_with(folder: Path, recipes: tuple[str, ...] = ("one", "two"), studies: 
             for fold in range(2)
             for located in (recipe, "truth")
         ]
-        write(profile / "out_of_fold.parquet", pd.concat(parts))
+        write(profile / "out_of_fold0.parquet", pd.concat(parts))
         (folder / recipe / "priors.json").write_text(json.dumps(public_priors()))
     return folder
 
@@ -321,12 +321,12 @@ def test_what_is_missing_is_said_in_one_sentence(tmp_path: Path, capsys: pytest.
 
     says("make train-all first")
     runs_with(tmp_path)
-    says("three/smoke has no out_of_fold.parquet", "--recipes", "one", "three")
+    says("three/smoke has no out-of-fold answers", "--recipes", "one", "three")
     (tmp_path / "two" / "smoke" / "seconds.json").write_text("[]")
     says("seconds.json does not hold seconds")
     (tmp_path / "two" / "priors.json").write_text(json.dumps(public_priors() | {ROWS[0]: [1, 0, 0]}))
     says("their priors differ")
     (tmp_path / "two" / "priors.json").unlink()
     says("has no priors of the 25 rows")
-    (tmp_path / "two" / "smoke" / "out_of_fold.parquet").write_text("")
-    says("out_of_fold.parquet cannot be read")
+    (tmp_path / "two" / "smoke" / "out_of_fold0.parquet").write_text("")
+    says("out_of_fold0.parquet cannot be read")
