@@ -48,7 +48,7 @@ demo: .venv/installed kernel ## phantom data → train small → package → run
 	$(PY) -m kernels.simulate --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out
 	$(PY) -m training.evaluation.summary --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out
 
-train-all: .venv/installed ## train on DATA=DIR [RECIPES="…"] [PROFILE=smoke|bench|full] [FOLDS="0 1 …"] [RUNS=DIR] [COORDINATES=DIR] [LABELS=FILE]
+train-all: .venv/installed ## train on DATA=DIR [RECIPES="…"] [PROFILE=smoke|bench|full] [FOLDS="0 1 …"] [RUNS=DIR] [COORDINATES=DIR] [LABELS=DIR]
 	@test -n "$(DATA)" || { echo "say which data: make train-all DATA=DIR (a folder in the competition's layout)"; exit 2; }
 	$(PY) -m training.train_all --data "$(DATA)" --runs "$(RUNS)" --profile $(PROFILE) --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(FOLDS),--folds $(FOLDS)) $(if $(COORDINATES),--coordinates "$(COORDINATES)") $(if $(LABELS),--labels "$(LABELS)")
 

@@ -20,6 +20,6 @@ def members(profile: str, role: str) -> list[MemberRecipe]:
 
 
 def export_untrained(recipe: MemberRecipe, folder: Path) -> Artefact:
-    """Export proves parity at batch 1, 3 and 17."""
+    """Export proves parity at batch 1, 3 and 7."""
     torch.manual_seed(4)
     return export(networks.for_member(recipe, pretrained=False), recipe, folder, PROVENANCE, seed=7)

@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", choices=["smoke", "bench", "full"], default="full")
     parser.add_argument("--folds", nargs="*", type=int, default=[], help="default: those of the recipe")
     parser.add_argument("--coordinates", type=Path, help="a folder of published coordinates, for better points")
-    parser.add_argument("--labels", type=Path, help="an earlier run's out-of-fold table, to correct labels by")
+    parser.add_argument("--labels", type=Path, help="an earlier run's out-of-fold tables, or one, to correct labels by")
     parser.add_argument("--localisers-only", action="store_true", help="leave the graders out")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that decode")
     options = parser.parse_args(argv)

@@ -20,6 +20,7 @@ from training.evaluation.out_of_fold import Mixture, Rule, answers_of, read
 from training.fit_spec import Labels
 
 log = logging.getLogger("labels")
+TABLE = "out_of_fold"
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,15 @@ class Opinions:
 
 
 def read_opinions(path: Path) -> Opinions:
-    """The mean of all members of an out-of-fold table.  Raises OutOfFoldError."""
-    answers = answers_of(read([path]))
+    """The mean of all members of an out-of-fold table, or of all tables below a folder.  Raises OutOfFoldError."""
+    tables = sorted(path.rglob(f"{TABLE}*.parquet")) if path.is_dir() else [path]
+    answers = answers_of(read(tables))
     even: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
     mixture = Mixture(answers, Rule("probabilities", dict.fromkeys(ROWS, even)))
     probabilities = mixture.mix(np.ones((len(answers.members), 3)))
     probabilities[np.isnan(answers.logits[..., 0]).all(0)] = np.nan
-    return Opinions(answers.studies, probabilities, hashlib.sha256(path.read_bytes()).hexdigest())
+    fingerprint = hashlib.sha256(b"".join(table.read_bytes() for table in tables)).hexdigest()
+    return Opinions(answers.studies, probabilities, fingerprint)
 
 
 def with_corrected_labels(tables: Tables, opinions: Opinions | None, asked: Labels, studies: Sequence[str]) -> Tables:

@@ -206,7 +206,9 @@ def best_ensemble(answers: Answers, rule: Rule, costs: Costs, seconds: float | N
         sets = [best_subset(answers, rule, multipliers, costs, seconds, per_second=by) for by in (True, False)]
         best = min(sets, key=lambda one: group_losses(answers.labels, one.predict(answers, rule)).sum())
         chosen = answers.only(members=best.members)
-    weights = fit_weights(chosen, rule, multipliers)
+    # A member that is silent on a group has no part in it, whatever the fit left it with.
+    weights = fit_weights(chosen, rule, multipliers) * chosen.speaks()
+    weights = weights / weights.sum(0).clip(TINY)
     used = np.asarray(weights.any(1))
     chosen = chosen.only(members=[name for name, its in zip(chosen.members, used.tolist(), strict=True) if its])
     return Ensemble(chosen.members, weights[used], fit_multipliers(chosen, rule, weights[used]))

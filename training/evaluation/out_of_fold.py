@@ -115,6 +115,11 @@ class Answers:
     logits: np.ndarray
     """(M, N, 25, 3) float64, NaN where a member says nothing."""
 
+    def speaks(self) -> np.ndarray:
+        """(M, 3 groups) 1 where a member answers any row of a group, else 0."""
+        spoken = (~np.isnan(self.logits[..., 0])).any(1)
+        return np.stack([spoken[:, ROW_GROUPS == group].any(1) for group in range(len(GROUPS))], 1).astype(float)
+
     def only(self, *, studies: np.ndarray | None = None, members: Sequence[str] | None = None) -> Answers:
         """A part of it: the studies of a mask (N,), the members of these names in this order."""
         kept = np.arange(len(self.studies)) if studies is None else np.flatnonzero(studies)
