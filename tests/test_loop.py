@@ -197,3 +197,14 @@ def test_a_fit_starts_from_the_weights_it_is_given(tmp_path):
     first = fit(localiser(epochs=1), TinySamples(recipe), tmp_path / "first", CPU, seed=1).net.state_dict()
     second = fit(recipe, TinySamples(recipe), tmp_path / "second", CPU, seed=2, initial=first).net
     assert all(torch.allclose(value, first[name], atol=1e-6) for name, value in second.named_parameters())
+
+
+def test_a_second_step_begins_some_parts_anew_and_leaves_the_others_as_they_are(tmp_path):
+    recipe = grader(epochs=2)
+    first = fit(recipe, TinySamples(recipe), tmp_path / "first", CPU, seed=1).net
+    before = {name: value.clone() for name, value in first.state_dict().items()}
+    again = fit(recipe, TinySamples(recipe), tmp_path / "second", CPU, seed=2, initial=before, only=("head",)).net
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, before[name]) != name.startswith("head."), name
+    with pytest.raises(FitError, match="nothing is left to fit of heads"):
+        fit(recipe, TinySamples(recipe), tmp_path / "third", CPU, seed=2, initial=before, only=("heads",))

@@ -473,3 +473,39 @@ def test_all_changes_happen_on_the_device(role):
     samples = made_samples(recipe, textures(), device=torch.device("meta"), landmarks=landmarks)
     for batch in [*samples.training(1), *samples.validation()]:
         assert all(part.device.type == "meta" for part in (*batch.views, batch.present, batch.target))
+
+
+def test_whole_studies_come_together_and_say_whose_levels_they_are():
+    recipe = recipe_of(batch_size=4)
+    optimisation = recipe.fitting.optimisation.model_copy(update={"whole_studies": True})
+    recipe = recipe.model_copy(update={"fitting": recipe.fitting.model_copy(update={"optimisation": optimisation})})
+    present = np.ones((200, 1), bool)
+    present[7] = False  # a level that no slice shows
+    samples = made_samples(recipe, textures(), present=present)
+    assert samples.steps_per_epoch == 10
+    sizes = [len(batch.target) for batch in samples.training(1)]
+    assert sorted(sizes) == [19] + [20] * 9
+    for batch in samples.training(1):
+        counts = torch.bincount(batch.whose.studies)
+        assert len(counts) == 4 and set(counts.tolist()) <= {4, 5}
+        assert batch.whose.groups.tolist() == [0], "the canal"
+    assert sum(len(batch.target) for batch in samples.validation()) == 199
+
+
+def test_only_training_batches_are_blended():
+    recipe = recipe_of(augmentation=Augmentation(cutmix=1.0))
+    samples = made_samples(recipe, textures())
+    assert all(batch.other is not None for batch in samples.training(1))
+    assert all(batch.other is None for batch in samples.validation())
+
+
+def test_losses_by_slice_know_how_far_each_slice_lies_from_the_target():
+    recipe = recipe_of((CANAL,), Augmentation(slice_jitter=1))
+    recipe = recipe.model_copy(update={"fitting": recipe.fitting.model_copy(update={"loss": "valid_slices_bce"})})
+    landmarks = {study: {f"spinal_canal_stenosis_{level}": np.zeros(3) for level in LEVELS} for study in STUDIES[:20]}
+    samples = made_samples(recipe, textures(), landmarks=landmarks)
+    for batch in samples.validation():
+        known = batch.known_distances[~batch.known_distances.isnan().all(2).all(1)]
+        assert (known[:, :, 0].abs() == torch.tensor([1.0, 0.0, 1.0])).all(), "1 mm slices around the landmark"
+    seen = {tuple(one) for batch in samples.training(1) for one in batch.known_distances[:, :, 0].abs().tolist()}
+    assert (1.0, 0.0, 1.0) in seen and len(seen) > 2
