@@ -17,6 +17,7 @@ LAYOUT ?= new
 LOCATE ?=
 ENSEMBLE ?=
 SECONDS_A_STUDY ?=
+REPORT_WORST ?=
 TIME_LIMIT ?= 30600
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
@@ -29,7 +30,7 @@ DEMO_SEED ?= 7
 DEMO_SCALE ?= 0.6
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo train-all ensemble package kernel simulate show test test-all lint bench bench-locate bench-grade clean
+.PHONY: help install demo train-all ensemble report package kernel simulate show test test-all lint bench bench-locate bench-grade clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -57,6 +58,9 @@ package: .venv/installed ## finished runs → a verified Kaggle dataset folder [
 
 ensemble: .venv/installed ## the best weights and order of all finished graders, by their out-of-fold answers [RUNS=DIR] [PROFILE=…] [SECONDS_A_STUDY=N] [OUT=FILE]
 	$(PY) -m training.evaluation.ensemble --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/ensemble.json)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SECONDS_A_STUDY),--seconds $(SECONDS_A_STUDY))
+
+report: .venv/installed ## all that finished runs say, as one HTML page [RUNS=DIR] [DATA=DIR] [PROFILE=…] [RECIPES="…"] [ENSEMBLE=FILE] [OUT=FILE] [REPORT_WORST=N]
+	$(PY) -m training.evaluation.report --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/report.html)" $(if $(DATA),--data "$(DATA)") $(if $(RECIPES),--recipes $(RECIPES)) $(if $(ENSEMBLE),--ensemble "$(ENSEMBLE)") $(if $(REPORT_WORST),--worst $(REPORT_WORST))
 
 comma := ,
 space := $(subst ,, )

@@ -1,0 +1,135 @@
+"""The report's drawings: reliability curves, fold spread, the gain curve, and crops around a landmark."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Polygon
+
+from kernels.lumbar.labels import GROUPS, SEVERITIES
+from training.evaluation.ensemble_search import Step
+from training.evaluation.report_measures import Bin
+from training.evaluation.report_page import Image
+
+# Okabe and Ito's colours, which the colour-blind tell apart; shapes say the same.
+COLOURS = ("#0072b2", "#e69f00", "#cc3d00", "#009e73", "#cc79a7", "#56b4e9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+RING = "#ffd000"
+# Bins of fewer rows are drawn hollow.
+FEW = 10
+STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "report"}
+
+
+def severity_text(severity: str) -> str:
+    """normal/mild of normal_mild."""
+    return severity.replace("_", "/")
+
+
+def reliability_figure(curves: Mapping[tuple[str, str], Sequence[Bin]]) -> Image:
+    """(group, severity) → bins: observed over predicted share, and beneath it how many rows each bin has."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            2, len(GROUPS), figsize=(9.4, 4.9), sharex=True, squeeze=False, height_ratios=(3, 1), layout="constrained"
+        )
+        for column, group in enumerate(GROUPS):
+            _draw_reliability(axes[0, column], axes[1, column], {one: curves[group, one] for one in SEVERITIES})
+            axes[0, column].set_title(group)
+        axes[0, 0].set_ylabel("observed share")
+        axes[1, 0].set_ylabel("rows (log)")
+        handles, names = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, names, frameon=False, loc="outside upper center", ncols=len(names))
+        return _svg(figure)
+
+
+def _draw_reliability(curve: Axes, counts: Axes, bins: Mapping[str, Sequence[Bin]]) -> None:
+    curve.plot([0, 1], [0, 1], color="#8c959f", linewidth=1, linestyle=":")
+    for severity, colour, marker in zip(SEVERITIES, COLOURS, MARKERS, strict=False):
+        found = bins[severity]
+        style = {"color": colour, "marker": marker}
+        for hollow in (True, False):
+            some = [one for one in found if (one.rows < FEW) == hollow]
+            look = {"linestyle": "none", "markerfacecolor": "white"} if hollow else {"label": severity_text(severity)}
+            shares = [one.observed for one in some]
+            curve.plot([one.predicted for one in some], shares, markersize=5, linewidth=1.2, **style, **look)  # type: ignore[arg-type]
+        rows = [one.rows for one in found]
+        counts.plot([one.predicted for one in found], rows, markersize=3.5, linewidth=0.8, **style)  # type: ignore[arg-type]
+    curve.set(xlim=(-0.02, 1.02), ylim=(-0.03, 1.03))
+    counts.set(yscale="log", xlabel="predicted probability", ylim=(0.7, None))
+
+
+def folds_figure(scores: Mapping[str, Mapping[int, float]]) -> Image:
+    """Name → fold → score: a column of marks for each fold."""
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(7.4, 3.4), layout="constrained")
+        folds = sorted({fold for its in scores.values() for fold in its})
+        for number, (name, its) in enumerate(scores.items()):
+            colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+            line = {"linewidth": 1.6 if number == 0 else 0.7, "color": colour, "marker": marker, "markersize": 5}
+            axis.plot(list(its), list(its.values()), label=name, **line)  # type: ignore[arg-type]
+        axis.set_xticks(folds, [f"fold {fold}" for fold in folds])
+        axis.set_ylabel("score (lower is better)")
+        axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        return _svg(figure)
+
+
+def gain_figure(start: float, steps: Sequence[Step]) -> Image:
+    """The score after each member, from that of the priors at 0 s; members by their number."""
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(7.4, 3.6), layout="constrained")
+        seconds, scores = [0.0, *(step.seconds for step in steps)], [start, *(step.score for step in steps)]
+        axis.step(seconds, scores, where="post", color=COLOURS[0], linewidth=1.4)
+        axis.plot(seconds, scores, linestyle="none", marker="o", color=COLOURS[0], markersize=4)
+        for number, (x, y) in enumerate(zip(seconds, scores, strict=True)):
+            words = "priors" if number == 0 else str(number)
+            axis.annotate(words, (x, y), (4, 5), textcoords="offset points", fontsize=8)
+        axis.set(xlabel="seconds a study", ylabel="score (lower is better)", xlim=(0, None))
+        axis.margins(y=0.12)
+        axis.grid(axis="y", color="#e3e7eb", linewidth=0.7)
+        return _svg(figure)
+
+
+def crop_figure(
+    whole: np.ndarray,
+    outline: np.ndarray,
+    aspect: float,
+    crops: np.ndarray,
+    mark: tuple[float, float],
+    size_mm: float,
+) -> Image:
+    """A slice (H, W), its pixels `aspect` times as high as wide, with the outline (4, 2) of the crop in its rows and
+    columns; then the crops (slice, H, W) of size_mm, the middle one ringed at `mark` (row, column)."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, len(crops) + 1, figsize=(2.3 * (len(crops) + 1), 2.6), layout="constrained")
+        axes[0].imshow(whole, cmap="gray", vmin=0, vmax=255, aspect=aspect)
+        axes[0].add_patch(Polygon(outline[:, ::-1], fill=False, edgecolor=RING, linewidth=1.3))
+        axes[0].set_title("whole slice")
+        for number, (axis, crop) in enumerate(zip(axes[1:], crops, strict=True)):
+            axis.imshow(crop, cmap="gray", vmin=0, vmax=255)
+            beside = number - len(crops) // 2
+            axis.set_title(f"{beside:+d} slice" if beside else f"nearest, {size_mm:g} mm wide")
+            if beside == 0:
+                axis.plot(mark[1], mark[0], "o", markerfacecolor="none", color=RING, markersize=13)
+        for axis in axes:
+            axis.set_axis_off()
+        return _saved(figure, "png", dpi=110)
+
+
+def _svg(figure: Figure) -> Image:
+    return _saved(figure, "svg+xml", format="svg", metadata={"Date": None})
+
+
+def _saved(figure: Figure, kind: str, **options: object) -> Image:
+    stream = io.BytesIO()
+    figure.savefig(stream, **options)  # type: ignore[arg-type]
+    plt.close(figure)
+    return Image(stream.getvalue(), f"image/{kind}")

@@ -1,0 +1,227 @@
+"""The report's sections on scores: of all, by condition and level, by system, by fold."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kernels.lumbar.labels import CONDITIONS, GROUPS, LEVELS
+from training.evaluation.ensemble import member_scores
+from training.evaluation.intervals import FIGURES, RESAMPLES, Interval, difference, intervals
+from training.evaluation.metric import ROW_GROUPS, Score
+from training.evaluation.overlays import level_text
+from training.evaluation.report_figures import folds_figure
+from training.evaluation.report_measures import Cell, by_condition_and_level, by_fold
+from training.evaluation.report_page import (
+    Html,
+    Section,
+    figure,
+    joined,
+    note,
+    paragraph,
+    shaded,
+    table,
+    tiles,
+    with_small,
+)
+from training.evaluation.report_sources import Sources
+
+PARTS = ("spinal", "foraminal", "subarticular", "any severe")
+NOT_TOLD = "–"
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The sources, and what follows from them for every study."""
+
+    sources: Sources
+    data: Path | None
+    ensemble: np.ndarray
+    """(N, 25, 3) probabilities."""
+    priors: np.ndarray
+    """(N, 25, 3)"""
+    systems: dict[str, np.ndarray]
+    """Recipe → (N, 25, 3)."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N, 25), negative = missing."""
+        return self.sources.answers.labels
+
+    @property
+    def mixture(self) -> str:
+        """What stands for the ensemble, in words."""
+        return "the ensemble" if self.sources.found else "the simple mean of all members"
+
+
+def predicted_from(sources: Sources, data: Path | None) -> Predicted:
+    """Predict every study by the ensemble, by each recipe and by the priors."""
+    answers = sources.answers
+    systems = {}
+    for run in sources.runs:
+        ensemble, rule = sources.system(run)
+        systems[run.name] = ensemble.predict(answers, rule)
+    priors = np.tile(sources.rule.prior_rows(), (len(answers.studies), 1, 1))
+    return Predicted(sources, data, sources.ensemble.predict(answers, sources.rule), priors, systems)
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A number, or a dash where there is none."""
+    return NOT_TOLD if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def span(interval: Interval) -> str:
+    """[low, high]."""
+    return f"[{number(interval.low)}, {number(interval.high)}]"
+
+
+def member_text(name: str) -> str:
+    """localiser / member, without the localiser's name in the member's."""
+    located, _, member = name.partition("/")
+    return f"{located} / {member.removeprefix(f'{located}_')}"
+
+
+def headline(own: Predicted) -> Section:
+    """The pooled score beside the priors'."""
+    sources, labels = own.sources, own.labels
+    fitted, known = intervals(labels, own.ensemble)["final"], intervals(labels, own.priors)["final"]
+    honest = sources.found.scores["cross_fitted"]["final"] if sources.found else fitted
+    gain, parts = difference(labels, own.ensemble, own.priors), len(set(sources.answers.folds.tolist()))
+    shown = {
+        f"score of {own.mixture}, 95 % {span(honest)}; lower is better": number(honest.value),
+        f"score of the level priors, 95 % {span(known)}": number(known.value),
+        "score less priors; negative is a gain": f"{honest.value - known.value:+.4f}",
+        f"studies in {_counted(parts, 'fold')}, answered by networks that never saw them": str(len(labels)),
+        f"members mixed, of {len(sources.answers.members)} in {_counted(len(sources.runs), 'recipe')}": (
+            str(len(sources.ensemble.members))
+        ),
+    }
+    words = [_truth_note(own.data), *(note(remark, warning=True) for remark in sources.remarks), tiles(shown)]
+    if sources.found:
+        words.append(
+            paragraph(
+                f"The score is cross-fitted: each study's weights and class multipliers were fitted on others. The "
+                f"sections below show the ensemble as it ships, fitted on these very studies; it scores "
+                f"{number(fitted.value)} {span(fitted)} on them, which is a little too good."
+            )
+        )
+    words.append(
+        paragraph(
+            f"On the same resamples of studies, {own.mixture} less the priors is {gain.value:+.4f} "
+            f"[{gain.low:+.4f}, {gain.high:+.4f}]: {gain.verdict}. Intervals come from {RESAMPLES} bootstrap "
+            "resamples of whole studies."
+        )
+    )
+    return Section("Score", joined(words))
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count} {name}" if count == 1 else f"{count} {name}s"
+
+
+def _truth_note(data: Path | None) -> Html:
+    if data is None:
+        return note("No DATA was named, so this page cannot tell whether the studies are phantoms or patients.")
+    if (data / "truth").exists():
+        return note("The studies are phantoms, not patients: these scores promise nothing for real ones.", warning=True)
+    return note("DATA holds no phantom truth: the studies are taken to be real ones.")
+
+
+def conditions(own: Predicted) -> Section:
+    """Condition × level, beside the priors."""
+    cells = by_condition_and_level(own.labels, own.ensemble, own.priors)
+    rows = [
+        [condition.replace("_", " "), *(_cell(cells[condition, level]) for level in (*LEVELS, "all"))]
+        for condition in CONDITIONS
+    ]
+    made, known = intervals(own.labels, own.ensemble)["any_severe"], intervals(own.labels, own.priors)["any_severe"]
+    content = [
+        table(
+            f"Weighted log loss (no unit; severities count 1, 2, 4) of {own.mixture}; beneath it that of the level "
+            "priors and the number of labelled rows. Blue: the share of the priors' loss that is gone.",
+            ["condition", *(level_text(level) for level in LEVELS), "all levels"],
+            rows,
+        ),
+        paragraph(
+            f"Any severe canal stenosis in the study: {number(made.value)} {span(made)}, "
+            f"priors {number(known.value)} {span(known)}."
+        ),
+    ]
+    return Section("Conditions and levels", joined(content))
+
+
+def _cell(cell: Cell) -> Html:
+    gone = 0.0 if math.isnan(cell.loss) or cell.prior <= 0 else 1 - cell.loss / cell.prior
+    return shaded(with_small(number(cell.loss, 3), f"priors {number(cell.prior, 3)}", f"{cell.rows} rows"), gone)
+
+
+def systems(own: Predicted) -> Section:
+    """Recipes and members: parts, intervals, seconds."""
+    sources = own.sources
+    seconds = sources.costs.of(sources.ensemble.members)
+    rows = []
+    if sources.found:
+        rows.append(_scored("the ensemble, cross-fitted", sources.found.scores["cross_fitted"], seconds))
+    name = "the ensemble as it ships, fitted on these rows" if sources.found else own.mixture
+    rows.append(_scored(name, intervals(own.labels, own.ensemble), seconds))
+    for run in sources.runs:
+        names = sources.system(run)[0].members
+        rows.append(_scored(run.name, intervals(own.labels, own.systems[run.name]), sources.costs.of(names)))
+    strong = list(range(len(rows)))
+    for name, one in member_scores(sources.answers, sources.rule, sources.costs).items():
+        spoken = ~np.isnan(sources.answers.logits[sources.answers.members.index(name)]).all((0, 2))
+        groups = {GROUPS[group] for group in ROW_GROUPS[spoken]}
+        rows.append(_scored(member_text(name), one.scores, one.seconds, groups))
+    caption = (
+        "Out-of-fold log loss by part of the metric, their mean with its 95 % interval, and seconds a study with "
+        "localisers. Recipes are shaded, with their own weights; members follow, the best first."
+    )
+    headings = ["mixture, recipe or member", *PARTS, "mean", "95 %", "seconds a study"]
+    words = "A dash: the member does not grade this. A mean is shown for those that grade all conditions."
+    return Section("Systems", joined([table(caption, headings, rows, strong), paragraph(words)]))
+
+
+def _scored(name: str, scores: dict[str, Interval], seconds: float, groups: set[str] | None = None) -> list[str]:
+    told = set(GROUPS) if groups is None else groups
+    parts = [
+        number(scores[part].value) if part in told or (part == "any_severe" and "spinal" in told) else NOT_TOLD
+        for part in FIGURES[:-1]
+    ]
+    final = scores["final"]
+    whole = [number(final.value), span(final)] if told == set(GROUPS) else [NOT_TOLD, NOT_TOLD]
+    return [name, *parts, *whole, f"{seconds:.2f}"]
+
+
+def folds(own: Predicted) -> Section:
+    """How the score differs from fold to fold."""
+    split = own.sources.answers.folds
+    ours, known = by_fold(split, own.labels, own.ensemble), by_fold(split, own.labels, own.priors)
+    each = {name: by_fold(split, own.labels, rows) for name, rows in own.systems.items()}
+    rows = [
+        [f"fold {fold}", str(int((split == fold).sum())), *_parts(score), number(known[fold].final)]
+        + [number(its[fold].final) for its in each.values()]
+        for fold, score in ours.items()
+    ]
+    headings = ["fold", "studies", *PARTS, "mean", "priors", *each]
+    content = [table(f"Log loss of {own.mixture} by fold; then the means of priors and recipes.", headings, rows)]
+    if len(ours) < 2:
+        content.append(paragraph("One fold alone has no spread: train others with FOLDS."))
+    else:
+        finals = [score.final for score in ours.values()]
+        content.append(
+            paragraph(
+                f"Between folds the mean has a standard deviation of {np.std(finals, ddof=1):.4f} "
+                f"(from {min(finals):.4f} to {max(finals):.4f})."
+            )
+        )
+        lines = {own.mixture: ours} | each | {"level priors": known}
+        finals_of = {name: {fold: score.final for fold, score in its.items()} for name, its in lines.items()}
+        content.append(figure(folds_figure(finals_of), "Score by fold; the table above has the numbers."))
+    return Section("Folds", joined(content))
+
+
+def _parts(score: Score) -> list[str]:
+    return [number(getattr(score, name)) for name in FIGURES]
