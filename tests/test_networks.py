@@ -238,3 +238,24 @@ def test_published_backbones(backbone, size_px):
     net = networks.for_member(recipe).eval()
     with torch.no_grad():
         assert net(*inputs_of(recipe, 2)).shape == (2, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sentence"),
+    [
+        (localiser(options={"encoder": "tu-resnet10x"}), "timm has no model 'resnet10x'; similar names: resnet10t"),
+        (localiser(options={"encoder": "resnet43"}), "segmentation_models_pytorch has no encoder 'resnet43'"),
+    ],
+)
+def test_what_cannot_be_built_is_said_before_anything_is_decoded(recipe, sentence):
+    with pytest.raises(NetworkError, match=sentence):
+        networks.check(recipe)
+
+
+def test_losses_that_do_not_go_with_a_network_are_refused():
+    recipe = localiser()
+    networks.check(recipe)
+    changed = recipe.model_copy(update={"fitting": recipe.fitting.model_copy(update={"loss": "coordinate_smooth_l1"})})
+    with pytest.raises(NetworkError, match="deeplab_heatmap is fitted with heatmap_mse, not 'coordinate_smooth_l1'"):
+        networks.check(changed)
+    networks.check(grader())

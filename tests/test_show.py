@@ -118,6 +118,18 @@ def test_a_test_study_is_located_by_the_package(
     assert (tmp_path / f"overlay_{truth.test[0]}.png").is_file()
 
 
+def test_finished_localisers_need_not_be_packaged(
+    foreign: tuple[Path, ForeignTruth], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, truth = foreign
+    given = ["--data", str(data), "--study", f"{truth.test[0]}/", "--out", str(tmp_path), "--profile", "smoke"]
+    assert show.main([*given, "--runs", str(weights.parent / "runs")]) == 0
+    assert "split_and_global: " in capsys.readouterr().out
+    assert (tmp_path / f"overlay_{truth.test[0]}.png").is_file()
+    assert show.main([*given, "--runs", str(weights.parent / "runs"), "--recipes", "view_fusion"]) == 1
+    assert "holds no finished localiser of profile smoke" in capsys.readouterr().err
+
+
 def test_graders_are_not_loaded(weights: Path) -> None:
     manifest = show.localisers_of(read_manifest(weights / "manifest.json"))
     assert {artefact.member.role for artefact in manifest.artefacts} == {"localiser"}
