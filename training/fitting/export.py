@@ -48,7 +48,8 @@ def export(net: nn.Module, recipe: MemberRecipe, out: Path, provenance: Provenan
     _warn_of_untested_torch()
     member = recipe.member
     net = copy.deepcopy(net).cpu().float().eval()
-    with torch.no_grad(), _quiet():
+    # Without optimisation, as in the kernel: TorchScript would compile anew for each batch size, for minutes.
+    with torch.no_grad(), _quiet(), torch.jit.optimized_execution(False):
         traced = torch.jit.trace(net, tuple(golden_inputs(member, seed)), check_trace=False)
         buffer = io.BytesIO()
         torch.jit.save(traced, buffer)
