@@ -126,7 +126,7 @@ def _coordinates(path: Path) -> pd.DataFrame:
     frame = read_csv(path, {"study_id", "series_id", "instance_number", "condition", "level", "x", "y"})
     conditions = translate(path, frame, "condition", dict(CONDITION_TEXTS))
     levels = translate(path, frame, "level", dict(LEVEL_TEXTS))
-    numbers = frame[["instance_number", "x", "y"]].apply(pd.to_numeric, errors="coerce")
+    numbers = frame[["instance_number", "x", "y"]].apply(pd.to_numeric, errors="coerce").astype(float)
     wrong = ~np.isfinite(numbers.to_numpy(float)).all(1) | (numbers["instance_number"] % 1 != 0).to_numpy()
     if wrong.any():
         line = frame.index[wrong][0] + 2
