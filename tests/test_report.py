@@ -16,11 +16,11 @@ from kernels.lumbar.priors import public_priors
 from tests.dicom_factory import ForeignTruth, write_foreign_dataset
 from training.evaluation import ensemble
 from training.evaluation.intervals import intervals
-from training.evaluation.metric import ROW_GROUPS, pooled
+from training.evaluation.metric import ROW_GROUPS, pooled, row_losses
 from training.evaluation.out_of_fold import rows_of, write
 from training.evaluation.report import main
 from training.evaluation.report_cases import picture_of, row_text
-from training.evaluation.report_measures import by_condition_and_level, confusion, reliability, row_losses, worst
+from training.evaluation.report_measures import by_condition_and_level, confusion, reliability, worst
 from training.evaluation.report_page import Html, Image, Section, figure, page, paragraph
 from training.evaluation.report_sections import predicted_from
 from training.evaluation.report_sources import read_sources

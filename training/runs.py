@@ -57,11 +57,11 @@ class RunFolder:
         """What graders and sets of localisers cost a study, as measured while validating."""
         return self.profile / "seconds.json"
 
-    def artefact(self, member: str, fold: int) -> Artefact:
-        """The finished artefact of a job, its file named relative to the profile's folder."""
+    def artefact(self, member: str, fold: int, below: Path | None = None) -> Artefact:
+        """The finished artefact of a job, its file named relative to the profile's folder, or to that one."""
         folder = self.job(member, fold)
         artefact = Artefact.model_validate_json((folder / "artefact.json").read_text())
-        file = (folder / artefact.weights.file).relative_to(self.profile).as_posix()
+        file = (folder / artefact.weights.file).relative_to(below or self.profile).as_posix()
         return artefact.model_copy(update={"weights": artefact.weights.model_copy(update={"file": file})})
 
 

@@ -62,7 +62,7 @@ class Predictor:
 
     def costs(self) -> list[tuple[str, int, int]]:
         """(name, fold, passes with TTA) of every loaded member, for Budget.effort."""
-        return [(name, self.folds[name], 1 + len(one.member.tta)) for name, one in self.members.items()]
+        return [(name, self.folds[name], one.member.passes) for name, one in self.members.items()]
 
     def predict(
         self,
@@ -113,7 +113,7 @@ class Predictor:
 
 
 def _passes(member: LoadedMember, tta: bool) -> int:
-    return 1 + len(member.member.tta) if tta else 1
+    return member.member.passes if tta else 1
 
 
 class _timed:

@@ -161,6 +161,11 @@ class Member(Spec):
     """Test-time augmentations: mirror = also answer for the mirrored study and exchange left and right back;
     front_to_back (graders) = also answer for all views with front and back exchanged."""
 
+    @property
+    def passes(self) -> int:
+        """How often a study is answered with all test-time augmentations."""
+        return 1 + len(self.tta)
+
     @model_validator(mode="after")
     def _names_exist(self) -> Member:
         for unit in UNITS[self.unit]:

@@ -18,7 +18,7 @@ from kernels.lumbar.predictor import Predictor
 from training.evaluation import out_of_fold
 from training.evaluation.out_of_fold import Answers
 from training.evaluation.truth import read_landmarks
-from training.evaluation.validate import predict_studies, route_of
+from training.evaluation.validate import answer_table, predict_studies, route_of
 from training.packing import read_run
 from training.recipe import MemberRecipe, Recipe
 from training.runs import RunFolder
@@ -60,11 +60,7 @@ def manifest_of(runs: Path, systems: Sequence[System], fold: int) -> tuple[Manif
     own: list[Route] = []
     for system in systems:
         members = [*system.localisers, *system.graders]
-        found = []
-        for member in members:
-            artefact = system.folder.artefact(member.member.name, fold)
-            file = (system.folder.profile / artefact.weights.file).relative_to(runs).as_posix()
-            found.append(artefact.model_copy(update={"weights": artefact.weights.model_copy(update={"file": file})}))
+        found = [system.folder.artefact(member.member.name, fold, runs) for member in members]
         own.append(route_of(system.name, found, members))
         artefacts += found
     everyone = tuple(name for route in own for name in route.localisers)
@@ -97,12 +93,7 @@ def grade_test_studies(
         predictor.manifest = manifest.model_copy(update={"routes": its})
         known = truth if where == TRUE else None
         predictions = predict_studies(predictor, data / "test_images", series, studies, landmarks=known)
-        tables = []
-        for system in systems:
-            for member in system.graders:
-                name = f"{member.member.name}_fold{fold}"
-                answers = {study: one.answers.get(name, {}) for study, one in predictions.items()}
-                tables.append(out_of_fold.rows_of(system.name, member.pooled_as, system.name, fold, answers, labels))
+        tables = [answer_table(one.name, one.graders, fold, predictions, labels) for one in systems]
         found[where] = out_of_fold.answers_of(pd.concat(tables, ignore_index=True))
     return found
 

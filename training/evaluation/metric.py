@@ -40,12 +40,12 @@ class Score:
 
 @dataclass(frozen=True)
 class Sums:
-    """What each study adds to the metric's four weighted means."""
+    """What each study adds to the metric's four weighted means (N, 4), in the order of PARTS; or what each row does."""
 
     loss: np.ndarray
-    """(N, 4) weighted losses, in the order of PARTS."""
+    """Weighted losses."""
     weight: np.ndarray
-    """(N, 4) weights; 0 where the study has no labelled row of the part."""
+    """0 where the study has no labelled row of the part, or the row no label."""
 
 
 def with_mean(loss: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -80,24 +80,28 @@ def score(solution: pd.DataFrame, submission: pd.DataFrame) -> Score:
 
 def pooled(labels: np.ndarray, probabilities: np.ndarray) -> Score:
     """The score of labels (N, 25) int, negative = missing, and probabilities (N, 25, 3)."""
-    known, weights, _ = _known(labels, probabilities)
-    rows = _row_losses(labels, probabilities)
+    rows, known = row_losses(labels, probabilities), labels >= 0
     severe, severe_weight = _any_severe(labels, probabilities)
     chosen = [known & (ROW_GROUPS == part) for part in range(len(GROUPS))]
-    loss = np.array([*(rows[part].sum() for part in chosen), severe.sum()])
-    weight = np.array([*(weights[part].sum() for part in chosen), severe_weight.sum()])
+    loss = np.array([*(rows.loss[part].sum() for part in chosen), severe.sum()])
+    weight = np.array([*(rows.weight[part].sum() for part in chosen), severe_weight.sum()])
     return Score(*(float(value) for value in with_mean(loss, weight)))
+
+
+def row_losses(labels: np.ndarray, probabilities: np.ndarray) -> Sums:
+    """(N, 25) weighted log losses and weights of every row, 0 where there is no label; arguments as for `pooled`."""
+    known, weights, true = _known(labels, probabilities)
+    return Sums(np.where(known, -np.log(np.clip(true, CLIP, 1 - CLIP)) * weights, 0), weights)
 
 
 def losses(labels: np.ndarray, probabilities: np.ndarray) -> Sums:
     """Each study's part of the score; arguments as for `pooled`."""
-    _, weights, _ = _known(labels, probabilities)
-    rows = _row_losses(labels, probabilities)
+    rows = row_losses(labels, probabilities)
     severe, severe_weight = _any_severe(labels, probabilities)
     chosen = [ROW_GROUPS == part for part in range(len(GROUPS))]
     return Sums(
-        np.column_stack([*(rows[:, part].sum(1) for part in chosen), severe]),
-        np.column_stack([*(weights[:, part].sum(1) for part in chosen), severe_weight]),
+        np.column_stack([*(rows.loss[:, part].sum(1) for part in chosen), severe]),
+        np.column_stack([*(rows.weight[:, part].sum(1) for part in chosen), severe_weight]),
     )
 
 
@@ -160,12 +164,6 @@ def _aligned(solution: pd.DataFrame, submission: pd.DataFrame) -> tuple[list[str
     if not np.isin(truth, (0, 1)).all() or (truth.sum(1) != 1).any():
         raise MetricError("the solution is not one-hot")
     return list(labelled["row_id"]), truth, values
-
-
-def _row_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """(N, 25) weighted log losses, 0 where there is no label."""
-    known, weights, true = _known(labels, probabilities)
-    return np.where(known, -np.log(np.clip(true, CLIP, 1 - CLIP)) * weights, 0)
 
 
 def _any_severe(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

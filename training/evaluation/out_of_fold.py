@@ -13,9 +13,9 @@ import pandas as pd
 
 from kernels.lumbar.ensemble import softmax
 from kernels.lumbar.labels import GROUPS, ROW_INDEX, ROWS, SEVERITIES
+from training.data.tables import MISSING
 from training.evaluation.metric import ROW_GROUPS
 
-MISSING = -100
 KEYS = ["member", "located", "study", "row"]
 COLUMNS = ["recipe", "member", "located", "fold", "study", "row", *SEVERITIES, "label"]
 TRUTH = "truth"

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kernels.lumbar.labels import CONDITIONS, GROUPS, LEVELS, ROWS, SEVERITIES, SEVERITY_WEIGHTS
-from training.evaluation.metric import ROW_GROUPS, Score, Sums, losses, pooled
-from training.evaluation.out_of_fold import MISSING
+from training.evaluation.metric import ROW_GROUPS, Score, Sums, pooled, row_losses
 
 BINS = 10
 
@@ -40,17 +39,6 @@ class Case:
     row: int
     loss: float
     """Weighted by severity, as the metric adds it up."""
-
-
-def row_losses(labels: np.ndarray, probabilities: np.ndarray) -> Sums:
-    """(N, 25) weighted log losses and weights of every row, from the metric itself; arguments as for its `pooled`."""
-    loss, weight = np.zeros(labels.shape), np.zeros(labels.shape)
-    for row, part in enumerate(ROW_GROUPS):
-        alone = np.full(labels.shape, MISSING)
-        alone[:, row] = labels[:, row]
-        sums = losses(alone, probabilities)
-        loss[:, row], weight[:, row] = sums.loss[:, part], sums.weight[:, part]
-    return Sums(loss, weight)
 
 
 def by_condition_and_level(

@@ -134,13 +134,24 @@ def keep_answers(
     labels: pd.DataFrame,
 ) -> None:
     """Write the table of what each grader of a fold answered for the studies that it never saw."""
-    name, tables = folder.recipe.name, []
+    out_of_fold.write(folder.out_of_fold(fold), answer_table(folder.recipe.name, members, fold, predictions, labels))
+
+
+def answer_table(
+    name: str,
+    members: Sequence[MemberRecipe],
+    fold: int,
+    predictions: Mapping[str, Prediction],
+    labels: pd.DataFrame,
+) -> pd.DataFrame:
+    """What the graders of a recipe's fold answered, in the form of training.evaluation.out_of_fold."""
+    tables = []
     for member in members:
         if member.member.role == "grader" and member.is_trained_in(fold):
             own = f"{member.member.name}_fold{fold}"
             answers = {study: prediction.answers.get(own, {}) for study, prediction in predictions.items()}
             tables.append(out_of_fold.rows_of(name, member.pooled_as, name, fold, answers, labels))
-    out_of_fold.write(folder.out_of_fold(fold), pd.concat(tables, ignore_index=True))
+    return pd.concat(tables, ignore_index=True)
 
 
 def seconds_of(
@@ -152,7 +163,7 @@ def seconds_of(
         measured = [budget.mean_s(f"{member.member.name}_fold{fold}") for fold in folds if member.is_trained_in(fold)]
         if not measured:
             continue
-        seconds = float(np.mean(measured)) * (1 + len(member.member.tta))
+        seconds = float(np.mean(measured)) * member.member.passes
         if member.member.role == "grader":
             costs["members"][member.pooled_as] = max(seconds, costs["members"].get(member.pooled_as, 0.0))
         else:

@@ -117,7 +117,7 @@ def gflops_per_study(net: nn.Module, member: Member) -> float:
     """Floating-point operations, in 1e9, of all units of one study, with test-time augmentation."""
     with FlopCounterMode(display=False) as counter:
         net(*golden_inputs(member, 0, 1))
-    passes = len(UNITS[member.unit]) * (1 + len(member.tta))
+    passes = len(UNITS[member.unit]) * member.passes
     return round(counter.get_total_flops() * passes / 1e9, 4)
 
 

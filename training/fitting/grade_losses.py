@@ -11,11 +11,11 @@ from torch.nn import functional
 
 from kernels.lumbar.labels import GROUPS, SEVERITIES, SEVERITY_WEIGHTS
 from training.data.batch import Batch
+from training.data.tables import MISSING
 from training.fit_spec import Fitting
 
 from .sums import LossSum
 
-UNLABELLED = -100
 SEVERE = len(SEVERITIES) - 1
 # Probabilities are kept so far from 0 and 1 in the any-severe part: half floats end near here.
 SUREST = 1e-4
@@ -46,7 +46,7 @@ def competition(logits: Tensor, severities: Tensor, groups: Tensor, studies: Ten
     parts = _by_group(loss * weight, weight, groups)
     canal = groups == GROUPS.index("spinal")
     if canal.any():
-        labelled = severities[:, canal] != UNLABELLED
+        labelled = severities[:, canal] != MISSING
         severe = logits.float().softmax(2)[..., SEVERE][:, canal] * labelled
         truth = ((severities[:, canal] == SEVERE) & labelled).to(severe)
         peak, peak_truth, peak_weight = (_peak(one, studies) for one in (severe, truth, weight[:, canal]))
@@ -69,9 +69,9 @@ def valid_slices_bce(said: Tensor, severities: Tensor, distance_mm: Tensor, *, v
     distance_mm (B, S, K), NaN where the target was not annotated, whose slices then take part in nothing.  Source: the
     all-slices graders of seed 000.
     """
-    known = distance_mm.isfinite() & (severities != UNLABELLED)[:, None]
+    known = distance_mm.isfinite() & (severities != MISSING)[:, None]
     valid = (distance_mm.nan_to_num(valid_mm).abs() < valid_mm) & known
-    of_slice = torch.where(valid, severities[:, None], UNLABELLED).flatten(0, 1)
+    of_slice = torch.where(valid, severities[:, None], MISSING).flatten(0, 1)
     grade = weighted_bce(said[..., : SEVERE + 1].flatten(0, 1), of_slice)
     shows = functional.binary_cross_entropy_with_logits(said[..., -1].float(), valid.float(), reduction="none")
     validity = LossSum((shows * known).sum(), known.sum().to(shows))
@@ -81,14 +81,14 @@ def valid_slices_bce(said: Tensor, severities: Tensor, distance_mm: Tensor, *, v
 def _cross_entropies(logits: Tensor, severities: Tensor) -> tuple[Tensor, Tensor]:
     """(B, K) losses, and the metric's weights of the labels: 0 where there is none."""
     loss = functional.cross_entropy(
-        logits.float().flatten(0, 1), severities.flatten(), ignore_index=UNLABELLED, reduction="none"
+        logits.float().flatten(0, 1), severities.flatten(), ignore_index=MISSING, reduction="none"
     )
     return loss.reshape(severities.shape), _weights(severities)
 
 
 def _weights(severities: Tensor) -> Tensor:
     of_class = torch.tensor(SEVERITY_WEIGHTS, device=severities.device)
-    return of_class[severities.clamp_min(0)] * (severities != UNLABELLED)
+    return of_class[severities.clamp_min(0)] * (severities != MISSING)
 
 
 def _by_group(loss: Tensor, weight: Tensor, groups: Tensor) -> Tensor:
