@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import hashlib
 import os
 import re
 import sys
@@ -57,11 +58,16 @@ RUN_CODE = """\
 import os
 
 os.environ.setdefault("LUMBAR_OUT", str(Path.cwd()))  # on Kaggle: /kaggle/working
+os.environ.setdefault("LUMBAR_NOTEBOOK", "{notebook}")  # sha256 of the modules above
+os.environ.setdefault("LUMBAR_MANIFEST", "{manifest}")  # sha256 of the weights' manifest; empty: any of this kit
 sys.path.insert(0, str(folder))
 from lumbar import predict
 
-if predict.main([]) != 0:
-    raise RuntimeError("there is no competition data to answer: attach the competition to this notebook")"""
+code = predict.main([])
+if code == 2:
+    raise RuntimeError("there is no competition data to answer: attach the competition to this notebook")
+if code == 3:
+    raise RuntimeError("the weights attached are not those this notebook was pushed for: see the line above")"""
 
 SHOW_CODE = """\
 import json
@@ -120,40 +126,59 @@ def read_modules(package: Path) -> dict[str, str]:
     return {name: sources[name] for name in ordered}
 
 
-def _heading(name: str, source: str) -> str:
+def heading(name: str, source: str) -> str:
+    """What stands over a module's cell.  Raises BuildError where it has no docstring."""
     docstring = ast.get_docstring(ast.parse(source))
     if not docstring:
         raise BuildError(f"{name}.py has no docstring to head its cell")
     return f"## {name}.py\n{docstring.splitlines()[0]}"
 
 
-def build_notebook(package: Path = PACKAGE) -> NotebookNode:
-    """The notebook: title, folder, a heading and a verbatim cell a module, run, results.  Cell ids come from names."""
+def sources_digest(sources: dict[str, str]) -> str:
+    """sha256 of a package's modules: names the code that a run's report speaks of."""
+    return hashlib.sha256("\0".join(f"{name}\0{sources[name]}" for name in sorted(sources)).encode()).hexdigest()
+
+
+def build_notebook(package: Path = PACKAGE, manifest: str = "") -> NotebookNode:
+    """The notebook: title, folder, a heading and a verbatim cell a module, run, results.  Cell ids come from names.
+
+    `manifest`: sha256 of the one manifest that it shall run with; empty: any of this kit.
+    """
+    sources = read_modules(package)
     cells = [
         new_markdown_cell(TITLE_TEXT, id="title"),
         new_code_cell(FOLDER_CODE, id="folder"),
     ]
-    for name, source in read_modules(package).items():
+    for name, source in sources.items():
         cell_id = name.strip("_").replace("_", "-")
-        # IPython fills {folder} in the magic's own line, and only there.
-        code = f"%%writefile {{folder}}/lumbar/{name}.py\n{source}"
         cells += [
-            new_markdown_cell(_heading(name, source), id=f"heading-{cell_id}"),
-            new_code_cell(code, id=f"module-{cell_id}"),
+            new_markdown_cell(heading(name, source), id=f"heading-{cell_id}"),
+            file_cell(f"lumbar/{name}.py", source, f"module-{cell_id}"),
         ]
     cells += [
         new_markdown_cell("## Run\nWrites `submission.csv` and `run_report.json`.", id="heading-run"),
-        new_code_cell(RUN_CODE, id="run"),
+        new_code_cell(RUN_CODE.format(notebook=sources_digest(sources), manifest=manifest), id="run"),
         new_code_cell(SHOW_CODE, id="show"),
     ]
+    return whole_notebook(cells)
+
+
+def file_cell(path: str, source: str, cell_id: str) -> NotebookNode:
+    """A cell that writes one file, byte for byte, into the folder that the notebook's first cell makes."""
+    # IPython fills {folder} in the magic's own line, and only there.
+    return new_code_cell(f"%%writefile {{folder}}/{path}\n{source}", id=cell_id)
+
+
+def whole_notebook(cells: Sequence[NotebookNode]) -> NotebookNode:
+    """A valid notebook of these cells, with nothing in it that changes from one build to the next."""
     kernelspec = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    notebook = new_notebook(cells=cells, metadata={"kernelspec": kernelspec, "language_info": {"name": "python"}})
+    notebook = new_notebook(cells=list(cells), metadata={"kernelspec": kernelspec, "language_info": {"name": "python"}})
     notebook.nbformat_minor = 5  # nbformat would write its own newest
     nbformat.validate(notebook)
     return notebook
 
 
-def kernel_metadata(owner: str, dataset: str) -> dict[str, Any]:
+def kernel_metadata(owner: str, dataset: str, gpu: bool = True) -> dict[str, Any]:
     """Every field that `kaggle kernels push` reads, so that none is left to the client's defaults.
 
     Internet is on by default in the client, and a competition refuses it; T4 must be asked for, as the image's torch
@@ -168,10 +193,10 @@ def kernel_metadata(owner: str, dataset: str) -> dict[str, Any]:
         "language": "python",
         "kernel_type": "notebook",
         "is_private": True,
-        "enable_gpu": True,
+        "enable_gpu": gpu,
         "enable_tpu": False,
         "enable_internet": False,
-        "machine_shape": "NvidiaTeslaT4",
+        "machine_shape": "NvidiaTeslaT4" if gpu else "",
         "keywords": [],
         "competition_sources": [COMPETITION],
         "dataset_sources": [f"{owner}/{dataset}"],
@@ -193,10 +218,10 @@ def check_slug(slug: str) -> None:
         raise BuildError(f"'{slug}' is no Kaggle slug: 6 to 50 letters a-z, digits and single dashes")
 
 
-def write_kernel(out: Path, owner: str, dataset: str = DATASET_SLUG) -> None:
+def write_kernel(out: Path, owner: str, dataset: str = DATASET_SLUG, manifest: str = "", gpu: bool = True) -> None:
     """Write the notebook and its metadata into a folder, made where missing."""
-    metadata = kernel_metadata(owner, dataset)
-    notebook = nbformat.writes(build_notebook())
+    metadata = kernel_metadata(owner, dataset, gpu)
+    notebook = nbformat.writes(build_notebook(manifest=manifest))
     out.mkdir(parents=True, exist_ok=True)
     replace_text(out / NOTEBOOK_NAME, notebook + "\n")
     replace_json(out / METADATA_NAME, metadata)

@@ -15,6 +15,7 @@ import build_dataset
 from kernels.build_notebook import OWNER_PLACEHOLDER
 from kernels.lumbar import manifest as released
 from kernels.lumbar import specs
+from kernels.lumbar.labels import GROUPS
 from kernels.lumbar.manifest import Artefact
 from kernels.lumbar.shape import Shape
 from kernels.lumbar.weights import read_manifest
@@ -24,7 +25,7 @@ from training.packing import collect
 from training.recipe import Recipe
 from training.runs import RunFolder
 from training.train_all import load_named
-from training.weighting import FoundEnsemble, weighted
+from training.weighting import FoundEnsemble, read_ensemble, weighted
 
 
 @pytest.fixture(scope="module")
@@ -174,13 +175,19 @@ def test_release_keeps_the_manifest(finished, tmp_path, monkeypatch):
     assert (tmp_path / "first.json").read_bytes() == (tmp_path / "out" / "manifest.json").read_bytes()
 
 
+def members_of(recipe):
+    return [f"{recipe.name}/{one.pooled_as}" for one in recipe.members() if one.member.role == "grader"]
+
+
 def found_ensemble(recipe, **changes):
-    names = [f"{recipe.name}/{one.pooled_as}" for one in recipe.members() if one.member.role == "grader"]
+    """The third grader and the one of all conditions."""
+    names = members_of(recipe)
+    none = dict.fromkeys(GROUPS, 0.0)
     content = {
         "average": "probabilities",
-        "weights": {names[2]: {"spinal": 0, "foraminal": 0, "subarticular": 1}, names[0]: {"spinal": 0.5}},
-        "multipliers": {"spinal": [1, 2, 4]},
-        "order": [names[2], names[0]],
+        "weights": {names[2]: none | {"subarticular": 1}, names[3]: none | {"spinal": 0.5, "foraminal": 1}},
+        "multipliers": {"spinal": [1, 2, 4], "foraminal": [1, 1, 1], "subarticular": [1, 1, 1]},
+        "order": [names[2], names[3]],
         "fitted_score": 0.4,
     }
     return content | changes
@@ -192,26 +199,104 @@ def test_a_found_ensemble_says_who_takes_part_how_much_and_when(finished, recipe
     manifest = read_manifest(tmp_path / "out" / "manifest.json")
     (route,) = manifest.routes
     graders = [one.member.name for one in recipe.members() if one.member.role == "grader"]
-    assert [grader.name for grader in route.graders] == [f"{graders[2]}_fold0", f"{graders[0]}_fold0"]
-    assert route.graders[1].weight == {"spinal": 0.5}
+    assert [grader.name for grader in route.graders] == [f"{graders[2]}_fold0", f"{graders[3]}_fold0"]
+    assert route.graders[1].weight == {"spinal": 0.5, "foraminal": 1, "subarticular": 0}
     packed = {artefact.member.name for artefact in manifest.artefacts}
     assert packed == {*route.localisers, *(grader.name for grader in route.graders)}
-    assert manifest.average == "probabilities" and manifest.multipliers == {"spinal": (1, 2, 4)}
+    assert manifest.average == "probabilities" and manifest.multipliers["spinal"] == (1, 2, 4)
+
+
+def weigh(group, value, member=-1):
+    """Give a member of the ensemble, the last by default, another weight."""
+    return lambda found: list(found["weights"].values())[member].update({group: value})
+
+
+def drop(*path):
+    def change(found):
+        for name in path[:-1]:
+            found = list(found.values())[-1] if name == "*" else found[name]
+        del found[path[-1]]
+
+    return change
+
+
+def put(name, value):
+    return lambda found: found.update({name: value})
+
+
+WRONG_ENSEMBLES = {
+    "no weights": (put("weights", {}), "weights: Dictionary should have at least 1 item"),
+    "weights of a condition are 0": (weigh("spinal", 0), "weights: those of spinal are all 0"),
+    "all weights are 0": (
+        lambda found: [its.update(dict.fromkeys(GROUPS, 0)) for its in found["weights"].values()],
+        "weights: those of spinal are all 0",
+    ),
+    "a member that does not grade": (
+        weigh("spinal", 1, member=0),
+        "weights.split_and_global/split_and_global_subarticular_tiny.spinal of the ensemble is 1, but",
+    ),
+    "a group is missing": (
+        drop("weights", "*", "foraminal"),
+        "weights.split_and_global/split_and_global_global_tiny.foraminal: is missing",
+    ),
+    "multipliers miss a group": (drop("multipliers", "foraminal"), "multipliers.foraminal: is missing"),
+    "order is cut": (lambda found: found["order"].pop(), "order: lacks split_and_global/split_and_global_global_tiny"),
+    "order doubles": (lambda found: found["order"].append(found["order"][0]), "_subarticular_tiny 2 times"),
+    "order names a stranger": (lambda found: found["order"].append("a/ghost"), "order: names a/ghost, which has no"),
+    "a stranger has weights": (
+        lambda found: (
+            found["weights"].update({"a/ghost": dict.fromkeys(GROUPS, 0.5)}),
+            found["order"].append("a/ghost"),
+        ),
+        "the ensemble wants a/ghost, which is not among the finished runs given",
+    ),
+    "NaN": (weigh("spinal", float("nan")), "global_tiny.spinal: Input should be a finite number"),
+    "infinite": (weigh("spinal", float("inf")), "global_tiny.spinal: Input should be a finite number"),
+    "negative": (weigh("spinal", -1), "global_tiny.spinal: Input should be greater than or equal to 0"),
+    "no number": (weigh("spinal", "much"), "global_tiny.spinal: Input should be a valid number"),
+    "unknown group": (weigh("lumbar", 1), "global_tiny.lumbar"),
+    "bad multipliers": (lambda found: found["multipliers"].update(spinal=[1, -2, 4]), "multipliers.spinal.1: Input"),
+    "two multipliers": (lambda found: found["multipliers"].update(spinal=[1, 2]), "multipliers.spinal.2: is missing"),
+    "bad average": (put("average", "median"), "average: Input should be 'logits' or 'probabilities'"),
+    "no average": (drop("average"), "average: is missing"),
+    "no order": (drop("order"), "order: is missing"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_ENSEMBLES)
+def test_an_ensemble_edited_by_hand_is_refused_by_its_dotted_path(finished, recipe, tmp_path, capsys, wrong):
+    change, sentence = WRONG_ENSEMBLES[wrong]
+    content = found_ensemble(recipe)
+    change(content)
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps(content))
+    assert package(finished, tmp_path / "out", "--ensemble", str(path)) == 1
+    said = capsys.readouterr().err
+    assert sentence in said and said.count("\n") == 1 and said.startswith("build_dataset: ")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("text", "sentence"),
     [
-        ({"order": ["split_and_global/ghost"]}, "wants split_and_global/ghost, which is not among"),
-        ({"multipliers": {"spinal": [1, -2, 4]}}, "is no ensemble that make ensemble wrote"),
-        ({"average": None}, "is no ensemble that make ensemble wrote"),
+        (None, "found.json is not there: make ensemble writes it"),
+        ("{", "found.json cannot be read (Expecting property name"),
+        ("[]", "found.json holds no ensemble: make ensemble writes it anew"),
     ],
 )
-def test_ensembles_that_do_not_fit_are_refused(finished, recipe, tmp_path, capsys, changes, sentence):
-    (tmp_path / "found.json").write_text(json.dumps(found_ensemble(recipe, **changes)))
+def test_a_file_that_is_no_ensemble_is_told(finished, tmp_path, capsys, text, sentence):
+    if text is not None:
+        (tmp_path / "found.json").write_text(text)
     assert package(finished, tmp_path / "out", "--ensemble", str(tmp_path / "found.json")) == 1
-    assert sentence in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    said = capsys.readouterr().err
+    assert sentence in said and said.count("\n") == 1
+
+
+def test_a_condition_may_be_left_to_the_priors_where_the_search_says_so(recipe, tmp_path):
+    content = found_ensemble(recipe, left_to_priors=["spinal"])
+    weigh("spinal", 0)(content)
+    (tmp_path / "found.json").write_text(json.dumps(content))
+    assert read_ensemble(tmp_path / "found.json").left_to_priors == ("spinal",)
 
 
 def test_the_folds_of_a_model_share_its_weight(recipe):
@@ -225,9 +310,13 @@ def test_the_folds_of_a_model_share_its_weight(recipe):
     runs = {recipe.name: [run(name) for name in names]}
     graders = tuple(released.GraderWeight(name=name, weight=entry.weight) for name in names)
     model = f"{recipe.name}/{entry.pooled_as}"
-    found = FoundEnsemble(average="logits", weights={model: {"spinal": 0.6}}, multipliers={}, order=(model,))
+    weights, same = {"spinal": 0.6, "foraminal": 0.2, "subarticular": 0.0}, dict.fromkeys(GROUPS, (1, 1, 1))
+    left = ("subarticular",)
+    found = FoundEnsemble(
+        average="logits", weights={model: weights}, multipliers=same, left_to_priors=left, order=(model,)
+    )
     (route,) = weighted((released.Route(name="r", localisers=(), graders=graders),), runs, found)
-    assert [grader.weight for grader in route.graders] == [{"spinal": 0.3}] * 2
+    assert [grader.weight for grader in route.graders] == [{"spinal": 0.3, "foraminal": 0.1, "subarticular": 0}] * 2
 
 
 def test_recipes_that_average_differently_meet_in_logits(runs, recipe, tmp_path):
@@ -242,11 +331,16 @@ def test_recipes_that_average_differently_meet_in_logits(runs, recipe, tmp_path)
     assert build_dataset.build([(folder, found), (other, [])], tmp_path / "both", "both", {}).average == "logits"
 
 
-def test_run_of_another_state_of_the_recipe_is_not_finished(runs, recipe):
+def test_runs_of_another_state_of_the_recipe_are_trained_again(runs, recipe):
     fitting = recipe.graders["spinal"].fitting.model_copy(update={"sigma_px": 7.0})
     grader = recipe.graders["spinal"].model_copy(update={"fitting": fitting})
     changed = recipe.model_copy(update={"graders": {**recipe.graders, "spinal": grader}})
-    with pytest.raises(packing.UnusableRun, match="1 of 7 runs .*spinal_tiny/fold0"):
+    again = "1 of 7 runs were trained with another state of the recipe: .*spinal_tiny/fold0 .make train-all trains them"
+    with pytest.raises(packing.UnusableRun, match=again) as error:
+        packing.collect(RunFolder(runs, changed), [0], allow_partial=False)
+    assert "not finished" not in str(error.value)
+    (first_run(runs, recipe) / "done.json").unlink()
+    with pytest.raises(packing.UnusableRun, match=rf"{again}.*; 1 of 7 runs are not finished"):
         packing.collect(RunFolder(runs, changed), [0], allow_partial=False)
 
 

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.lumbar.labels import GROUPS, MIRROR, ROWS
+from kernels.lumbar.labels import MIRROR, ROWS
 from kernels.lumbar.priors import public_priors
-from training.evaluation.ensemble import main, search, table_of
+from training.evaluation.ensemble_fit import fit_multipliers, fit_weights
+from training.evaluation.ensemble_parts import Costs, Ensemble, SearchError
 from training.evaluation.ensemble_search import (
-    Costs,
-    Ensemble,
-    SearchError,
+    LEAST_GAIN,
     best_ensemble,
     best_single,
     best_subset,
     cross_fitted,
-    fit_multipliers,
-    fit_weights,
+    lean,
     run_order,
     simple_mean,
 )
 from training.evaluation.metric import ROW_GROUPS, group_losses, pooled
-from training.evaluation.out_of_fold import Answers, Average, Mixture, Rule, rows_of, write
+from training.evaluation.out_of_fold import Answers, Average, Mixture, Rule
 
 LOGITS = Rule("logits", public_priors())
 FREQUENCIES = np.array([0.7, 0.2, 0.1])
@@ -251,82 +246,39 @@ def test_one_study_cannot_be_cross_fitted() -> None:
         cross_fitted(answers, LOGITS, lambda part: simple_mean(part, LOGITS))
 
 
-def test_the_whole_search() -> None:
-    answers = answers_with([(3, 0, 1), (0, 3, 1), (1, 1, 1)], 120)
-    result = search(answers, LOGITS, Costs.equal(answers.members))
-    scores = {name: one["final"].value for name, one in result.scores.items()}
-    assert result.fitted_score <= scores["cross_fitted"] < scores["simple_mean"]
-    assert scores["cross_fitted"] < scores["calibrated_mean"] < scores["simple_mean"]
-    assert result.best_single["spinal"] == "a/m0" and result.best_single["foraminal"] == "b/m1"
-    assert sorted(result.order) == sorted(result.weights) and result.seconds == len(result.order)
-    ranked = [one.scores["final"].value for one in result.members.values()]
-    assert ranked == sorted(ranked) and next(iter(result.members.values())).against_best.verdict == "noise"
-    assert "cross-fitted less best single" in table_of(result)
+def curve_of(answers: Answers, ensemble: Ensemble) -> list[float]:
+    return [step.score for step in run_order(answers, LOGITS, ensemble, Costs.equal(answers.members))]
 
 
-def runs_with(folder: Path, recipes: tuple[str, ...] = ("one", "two"), studies: int = 20) -> Path:
-    random = np.random.default_rng(0)
-    names = [str(study) for study in range(studies)]
-    labels = pd.DataFrame(labels_of(studies, random), index=names, columns=list(ROWS))
-    for recipe in recipes:
-        profile = folder / recipe / "smoke"
-        profile.mkdir(parents=True)
-        said = {
-            study: {row: 2 * np.eye(3)[max(int(labels.loc[study, row]), 0)] + random.normal(size=3) for row in ROWS}
-            for study in names
-        }
-        parts = [
-            rows_of(recipe, f"{recipe}_tiny", located, fold, {study: said[study] for study in names[fold::2]}, labels)
-            for fold in range(2)
-            for located in (recipe, "truth")
-        ]
-        write(profile / "out_of_fold0.parquet", pd.concat(parts))
-        (folder / recipe / "priors.json").write_text(json.dumps(public_priors()))
-    return folder
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("fit", [best_ensemble, lean])
+def test_every_member_earns_its_seconds_and_the_last_lowers_the_score(seed: int, fit: object) -> None:
+    skills = np.random.default_rng(seed).uniform(-0.5, 1.5, (9, 3)).tolist()
+    answers = answers_with(skills, 40, seed)
+    costs = Costs.equal(answers.members)
+    given = (simple_mean(answers, LOGITS),) if fit is lean else ()
+    found = fit(answers, LOGITS, *given, costs)  # type: ignore[operator]
+    assert 1 < len(found.members) < len(answers.members)
+    whole = final(answers, found)
+    for name in found.members:
+        rest = found.only([other for other in found.members if other != name])
+        assert final(answers, rest) - whole >= LEAST_GAIN - 1e-9
+    curve = curve_of(answers, found)
+    assert min(curve) == curve[-1] == pytest.approx(whole)
+    np.testing.assert_allclose(found.weights.sum(0), 1)
 
 
-def run(runs: Path, *more: str) -> int:
-    return main(["--runs", str(runs), "--out", str(runs / "ensemble.json"), "--profile", "smoke", *more])
+def test_members_that_only_pass_the_minimum_together_are_cut_at_it() -> None:
+    answers = answers_with([(2, 2, 2), (2, 2, 2), (0, 0, 0), (0, 0, 0)], 60)
+    kept = lean(answers, LOGITS, simple_mean(answers, LOGITS), Costs.equal(answers.members))
+    assert set(kept.members) == {"a/m0", "b/m1"}
 
 
-def test_the_command_line_finds_every_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = runs_with(tmp_path)
-    assert run(runs) == 0
-    printed = capsys.readouterr().out
-    assert "members given true landmarks are left out (2)" in printed
-    assert "no measured seconds of one/one_tiny: every network counts as 1" in printed
-    found = json.loads((runs / "ensemble.json").read_text())
-    assert set(found["members"]) == {"one/one_tiny", "two/two_tiny"} and found["studies"] == 20
-    assert set(found["multipliers"]) == set(GROUPS) and found["seconds"] == 2 * len(found["order"])
-
-
-def test_the_command_line_keeps_the_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = runs_with(tmp_path)
-    for recipe, seconds in (("one", 1.0), ("two", 5.0)):
-        measured = {"members": {f"{recipe}_tiny": seconds}, "located": {recipe: 0.5}}
-        (runs / recipe / "smoke" / "seconds.json").write_text(json.dumps(measured))
-    assert run(runs, "--seconds", "2", "--average", "probabilities") == 0
-    found = json.loads((runs / "ensemble.json").read_text())
-    assert found["order"] == ["one/one_tiny"] and found["seconds"] == 1.5 and found["budget"] == 2
-    assert "measured" not in capsys.readouterr().out
-    assert run(runs, "--seconds", "1") == 1
-    assert "no ensemble: no member fits in 1 seconds a study: the cheapest needs 1.5" in capsys.readouterr().err
-
-
-def test_what_is_missing_is_said_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def says(text: str, *more: str) -> None:
-        assert run(tmp_path, *more) == 1
-        said = capsys.readouterr()
-        assert text in said.err and said.err.count("\n") == 1 and not said.out
-
-    says("make train-all first")
-    runs_with(tmp_path)
-    says("three/smoke has no out-of-fold answers", "--recipes", "one", "three")
-    (tmp_path / "two" / "smoke" / "seconds.json").write_text("[]")
-    says("seconds.json does not hold seconds")
-    (tmp_path / "two" / "priors.json").write_text(json.dumps(public_priors() | {ROWS[0]: [1, 0, 0]}))
-    says("their priors differ")
-    (tmp_path / "two" / "priors.json").unlink()
-    says("has no priors of the 25 rows")
-    (tmp_path / "two" / "smoke" / "out_of_fold0.parquet").write_text("")
-    says("out_of_fold0.parquet cannot be read")
+def test_a_budget_that_is_large_enough_changes_nothing() -> None:
+    free = best_ensemble(SHARED, LOGITS, Costs.equal(SHARED.members))
+    spent = float(len(free.members))
+    assert spent < len(SHARED.members)
+    for seconds in (spent, 100.0):
+        found = best_ensemble(SHARED, LOGITS, Costs.equal(SHARED.members), seconds)
+        assert found.members == free.members
+        np.testing.assert_array_equal(found.weights, free.weights)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kernels.lumbar.labels import MIRROR, ROWS
-from training.evaluation.intervals import FIGURES, difference, intervals
+from training.evaluation.intervals import FIGURES, difference, differences, intervals
 from training.evaluation.metric import ROW_GROUPS, group_losses, losses, pooled, with_mean
 
 
@@ -75,6 +75,20 @@ def test_a_gain_has_a_verdict_only_beyond_its_interval() -> None:
     other = predictions(labels, np.random.default_rng(6), skill=0.5)
     noise = difference(labels, other, weak)
     assert noise.verdict == "noise" and noise.low < 0 < noise.high
+
+
+def test_each_figure_differs_by_its_own() -> None:
+    labels, weak = case(300, seed=4, skill=0.5)
+    strong = weak.copy()
+    spinal = ROW_GROUPS == 0
+    strong[:, spinal] = predictions(labels, np.random.default_rng(5), skill=2.0)[:, spinal]
+    found = differences(labels, strong, weak)
+    assert list(found) == list(FIGURES) and found["final"] == difference(labels, strong, weak)
+    assert found["spinal"].verdict == "better"
+    none = found["foraminal"]
+    assert (none.value, none.low, none.high, none.verdict) == (0, 0, 0, "noise")
+    values = [intervals(labels, rows)["spinal"].value for rows in (strong, weak)]
+    assert found["spinal"].value == pytest.approx(values[0] - values[1])
 
 
 def test_pairing_makes_the_interval_narrower() -> None:

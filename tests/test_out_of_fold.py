@@ -24,6 +24,7 @@ from training.evaluation.out_of_fold import (
     answers_of,
     read,
     rows_of,
+    together,
     write,
 )
 
@@ -85,6 +86,16 @@ def test_a_study_that_nobody_answers_stays_in_the_score() -> None:
     rule = Rule("logits", public_priors())
     mixed = Mixture(answers, rule).mix(np.ones((1, 3)))
     np.testing.assert_allclose(mixed, np.broadcast_to(rule.prior_rows(), mixed.shape), atol=1e-15)
+
+
+def test_who_was_shown_a_study_is_told_from_who_is_silent_on_it() -> None:
+    one, both = labels_of(2), ["100", "101"]
+    shown = rows_of("a", "a_0", "a", 0, {study: {} for study in both}, one)
+    half = rows_of("a", "a_1", "a", 0, spoken(both[:1], 1), one)
+    answers = answers_of(together([shown, half]))
+    assert answers.asked is not None and answers.asked.tolist() == [[True, True], [True, False]]
+    part = answers.only(studies=np.array([False, True]), members=["a/a_1", "a/a_0"])
+    assert part.asked is not None and part.asked.tolist() == [[False], [True]]
 
 
 def test_a_part_of_the_answers() -> None:

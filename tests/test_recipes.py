@@ -13,7 +13,7 @@ import yaml
 from kernels.lumbar.labels import GROUPS, LEVELS, UNITS, row_of
 from training.recipe import Profile, Recipe, RecipeError, load_recipe, merge
 from training.shorthand import expand_targets, expand_views
-from training.train_all import load_named
+from training.train_all import load_named, names_of
 
 FOLDER = Path(__file__).resolve().parents[1] / "training" / "recipes"
 RECIPES = sorted(FOLDER.rglob("*.yaml"))
@@ -143,6 +143,100 @@ def test_unknown_names_are_refused(document, tmp_path):
             load(put(document, dotted, value), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("dotted", "value", "sentence"),
+    [
+        (
+            "graders.spinal.weight",
+            {"spinal": 0, "foraminal": 0, "subarticular": 0},
+            "is 0 for all that it grades (spinal)",
+        ),
+        ("graders.spinal.weight", {"foraminal": 1}, "is 0 for all that it grades (spinal)"),
+        ("graders.spinal.weight", {}, "is 0 for all that it grades (spinal)"),
+        ("backbones.resnet18.folds", [9], "the recipe has folds 0 to 4, and 9 is none of them"),
+        ("localisers.sagittal_t2.packed_folds", [0, 5], "the recipe has folds 0 to 4, and 5 is none of them"),
+        ("train_folds", [-1], "the recipe has folds 0 to 4, and -1 is none of them"),
+        ("graders.spinal.backbones", ["resnet81"], "there is no backbone 'resnet81'; there are: "),
+        ("localisers.sagittal_t2.fitting.augmentation.cutmix", 0.5, "is for graders: points would not follow"),
+        ("graders.global.targets", [5], "should be a valid string"),
+    ],
+)
+def test_values_that_do_not_fit_the_rest_are_refused_with_their_path(document, tmp_path, dotted, value, sentence):
+    with pytest.raises(RecipeError) as refused:
+        load(put(document, dotted, value), tmp_path)
+    assert str(refused.value).startswith(f"{tmp_path / 'changed.yaml'}: {dotted}")
+    assert sentence in str(refused.value) and "Value error" not in str(refused.value)
+
+
+def test_what_a_whole_stage_gets_wrong_is_named_by_its_path(document, tmp_path):
+    document["graders"]["spinal"]["inputs"][0]["of_level"] = "l4_l5"
+    with pytest.raises(RecipeError, match=r"changed.yaml: graders\.spinal: of_level is for units that hold several"):
+        load(document, tmp_path)
+
+
+def test_two_backbones_of_one_model_in_a_fold_are_refused(document, tmp_path):
+    for name in list(document["backbones"])[:2]:
+        document["backbones"][name]["folds"] = [0, 1]
+    with pytest.raises(RecipeError, match=r"graders\.\w+\.backbones: 2 of them are for fold 0"):
+        load(document, tmp_path)
+
+
+def test_networks_of_one_name_are_refused(document, tmp_path):
+    backbone, spinal = document["backbones"]["resnet18"], document["graders"]["spinal"]
+    document["backbones"] = {"b": backbone, "a_b": backbone}
+    document["graders"] = {"s": spinal | {"backbones": ["a_b"]}, "s_a": spinal | {"backbones": ["b"]}}
+    with pytest.raises(
+        RecipeError, match=r"graders\.s_a: its network is named split_and_global_s_a_b, as that of graders\.s is"
+    ):
+        load({key: value for key, value in document.items() if key != "profiles"}, tmp_path)
+
+
+@pytest.mark.parametrize(("wrong", "last"), [(2, "wrong_1: there is no such key"), (7, "and 2 more")])
+def test_several_problems_are_shown_a_line_each(document, tmp_path, wrong, last):
+    with pytest.raises(RecipeError) as refused:
+        load(document | {f"wrong_{number}": 1 for number in range(wrong)}, tmp_path)
+    lines = str(refused.value).splitlines()
+    assert lines[0].endswith(f"changed.yaml has {wrong} problems:") and lines[-1] == f"  {last}"
+    assert lines[1] == "  wrong_0: there is no such key" and len(lines) <= 7
+
+
+@pytest.mark.parametrize("profiles", [["smoke"], {"smoke": "small"}])
+def test_profiles_that_are_no_mapping_are_refused(document, tmp_path, profiles):
+    with pytest.raises(RecipeError, match="profiles: is a mapping"):
+        load(document | {"profiles": profiles}, tmp_path, "smoke")
+
+
+def test_a_recipe_of_ones_own_is_named_by_its_file(document, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(document | {"name": "mine"}))
+    recipe = load_named(str(path), "smoke")
+    assert recipe.name == "mine" and recipe.members()[0].member.name.startswith("mine_")
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(
+        RecipeError, match=r"mine.yaml: name: is 'split_and_global', and must be that of the file, 'mine'"
+    ):
+        load_named(str(path), "smoke")
+    with pytest.raises(RecipeError, match=r"no recipe '.*yours.yaml'.* path of its .yaml file"):
+        load_named(str(tmp_path / "yours.yaml"), "smoke")
+
+
+def test_recipes_are_named_with_spaces_or_commas_between(tmp_path):
+    assert names_of(["a", "b"]) == names_of(["a,b"]) == names_of(["a, b"]) == names_of(["a,", "b"]) == ["a", "b"]
+    assert names_of([]) == names_of([" "]) == [path.stem for path in RECIPES]
+    (tmp_path / "my own.yaml").touch()
+    assert names_of([str(tmp_path / "my own.yaml")]) == [str(tmp_path / "my own.yaml")]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=stem)
+def test_every_network_is_found_in_its_recipe(path):
+    recipe = load_recipe(path)
+    for entry in recipe.members():
+        stage, backbone = recipe.place_of(entry.member.name)
+        role, name = stage.split(".")
+        assert getattr(recipe, role)[name].fitting.network == entry.fitting.network
+        assert (recipe.backbones[backbone.split(".")[1]] if backbone else None) == entry.backbone
+
+
 def test_profile_that_a_recipe_lacks_is_named(document, tmp_path):
     del document["profiles"]["smoke"]
     with pytest.raises(RecipeError, match="smoke"):
@@ -195,18 +289,22 @@ def test_one_backbone_a_fold_makes_one_model():
         trained = [one.member.name for one in recipe.members() if one.is_trained_in(fold) and one.model]
         models = [one.model for one in recipe.members() if one.is_trained_in(fold) and one.model]
         assert len(models) == len(set(models)), f"two networks of one model in fold {fold}: {trained}"
+        assert set(models) == {one.model for one in recipe.members() if one.model}, f"fold {fold} lacks a model"
 
 
 @pytest.mark.parametrize(
     ("grader", "sentence"),
     [
-        ("fitting: {augmentation: {dihedral: 0.5}}", "dihedral exchanges left and right"),
-        ("fitting: {loss: competition}", "needs all levels of a study: set whole_studies"),
-        ("backbones: [ghost]", "names backbone 'ghost', which is none of them"),
+        ("fitting: {augmentation: {dihedral: 0.5}}", "fitting.augmentation.dihedral: exchanges left and right"),
+        ("fitting: {loss: competition}", "fitting.loss: needs all levels of a study: set fitting.opt.*whole_studies"),
+        (
+            "fitting: {second_step: {parts: [heads], loss: competition, optimisation: {epochs: 1, learning_rate: 1}}}",
+            "fitting.second_step.loss: needs all levels of a study",
+        ),
     ],
 )
 def test_changes_that_labels_do_not_bear_are_refused(document, tmp_path, grader, sentence):
     document["graders"]["global"] = merge(document["graders"]["global"], yaml.safe_load(grader))
     (tmp_path / "one.yaml").write_text(yaml.safe_dump(document))
-    with pytest.raises(RecipeError, match=sentence):
+    with pytest.raises(RecipeError, match=rf"one.yaml: graders\.global\.{sentence}"):
         load_recipe(tmp_path / "one.yaml")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,18 +13,27 @@ import pandas as pd
 import pytest
 
 from kernels.lumbar.labels import GROUPS, LEVELS, ROWS, SEVERITIES
+from kernels.lumbar.locate import Located
 from kernels.lumbar.priors import public_priors
+from kernels.lumbar.study import Study
 from tests.dicom_factory import ForeignTruth, write_foreign_dataset
+from tests.tiny_runs import write_runs
 from training.evaluation import ensemble
+from training.evaluation.crossfit import CrossFit
+from training.evaluation.ensemble_search import Ensemble, Step, simple_mean
 from training.evaluation.intervals import intervals
 from training.evaluation.metric import ROW_GROUPS, pooled, row_losses
-from training.evaluation.out_of_fold import rows_of, write
+from training.evaluation.out_of_fold import Answers, rows_of, write
 from training.evaluation.report import main
 from training.evaluation.report_cases import picture_of, row_text
+from training.evaluation.report_figures import apart, gain_figure
+from training.evaluation.report_looking import Looking
 from training.evaluation.report_measures import by_condition_and_level, confusion, reliability, worst
 from training.evaluation.report_page import Html, Image, Section, figure, page, paragraph
-from training.evaluation.report_sections import predicted_from
+from training.evaluation.report_predicted import predicted_from
 from training.evaluation.report_sources import read_sources
+from training.evaluation.show import open_study
+from training.train_all import load_named
 
 SECTIONS = (
     "Score",
@@ -61,7 +71,7 @@ class Read(HTMLParser):
 def write_run(
     runs: Path, recipe: str, labels: pd.DataFrame, folds: int = 2, weights: tuple[float, float, float] = (1, 1, 1)
 ) -> None:
-    random, profile = np.random.default_rng(len(recipe)), runs / recipe / "smoke"
+    random, profile = np.random.default_rng(sum(recipe.encode())), runs / recipe / "smoke"
     for fold in range(folds):
         parts = []
         for member, skill in (("good", 2.0), ("poor", 0.5)):
@@ -155,15 +165,60 @@ def test_its_numbers_are_those_of_the_metric(runs: Path, searched: Path, tmp_pat
     result = json.loads(searched.read_text())
     sources = read_sources(runs, "smoke", [], searched)
     own = predicted_from(sources, None)
-    assert pooled(own.labels, own.ensemble).final == pytest.approx(result["fitted_score"], abs=1e-9)
+    honest = result["scores"]["cross_fitted"]["final"]
+    assert pooled(own.labels, own.ensemble).final == pytest.approx(honest["value"], abs=1e-6)
     for interval in (intervals(own.labels, rows)["final"] for rows in (own.ensemble, own.priors)):
         assert f"{interval.value:.4f}" in text and f"[{interval.low:.4f}, {interval.high:.4f}]" in text
-    assert f"<b>{result['scores']['cross_fitted']['final']['value']:.4f}</b>" in text
+    assert f"<b>{honest['value']:.4f}</b>" in text
     for score in (pooled(own.labels, rows) for rows in own.systems.values()):
         assert all(f"<td>{value:.4f}</td>" in text for value in (score.spinal, score.any_severe, score.final))
     chosen = sources.answers.folds == 1
     assert f"<td>{pooled(own.labels[chosen], own.ensemble[chosen]).final:.4f}</td>" in text
-    assert all(f"<td>{step['seconds']:.2f}</td><td>{step['score']:.4f}</td>" in text for step in result["curve"])
+    assert [step.member for step in own.steps] == result["order"]
+    assert all(f"<td>{step.seconds:.2f}</td><td>{step.score:.4f}</td>" in text for step in own.steps)
+
+
+def test_the_score_on_the_rows_of_the_fit_is_told_once_and_named(runs: Path, searched: Path, tmp_path: Path) -> None:
+    text = made(runs, tmp_path / "page.html", "--ensemble", str(searched))
+    fitted = json.loads(searched.read_text())["fitted_score"]
+    words = re.sub(r"\s+", " ", text)
+    assert text.count(f"{fitted:.4f}") == 1 and f"score on these very studies, {fitted:.4f}, is too good" in words
+
+
+def test_an_ensemble_of_another_search_is_named(runs: Path, searched: Path, tmp_path: Path) -> None:
+    other = json.loads(searched.read_text())
+    other["scores"]["cross_fitted"]["final"]["value"] += 0.01
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(other))
+    assert "make ensemble again" in made(runs, tmp_path / "page.html", "--ensemble", str(path))
+    assert "make ensemble again" not in made(runs, tmp_path / "page.html", "--ensemble", str(searched))
+
+
+def test_cross_fitted_predictions_are_of_fits_that_never_saw_the_study(runs: Path) -> None:
+    sources = read_sources(runs, "smoke", [], None)
+    answers, seen = sources.answers, list[tuple[str, ...]]()
+
+    def fit(part: Answers) -> Ensemble:
+        seen.append(part.studies)
+        weights = np.ones((len(part.members), len(GROUPS)))
+        weights[0] = len(seen)
+        return Ensemble(part.members, weights, np.ones((len(GROUPS), 3)))
+
+    honest = CrossFit(answers, sources.rule, fit)
+    parts = [{study for study, its in zip(answers.studies, answers.folds, strict=True) if its != at} for at in (0, 1)]
+    assert [set(its) for its in seen] == parts
+    first = answers.folds == 0
+    weights = np.ones((len(answers.members), len(GROUPS)))
+    alone = Ensemble(answers.members, weights, np.ones((len(GROUPS), 3))).predict(answers, sources.rule)
+    assert np.allclose(honest.predicted[first], alone[first]) and not np.allclose(
+        honest.predicted[~first], alone[~first]
+    )
+    assert np.allclose(honest.of(answers.members), honest.predicted) and len(seen) == 2
+    assert np.allclose(honest.of([]), predicted_from(sources, None).priors)
+    one = answers.members[1]
+    assert np.allclose(
+        honest.of([one]), simple_mean(answers.only(members=[one]), sources.rule).predict(answers, sources.rule)
+    )
 
 
 def test_recipes_keep_their_own_weights(runs: Path) -> None:
@@ -226,14 +281,46 @@ def test_an_ensemble_of_other_answers_is_not_used(
         kept.unlink()
 
 
-def test_a_row_has_its_picture_or_the_reason(data: tuple[Path, ForeignTruth]) -> None:
+class Pointing(Looking):
+    """Looks 20 mm below the true landmarks."""
+
+    def __init__(self, points: Mapping[str, np.ndarray]) -> None:
+        self.points = points
+
+    def at(self, study: Study, fold: int) -> dict[str, Located]:
+        moved = {row: point - (0, 0, 20.0) for row, point in self.points.items()}
+        return {"low": Located(moved), "none": Located()}
+
+
+def test_a_row_has_its_picture_or_the_reason(data: tuple[Path, ForeignTruth], tmp_path: Path) -> None:
     root, truth = data
-    row = "left_subarticular_stenosis_l4_l5"
-    picture, words = picture_of(root, truth.train[0], row)
-    assert picture is not None and picture.content.startswith(b"\x89PNG") and "Axial T2" in words
-    assert row_text(row) == "left subarticular stenosis L4/L5"
-    missing, words = picture_of(root, "study1", row)
-    assert missing is None and "has no study 'study1'" in words
+    study, row = truth.train[0], "left_neural_foraminal_narrowing_l4_l5"
+    nobody = picture_of(root, study, row, 0, Looking(tmp_path, "smoke", ["split_and_global", "no_recipe"]))
+    assert nobody.image is not None and nobody.image.content.startswith(b"\x89PNG") and "Sagittal T1" in nobody.words
+    assert "Only this point is drawn" in nobody.words and not nobody.misses
+    assert row_text(row) == "left neural foraminal narrowing L4/L5"
+    low = picture_of(root, study, row, 0, Pointing(truth.landmarks[study]))
+    assert low.image is not None and low.image.content != nobody.image.content and "Crosses: where" in low.words
+    in_plane, _, across = low.misses["low"].partition(" / ")
+    assert float(in_plane) ** 2 + float(across) ** 2 == pytest.approx(20**2, rel=0.2)
+    assert low.misses["none"] == "not located"
+    missing = picture_of(root, "study1", row, 0, Pointing({}))
+    assert missing.image is None and "has no study 'study1'" in missing.words
+
+
+def test_graders_looked_where_the_folds_own_localisers_point(data: tuple[Path, ForeignTruth], tmp_path: Path) -> None:
+    write_runs(tmp_path, load_named("split_and_global", "smoke"))
+    _, study = open_study(data[0], data[1].train[0])
+    looking = Looking(tmp_path, "smoke", ["split_and_global", "view_fusion"])
+    found = looking.at(study, 0)
+    assert list(found) == ["split_and_global"] and set(found["split_and_global"].points) == set(ROWS)
+    assert Looking(tmp_path, "smoke", ["split_and_global"]).at(study, 1) == {}
+
+
+def test_numbers_in_the_gain_figure_do_not_lie_on_each_other() -> None:
+    places = np.array([[0, 0], [1, 0], [10, 0], [11, 1], [30, 0], [31, 0]])
+    assert apart(places, 5) == [0, 2, 5] and apart(places[:1], 5) == [0] and apart(places[:0], 5) == []
+    assert gain_figure([Step("a", 1.0, 0.3), Step("b", 1.01, 0.29)]).content.startswith(b"<?xml")
 
 
 def test_phantoms_are_named_as_such(runs: Path, tmp_path: Path) -> None:

@@ -72,20 +72,29 @@ def test_out_of_fold_rows_are_of_studies_the_fold_never_saw(recipe: Recipe, runs
     assert json.loads((folder.profile / "score.json").read_text())["studies"] == len(studies)
 
 
-def test_what_is_finished_is_not_done_again(recipe: Recipe, data: Path, runs: Path) -> None:
-    weights = sorted(runs.glob("**/weights.ts"))
-    before = [path.stat().st_mtime_ns for path in weights]
+def test_what_is_finished_is_neither_trained_nor_validated_again(
+    recipe: Recipe, data: Path, runs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = [*runs.rglob("weights.ts"), *runs.rglob("artefact.json"), *runs.rglob("out_of_fold0.parquet")]
+    kept += [*runs.rglob("seconds.json"), *runs.rglob("score.json")]
+    before = [path.stat().st_mtime_ns for path in kept]
+    caplog.set_level("INFO")
     train_all.train_recipe(recipe, data, runs, [0], jobs=1)
-    assert [path.stat().st_mtime_ns for path in weights] == before
+    assert [path.stat().st_mtime_ns for path in kept] == before
+    score = json.loads((RunFolder(runs, recipe).score).read_text())
+    assert "split_and_global/smoke is validated already" in caplog.text
+    assert f"final={score['final']}" in caplog.text, "the kept score is not told"
 
 
 def test_a_changed_recipe_trains_what_depends_on_it(recipe: Recipe, data: Path, runs: Path) -> None:
     changed = recipe.model_dump(mode="json")
     changed["graders"]["foraminal"]["fitting"]["optimisation"]["weight_decay"] = 0.02
     weights = {path: path.stat().st_mtime_ns for path in runs.glob("**/weights.ts")}
+    validated_ns = RunFolder(runs, recipe).out_of_fold(0).stat().st_mtime_ns
     train_all.train_recipe(Recipe.model_validate(changed), data, runs, [0], jobs=1)
     touched = {path.parent.parent.name for path, time_ns in weights.items() if path.stat().st_mtime_ns != time_ns}
     assert touched == {"split_and_global_foraminal_tiny"}
+    assert RunFolder(runs, recipe).out_of_fold(0).stat().st_mtime_ns != validated_ns
 
 
 def write_coordinates(folder: Path, grey: int) -> None:
@@ -121,6 +130,39 @@ def test_pretraining_comes_first_and_follows_its_images(
     assert len({without, first, trained(tmp_path / "coordinates")}) == 3
 
 
+def test_sessions_end_between_epochs_and_come_to_the_same_networks(
+    recipe: Recipe, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = recipe.model_dump(mode="json") | {"graders": {}}
+    document["localisers"] = {view: document["localisers"][view] for view in ("sagittal_t2", "sagittal_t1")}
+    document["localisers"]["sagittal_t2"]["fitting"]["optimisation"]["epochs"] = 2
+    short = Recipe.model_validate(document)
+    monkeypatch.setattr(train_all, "load_named", lambda name, profile: short)
+    names = [entry.member.name for entry in short.members()]
+
+    def session(runs: Path, *limits: str) -> int:
+        given = ["--data", str(data), "--runs", str(runs), "--recipes", short.name, "--jobs", "1"]
+        return train_all.main([*given, "--cache", str(tmp_path / "crops"), *limits])
+
+    def answers(runs: Path) -> list[tuple[float, ...]]:
+        return [RunFolder(runs, short).artefact(name, 0).weights.golden_output for name in names]
+
+    limited = tmp_path / "limited"
+    job = RunFolder(limited, short).job(names[0], 0)
+    limits = ("--time-limit", "0", "--cache-gb", "0")  # one epoch, and the crops of one network
+    assert session(limited, *limits) == train_all.OUT_OF_TIME
+    said = capsys.readouterr().out
+    assert f"0 of 2 networks are finished; left are {job.relative_to(limited)}, " in said and "same command" in said
+    assert len((job / "history.csv").read_text().splitlines()) == 2 and not (job / "weights.ts").exists()
+    assert session(limited, *limits) == train_all.OUT_OF_TIME
+    assert "1 of 2 networks are finished" in capsys.readouterr().out and (job / "weights.ts").exists()
+    assert session(limited, *limits) == 0, "what follows the last epoch was cut"
+    assert session(tmp_path / "whole") == 0
+    assert answers(limited) == answers(tmp_path / "whole")
+    assert not list(tmp_path.glob("*/cache")), "crops lie among the runs"
+    assert not list(tmp_path.rglob("checkpoint.pt")), "checkpoints of finished networks are kept"
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
@@ -129,6 +171,7 @@ def test_pretraining_comes_first_and_follows_its_images(
             ["--data", ".", "--recipes", "ghost"],
             "there is no recipe 'ghost'; several are named with spaces between, and there are: ",
         ),
+        (["--data", ".", "--recipes", "split_and_global,ghost"], "there is no recipe 'ghost'"),
         (["--data", ".", "--recipes", "split_and_global", "--folds", "7"], "folds 0 to 4"),
     ],
 )

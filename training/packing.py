@@ -49,19 +49,37 @@ def collect(folder: RunFolder, folds: Sequence[int], allow_partial: bool) -> lis
     ]
     found: list[Run] = []
     missing: list[str] = []
+    changed: list[str] = []
     for entry, fold in wanted:
         place = folder.job(entry.member.name, fold)
         run = read_run(place, entry)
-        if run is None:
-            missing.append(str(place.relative_to(folder.runs)))
-        else:
+        if run is not None:
             found.append(run)
-    if missing and not allow_partial:
-        raise UnusableRun(
-            f"{len(missing)} of {len(wanted)} runs are not finished: {', '.join(missing)}"
+        else:
+            (changed if is_done(place) else missing).append(str(place.relative_to(folder.runs)))
+    if (missing or changed) and not allow_partial:
+        raise UnusableRun(_what_to_do(len(wanted), missing, changed))
+    return found
+
+
+def _what_to_do(count: int, missing: Sequence[str], changed: Sequence[str]) -> str:
+    told = []
+    if changed:
+        told.append(
+            f"{len(changed)} of {count} runs were trained with another state of the recipe: {', '.join(changed)}"
+            " (make train-all trains them again)"
+        )
+    if missing:
+        told.append(
+            f"{len(missing)} of {count} runs are not finished: {', '.join(missing)}"
             " (finish them with make train-all, choose --folds, or give --allow-partial)"
         )
-    return found
+    return "; ".join(told)
+
+
+def is_done(folder: Path) -> bool:
+    """Whether a network was trained to its end, with whatever state of its recipe."""
+    return (folder / "done.json").is_file()
 
 
 def routes_of(runs: Mapping[str, Sequence[Run]], locate: Located) -> tuple[Route, ...]:
@@ -104,7 +122,7 @@ def read_run(folder: Path, recipe: MemberRecipe) -> Run | None:
 
     Raises UnusableRun where the run says that it is done and is not.
     """
-    if not (folder / "done.json").is_file():
+    if not is_done(folder):
         return None
     try:
         artefact = Artefact.model_validate_json((folder / "artefact.json").read_bytes())

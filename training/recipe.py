@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from kernels.lumbar.labels import GROUPS
 from kernels.lumbar.specs import Group, Member, Spec, Tta, UnitKind, ViewRequest
 from training.fit_spec import Fitting
+from training.problems import listed, problems_of, told
 from training.shorthand import expand_targets, expand_views
 
 Profile = Literal["smoke", "bench", "full"]
@@ -70,6 +72,14 @@ class Grader(Stage):
     weight: dict[Group, Annotated[float, Field(ge=0, le=100)]]
     """The grader's weight in the ensemble, by condition group."""
 
+    @field_validator("weight")
+    @classmethod
+    def _counts_for_something(cls, weight: dict[Group, float], info: ValidationInfo) -> dict[Group, float]:
+        graded = [one for one in GROUPS if any(one in target for target in info.data.get("targets", ()))]
+        if graded and not any(weight.get(group, 0.0) > 0 for group in graded):  # type: ignore[call-overload]
+            raise ValueError(f"is 0 for all that it grades ({', '.join(graded)}): it would be trained for nothing")
+        return weight
+
 
 class MemberRecipe(Spec):
     """One network of a recipe: what the kernel must know of it, and how it is fitted."""
@@ -83,16 +93,20 @@ class MemberRecipe(Spec):
 
     @model_validator(mode="after")
     def _changes_that_labels_bear(self) -> MemberRecipe:
-        name, augmentation, is_grader = self.member.name, self.fitting.augmentation, self.member.role == "grader"
+        augmentation, is_grader = self.fitting.augmentation, self.member.role == "grader"
         for change in ("front_to_back", "dihedral", "mixup", "cutmix"):
             if getattr(augmentation, change) and not is_grader:
-                raise ValueError(f"{name}: {change} is for graders: points would not follow")
+                raise ValueError(f"fitting.augmentation.{change}: is for graders: points would not follow")
         if augmentation.dihedral and len(self.member.targets) > 1:
-            raise ValueError(f"{name}: dihedral exchanges left and right, so it is for graders of one target")
+            raise ValueError(
+                "fitting.augmentation.dihedral: exchanges left and right, so it is for graders of one target"
+            )
         whole = self.member.unit == "study" or self.fitting.optimisation.whole_studies
-        steps = [self.fitting.loss] + [step.loss for step in [self.fitting.second_step] if step]
-        if "competition" in steps and not whole:
-            raise ValueError(f"{name}: the competition's loss needs all levels of a study: set whole_studies")
+        second = self.fitting.second_step
+        losses = {"fitting": self.fitting.loss} | ({"fitting.second_step": second.loss} if second else {})
+        for place, loss in losses.items():
+            if loss == "competition" and not whole:
+                raise ValueError(f"{place}.loss: needs all levels of a study: set fitting.optimisation.whole_studies")
         return self
 
     @property
@@ -121,9 +135,15 @@ class Recipe(Spec):
     graders: dict[str, Grader]
 
     @model_validator(mode="after")
-    def _members_are_valid(self) -> Recipe:
-        self.members()
+    def _parts_fit_together(self) -> Recipe:
+        if problems := problems_of(self):
+            raise ValueError("\n".join(problems))
         return self
+
+    def backbones_of(self, grader: str) -> tuple[str, ...]:
+        """Names of the backbones that a grader is trained with."""
+        asked = self.graders[grader].backbones
+        return tuple(self.backbones) if asked is None else asked
 
     def packed_folds(self, member: str) -> tuple[int, ...] | None:
         """The folds whose network of this name is shipped; None = all."""
@@ -132,26 +152,43 @@ class Recipe(Spec):
 
     def members(self) -> tuple[MemberRecipe, ...]:
         """All networks of the recipe: localisers first, in their order, then every grader with every backbone."""
-        found = [
-            MemberRecipe(member=_member(f"{self.name}_{name}", "localiser", spec), fitting=spec.fitting)
-            for name, spec in self.localisers.items()
-        ]
-        for grader_name, grader in self.graders.items():
-            for backbone_name in self.backbones if grader.backbones is None else grader.backbones:
-                if backbone_name not in self.backbones:
-                    raise ValueError(f"graders.{grader_name} names backbone '{backbone_name}', which is none of them")
-                backbone = self.backbones[backbone_name]
-                inputs = tuple(view.model_copy(update={"size_px": backbone.size_px}) for view in grader.inputs)
-                sized = grader.model_copy(update={"inputs": inputs})
-                rate = {"learning_rate": backbone.learning_rate}
-                optimisation = grader.fitting.optimisation.model_copy(update=rate)
-                fitting = grader.fitting.model_copy(update={"optimisation": optimisation})
-                member = _member(f"{self.name}_{grader_name}_{backbone_name}", "grader", sized)
-                model = "" if backbone.folds is None else f"{self.name}_{grader_name}"
-                found.append(
-                    MemberRecipe(member=member, model=model, backbone=backbone, weight=grader.weight, fitting=fitting)
-                )
-        return tuple(found)
+        graders = [(name, backbone) for name in self.graders for backbone in self.backbones_of(name)]
+        return (
+            *[self.localiser(name) for name in self.localisers],
+            *[self.grader(name, backbone) for name, backbone in graders],
+        )
+
+    def place_of(self, member: str) -> tuple[str, str]:
+        """Dotted paths of the parts that describe the network of this name: its stage, and its backbone or ""."""
+        for name in self.localisers:
+            if member == f"{self.name}_{name}":
+                return f"localisers.{name}", ""
+        for name in self.graders:
+            for backbone in self.backbones_of(name):
+                if member == f"{self.name}_{name}_{backbone}":
+                    return f"graders.{name}", f"backbones.{backbone}"
+        raise KeyError(member)
+
+    def localiser(self, name: str) -> MemberRecipe:
+        """The network of one of `localisers`."""
+        spec = self.localisers[name]
+        return MemberRecipe(member=_member(f"{self.name}_{name}", "localiser", spec), fitting=spec.fitting)
+
+    def grader(self, name: str, backbone_name: str) -> MemberRecipe:
+        """The network of one of `graders` with one of its backbones."""
+        grader, backbone = self.graders[name], self.backbones[backbone_name]
+        inputs = tuple(view.model_copy(update={"size_px": backbone.size_px}) for view in grader.inputs)
+        rate = {"learning_rate": backbone.learning_rate}
+        optimisation = grader.fitting.optimisation.model_copy(update=rate)
+        return MemberRecipe(
+            member=_member(
+                f"{self.name}_{name}_{backbone_name}", "grader", grader.model_copy(update={"inputs": inputs})
+            ),
+            model="" if backbone.folds is None else f"{self.name}_{name}",
+            backbone=backbone,
+            weight=grader.weight,
+            fitting=grader.fitting.model_copy(update={"optimisation": optimisation}),
+        )
 
 
 def _member(name: str, role: Literal["localiser", "grader"], spec: Localiser | Grader) -> Member:
@@ -183,6 +220,8 @@ def load_recipe(path: Path, profile: Profile = "full") -> Recipe:
     if not isinstance(document, dict):
         raise RecipeError(f"{path}: a recipe is a YAML mapping")
     profiles = document.pop("profiles", None) or {}
+    if not isinstance(profiles, dict) or not isinstance(profiles.get(profile) or {}, dict):
+        raise RecipeError(f"{path}: profiles: is a mapping of profile to what changes in it")
     if profile != "full" and profile not in profiles:
         raise RecipeError(f"{path}: has no profile '{profile}'; it has: full, {', '.join(profiles)}")
     resolved = merge(document, profiles.get(profile) or {})
@@ -190,6 +229,4 @@ def load_recipe(path: Path, profile: Profile = "full") -> Recipe:
     try:
         return Recipe.model_validate(resolved)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RecipeError(f"{path}: {where}: {first['msg']} ({error.error_count()} problem(s) in all)") from error
+        raise RecipeError(listed(path, told(error))) from error

@@ -53,6 +53,16 @@ class RunFolder:
         return self.profile / f"out_of_fold{fold}.parquet"
 
     @property
+    def score(self) -> Path:
+        """The pooled out-of-fold score."""
+        return self.profile / "score.json"
+
+    @property
+    def validated(self) -> Path:
+        """What the out-of-fold tables, scores and seconds were made of."""
+        return self.profile / "validated.json"
+
+    @property
     def seconds(self) -> Path:
         """What graders and sets of localisers cost a study, as measured while validating."""
         return self.profile / "seconds.json"

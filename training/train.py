@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import yaml
 
 from kernels.lumbar.manifest import Provenance
 from kernels.lumbar.submission import replace_json, replace_text
+from training.clock import Clock
 from training.data.cache import Cache
 from training.data.external import LevelImages
 from training.data.external_samples import PretrainingSamples
@@ -21,7 +23,7 @@ from training.data.opinions import Opinions, with_corrected_labels
 from training.data.samples import MemberSamples
 from training.data.tables import Tables
 from training.fitting.export import ExportError, export
-from training.fitting.loop import FitError, FitResult, fit
+from training.fitting.loop import CHECKPOINT, FitError, FitResult, fit
 from training.networks import NetworkError
 from training.recipe import MemberRecipe, Recipe
 from training.runs import RunFolder, is_finished, job_digest
@@ -44,7 +46,8 @@ class Job:
     folder: RunFolder
     tables: Tables
     folds: dict[str, int]
-    cache: Cache
+    crops: Callable[[], Cache]
+    """Asked only for a job that is not finished: it may have to make them."""
     jitter_mm: dict[str, float]
     """Series kind → standard deviation, each axis, of what the fold's localiser misses by."""
     device: torch.device
@@ -53,6 +56,7 @@ class Job:
     """What networks whose recipe asks for it are pretrained on."""
     opinions: Opinions | None = None
     """What an earlier run answered out of fold, by which networks whose recipe asks for it correct their labels."""
+    clock: Clock | None = None
 
     @property
     def out(self) -> Path:
@@ -75,7 +79,7 @@ class Job:
 
 
 def train(job: Job) -> None:
-    """Fit, export and mark as done; nothing where exactly this is done already.  Raises TrainingError."""
+    """Fit, export and mark as done; nothing where exactly this is done already.  Raises TrainingError, OutOfTime."""
     member, out = job.named_member, job.out
     if is_finished(out, job.digest):
         log.info("%s is finished", member.member.name)
@@ -88,8 +92,8 @@ def train(job: Job) -> None:
     started = time.monotonic()
     try:
         tables = with_corrected_labels(job.tables, job.opinions, member.fitting.labels, training)
-        samples = MemberSamples(job.cache, tables, member, training, held_out, job.device, seed, job.jitter_mm)
-        result = fit(member, samples, out, job.device, seed, _pretrained(job, member, seed))
+        samples = MemberSamples(job.crops(), tables, member, training, held_out, job.device, seed, job.jitter_mm)
+        result = fit(member, samples, out, job.device, seed, _pretrained(job, member, seed), clock=job.clock)
         result = _second_step(job, member, samples, result, seed)
         artefact = export(result.net, member, out, _provenance(job, seed), seed)
     except (FitError, ExportError, NetworkError, ValueError) as error:
@@ -106,6 +110,8 @@ def train(job: Job) -> None:
             "best_epoch": result.best_epoch,
         },
     )
+    for needless in out.rglob(CHECKPOINT):  # as large as five times the weights
+        needless.unlink()
 
 
 def _pretrained(job: Job, member: MemberRecipe, seed: int) -> dict[str, torch.Tensor] | None:
@@ -118,7 +124,7 @@ def _pretrained(job: Job, member: MemberRecipe, seed: int) -> dict[str, torch.Te
     fitting = member.fitting.model_copy(update={"optimisation": optimisation})
     first = member.model_copy(update={"fitting": fitting})
     samples = PretrainingSamples(job.images, first, job.device, seed, asked.sources)
-    return fit(first, samples, job.out / PRETRAINING, job.device, seed).net.state_dict()
+    return fit(first, samples, job.out / PRETRAINING, job.device, seed, clock=job.clock).net.state_dict()
 
 
 def _second_step(job: Job, member: MemberRecipe, samples: MemberSamples, first: FitResult, seed: int) -> FitResult:
@@ -129,7 +135,7 @@ def _second_step(job: Job, member: MemberRecipe, samples: MemberSamples, first: 
     changes = {"loss": asked.loss, "loss_options": asked.loss_options, "optimisation": asked.optimisation}
     second = member.model_copy(update={"fitting": member.fitting.model_copy(update=changes)})
     started = first.net.state_dict()
-    return fit(second, samples, job.out / SECOND, job.device, seed, started, only=asked.parts)
+    return fit(second, samples, job.out / SECOND, job.device, seed, started, only=asked.parts, clock=job.clock)
 
 
 def _begin(out: Path, made_by: str) -> None:
@@ -137,7 +143,7 @@ def _begin(out: Path, made_by: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     mark = out / "begun.json"
     if not mark.is_file() or json.loads(mark.read_text()).get("digest") != made_by:
-        for name in ("checkpoint.pt", "weights.ts", "artefact.json", "history.csv", "curves.png", "done.json"):
+        for name in (CHECKPOINT, "weights.ts", "artefact.json", "history.csv", "curves.png", "done.json"):
             (out / name).unlink(missing_ok=True)
         for name in (PRETRAINING, SECOND):
             shutil.rmtree(out / name, ignore_errors=True)

@@ -27,11 +27,15 @@ from .predictor import Prediction, Predictor, read_ahead
 from .priors import public_priors
 from .problems import Problem
 from .submission import Submission, SubmissionError, replace_json, replace_text
-from .weights import WeightsError, find_manifest, read_manifest
+from .weights import WeightsError, find_manifest, manifest_digest, read_manifest
 
 # Seconds between two replacements of submission.csv while studies come in.
 WRITE_EVERY_S = 30.0
 DEFAULT_TIME_LIMIT_S = 8.5 * 3600
+
+
+class ForeignWeights(Exception):
+    """The weights are not those that the notebook was pushed for; names both."""
 
 
 class Run:
@@ -47,7 +51,9 @@ class Run:
         self.efforts: Counter[Effort] = Counter()
         self.graded = 0
         self.landmarks: list[tuple[object, ...]] = []
+        self.notebook: str | None = None
         self.manifest_name: str | None = None
+        self.manifest_sha256: str | None = None
         self.members: list[str] = []
         self.device = "none"
 
@@ -73,7 +79,9 @@ class Run:
         """What run_report.json holds."""
         return {
             "format": "lumbar-kit-run-report",
+            "notebook": self.notebook,
             "manifest": self.manifest_name,
+            "manifest_sha256": self.manifest_sha256,
             "device": self.device,
             "torch": torch.__version__,
             "seconds": {"total": round(time.monotonic() - self.started, 3), **self.budget.totals_s()},
@@ -98,12 +106,13 @@ class Run:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the kernel.  0 = a valid submission.csv stands; 2 = there was no competition data to answer."""
+    """Run the kernel.  0 = a valid submission.csv stands; 2 = no competition data; 3 = other weights than expected."""
     options = _options(argv)
     try:
         competition = options.competition or find_competition([options.input_root])
         options.out.mkdir(parents=True, exist_ok=True)
         run = Run(competition, options.out, options.time_limit)
+        run.notebook = options.notebook or None
     except (CompetitionNotFound, SubmissionError) as error:
         print(f"No submission can be written: {error}", file=sys.stderr)
         return 2
@@ -111,6 +120,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{len(run.submission.studies)} studies in {competition}; prior-filled submission.csv written")
     try:
         _improve(run, options)
+    except ForeignWeights as error:
+        run.problems.append(Problem("", "weights", "foreign-weights", str(error)))
+        run.finish()
+        print(f"Stopped: {error}", file=sys.stderr)
+        return 3
     except Exception as error:  # noqa: BLE001 - offline, nobody can debug: the file so far must stand
         run.problems.append(Problem("", "predict", "run-cut-short", f"{type(error).__name__}: {error}"))
         traceback.print_exc()
@@ -122,12 +136,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _improve(run: Run, options: argparse.Namespace) -> None:
     """Grade study after study, as far as the clock allows."""
     try:
-        path = find_manifest([options.weights] if options.weights else [options.input_root])
+        roots = [options.weights] if options.weights else [options.input_root]
+        path = find_manifest(roots, wanted=options.manifest or None)
+        run.manifest_sha256 = manifest_digest(path)
         manifest = read_manifest(path)
     except WeightsError as error:
         run.problems.append(Problem("", "weights", "no-manifest", str(error)))
         return
     run.manifest_name = manifest.name
+    _check_expected(run, options.manifest)
     run.submission.set_priors(manifest.priors)
     run.write()
     table = read_series_table(run.competition / "test_series_descriptions.csv")
@@ -159,6 +176,22 @@ def _improve(run: Run, options: argparse.Namespace) -> None:
             written = time.monotonic()
 
 
+def _check_expected(run: Run, expected: str) -> None:
+    """Raises ForeignWeights where the notebook was pushed for another manifest.
+
+    Not in the scoring rerun: there nobody can attach others, and weights that prove themselves beat priors.
+    """
+    if not expected or run.manifest_sha256 == expected:
+        return
+    detail = (
+        f"this notebook was pushed for the weights with manifest {expected}, and those attached have "
+        f"{run.manifest_sha256}: attach the newest version of the weights dataset, or push the notebook again"
+    )
+    if not os.environ.get("KAGGLE_IS_COMPETITION_RERUN"):
+        raise ForeignWeights(detail)
+    run.problems.append(Problem("", "weights", "foreign-weights", detail))
+
+
 def choose_device(problems: list[Problem]) -> torch.device:
     """CUDA where it really computes, else the CPU.  A GPU that this torch cannot use is a Problem, not a crash."""
     if torch.cuda.is_available():
@@ -188,6 +221,8 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         "out": (Path, working if working.is_dir() else Path.cwd(), "folder for submission.csv and run_report.json"),
         "time-limit": (float, DEFAULT_TIME_LIMIT_S, "seconds within which the run ends"),
         "input-root": (Path, Path("/kaggle/input"), "where mounts are searched"),
+        "manifest": (str, "", "sha256 of the manifest it must be; default: any of this kit"),
+        "notebook": (str, "", "what the report names as the code that ran"),
     }
     parser = argparse.ArgumentParser(prog="lumbar.predict", description=__doc__)
     for name, (convert, default, text) in defaults.items():

@@ -45,16 +45,23 @@ def golden_inputs(member: Member, seed: int, batch: int = 2) -> list[Tensor]:
     return [*tensors, torch.ones(batch, len(member.inputs))]
 
 
-def find_manifest(roots: Sequence[Path], depth: int = 5) -> Path:
-    """The one manifest.json of this kit at most `depth` folders below the roots.
+def manifest_digest(path: Path) -> str:
+    """sha256 of a manifest file: names a whole package, since the manifest holds the sha256 of every network."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
-    Raises WeightsError, with what is there, where none or several are found.
+
+def find_manifest(roots: Sequence[Path], depth: int = 5, wanted: str | None = None) -> Path:
+    """The one manifest.json of this kit at most `depth` folders below the roots; of several, the one `wanted`.
+
+    `wanted`: its sha256.  Raises WeightsError, with what is there, where none or several are found.
     """
     seen: dict[Path, Path] = {}
     for root in roots:
         for path in _manifest_files(root, depth):
             seen.setdefault(path.resolve(), path)
     ours = [path for path in seen.values() if _is_ours(path)]
+    if len(ours) > 1 and wanted:
+        ours = [path for path in ours if manifest_digest(path) == wanted] or ours
     if len(ours) == 1:
         return ours[0]
     if ours:
@@ -139,7 +146,7 @@ class LoadedMember:
 def load_member(folder: Path, artefact: Artefact, device: torch.device, half: bool = False) -> LoadedMember:
     """Load a member from its bytes, and prove it on its golden input.  Raises WeightsError, naming the member."""
     name = artefact.member.name
-    archive = io.BytesIO(_checked_bytes(folder, artefact))
+    archive = io.BytesIO(checked_bytes(folder, artefact))
     try:
         module = _load_archive(archive, device)
         stored_half = any(tensor.dtype == torch.float16 for tensor in module.parameters())
@@ -150,7 +157,8 @@ def load_member(folder: Path, artefact: Artefact, device: torch.device, half: bo
     return loaded
 
 
-def _checked_bytes(folder: Path, artefact: Artefact) -> bytes:
+def checked_bytes(folder: Path, artefact: Artefact) -> bytes:
+    """The TorchScript archive of an artefact, proven by its sha256.  Raises WeightsError, naming the member."""
     name, weights = artefact.member.name, artefact.weights
     path = folder / weights.file
     if not path.resolve().is_relative_to(folder.resolve()):

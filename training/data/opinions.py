@@ -16,7 +16,7 @@ import numpy as np
 
 from kernels.lumbar.labels import ROWS
 from training.data.tables import MISSING, Tables
-from training.evaluation.out_of_fold import Mixture, Rule, answers_of, read
+from training.evaluation.out_of_fold import Mixture, OutOfFoldError, Rule, answers_of, read
 from training.fit_spec import Labels
 
 log = logging.getLogger("labels")
@@ -34,8 +34,8 @@ class Opinions:
 
 
 def read_opinions(path: Path) -> Opinions:
-    """The mean of all members of an out-of-fold table, or of all tables below a folder.  Raises OutOfFoldError."""
-    tables = sorted(path.rglob(f"{TABLE}*.parquet")) if path.is_dir() else [path]
+    """The mean of all members of an out-of-fold table, or of all tables of a run's folder.  Raises OutOfFoldError."""
+    tables = _tables_of(path)
     answers = answers_of(read(tables))
     even: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
     mixture = Mixture(answers, Rule("probabilities", dict.fromkeys(ROWS, even)))
@@ -43,6 +43,34 @@ def read_opinions(path: Path) -> Opinions:
     probabilities[np.isnan(answers.logits[..., 0]).all(0)] = np.nan
     fingerprint = hashlib.sha256(b"".join(table.read_bytes() for table in tables)).hexdigest()
     return Opinions(answers.studies, probabilities, fingerprint)
+
+
+def _tables_of(path: Path) -> list[Path]:
+    """The table named, or those of the folder; not those of several runs, which answer the same studies."""
+    remedy = "name the folder of a finished run, RUNS/<recipe>/<profile>"
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise OutOfFoldError(f"LABELS={path} does not exist: {remedy}")
+    if tables := sorted(path.glob(f"{TABLE}*.parquet")):
+        return tables
+    below = sorted({str(table.parent) for table in path.rglob(f"{TABLE}*.parquet")})
+    if not below:
+        raise OutOfFoldError(f"LABELS={path} holds no out-of-fold answers: {remedy}")
+    raise OutOfFoldError(f"LABELS={path} holds no answers itself, folders below it do: name one of {', '.join(below)}")
+
+
+def check_coverage(opinions: Opinions, studies: Sequence[str]) -> None:
+    """Say how many of the studies are answered, where not all are.  Raises OutOfFoldError where none is."""
+    answered = len(set(studies) & set(opinions.studies))
+    if not answered:
+        raise OutOfFoldError("LABELS= answers none of the studies of DATA=: it is a run on other data")
+    if answered < len(studies):
+        log.warning(
+            "LABELS= answers %d of the %d training studies: the labels of the other %d stay as they are "
+            "(train all folds of that run to have answers for all)",
+            *(answered, len(studies), len(studies) - answered),
+        )
 
 
 def with_corrected_labels(tables: Tables, opinions: Opinions | None, asked: Labels, studies: Sequence[str]) -> Tables:

@@ -1,10 +1,11 @@
-"""Every trained grader on the same phantom test studies: one table, and what an ensemble of all of them is worth.
+"""Every trained grader on the same phantom test studies: tables, and what an ensemble of all of them is worth.
 
     python -m training.evaluation.bench_grade --data DIR --runs RUNS [--profile bench] [--recipes a b] [--fold 0]
 
 A row is a grader, all graders of a recipe with the recipe's weights, or an ensemble.  Scores: out of fold, on studies
-that the fold held out; and on the test studies at the landmarks of the recipe's own localisers, at those on which all
-localisers agree, and at the true ones.  The text goes to standard output; grading.json goes to --out.
+that the fold held out; and on the test studies at the landmarks of the recipe's own localisers ("own"), at those on
+which all localisers agree ("agreed"), and at the true ones ("true").  The text goes to standard output; grading.json
+goes to --out.
 """
 
 from __future__ import annotations
@@ -14,24 +15,28 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kernels.lumbar.labels import GROUPS, SEVERITIES
 from kernels.lumbar.submission import replace_json
 from training.evaluation import out_of_fold
-from training.evaluation.ensemble import SearchResult, read_costs, read_priors, search
-from training.evaluation.ensemble_search import Costs, Ensemble, SearchError
+from training.evaluation.crossfit import cross_fit
+from training.evaluation.ensemble import SearchResult, search
+from training.evaluation.ensemble_search import Costs, Ensemble, SearchError, best_ensemble
+from training.evaluation.ensemble_sources import read_costs, read_priors, standing_of
+from training.evaluation.ensemble_strategies import FREE
 from training.evaluation.grading import OWN, System, find_system, grade_test_studies, labels_of
-from training.evaluation.grading_report import OUT_OF_FOLD, Row, finite, table_of
-from training.evaluation.intervals import Difference, difference, intervals
-from training.evaluation.out_of_fold import Answers, OutOfFoldError, Rule
+from training.evaluation.grading_report import FOUND, FREELY, OUT_OF_FOLD, SIDE_BY_SIDE, Row, finite, tables_of
+from training.evaluation.grading_verdicts import Scored, foretold_lines, gain_lines, gains_over, noise_line, rivals
+from training.evaluation.intervals import intervals
+from training.evaluation.out_of_fold import Answers, Average, OutOfFoldError, Rule
 from training.evaluation.truth import TruthError, read_solution
 from training.packing import UnusableRun
 from training.recipe import Profile, RecipeError
 from training.train_all import RECIPES, load_named
 
-FOUND = "found ensemble"
 PLAIN = np.ones((len(GROUPS), len(SEVERITIES)))
 
 
@@ -60,11 +65,23 @@ class Measured:
     test: dict[str, Answers]
     """By whose landmarks were looked at."""
     costs: Costs
-    remark: str
-    result: SearchResult
+    remarks: list[str]
+    cross_fitted: dict[str, np.ndarray]
+    """Of what was fitted: (N, 25, 3), what fits without a held-out study say of it."""
     plans: dict[str, Plan]
     systems: tuple[str, ...]
     """The plans that are a recipe's."""
+
+    def predicted(self) -> dict[str, dict[str, Scored]]:
+        """out_of_fold, own, agreed or true → row of the table → predictions, none by what was fitted to them."""
+        parts: Mapping[str, Answers] = {OUT_OF_FOLD: self.held_out} | self.test
+        made = {
+            where: {name: Scored(part.labels, plan.predict(part)) for name, plan in self.plans.items()}
+            for where, part in parts.items()
+        }
+        for name, rows in self.cross_fitted.items():
+            made[OUT_OF_FOLD][name] = Scored(self.held_out.labels, rows)
+        return made
 
 
 def weights_of(system: System, names: Sequence[str]) -> np.ndarray:
@@ -73,8 +90,10 @@ def weights_of(system: System, names: Sequence[str]) -> np.ndarray:
     return np.array([[float(own.get(name, {}).get(group, 0.0)) for group in GROUPS] for name in names])  # type: ignore[call-overload]
 
 
-def plans_of(systems: Sequence[System], names: tuple[str, ...], rule: Rule, result: SearchResult) -> dict[str, Plan]:
-    """Every grader alone, every recipe, all recipes side by side, and what the search found."""
+def plans_of(
+    systems: Sequence[System], names: tuple[str, ...], rule: Rule, free: Ensemble, result: SearchResult
+) -> dict[str, Plan]:
+    """Every grader alone, every recipe, all recipes side by side, free weights of all, and what the search found."""
     by_recipe = {system.name: weights_of(system, names) for system in systems}
     together = np.sum(list(by_recipe.values()), axis=0)
     plans = {}
@@ -85,10 +104,12 @@ def plans_of(systems: Sequence[System], names: tuple[str, ...], rule: Rule, resu
         own = Rule(system.folder.recipe.average, rule.priors)
         plans[system.name] = Plan(_some(names, by_recipe[system.name]), own)
     if len(systems) > 1:
-        plans["all recipes side by side"] = Plan(_some(names, together), rule)
+        plans[SIDE_BY_SIDE] = Plan(_some(names, together), rule)
+    plans[FREELY] = Plan(free, rule)
     found = np.array([[its[group] for group in GROUPS] for its in result.weights.values()])
     multipliers = np.array([result.multipliers[group] for group in GROUPS])
-    plans[FOUND] = Plan(Ensemble(tuple(result.weights), found, multipliers), rule)
+    average: Average = "logits" if result.average == "logits" else "probabilities"
+    plans[FOUND] = Plan(Ensemble(tuple(result.weights), found, multipliers, average), rule)
     return plans
 
 
@@ -103,44 +124,47 @@ def measure(data: Path, runs: Path, systems: Sequence[System], fold: int) -> Mea
     held_out = out_of_fold.answers_of(out_of_fold.read([system.folder.out_of_fold(fold) for system in systems]))
     rule = Rule("logits", read_priors([system.folder.priors for system in systems]))
     costs, remark = read_costs([system.folder.seconds for system in systems], held_out.members)
-    result = search(held_out, rule, costs)
-    plans = plans_of(systems, held_out.members, rule, result)
-    return Measured(held_out, test, costs, remark, result, plans, tuple(system.name for system in systems))
+    standing = [standing_of(system.folder.recipe) for system in systems]
+    result = search(held_out, rule, costs, standing=standing)
+    plans = plans_of(systems, held_out.members, rule, best_ensemble(held_out, rule, costs), result)
+    honest = {
+        name: cross_fit(held_out, rule, costs, None, standing, how).predicted
+        for name, how in ((FREELY, FREE), (FOUND, result.strategy))
+    }
+    remarks = [f"{FOUND}: {result.reason}", *filter(None, [remark])]
+    return Measured(held_out, test, costs, remarks, honest, plans, tuple(system.name for system in systems))
 
 
-def rows_of(measured: Measured) -> list[Row]:
-    """The table; last what knows nothing of a study.  The found ensemble's score out of fold is cross-fitted."""
-    parts: Mapping[str, Answers] = {OUT_OF_FOLD: measured.held_out} | measured.test
+def rows_of(measured: Measured, predicted: Mapping[str, Mapping[str, Scored]]) -> list[Row]:
+    """The table; last what knows nothing of a study."""
     rows = []
     for name, plan in measured.plans.items():
-        scores = {where: intervals(part.labels, plan.predict(part)) for where, part in parts.items()}
-        if name == FOUND:
-            scores[OUT_OF_FOLD] = measured.result.scores["cross_fitted"]
+        scores = {where: intervals(its[name].labels, its[name].rows) for where, its in predicted.items()}
         rows.append(Row(name, plan.groups, measured.costs.of(plan.ensemble.members), scores))
     priors = measured.plans[FOUND].rule.prior_rows()
-    known = {where: intervals(part.labels, np.tile(priors, (len(part.studies), 1, 1))) for where, part in parts.items()}
+    labels = {where: its[FOUND].labels for where, its in predicted.items()}
+    known = {where: intervals(its, np.tile(priors, (len(its), 1, 1))) for where, its in labels.items()}
     return [*rows, Row("level priors", GROUPS, 0.0, known)]
 
 
-def verdicts(measured: Measured, rows: Sequence[Row]) -> tuple[list[str], dict[str, Difference]]:
-    """Lines on the found ensemble: against the best recipe, and whether its score was foretold."""
-    by_name = {row.name: row for row in rows}
-    best = min(measured.systems, key=lambda name: by_name[name].final(OWN))
-    new, old = measured.plans[FOUND], measured.plans[best]
-    test = measured.test
-    gains = {where: difference(part.labels, new.predict(part), old.predict(part)) for where, part in test.items()}
-    lines = [
-        f"{FOUND} less {best}, the best recipe, test studies, {where} landmarks: "
-        f"{one.value:+.4f} [{one.low:+.4f}, {one.high:+.4f}], {one.verdict}"
-        for where, one in gains.items()
-    ]
-    honest, seen = measured.result.scores["cross_fitted"]["final"], by_name[FOUND].scores[OWN]["final"]
-    agree = "agree" if honest.low <= seen.high and seen.low <= honest.high else "do not agree"
-    lines.append(
-        f"{FOUND}: {honest.value:.4f} [{honest.low:.4f}, {honest.high:.4f}] foretold by cross-fitting, "
-        f"{seen.value:.4f} [{seen.low:.4f}, {seen.high:.4f}] on the test studies: the intervals {agree}"
-    )
-    return lines, gains
+def verdicts(
+    measured: Measured, rows: Sequence[Row], predicted: Mapping[str, Mapping[str, Scored]]
+) -> tuple[list[str], dict[str, Any]]:
+    """Lines on the found ensemble: against the best recipes, and whether its score was foretold; and the numbers."""
+    test = {where: predicted[where] for where in measured.test}
+    gains, lines = {}, []
+    for rival in rivals(rows, measured.systems):
+        gains[rival.name] = gains_over(rival.name, test)
+        lines += gain_lines(rival, gains[rival.name])
+    foretold, one = foretold_lines(predicted[OUT_OF_FOLD][FOUND], test[OWN][FOUND])
+    lines += [*foretold, noise_line(rows, len(test[OWN][FOUND].labels))]
+    return lines, {
+        "gains_over": {
+            rival: {name: {where: asdict(one) for where, one in its.items()} for name, its in by_mixture.items()}
+            for rival, by_mixture in gains.items()
+        },
+        "out_of_fold_less_test": asdict(one),
+    }
 
 
 def bench(data: Path, runs: Path, out: Path, names: Sequence[str], profile: Profile, fold: int) -> str:
@@ -152,14 +176,15 @@ def bench(data: Path, runs: Path, out: Path, names: Sequence[str], profile: Prof
     if not systems:
         raise BenchError(f"{runs} holds no finished recipe of profile {profile}, fold {fold}: make train-all first")
     measured = measure(data, runs, systems, fold)
-    rows = rows_of(measured)
-    lines, gains = verdicts(measured, rows)
-    studies = len(measured.held_out.studies), len(measured.test[OWN].studies)
-    remarks = [f"{studies[0]} held-out and {studies[1]} test studies, profile {profile}, fold {fold}", *lines]
-    remarks += [measured.remark] if measured.remark else []
-    content = {"remarks": remarks, "gains": {where: asdict(one) for where, one in gains.items()}}
-    replace_json(out / "grading.json", finite(content | {"rows": [asdict(row) for row in rows]}))
-    return "\n".join([table_of(rows), "", *remarks])
+    predicted = measured.predicted()
+    rows = rows_of(measured, predicted)
+    lines, numbers = verdicts(measured, rows, predicted)
+    held_out, test = len(measured.held_out.studies), len(measured.test[OWN].studies)
+    remarks = [f"{held_out} held-out and {test} test studies, profile {profile}, fold {fold}", *lines]
+    remarks += measured.remarks
+    content = {"remarks": remarks, **numbers, "rows": [asdict(row) for row in rows]}
+    replace_json(out / "grading.json", finite(content))
+    return "\n".join([tables_of(rows, held_out, test), "", *remarks])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

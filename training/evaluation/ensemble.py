@@ -8,7 +8,7 @@ Reads RUNS/<recipe>/<profile>/out_of_fold<fold>.parquet and seconds.json, and RU
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,203 +17,143 @@ from typing import Any
 
 import numpy as np
 
-from kernels.lumbar.labels import GROUPS, ROWS
+from kernels.lumbar.labels import GROUPS
 from kernels.lumbar.submission import replace_json
-from training.evaluation.ensemble_search import (
-    Costs,
-    SearchError,
-    Step,
-    best_ensemble,
-    best_single,
-    best_subset,
-    calibrated_mean,
-    cross_fitted,
-    run_order,
-    simple_mean,
-)
-from training.evaluation.intervals import FIGURES, Difference, Interval, difference, intervals
+from training.evaluation.ensemble_search import Costs, SearchError, Step, best_single, cross_fitted, run_order
+from training.evaluation.ensemble_sources import Sources, read_costs, read_priors, read_sources
+from training.evaluation.ensemble_strategies import Standing, shipped, strategies
+from training.evaluation.ensemble_table import next_step, reason_of, table_of
+from training.evaluation.intervals import Difference, Interval, differences, intervals
 from training.evaluation.metric import pooled
-from training.evaluation.out_of_fold import TRUTH, Answers, Mixture, OutOfFoldError, Rule, answers_of, read
-
-TABLES = "out_of_fold*.parquet"
+from training.evaluation.out_of_fold import Answers, Mixture, OutOfFoldError, Rule
+from training.recipe import RecipeError
 
 
 @dataclass(frozen=True)
 class MemberScore:
-    """One member alone; the prior stands in for what it does not answer."""
+    """One member alone; in `scores` the prior stands in for what it does not answer."""
 
     studies: int
     """How many studies it answers at all."""
     seconds: float
     """Alone, with its localisers."""
     scores: dict[str, Interval]
-    against_best: Difference
-    """To the member with the lowest final score."""
+    against_best: dict[str, Difference]
+    """For each condition group that it grades, to the member that is best at it."""
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What was found, and what it is worth."""
+    """What was found, and what it is worth: what ensemble.json holds."""
 
+    strategy: str
+    """How the ensemble was made (ensemble_strategies): the way with the lowest cross-fitted score, in the budget."""
+    reason: str
+    """The same in words."""
     average: str
     studies: int
     weights: dict[str, dict[str, float]]
+    """ "located/member" → condition group → weight; those of a group sum to 1."""
     multipliers: dict[str, list[float]]
+    left_to_priors: list[str]
+    """Condition groups that no member answers better than the priors, so that none has a weight."""
     order: list[str]
     curve: list[Step]
     """After each member of `order`: seconds a study and the score on the rows that the weights were fitted on."""
+    unit: str
+    """Of all costs: seconds, or networks where seconds were not measured."""
     seconds: float
     budget: float | None
     scores: dict[str, dict[str, Interval]]
-    """cross_fitted: of the whole search.  Beside it, of all members without budget: simple_mean; calibrated_mean, with
-    cross-fitted multipliers; best_single, picked for each group with hindsight, so that no gain over it is flattered;
-    best_subset, cross-fitted."""
+    """cross_fitted: what is to be expected of the ensemble written; as the best of several ways it is a shade too good.
+    Then each way, cross-fitted with all its choices; best_single, picked for each group with hindsight, so that no gain
+    over it is flattered; each recipe as it stands, "recipe <name>"."""
+    costs: dict[str, float]
+    """Seconds a study of what `scores` names; above `budget` it could not be taken."""
+    against: dict[str, Difference]
+    """The ensemble written, cross-fitted, less each of `scores` that differs: negative is a gain."""
     fitted_score: float
-    """On the rows that it was fitted on: too good."""
+    """On the rows that it was fitted on: too good, unless nothing was fitted."""
     best_single: dict[str, str]
-    best_subset: dict[str, list[str]]
-    against_best_single: Difference
     members: dict[str, MemberScore]
 
 
-def search(answers: Answers, rule: Rule, costs: Costs, seconds: float | None = None) -> SearchResult:
-    """The best ensemble of these members [within `seconds` a study] and its honest score beside four baselines.
+def search(
+    answers: Answers,
+    rule: Rule,
+    costs: Costs,
+    seconds: float | None = None,
+    standing: Sequence[Standing] = (),
+    unit: str = "seconds",
+) -> SearchResult:
+    """The best ensemble of these members [within `seconds` a study] and its honest score beside simpler ones.
 
-    Raises SearchError where no member fits or nothing can be cross-fitted.
+    `standing`: recipes as they stand, of which the best may be as good as any ensemble.  Raises SearchError where no
+    member fits or nothing can be cross-fitted.
     """
-    labels = answers.labels
-    found = best_ensemble(answers, rule, costs, seconds)
-    single, subset = best_single(answers, rule), best_subset(answers, rule)
-    mixed = {
-        "cross_fitted": cross_fitted(answers, rule, lambda part: best_ensemble(part, rule, costs, seconds)),
-        "simple_mean": simple_mean(answers, rule).predict(answers, rule),
-        "calibrated_mean": cross_fitted(answers, rule, lambda part: calibrated_mean(part, rule)),
-        "best_single": single.predict(answers, rule),
-        "best_subset": cross_fitted(answers, rule, lambda part: best_subset(part, rule)),
-    }
+    labels, ways = answers.labels, strategies(answers, rule, costs, seconds, standing)
+    mixed = {name: cross_fitted(answers, rule, fit) for name, fit in ways.fits.items()}
+    made = {name: fit(answers) for name, fit in ways.fits.items()}
+    taken = [name for name in ways.fits if name not in ways.too_dear]
+    chosen = min(taken, key=lambda name: pooled(labels, mixed[name]).final)
+    found = shipped(made[chosen], answers)
+    if not found.members:
+        raise SearchError("no member answers better than the priors: train longer, or on more")
+    single = best_single(answers, rule)
+    fixed = {"best_single": single} | {f"recipe {one.name}": one.ensemble(answers) for one in standing}
+    all_rows = {"cross_fitted": mixed[chosen]} | mixed
+    all_rows |= {name: one.predict(answers, rule) for name, one in fixed.items()}
+    scores = {name: intervals(labels, rows) for name, rows in all_rows.items()}
+    others = [name for name, rows in all_rows.items() if not np.array_equal(rows, mixed[chosen])]
+    against = {name: differences(labels, mixed[chosen], all_rows[name])["final"] for name in others}
     curve = run_order(answers, rule, found, costs)
+    spent = {name: costs.of(shipped(one, answers).members) for name, one in (made | fixed).items()}
+    recipe = next((one.name for one in standing if one.ensemble(answers).members == made[chosen].members), "")
     return SearchResult(
-        average=rule.average,
+        strategy=chosen,
+        reason=reason_of(chosen, recipe, scores, against, ways.too_dear),
+        average=found.rule(rule).average,
         studies=len(answers.studies),
         weights={
             name: dict(zip(GROUPS, its.tolist(), strict=True))
             for name, its in zip(found.members, found.weights, strict=True)
         },
         multipliers=dict(zip(GROUPS, found.multipliers.tolist(), strict=True)),
+        left_to_priors=[group for at, group in enumerate(GROUPS) if not found.weights[:, at].any()],
         order=[step.member for step in curve],
         curve=curve,
+        unit=unit,
         seconds=costs.of(found.members),
         budget=seconds,
-        scores={name: intervals(labels, rows) for name, rows in mixed.items()},
+        scores=scores,
+        costs={"cross_fitted": spent[chosen]} | spent,
+        against=against,
         fitted_score=pooled(labels, found.predict(answers, rule)).final,
         best_single={group: single.members[int(single.weights[:, at].argmax())] for at, group in enumerate(GROUPS)},
-        best_subset={
-            group: [name for name, its in zip(subset.members, subset.weights, strict=True) if its[at] > 0]
-            for at, group in enumerate(GROUPS)
-        },
-        against_best_single=difference(labels, mixed["cross_fitted"], mixed["best_single"]),
         members=member_scores(answers, rule, costs),
     )
 
 
 def member_scores(answers: Answers, rule: Rule, costs: Costs) -> dict[str, MemberScore]:
-    """Every member alone, the best first, each with its difference to the best."""
+    """Every member alone, the best first, each with its difference to the best at each group that it grades."""
     alone = {
         name: Mixture(answers.only(members=[name]), rule).mix(np.ones((1, len(GROUPS)))) for name in answers.members
     }
     scores = {name: intervals(answers.labels, rows) for name, rows in alone.items()}
     ranked = sorted(scores, key=lambda name: (scores[name]["final"].value, name))
     answered = ~np.isnan(answers.logits).all((2, 3))
+    against: dict[str, dict[str, Difference]] = {name: {} for name in ranked}
+    for group, speaks in zip(GROUPS, answers.speaks().T.tolist(), strict=True):
+        graders = [name for name, its in zip(answers.members, speaks, strict=True) if its]
+        best = min(graders, key=lambda name: scores[name][group].value, default="")
+        for name in graders:
+            against[name][group] = differences(answers.labels, alone[name], alone[best])[group]
     return {
         name: MemberScore(
-            int(answered[answers.members.index(name)].sum()),
-            costs.of([name]),
-            scores[name],
-            difference(answers.labels, alone[name], alone[ranked[0]]),
+            int(answered[answers.members.index(name)].sum()), costs.of([name]), scores[name], against[name]
         )
         for name in ranked
     }
-
-
-def table_of(result: SearchResult) -> str:
-    """The result as a table for people."""
-    heading = (
-        f"{'out-of-fold score, ' + str(result.studies) + ' studies':52} spinal foram. subart. any s.   mean [95 %]"
-    )
-    lines = [heading, *(_line(name.replace("_", " "), one) for name, one in result.scores.items())]
-    gain = result.against_best_single
-    lines += [
-        f"the fitted ensemble on its own rows: {result.fitted_score:.4f}",
-        f"cross-fitted less best single: {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]: {gain.verdict}",
-        "",
-        "each member alone, against the best of them",
-    ]
-    for name, member in result.members.items():
-        lines.append(f"{_line(name, member.scores)} {member.against_best.value:+.4f} {member.against_best.verdict}")
-    lines += ["", f"{'run order and weights':52} spinal foram. subart. seconds score so far, on its own rows"]
-    for step in result.curve:
-        weights = " ".join(f"{result.weights[step.member][group]:6.3f}" for group in GROUPS)
-        lines.append(f"{step.member:52} {weights} {step.seconds:8.2f} {step.score:.4f}")
-    for group, values in result.multipliers.items():
-        lines.append(f"class multipliers, {group:33} " + " ".join(f"{value:6.3f}" for value in values))
-    return "\n".join(lines)
-
-
-def _line(name: str, scores: dict[str, Interval]) -> str:
-    final = scores["final"]
-    return (
-        f"{name:52} "
-        + " ".join(f"{scores[part].value:6.4f}" for part in FIGURES)
-        + f" [{final.low:.4f}, {final.high:.4f}]"
-    )
-
-
-def read_priors(paths: Sequence[Path]) -> dict[str, tuple[float, float, float]]:
-    """The priors of the runs.  Raises SearchError where they are unreadable, incomplete or not the same."""
-    found = []
-    for path in paths:
-        try:
-            priors = json.loads(path.read_text(encoding="utf-8"))
-            found.append({row: (float(priors[row][0]), float(priors[row][1]), float(priors[row][2])) for row in ROWS})
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-            raise SearchError(f"{path} has no priors of the 25 rows: {error!r}") from error
-    if any(priors != found[0] for priors in found):
-        raise SearchError("the recipes were trained on different labels: their priors differ")
-    return found[0]
-
-
-def read_costs(paths: Sequence[Path], names: Sequence[str]) -> tuple[Costs, str]:
-    """Seconds a study from the runs' seconds.json; where any is missing, 1 for each of all, and a remark on it."""
-    members: dict[str, float] = {}
-    located: dict[str, float] = {TRUTH: 0.0}
-    for path in paths:
-        try:
-            measured = json.loads(path.read_text(encoding="utf-8"))
-            members |= {name: float(seconds) for name, seconds in measured["members"].items()}
-            located |= {name: float(seconds) for name, seconds in measured["located"].items()}
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SearchError(f"{path} does not hold seconds of members and localisers: {error!r}") from error
-    pairs = {name: name.partition("/")[::2] for name in names}
-    missing = [name for name, (route, member) in pairs.items() if member not in members or route not in located]
-    if missing:
-        routes = {route: 0.0 if route == TRUTH else 1.0 for route, _ in pairs.values()}
-        return Costs(
-            dict.fromkeys(names, 1.0), routes
-        ), f"no measured seconds of {missing[0]}: every network counts as 1"
-    return Costs({name: members[member] for name, (_, member) in pairs.items()}, located), ""
-
-
-def usable(answers: Answers) -> tuple[Answers, str]:
-    """Without the members that were given true landmarks, where there are others; and a remark that says so."""
-    real = [name for name in answers.members if not name.startswith(f"{TRUTH}/")]
-    if len(real) == len(answers.members):
-        return answers, ""
-    if not real:
-        return answers, "all members were given true landmarks: Kaggle has none, so this score is out of reach there"
-    left_out = len(answers.members) - len(real)
-    return answers.only(members=real), f"members given true landmarks are left out ({left_out}): Kaggle has none"
 
 
 def _json_able(value: Any) -> Any:
@@ -225,38 +165,57 @@ def _json_able(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
+def budget_of(text: str | None) -> float | None:
+    """The seconds a study that a command line allows; None = any.  Raises SearchError."""
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise SearchError(
+            f"SECONDS_A_STUDY is a number above 0, such as 2.5, not '{text}'; without it there is no limit"
+        )
+    return seconds
+
+
+def search_runs(sources: Sources, average: str, seconds: float | None) -> tuple[SearchResult, list[str]]:
+    """Search on what was read; and remarks.  Raises SearchError where priors or seconds do not allow it."""
+    priors = read_priors([folder.parent / "priors.json" for folder in sources.folders])
+    rule = Rule("logits" if average == "logits" else "probabilities", priors)
+    costs, uncosted = read_costs([folder / "seconds.json" for folder in sources.folders], sources.answers.members)
+    if uncosted and seconds is not None:
+        raise SearchError(f"{uncosted.partition(':')[0]}, so no budget can be kept: make train-all measures them")
+    unit = "networks" if uncosted else "seconds"
+    result = search(sources.answers, rule, costs, seconds, sources.standing, unit)
+    return result, [*sources.remarks, *filter(None, [uncosted])]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="training.evaluation.ensemble", description=__doc__)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--recipes", nargs="+", help="default: all that have out-of-fold answers")
+    parser.add_argument("--recipes", nargs="+", default=[], help="default: all that have out-of-fold answers")
     parser.add_argument("--profile", default="full")
     parser.add_argument("--average", choices=("logits", "probabilities"), default="logits")
-    parser.add_argument("--seconds", type=float, help="what the ensemble may cost a study; default: no limit")
+    parser.add_argument("--seconds", help="what the ensemble may cost a study; default: no limit")
     options = parser.parse_args(argv)
     try:
-        recipes = options.recipes or sorted(path.name for path in options.runs.glob("*") if path.is_dir())
-        profiles = [options.runs / recipe / options.profile for recipe in recipes]
-        finished = [folder for folder in profiles if any(folder.glob(TABLES))]
-        if not finished:
-            raise SearchError(
-                f"{options.runs} has no out-of-fold answers of profile {options.profile}: make train-all first"
-            )
-        if options.recipes and len(finished) < len(profiles):
-            unfinished = next(folder for folder in profiles if folder not in finished)
-            raise SearchError(f"{unfinished} has no out-of-fold answers: make train-all first, or leave its recipe out")
-        answers, remark = usable(
-            answers_of(read(table for folder in finished for table in sorted(folder.glob(TABLES))))
-        )
-        rule = Rule(options.average, read_priors([folder.parent / "priors.json" for folder in finished]))
-        costs, uncosted = read_costs([folder / "seconds.json" for folder in finished], answers.members)
-        result = search(answers, rule, costs, options.seconds)
+        seconds = budget_of(options.seconds)
+        if options.out.is_dir():
+            raise SearchError(f"{options.out} is a folder: name a file, such as OUT={options.out / 'ensemble.json'}")
+        names = " ".join(options.recipes).replace(",", " ").split()
+        sources = read_sources(options.runs, options.profile, names)
+        result, remarks = search_runs(sources, options.average, seconds)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         replace_json(options.out, _json_able(asdict(result)))
-    except (SearchError, OutOfFoldError, OSError) as error:
+    except (SearchError, OutOfFoldError, RecipeError, OSError) as error:
         sys.stderr.write(f"no ensemble: {error}\n")
         return 1
-    sys.stdout.write("\n".join(filter(None, [remark, uncosted, table_of(result)])) + "\n")
+    then = next_step(result, options.out, options.runs, options.profile, sources.recipes, sources.folds)
+    sys.stdout.write("\n".join([*remarks, table_of(result), "", *then]) + "\n")
     return 0
 
 

@@ -6,135 +6,19 @@ members included, is fitted on the other folds' studies and then applied to the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
-from scipy.optimize import minimize
 
 from kernels.lumbar.labels import GROUPS
-from training.evaluation.metric import ROW_GROUPS, group_losses, slopes
+from training.evaluation.ensemble_fit import best_alone, fit_multipliers, fit_weights
+from training.evaluation.ensemble_parts import TINY, Costs, Ensemble, SearchError, Step
+from training.evaluation.metric import ROW_GROUPS, group_losses
 from training.evaluation.out_of_fold import Answers, Mixture, Rule
 
-# What one member alone costs more than the simple mean, over the number of studies: few studies keep near the mean.
-# With 22 graders on 48 phantom studies the cross-fitted score was 0.277 at 1, 0.272 at 10, 0.269 at 30.
-PULL = 10.0
-# The same of multipliers, which are few: a factor e.
-MULTIPLIER_PULL = 1.0
-# Weights below this share are tried without.
-SMALL = 1e-3
-MULTIPLIER_BOUNDS = (0.2, 6.0)
 # A member that lowers the score by less is not worth its seconds.
 LEAST_GAIN = 1e-4
-# Seconds that a member which costs nothing is taken to cost.
-TINY = 1e-9
 PARTS_OF_ONE_FOLD = 5
-
-
-class SearchError(Exception):
-    """Answers or a budget that no ensemble can be made of, and why."""
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Measured seconds a study; those of localisers are shared by all members that use their landmarks."""
-
-    members: Mapping[str, float]
-    """By "located/member"."""
-    located: Mapping[str, float]
-
-    @staticmethod
-    def equal(names: Sequence[str]) -> Costs:
-        """One second for each member, none for landmarks."""
-        return Costs(dict.fromkeys(names, 1.0), {name.partition("/")[0]: 0.0 for name in names})
-
-    def of(self, names: Iterable[str]) -> float:
-        """Seconds a study of a set of members with the localisers that they need."""
-        chosen = tuple(names)
-        used = sorted({name.partition("/")[0] for name in chosen})
-        return sum(self.members[name] for name in chosen) + sum(self.located[name] for name in used)
-
-
-@dataclass(frozen=True)
-class Ensemble:
-    """Members with their weights (M, 3 groups), and class multipliers (3 groups, 3) of what they average to."""
-
-    members: tuple[str, ...]
-    weights: np.ndarray
-    multipliers: np.ndarray
-
-    def predict(self, answers: Answers, rule: Rule) -> np.ndarray:
-        """(N, 25, 3) probabilities for the studies of `answers`, which have these members and maybe more."""
-        return Mixture(answers.only(members=self.members), rule).mix(self.weights, self.multipliers)
-
-
-@dataclass(frozen=True)
-class Step:
-    """The ensemble after one more member has run."""
-
-    member: str
-    seconds: float
-    score: float
-
-
-def fit_weights(answers: Answers, rule: Rule, multipliers: np.ndarray | None = None) -> np.ndarray:
-    """(M, 3 groups) weights, each column summing to 1, that minimise the metric; never worse than the simple mean.
-
-    `multipliers`: those of the classes (3 groups, 3) that the mean will be given.  A light pull towards the simple
-    mean fades with the number of studies.
-    """
-    count, labels = len(answers.members), answers.labels
-    simple = np.full((count, len(GROUPS)), 1 / max(count, 1))
-    if count < 2:
-        return simple
-    mixture, pull = Mixture(answers, rule), PULL / len(answers.studies) * count / (count - 1)
-
-    def costs(weights: np.ndarray) -> np.ndarray:
-        return group_losses(labels, mixture.mix(weights, multipliers)) + pull * ((weights - simple) ** 2).sum(0)
-
-    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        weights = flat.reshape(simple.shape)
-        by_probability = slopes(labels, mixture.mix(weights, multipliers))
-        by_weight = mixture.slopes(weights, by_probability, multipliers) + 2 * pull * (weights - simple)
-        return float(costs(weights).sum()), by_weight.ravel()
-
-    alone = best_single(answers, rule, multipliers).weights
-    candidates = [simple, alone]
-    for start in (simple, 0.9 * alone + 0.1 * simple):
-        found = _minimised(objective, start, (1e-6, None))
-        weights = found / found.sum(0)
-        few = np.where(weights < SMALL, 0, weights)
-        candidates += [few / few.sum(0), weights]
-    # Rounded, so that of equals the simpler one, which stands first, is taken.
-    best = np.round([costs(weights) for weights in candidates], 7).argmin(0)
-    return np.stack([candidates[index][:, group] for group, index in enumerate(best)], -1)
-
-
-def fit_multipliers(answers: Answers, rule: Rule, weights: np.ndarray) -> np.ndarray:
-    """(3 groups, 3) class multipliers of the averaged probabilities, the first 1; never worse than none.
-
-    They undo, for one, a training without the metric's weights.  Rows that kept the prior are left as they are.
-    """
-    mixture, labels = Mixture(answers, rule), answers.labels
-    sums, pull = mixture.sums(weights), MULTIPLIER_PULL / len(answers.studies)
-    answered = (sums[1] > 0).T[..., None]
-
-    def of(logs: np.ndarray) -> np.ndarray:
-        return np.exp(np.column_stack([np.zeros(len(GROUPS)), logs.reshape(-1, 2)]))
-
-    def objective(logs: np.ndarray) -> tuple[float, np.ndarray]:
-        mixed = mixture.finish(*sums, of(logs))
-        by_probability = slopes(labels, mixed)
-        by_log = answered * mixed * (by_probability - (by_probability * mixed).sum(-1, keepdims=True))
-        by_group = np.stack([by_log[:, ROW_GROUPS == group].sum((0, 1)) for group in range(len(GROUPS))])
-        value = group_losses(labels, mixed).sum() + pull * (logs**2).sum()
-        return float(value), by_group[:, 1:].ravel() + 2 * pull * logs
-
-    low, high = np.log(MULTIPLIER_BOUNDS)
-    fitted = of(_minimised(objective, np.zeros((len(GROUPS), 2)), (low, high)))
-    none = np.ones_like(fitted)
-    with_them, without = (group_losses(labels, mixture.finish(*sums, its)) for its in (fitted, none))
-    return np.where((with_them < without)[:, None], fitted, none)
 
 
 def simple_mean(answers: Answers, rule: Rule) -> Ensemble:
@@ -150,11 +34,7 @@ def calibrated_mean(answers: Answers, rule: Rule) -> Ensemble:
 
 def best_single(answers: Answers, rule: Rule, multipliers: np.ndarray | None = None) -> Ensemble:
     """For each condition group the one member that is best at it."""
-    mixture, weights = Mixture(answers, rule), np.zeros((len(answers.members), len(GROUPS)))
-    alone = np.eye(len(weights))[..., None] * np.ones(len(GROUPS))
-    scores = np.array([group_losses(answers.labels, mixture.mix(one, multipliers)) for one in alone])
-    weights[scores.argmin(0), range(len(GROUPS))] = 1
-    return _plain(answers.members, weights, multipliers)
+    return _plain(answers.members, best_alone(answers, rule, multipliers), multipliers)
 
 
 def best_subset(
@@ -193,28 +73,86 @@ def best_subset(
         names.append(answers.members[best[1]])
 
 
-def best_ensemble(answers: Answers, rule: Rule, costs: Costs, seconds: float | None = None) -> Ensemble:
-    """Fitted weights and multipliers of all members, or of the best that together cost at most `seconds` a study.
+def check_budget(answers: Answers, costs: Costs, seconds: float | None) -> None:
+    """Raises SearchError where no member fits."""
+    cheapest = min(costs.of([name]) for name in answers.members)
+    if seconds is not None and cheapest > seconds:
+        raise SearchError(f"no member fits in {seconds:g} seconds a study: the cheapest needs {cheapest:g}")
 
-    Multipliers are fitted first, to the simple mean, so that members count by what they are worth after them.
-    Raises SearchError where no member fits.
+
+def subset_within(
+    answers: Answers, rule: Rule, multipliers: np.ndarray | None, costs: Costs, seconds: float
+) -> Ensemble:
+    """The best subset; where it costs more than `seconds`, the better of those chosen by gain and by gain a second.
+
+    By gain a second many cheap members may shut out a dear one that is better.
     """
+    free = best_subset(answers, rule, multipliers)
+    if costs.of(free.members) <= seconds:
+        return free
+    sets = [best_subset(answers, rule, multipliers, costs, seconds, per_second=by) for by in (True, False)]
+    return min(sets, key=lambda one: one.loss(answers, rule))
+
+
+def best_ensemble(answers: Answers, rule: Rule, costs: Costs, seconds: float | None = None) -> Ensemble:
+    """Fitted weights and multipliers of all members without those that do not earn their seconds.
+
+    Where that costs more than `seconds` a study, the same of the best subset that does not.  Multipliers are fitted
+    first, to the simple mean, so that members count by what they are worth after them.  Raises SearchError where no
+    member fits.
+    """
+    check_budget(answers, costs, seconds)
     multipliers = calibrated_mean(answers, rule).multipliers
-    chosen = answers
-    if seconds is not None:
-        cheapest = min(costs.of([name]) for name in answers.members)
-        if cheapest > seconds:
-            raise SearchError(f"no member fits in {seconds:g} seconds a study: the cheapest needs {cheapest:g}")
-        # By gain a second many cheap members may shut out a dear one that is better: both ways are tried.
-        sets = [best_subset(answers, rule, multipliers, costs, seconds, per_second=by) for by in (True, False)]
-        best = min(sets, key=lambda one: group_losses(answers.labels, one.predict(answers, rule)).sum())
-        chosen = answers.only(members=best.members)
+    whole = _fitted(answers, rule, multipliers, costs)
+    if seconds is None or costs.of(whole.members) <= seconds:
+        return whole
+    subset = subset_within(answers, rule, multipliers, costs, seconds)
+    return _fitted(answers.only(members=subset.members), rule, multipliers, costs)
+
+
+def _fitted(answers: Answers, rule: Rule, multipliers: np.ndarray, costs: Costs) -> Ensemble:
     # A member that is silent on a group has no part in it, whatever the fit left it with.
-    weights = fit_weights(chosen, rule, multipliers) * chosen.speaks()
+    weights = fit_weights(answers, rule, multipliers) * answers.speaks()
     weights = weights / weights.sum(0).clip(TINY)
-    used = np.asarray(weights.any(1))
-    chosen = chosen.only(members=[name for name, its in zip(chosen.members, used.tolist(), strict=True) if its])
-    return Ensemble(chosen.members, weights[used], fit_multipliers(chosen, rule, weights[used]))
+    return lean(answers, rule, Ensemble(answers.members, weights, fit_multipliers(answers, rule, weights)), costs)
+
+
+def lean(answers: Answers, rule: Rule, ensemble: Ensemble, costs: Costs) -> Ensemble:
+    """Without the members that do not earn their seconds, in run order.
+
+    Whoever the score misses least goes first, as long as it rises by less than LEAST_GAIN; then those who, run last,
+    raise it.
+    """
+    while True:
+        ensemble = _without_idle(answers, rule, ensemble)
+        curve = run_order(answers, rule, ensemble, costs)
+        lowest = 1 + int(np.argmin([step.score for step in curve])) if curve else 0
+        ensemble = ensemble.only([step.member for step in curve[:lowest]])
+        if lowest == len(curve):
+            return ensemble
+
+
+def _without_idle(answers: Answers, rule: Rule, ensemble: Ensemble) -> Ensemble:
+    mixture = Mixture(answers.only(members=ensemble.members), ensemble.rule(rule))
+    weights, left = ensemble.weights.copy(), list(range(len(ensemble.members)))
+    grades = weights > 0
+
+    def losses_without(*gone: int) -> np.ndarray:
+        rest = weights.copy()
+        rest[list(gone)] = 0
+        return group_losses(answers.labels, mixture.mix(rest, ensemble.multipliers))
+
+    # A member's going changes its own groups alone, so those of others need not be mixed again.
+    losses, without = losses_without(), {member: losses_without(member) for member in left}
+    while left:
+        after = {member: np.where(grades[member], without[member], losses) for member in left}
+        idle = min(left, key=lambda member: float(after[member].sum()))
+        if after[idle].sum() - losses.sum() >= LEAST_GAIN:
+            break
+        weights[idle], losses = 0, after[idle]
+        left.remove(idle)
+        without |= {member: losses_without(member) for member in left if (grades[member] & grades[idle]).any()}
+    return ensemble.only([ensemble.members[member] for member in left])
 
 
 def run_order(answers: Answers, rule: Rule, ensemble: Ensemble, costs: Costs) -> list[Step]:
@@ -223,12 +161,13 @@ def run_order(answers: Answers, rule: Rule, ensemble: Ensemble, costs: Costs) ->
     Scores are of the ensemble's own weights, renormalised over the members so far, on the rows given.
     """
     chosen = answers.only(members=ensemble.members)
-    mixture, steps, weights = Mixture(chosen, rule), list[Step](), np.zeros_like(ensemble.weights)
+    mixture, steps = Mixture(chosen, ensemble.rule(rule)), list[Step]()
+    weights, left = np.zeros_like(ensemble.weights), list(range(len(ensemble.members)))
     score = float(group_losses(chosen.labels, mixture.mix(weights)).sum())
-    while len(steps) < len(chosen.members):
+    while left:
         names, reached = [step.member for step in steps], mixture.sums(weights)
         offers = []
-        for index in np.flatnonzero(~weights.any(1)).tolist():
+        for index in left:
             name = chosen.members[index]
             mixed = _with(mixture, reached, index, ensemble.weights[index], ensemble.multipliers)
             step = Step(name, costs.of([*names, name]), float(group_losses(chosen.labels, mixed).sum()))
@@ -236,6 +175,7 @@ def run_order(answers: Answers, rule: Rule, ensemble: Ensemble, costs: Costs) ->
         _, index, step = max(offers, key=lambda offer: offer[0])
         weights[index], score = ensemble.weights[index], step.score
         steps.append(step)
+        left.remove(index)
     return steps
 
 
@@ -255,16 +195,6 @@ def cross_fitted(answers: Answers, rule: Rule, fit: Callable[[Answers], Ensemble
 
 def _plain(members: tuple[str, ...], weights: np.ndarray, multipliers: np.ndarray | None = None) -> Ensemble:
     return Ensemble(members, weights, np.ones((len(GROUPS), 3)) if multipliers is None else multipliers)
-
-
-def _minimised(
-    objective: Callable[[np.ndarray], tuple[float, np.ndarray]], start: np.ndarray, bounds: tuple[float, float | None]
-) -> np.ndarray:
-    options = {"ftol": 1e-7, "maxiter": 100}
-    found = minimize(
-        objective, start.ravel(), jac=True, method="L-BFGS-B", bounds=[bounds] * start.size, options=options
-    )
-    return np.asarray(found.x).reshape(start.shape)
 
 
 def _with(

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
+from tqdm import tqdm
 
+from kernels.lumbar.budget import Budget
 from kernels.lumbar.competition import read_series_table
 from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.manifest import Artefact, Manifest, Route
-from kernels.lumbar.predictor import Predictor
+from kernels.lumbar.predictor import Prediction, Predictor, read_ahead
+from kernels.lumbar.study import Study
+from kernels.lumbar.weights import LoadedMember
 from training.evaluation import out_of_fold
 from training.evaluation.out_of_fold import Answers
 from training.evaluation.truth import read_landmarks
-from training.evaluation.validate import answer_table, predict_studies, route_of
+from training.evaluation.validate import answer_table, route_of
 from training.packing import read_run
 from training.recipe import MemberRecipe, Recipe
 from training.runs import RunFolder
 
 # Whose landmarks graders look at: their recipe's, those on which all localisers agree, the true ones.
-OWN, TOGETHER, TRUE = "own", "together", "truth"
+OWN, AGREED, TRUE = "own", "agreed", "true"
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ def manifest_of(runs: Path, systems: Sequence[System], fold: int) -> tuple[Manif
         artefacts += found
     everyone = tuple(name for route in own for name in route.localisers)
     graders = tuple(grader for route in own for grader in route.graders)
-    together = Route(name="together", localisers=everyone, graders=graders)
+    agreed = Route(name="all localisers", localisers=everyone, graders=graders)
     first = systems[0].folder
     manifest = Manifest(
         name="all systems",
@@ -74,28 +80,74 @@ def manifest_of(runs: Path, systems: Sequence[System], fold: int) -> tuple[Manif
         artefacts=tuple(artefacts),
         routes=tuple(own),
     )
-    return manifest, {OWN: tuple(own), TOGETHER: (together,), TRUE: (together,)}
+    return manifest, {OWN: tuple(own), AGREED: (agreed,), TRUE: (agreed,)}
+
+
+@dataclass(frozen=True)
+class Remembering(LoadedMember):
+    """A network that is not run again on what it has seen of a study: most localisers look at whole images, and answer
+    the same whoever else is asked."""
+
+    answers: dict[bytes, torch.Tensor] = field(default_factory=dict)
+
+    def __call__(self, views: Sequence[torch.Tensor], present: torch.Tensor) -> torch.Tensor:
+        """As of LoadedMember."""
+        seen = hashlib.blake2b(digest_size=16)
+        for tensor in (*views, present):
+            seen.update(str(tuple(tensor.shape)).encode())
+            seen.update(tensor.contiguous().numpy().tobytes())
+        key = seen.digest()
+        if key not in self.answers:
+            self.answers[key] = super().__call__(views, present)
+        return self.answers[key].clone()
+
+
+class Grader:
+    """All networks of all systems, loaded once, and the ways in which they look at a study."""
+
+    def __init__(self, runs: Path, systems: Sequence[System], fold: int) -> None:
+        manifest, routes = manifest_of(runs, systems, fold)
+        self._manifests = {where: manifest.model_copy(update={"routes": its}) for where, its in routes.items()}
+        self._predictor = Predictor(manifest, runs, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        self.problems = [problem.detail for problem in self._predictor.problems]
+        self._networks = {
+            name: Remembering(one.artefact, one.module, one.device, one.half)
+            for name, one in self._predictor.members.items()
+        }
+        self._predictor.members = {**self._networks}
+
+    def grade(self, study: Study, truth: Mapping[str, np.ndarray], budget: Budget) -> dict[str, Prediction]:
+        """What all graders say of a study, by whose landmarks they look at; `truth`: the true ones."""
+        said = {}
+        for where, manifest in self._manifests.items():
+            self._predictor.manifest = manifest
+            said[where] = self._predictor.predict(study, budget, landmarks=truth if where == TRUE else None)
+        for network in self._networks.values():
+            network.answers.clear()
+        return said
 
 
 def grade_test_studies(
     data: Path, runs: Path, systems: Sequence[System], fold: int, labels: pd.DataFrame
 ) -> dict[str, Answers]:
-    """What all graders answer for the test studies, named as in the out-of-fold tables."""
+    """What all graders answer for the test studies, named as in the out-of-fold tables, by whose landmarks they look
+    at.  Each study is read once."""
     truth = read_landmarks(data, "test")
     series = read_series_table(data / "test_series_descriptions.csv").series
     studies = sorted(labels.index)
-    manifest, routes = manifest_of(runs, systems, fold)
-    predictor = Predictor(manifest, runs, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    for problem in predictor.problems:
-        sys.stderr.write(f"left out: {problem.detail}\n")
-    found: dict[str, Answers] = {}
-    for where, its in routes.items():
-        predictor.manifest = manifest.model_copy(update={"routes": its})
-        known = truth if where == TRUE else None
-        predictions = predict_studies(predictor, data / "test_images", series, studies, landmarks=known)
+    grader, budget = Grader(runs, systems, fold), Budget(float("inf"))
+    for problem in grader.problems:
+        sys.stderr.write(f"left out: {problem}\n")
+    read = read_ahead(data / "test_images", series, studies, budget)
+    found: dict[str, dict[str, Prediction]] = {where: {} for where in (OWN, AGREED, TRUE)}
+    for study in tqdm(read, total=len(studies), unit="study", desc="grading test studies"):
+        for where, prediction in grader.grade(study, truth.get(study.study_id, {}), budget).items():
+            found[where][study.study_id] = prediction
+    answers = {}
+    for where, predictions in found.items():
         tables = [answer_table(one.name, one.graders, fold, predictions, labels) for one in systems]
-        found[where] = out_of_fold.answers_of(pd.concat(tables, ignore_index=True))
-    return found
+        answers[where] = out_of_fold.answers_of(pd.concat(tables, ignore_index=True))
+    return answers
 
 
 def labels_of(solution: pd.DataFrame) -> pd.DataFrame:

@@ -29,7 +29,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """The final score of new predictions less that of old ones: negative is a gain."""
+    """A score of new predictions less that of old ones: negative is a gain."""
 
     verdict: Verdict
     """"noise" where the interval holds 0 or cannot be told."""
@@ -47,12 +47,22 @@ def intervals(labels: np.ndarray, probabilities: np.ndarray, resamples: int = RE
 
 
 def difference(labels: np.ndarray, new: np.ndarray, old: np.ndarray, resamples: int = RESAMPLES) -> Difference:
-    """New less old predictions (N, 25, 3) on the same resamples of the same studies."""
+    """The final score of new less that of old predictions (N, 25, 3), on the same resamples of the same studies."""
+    return differences(labels, new, old, resamples)["final"]
+
+
+def differences(
+    labels: np.ndarray, new: np.ndarray, old: np.ndarray, resamples: int = RESAMPLES
+) -> dict[str, Difference]:
+    """The same for every figure."""
     first, second = losses(labels, new), losses(labels, old)
-    drawn = _drawn(first, resamples)[:, -1] - _drawn(second, resamples)[:, -1]
-    low, high = _bounds(drawn)
-    verdict: Verdict = "better" if high < 0 else "worse" if low > 0 else "noise"
-    return Difference(float(_value(first)[-1] - _value(second)[-1]), low, high, verdict)
+    value, drawn = _value(first) - _value(second), _drawn(first, resamples) - _drawn(second, resamples)
+    found = {}
+    for at, name in enumerate(FIGURES):
+        low, high = _bounds(drawn[:, at])
+        verdict: Verdict = "better" if high < 0 else "worse" if low > 0 else "noise"
+        found[name] = Difference(float(value[at]), low, high, verdict)
+    return found
 
 
 def _value(sums: Sums) -> np.ndarray:

@@ -74,6 +74,11 @@ def read(paths: Iterable[Path]) -> pd.DataFrame:
             raise OutOfFoldError(f"{path} cannot be read: {error}") from error
         _check(table, str(path))
         tables.append(table[COLUMNS])
+    return together(tables)
+
+
+def together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Tables that `read` returned as one.  Raises OutOfFoldError where they do not fit together."""
     if not tables:
         raise OutOfFoldError("there is no out-of-fold table to read")
     whole = pd.concat(tables, ignore_index=True)
@@ -114,6 +119,8 @@ class Answers:
     """(N, 25) int, negative = missing."""
     logits: np.ndarray
     """(M, N, 25, 3) float64, NaN where a member says nothing."""
+    asked: np.ndarray | None = None
+    """(M, N) whether a member was shown a study at all, whatever it said; None = all were."""
 
     def speaks(self) -> np.ndarray:
         """(M, 3 groups) 1 where a member answers any row of a group, else 0."""
@@ -127,7 +134,8 @@ class Answers:
         places = [self.members.index(name) for name in names]
         picked = tuple(self.studies[index] for index in kept)
         logits = self.logits[places][:, kept]
-        return Answers(names, picked, self.folds[kept], self.labels[kept], logits)
+        asked = None if self.asked is None else self.asked[places][:, kept]
+        return Answers(names, picked, self.folds[kept], self.labels[kept], logits, asked)
 
 
 def answers_of(table: pd.DataFrame) -> Answers:
@@ -147,7 +155,9 @@ def answers_of(table: pd.DataFrame) -> Answers:
     labels[study, row] = table["label"].to_numpy()
     logits = np.full((len(members), *labels.shape, len(SEVERITIES)), np.nan)
     logits[member, study, row] = table[list(SEVERITIES)].to_numpy(np.float64)
-    return Answers(tuple(map(str, members)), tuple(map(str, studies)), folds, labels, logits)
+    asked = np.zeros(logits.shape[:2], bool)
+    asked[member, study] = True
+    return Answers(tuple(map(str, members)), tuple(map(str, studies)), folds, labels, logits, asked)
 
 
 @dataclass(frozen=True)

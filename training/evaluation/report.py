@@ -18,6 +18,7 @@ from kernels.lumbar.submission import replace_text
 from training.evaluation.ensemble_search import SearchError
 from training.evaluation.out_of_fold import OutOfFoldError
 from training.evaluation.report_details import calibration, cases, gain, localisation
+from training.evaluation.report_found import ReportError
 from training.evaluation.report_page import (
     Html,
     Section,
@@ -29,15 +30,15 @@ from training.evaluation.report_page import (
     table,
     tag,
 )
+from training.evaluation.report_predicted import predicted_from
 from training.evaluation.report_sections import (
     NOT_TOLD,
     conditions,
     folds,
     headline,
-    predicted_from,
     systems,
 )
-from training.evaluation.report_sources import Network, ReportError, Run, Sources, read_sources
+from training.evaluation.report_sources import Network, Run, Sources, read_sources
 from training.runs import git_commit
 
 COMMIT_LETTERS, FINGERPRINT_LETTERS = 12, 16

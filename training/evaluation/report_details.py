@@ -6,19 +6,27 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from tqdm import tqdm
 
 from kernels.lumbar.labels import GROUPS, ROWS, SEVERITIES
-from training.evaluation.ensemble_search import run_order
+from training.evaluation.ensemble_strategies import TITLES
+from training.evaluation.ensemble_table import SINGLE
 from training.evaluation.intervals import FIGURES
 from training.evaluation.landmarks import VIEW_OF_GROUP, LandmarkError
 from training.evaluation.metric import pooled
 from training.evaluation.overlays import KIND_TITLES
 from training.evaluation.report_cases import picture_of, row_text
 from training.evaluation.report_figures import gain_figure, reliability_figure, severity_text
+from training.evaluation.report_found import Found
+from training.evaluation.report_looking import Looking
 from training.evaluation.report_measures import Case, confusion, reliability, worst
 from training.evaluation.report_page import Html, Section, figure, joined, paragraph, shaded, table, tag, with_small
-from training.evaluation.report_sections import NOT_TOLD, PARTS, Predicted, member_text, number, span
-from training.evaluation.report_sources import Found, Sources
+from training.evaluation.report_predicted import Predicted
+from training.evaluation.report_sections import NOT_TOLD, PARTS, member_text, number, span
+from training.evaluation.report_sources import Sources
+
+# Scores that look different with four digits.
+TOLD_APART = 5e-5
 
 
 def calibration(own: Predicted) -> Section:
@@ -60,36 +68,53 @@ def _confusion(group: str, counts: np.ndarray) -> Html:
 
 def gain(own: Predicted) -> Section:
     """The score over seconds, member by member."""
-    sources, found, chosen = own.sources, own.sources.found, own.sources.ensemble
-    steps = found.curve if found else run_order(sources.answers, sources.rule, chosen, sources.costs)
-    start = pooled(own.labels, own.priors).final
+    found, chosen = own.sources.found, own.sources.ensemble
+    known = pooled(own.labels, own.priors).final
     rows = []
-    for place, step in enumerate(steps, 1):
+    for place, step in enumerate(own.steps, 1):
         weights = chosen.weights[chosen.members.index(step.member)]
         weighed = [number(float(one), 3) for one in weights]
         rows.append([f"{place}. {member_text(step.member)}", *weighed, f"{step.seconds:.2f}", number(step.score)])
     says = "Score after each member over seconds a study; the table beneath has the numbers."
-    caption = "Members in the order they run: weight by condition group, seconds a study, score so far on these rows."
-    content = [figure(gain_figure(start, steps), says, "0 s: level priors. Numbers: members of the table.")]
+    beneath = (
+        f"Before the first member there are the level priors, whose {number(known)} lies outside of the picture. "
+        "Numbers: members of the table, where there is room for them."
+    )
+    fitted = ", with weights fitted on other studies" if found else ""
+    caption = (
+        f"Members in the order they run: weight by condition group as it ships, seconds a study, score so far{fitted}."
+    )
+    content = [figure(gain_figure(own.steps), says, beneath)]
     content.append(table(caption, ["member", *GROUPS, "seconds a study", "score so far"], rows))
+    last = pooled(own.labels, own.ensemble).final
+    if own.steps and abs(own.steps[-1].score - last) > TOLD_APART:
+        content.append(
+            paragraph(
+                f"The last step is not the cross-fitted {number(last)}: fits without some studies also weigh members "
+                "that the ensemble on all studies leaves out."
+            )
+        )
     return Section("Gain by seconds", joined(content + (_search(found) if found else [])))
 
 
 def _search(found: Found) -> list[Html]:
+    titles = TITLES | {"cross_fitted": "the ensemble", "best_single": SINGLE}
     scores = [
-        [name.replace("_", " "), *(number(its[part].value) for part in FIGURES), span(its["final"])]
+        [titles.get(name, name), *(number(its[part].value) for part in FIGURES), span(its["final"])]
         for name, its in found.scores.items()
     ]
     caption = (
-        "Out-of-fold log loss of the whole search (cross-fitted) beside simpler ways to mix; the best single member of "
-        "each condition group is picked with hindsight."
+        "Out-of-fold log loss of the ensemble beside other ways to mix, each cross-fitted, and recipes as they stand; "
+        "what is picked by hindsight is flattered."
     )
     factors = [
         [group, *(number(float(one), 3) for one in its)]
         for group, its in zip(GROUPS, found.ensemble.multipliers, strict=True)
     ]
     severities = [severity_text(severity) for severity in SEVERITIES]
+    words = [paragraph(f"Taken: {found.reason}.")] if found.reason else []
     return [
+        *words,
         table(caption, ["ensemble", *PARTS, "mean", "95 %"], scores, [0]),
         table("Class multipliers of the mixed probabilities.", ["condition group", *severities], factors),
     ]
@@ -129,28 +154,35 @@ def _misses(errors: Sequence[LandmarkError]) -> list[str]:
 def cases(own: Predicted, count: int) -> Section:
     """The rows that cost most, with a picture of each where there is one."""
     found = worst(own.labels, own.ensemble, count)
-    words = f"The rows with the largest weighted log loss under {own.mixture}; the label's column is shaded."
-    return Section("Worst rows", joined([paragraph(words), *(_case(own, one, at) for at, one in enumerate(found, 1))]))
+    sources = own.sources
+    looking = Looking(sources.folder, sources.profile, [run.name for run in sources.runs])
+    words = (
+        f"The rows with the largest weighted log loss under {own.mixture}; the label's column is shaded. Beside each "
+        "recipe stands how far from the point it looked: in the plane of the slices, and across them."
+    )
+    shown = tqdm(found, desc="worst rows", unit="row", disable=own.data is None)
+    content = [paragraph(words), *(_case(own, one, at, looking) for at, one in enumerate(shown, 1))]
+    return Section("Worst rows", joined(content))
 
 
-def _case(own: Predicted, case: Case, place: int) -> Html:
+def _case(own: Predicted, case: Case, place: int, looking: Looking) -> Html:
     study, row = own.sources.answers.studies[case.study], ROWS[case.row]
-    label = int(own.labels[case.study, case.row])
+    label, fold = int(own.labels[case.study, case.row]), int(own.sources.answers.folds[case.study])
+    picture = picture_of(own.data, study, row, fold, looking)
     said = {own.mixture: own.ensemble} | own.systems | {"level priors": own.priors}
-    rows = [
-        [name, *(_chance(float(one), at == label) for at, one in enumerate(its[case.study, case.row]))]
-        for name, its in said.items()
-    ]
-    picture, words = picture_of(own.data, study, row)
+    rows = []
+    for name, its in said.items():
+        chances = [_chance(float(one), at == label) for at, one in enumerate(its[case.study, case.row])]
+        rows.append([name, *chances, picture.misses.get(name, NOT_TOLD)])
     says = f"{row_text(row)} of study {study}: whole slice, and crops of three neighbouring slices"
     content = [
         tag("h3", f"{place}. Study {study}, {row_text(row)}: {severity_text(SEVERITIES[label])}"),
         table(
             f"Weighted log loss {number(case.loss, 3)}. Probabilities (%) of:",
-            ["by", *map(severity_text, SEVERITIES)],
+            ["by", *map(severity_text, SEVERITIES), "looked beside (mm)"],
             rows,
         ),
-        figure(picture, says, words) if picture else paragraph(words),
+        figure(picture.image, says, picture.words) if picture.image else paragraph(picture.words),
     ]
     return tag("article", joined(content))
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from kernels.lumbar.labels import CONDITIONS, GROUPS, LEVELS
 from training.evaluation.ensemble import member_scores
-from training.evaluation.intervals import FIGURES, RESAMPLES, Interval, difference, intervals
-from training.evaluation.metric import ROW_GROUPS, Score
+from training.evaluation.intervals import FIGURES, RESAMPLES, Difference, Interval, difference, intervals
+from training.evaluation.metric import ROW_GROUPS, Score, pooled
 from training.evaluation.overlays import level_text
 from training.evaluation.report_figures import folds_figure
+from training.evaluation.report_found import Found
 from training.evaluation.report_measures import Cell, by_condition_and_level, by_fold
 from training.evaluation.report_page import (
     Html,
@@ -27,45 +28,12 @@ from training.evaluation.report_page import (
     tiles,
     with_small,
 )
-from training.evaluation.report_sources import Sources
+from training.evaluation.report_predicted import Predicted
 
 PARTS = ("spinal", "foraminal", "subarticular", "any severe")
 NOT_TOLD = "–"
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """The sources, and what follows from them for every study."""
-
-    sources: Sources
-    data: Path | None
-    ensemble: np.ndarray
-    """(N, 25, 3) probabilities."""
-    priors: np.ndarray
-    """(N, 25, 3)"""
-    systems: dict[str, np.ndarray]
-    """Recipe → (N, 25, 3)."""
-
-    @property
-    def labels(self) -> np.ndarray:
-        """(N, 25), negative = missing."""
-        return self.sources.answers.labels
-
-    @property
-    def mixture(self) -> str:
-        """What stands for the ensemble, in words."""
-        return "the ensemble" if self.sources.found else "the simple mean of all members"
-
-
-def predicted_from(sources: Sources, data: Path | None) -> Predicted:
-    """Predict every study by the ensemble, by each recipe and by the priors."""
-    answers = sources.answers
-    systems = {}
-    for run in sources.runs:
-        ensemble, rule = sources.system(run)
-        systems[run.name] = ensemble.predict(answers, rule)
-    priors = np.tile(sources.rule.prior_rows(), (len(answers.studies), 1, 1))
-    return Predicted(sources, data, sources.ensemble.predict(answers, sources.rule), priors, systems)
+# Fits end a little apart on different machines; a cross-fitted score that differs by more is of another search.
+SAME_CROSS_FIT = 1e-3
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -87,13 +55,12 @@ def member_text(name: str) -> str:
 def headline(own: Predicted) -> Section:
     """The pooled score beside the priors'."""
     sources, labels = own.sources, own.labels
-    fitted, known = intervals(labels, own.ensemble)["final"], intervals(labels, own.priors)["final"]
-    honest = sources.found.scores["cross_fitted"]["final"] if sources.found else fitted
+    honest, known = intervals(labels, own.ensemble)["final"], intervals(labels, own.priors)["final"]
     gain, parts = difference(labels, own.ensemble, own.priors), len(set(sources.answers.folds.tolist()))
     shown = {
         f"score of {own.mixture}, 95 % {span(honest)}; lower is better": number(honest.value),
         f"score of the level priors, 95 % {span(known)}": number(known.value),
-        "score less priors; negative is a gain": f"{honest.value - known.value:+.4f}",
+        f"score less priors, 95 % [{gain.low:+.4f}, {gain.high:+.4f}]; negative is a gain": f"{gain.value:+.4f}",
         f"studies in {_counted(parts, 'fold')}, answered by networks that never saw them": str(len(labels)),
         f"members mixed, of {len(sources.answers.members)} in {_counted(len(sources.runs), 'recipe')}": (
             str(len(sources.ensemble.members))
@@ -101,21 +68,38 @@ def headline(own: Predicted) -> Section:
     }
     words = [_truth_note(own.data), *(note(remark, warning=True) for remark in sources.remarks), tiles(shown)]
     if sources.found:
-        words.append(
-            paragraph(
-                f"The score is cross-fitted: each study's weights and class multipliers were fitted on others. The "
-                f"sections below show the ensemble as it ships, fitted on these very studies; it scores "
-                f"{number(fitted.value)} {span(fitted)} on them, which is a little too good."
-            )
-        )
+        words += _cross_fitted_note(sources.found, honest.value)
     words.append(
         paragraph(
-            f"On the same resamples of studies, {own.mixture} less the priors is {gain.value:+.4f} "
-            f"[{gain.low:+.4f}, {gain.high:+.4f}]: {gain.verdict}. Intervals come from {RESAMPLES} bootstrap "
-            "resamples of whole studies."
+            f"Against the priors, on the same resamples of studies, {own.mixture} is {_verdict(gain)}. Intervals come "
+            f"from {RESAMPLES} bootstrap resamples of whole studies; with few studies most differences between systems "
+            "are noise."
         )
     )
     return Section("Score", joined(words))
+
+
+def _cross_fitted_note(found: Found, score: float) -> list[Html]:
+    kept = found.scores["cross_fitted"]["final"].value
+    fitted = number(found.fitted_score)
+    same = "What ships has nothing fitted to these studies, or nothing that changes its score."
+    other = (
+        f"What ships is fitted on all of them; its score on these very studies, {fitted}, is too good and is told "
+        "nowhere else."
+    )
+    words = paragraph(
+        "Every score and picture of the ensemble on this page is cross-fitted: what was fitted for a study was fitted "
+        "on other studies. (As the best of several ways to mix it is a shade too good still.) "
+        + (same if fitted == number(score) else other)
+    )
+    if abs(kept - score) < SAME_CROSS_FIT:
+        return [words]
+    anew = f"The ensemble's file says {number(kept)}; cross-fitted anew it is {number(score)}: make ensemble again."
+    return [words, note(anew, warning=True)]
+
+
+def _verdict(one: Difference) -> str:
+    return one.verdict if one.verdict != "noise" else "neither better nor worse beyond noise"
 
 
 def _counted(count: int, name: str) -> str:
@@ -162,11 +146,7 @@ def systems(own: Predicted) -> Section:
     """Recipes and members: parts, intervals, seconds."""
     sources = own.sources
     seconds = sources.costs.of(sources.ensemble.members)
-    rows = []
-    if sources.found:
-        rows.append(_scored("the ensemble, cross-fitted", sources.found.scores["cross_fitted"], seconds))
-    name = "the ensemble as it ships, fitted on these rows" if sources.found else own.mixture
-    rows.append(_scored(name, intervals(own.labels, own.ensemble), seconds))
+    rows = [_scored(_titled(own), intervals(own.labels, own.ensemble), seconds)]
     for run in sources.runs:
         names = sources.system(run)[0].members
         rows.append(_scored(run.name, intervals(own.labels, own.systems[run.name]), sources.costs.of(names)))
@@ -181,7 +161,23 @@ def systems(own: Predicted) -> Section:
     )
     headings = ["mixture, recipe or member", *PARTS, "mean", "95 %", "seconds a study"]
     words = "A dash: the member does not grade this. A mean is shown for those that grade all conditions."
-    return Section("Systems", joined([table(caption, headings, rows, strong), paragraph(words)]))
+    return Section("Systems", joined([table(caption, headings, rows, strong), paragraph(words), _best_recipe(own)]))
+
+
+def _titled(own: Predicted) -> str:
+    return f"{own.mixture} (cross-fitted)" if own.sources.found else own.mixture
+
+
+def _best_recipe(own: Predicted) -> Html:
+    """What mixing is worth over the best recipe alone."""
+    best = min(own.systems, key=lambda name: pooled(own.labels, own.systems[name]).final)
+    if np.allclose(own.ensemble, own.systems[best]):
+        return paragraph(f"{own.mixture.capitalize()} is {best} itself, the best recipe here.")
+    gain = difference(own.labels, own.ensemble, own.systems[best])
+    return paragraph(
+        f"On the same resamples of studies, {_titled(own)} less {best}, the best recipe here, is {gain.value:+.4f} "
+        f"[{gain.low:+.4f}, {gain.high:+.4f}]: {_verdict(gain)}."
+    )
 
 
 def _scored(name: str, scores: dict[str, Interval], seconds: float, groups: set[str] | None = None) -> list[str]:
@@ -200,13 +196,16 @@ def folds(own: Predicted) -> Section:
     split = own.sources.answers.folds
     ours, known = by_fold(split, own.labels, own.ensemble), by_fold(split, own.labels, own.priors)
     each = {name: by_fold(split, own.labels, rows) for name, rows in own.systems.items()}
-    rows = [
+    parts = [
         [f"fold {fold}", str(int((split == fold).sum())), *_parts(score), number(known[fold].final)]
-        + [number(its[fold].final) for its in each.values()]
         for fold, score in ours.items()
     ]
-    headings = ["fold", "studies", *PARTS, "mean", "priors", *each]
-    content = [table(f"Log loss of {own.mixture} by fold; then the means of priors and recipes.", headings, rows)]
+    lines = {_titled(own): ours} | each | {"level priors": known}
+    finals_of = {name: {fold: score.final for fold, score in its.items()} for name, its in lines.items()}
+    content = [
+        table(f"Log loss of {_titled(own)}, by fold.", ["fold", "studies", *PARTS, "mean", "priors"], parts),
+        _beside(finals_of),
+    ]
     if len(ours) < 2:
         content.append(paragraph("One fold alone has no spread: train others with FOLDS."))
     else:
@@ -217,10 +216,15 @@ def folds(own: Predicted) -> Section:
                 f"(from {min(finals):.4f} to {max(finals):.4f})."
             )
         )
-        lines = {own.mixture: ours} | each | {"level priors": known}
-        finals_of = {name: {fold: score.final for fold, score in its.items()} for name, its in lines.items()}
         content.append(figure(folds_figure(finals_of), "Score by fold; the table above has the numbers."))
     return Section("Folds", joined(content))
+
+
+def _beside(finals: Mapping[str, Mapping[int, float]]) -> Html:
+    """A row for each mixture: however many there are, the table is no wider."""
+    headings = ["mean of", *(f"fold {fold}" for fold in next(iter(finals.values())))]
+    rows = [[name, *(number(score) for score in its.values())] for name, its in finals.items()]
+    return table("The same mean beside those of the recipes and of the level priors.", headings, rows, [0])
 
 
 def _parts(score: Score) -> list[str]:

@@ -6,31 +6,24 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from pydantic import ValidationError
 
 from kernels.lumbar.labels import GROUPS
 from kernels.lumbar.manifest import Provenance
-from training.evaluation.ensemble import TABLES, read_costs, read_priors, usable
-from training.evaluation.ensemble_search import Costs, Ensemble, Step, simple_mean
-from training.evaluation.intervals import Interval
+from training.evaluation.ensemble_search import Costs, Ensemble, simple_mean
+from training.evaluation.ensemble_sources import TABLES, read_costs, read_priors, standing_of, trouble_with, usable
+from training.evaluation.ensemble_strategies import Standing
 from training.evaluation.landmarks import LandmarkError
-from training.evaluation.metric import pooled
 from training.evaluation.out_of_fold import Answers, Average, Rule, answers_of, read
-from training.recipe import Profile, RecipeError
+from training.evaluation.report_found import Found, ReportError, find_ensemble
+from training.recipe import Profile, Recipe, RecipeError
+from training.runs import RunFolder
 from training.train_all import load_named
 
-AVERAGES: tuple[Average, ...] = ("logits", "probabilities")
-# An ensemble file whose own score differs by more from that of these answers was made from others.
-SAME_SCORE = 1e-6
 PLAIN = np.ones((len(GROUPS), 3))
-HOW_TO = "make one that fits by make ensemble with the same RUNS, RECIPES and PROFILE"
-
-
-class ReportError(Exception):
-    """Nothing to report, or runs that do not fit together, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -60,21 +53,10 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What `make ensemble` left (ensemble.SearchResult)."""
-
-    ensemble: Ensemble
-    average: Average
-    studies: int
-    scores: dict[str, dict[str, Interval]]
-    fitted_score: float
-    curve: list[Step]
-
-
-@dataclass(frozen=True)
 class Sources:
     """Everything that the report is made of, but for images."""
 
+    folder: Path
     profile: str
     runs: tuple[Run, ...]
     answers: Answers
@@ -82,6 +64,8 @@ class Sources:
     """Member of `answers` → its recipe."""
     rule: Rule
     costs: Costs
+    standing: list[Standing]
+    """The recipes as they stand, of those that this project knows."""
     found: Found | None
     """None where the simple mean stands in."""
     remarks: list[str] = field(default_factory=list)
@@ -107,22 +91,24 @@ def read_sources(runs: Path, profile: str, recipes: Sequence[str], ensemble: Pat
 
     Raises ReportError; SearchError or OutOfFoldError for answers, priors and seconds that cannot be used.
     """
-    folders = _finished(runs, profile, recipes)
+    folders, left_out = _fresh(_finished(runs, profile, recipes), strict=bool(recipes))
     table = read(path for folder in folders for path in sorted(folder.glob(TABLES)))
     answers, remark = usable(answers_of(table))
     owners = dict(zip(table["located"] + "/" + table["member"], table["recipe"], strict=True))
     priors = read_priors([folder.parent / "priors.json" for folder in folders])
-    found, stand_in = _found(runs, ensemble, answers, priors)
+    found, stand_in = find_ensemble(runs, ensemble, answers, priors)
     costs, uncosted = read_costs([folder / "seconds.json" for folder in folders], answers.members)
     return Sources(
+        folder=runs,
         profile=profile,
         runs=tuple(_run(folder) for folder in folders),
         answers=answers,
         owners={str(name): str(recipe) for name, recipe in owners.items()},
         rule=Rule(found.average if found else "logits", priors),
         costs=costs,
+        standing=[standing_of(recipe) for folder in folders if (recipe := _recipe_of(folder)) is not None],
         found=found,
-        remarks=[one for one in (stand_in, remark, uncosted) if one],
+        remarks=[one for one in (*left_out, stand_in, remark, uncosted) if one],
     )
 
 
@@ -138,66 +124,34 @@ def _finished(runs: Path, profile: str, recipes: Sequence[str]) -> list[Path]:
     return finished
 
 
-def _found(runs: Path, path: Path | None, answers: Answers, priors: Any) -> tuple[Found | None, str]:
-    """The ensemble, or None with the reason.  One that was named and cannot be used raises ReportError."""
-    file = path or runs / "ensemble.json"
-    if path is None and not file.is_file():
-        return None, f"There is no {file}, so the simple mean of all members stands in for the ensemble: {HOW_TO}."
-    found = _read_found(file)
-    if not (misfit := _misfit(found, answers, priors)):
-        return found, ""
-    if path is not None:
-        raise ReportError(f"{file} was made from other answers: {misfit}; {HOW_TO}")
-    return None, (
-        f"{file} was made from other answers ({misfit}), so the simple mean of all members stands in for the "
-        f"ensemble: {HOW_TO}."
-    )
+def _fresh(folders: Sequence[Path], strict: bool) -> tuple[list[Path], list[str]]:
+    """Those whose answers are of the networks beside them; and why others are left out, or refused where `strict`."""
+    fresh, remarks = [], []
+    for folder in folders:
+        recipe = _recipe_of(folder)
+        table = read(sorted(folder.glob(TABLES)))
+        trouble = trouble_with(RunFolder(folder.parents[1], recipe), table) if recipe else ""
+        if not trouble:
+            fresh.append(folder)
+        else:
+            remarks.append(f"Left out: {folder.parent.name} {trouble}.")
+    if remarks and (strict or not fresh):
+        raise ReportError(remarks[0].removeprefix("Left out: ").removesuffix("."))
+    return fresh, remarks
 
 
-def _read_found(path: Path) -> Found:
+def _recipe_of(folder: Path) -> Recipe | None:
+    """None for one that this checkout does not have, or not in this profile."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        weights = [[float(its[group]) for group in GROUPS] for its in content["weights"].values()]
-        multipliers = np.array([content["multipliers"][group] for group in GROUPS], np.float64)
-        if content["average"] not in AVERAGES:
-            raise ValueError(f"average is {content['average']!r}")
-        return Found(
-            Ensemble(tuple(content["weights"]), np.array(weights), multipliers.reshape(len(GROUPS), 3)),
-            content["average"],
-            int(content["studies"]),
-            {name: {part: _interval(one) for part, one in its.items()} for name, its in content["scores"].items()},
-            float(content["fitted_score"]),
-            [Step(str(one["member"]), float(one["seconds"]), float(one["score"])) for one in content["curve"]],
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ReportError(f"{path} holds no result of make ensemble: {error!r}") from error
-
-
-def _interval(content: dict[str, float | None]) -> Interval:
-    numbers = [
-        np.nan if content[name] is None else float(cast(float, content[name])) for name in Interval.__annotations__
-    ]
-    return Interval(*numbers)
-
-
-def _misfit(found: Found, answers: Answers, priors: Any) -> str:
-    absent = [name for name in found.ensemble.members if name not in answers.members]
-    if absent:
-        return f"these have no member {absent[0]}"
-    if found.studies != len(answers.studies):
-        return f"those were of {found.studies} studies, these of {len(answers.studies)}"
-    score = pooled(answers.labels, found.ensemble.predict(answers, Rule(found.average, priors))).final
-    if abs(score - found.fitted_score) > SAME_SCORE:
-        return f"with those it scored {found.fitted_score:.4f}, with these {score:.4f}"
-    return ""
+        return load_named(folder.parent.name, cast(Profile, folder.name))
+    except RecipeError:
+        return None
 
 
 def _run(folder: Path) -> Run:
     name = folder.parent.name
-    try:
-        average: Average = load_named(name, cast(Profile, folder.name)).average
-    except RecipeError:  # a recipe that this checkout does not have, or no longer in this profile
-        average = "logits"
+    recipe = _recipe_of(folder)
+    average: Average = recipe.average if recipe else "logits"
     networks = tuple(_network(done.parent) for done in sorted(folder.glob("*/fold*/done.json")))
     errors = {}
     for path in sorted(folder.glob("localiser_errors_fold*.json")):

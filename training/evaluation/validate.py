@@ -20,7 +20,7 @@ from kernels.lumbar.manifest import Artefact, GraderWeight, Manifest, Route
 from kernels.lumbar.predictor import Prediction, Predictor, read_ahead
 from kernels.lumbar.submission import replace_json
 from training.data.tables import Tables
-from training.evaluation import out_of_fold
+from training.evaluation import out_of_fold, validated
 from training.evaluation.calibrate import calibrate
 from training.evaluation.landmarks import LandmarkError, landmark_errors
 from training.evaluation.metric import Score, score
@@ -105,24 +105,34 @@ def validate(
     folds: Mapping[str, int],
     trained: Sequence[int],
 ) -> Score:
-    """Out-of-fold score of the folds that were trained, pooled over their studies; kept as JSON, answers as Parquet."""
+    """Out-of-fold score of the folds that were trained, pooled over their studies; kept as JSON, answers as Parquet.
+
+    Nothing is graded again, and no seconds are measured again, where all this is kept of the very same networks.
+    """
+    studies = {fold: [study for study, its_fold in folds.items() if its_fold == fold] for fold in trained}
+    manifests = {fold: fold_manifest(folder, members, fold) for fold in trained}
+    made = validated.made_of(manifests, studies, tables.fingerprint)
+    if (kept := validated.kept_score(folder, made, manifests)) is not None:
+        log.info("%s/%s is validated already", folder.recipe.name, folder.recipe.profile)
+        return kept
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    frames = []
+    frames, problems = [], 0
     budget = Budget(float("inf"))
-    for fold in trained:
-        studies = [study for study, its_fold in folds.items() if its_fold == fold]
-        manifest = fold_manifest(folder, members, fold)
+    for fold, manifest in manifests.items():
         predictor = Predictor(manifest, folder.profile, device)
-        predictions = predict_studies(predictor, data / "train_images", tables.series, studies, budget=budget)
+        problems += len(predictor.problems)
+        predictions = predict_studies(predictor, data / "train_images", tables.series, studies[fold], budget=budget)
         frames.append(as_frame({study: one.rows for study, one in predictions.items()}))
         keep_answers(folder, members, fold, predictions, tables.labels)
-        solution = solution_of(tables.labels.loc[studies])
+        solution = solution_of(tables.labels.loc[studies[fold]])
         _keep_member_scores(folder, members, fold, predictions, manifest, solution)
     pooled = pd.concat(frames, ignore_index=True)
     scored = [study for study, fold in folds.items() if fold in trained]
     result = score(solution_of(tables.labels.loc[scored]), pooled)
-    replace_json(folder.profile / "score.json", {"folds": list(trained), "studies": len(scored), **asdict(result)})
+    replace_json(folder.score, {"folds": list(trained), "studies": len(scored), **asdict(result)})
     replace_json(folder.seconds, seconds_of(folder.recipe.name, members, trained, budget))
+    if not problems:  # a network that was left out may load another time
+        validated.keep(folder, made, trained)
     return result
 
 

@@ -20,6 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from training import networks
+from training.clock import Clock
 from training.data.batch import Batch, Samples
 from training.recipe import MemberRecipe
 
@@ -58,13 +59,14 @@ def fit(
     seed: int,
     initial: dict[str, torch.Tensor] | None = None,
     only: Sequence[str] = (),
+    clock: Clock | None = None,
 ) -> FitResult:
     """Fit a member, or continue where a killed run of the same recipe and seed left `out`.
 
     `initial`: weights of the same network to start from, in place of published ones of its encoder.  `only`: names of
-    its modules that are begun anew and fitted; all others stay as they are.
+    its modules that are begun anew and fitted; all others stay as they are.  `clock`: asked before every epoch.
     Writes checkpoint.pt and history.csv each epoch, and curves.png at the end.
-    Raises FitError for a loss that is not finite, CheckpointError for a checkpoint that cannot be continued.
+    Raises FitError for a loss that is not finite, CheckpointError for a checkpoint that cannot be continued, OutOfTime.
     """
     out.mkdir(parents=True, exist_ok=True)
     identity = {"recipe": recipe.model_dump(mode="json"), "seed": seed, "steps_per_epoch": samples.steps_per_epoch}
@@ -77,6 +79,8 @@ def fit(
     done = len(run.history)
     with tqdm(total=epochs * steps, initial=done * steps, desc=recipe.member.name, unit="step", disable=None) as bar:
         for epoch in range(done + 1, epochs + 1):
+            if clock is not None:
+                clock.before_epoch(run.history[-1].seconds if run.history else None)
             seed_everything(seed, epoch)
             run.epoch(epoch, bar)
             checkpoint.save(out / CHECKPOINT, run.state(), identity)

@@ -28,6 +28,8 @@ from training.recipe import MemberRecipe
 torchvision_shim.apply()  # before any architecture imports timm
 
 FOLDER = Path(__file__).parent
+# Arguments that are not options of a recipe.
+GIVEN = ("inputs", "size_px", "targets", "target_names", "backbone")
 GRADER_LOSSES = ("cross_entropy", "weighted_cross_entropy", "weighted_bce", "competition")
 
 
@@ -75,16 +77,62 @@ def _net_class(name: str) -> Any:
     return importlib.import_module(f"{__name__}.{modules[name]}").Net
 
 
-def check(recipe: MemberRecipe) -> None:
-    """Make a member's network, without weights, and let it go.  Raises NetworkError for what cannot be fitted."""
-    member, fitting = recipe.member, recipe.fitting
-    default = () if member.role == "localiser" else GRADER_LOSSES
-    known = getattr(for_member(recipe, pretrained=False), "losses", default)
-    for loss in [fitting.loss, *(step.loss for step in [fitting.second_step] if step)]:
-        if loss not in known:
-            raise NetworkError(
-                f"{member.name}: {fitting.network.name} is fitted with {' or '.join(known)}, not '{loss}'"
-            )
+def check(recipe: MemberRecipe, stage: str = "", backbone: str = "") -> None:
+    """Make a member's network, without weights, and let it go.  Raises NetworkError for what cannot be fitted.
+
+    `stage`, `backbone`: dotted paths of the parts of a recipe that describe it; the message names what is wrong there.
+    """
+    fitting = recipe.fitting
+    inside = f"{stage}.fitting" if stage else "fitting"
+
+    def refuse(place: str, reason: object) -> NetworkError:
+        sentence, _, _ = str(reason).partition("\n")
+        return NetworkError(f"{recipe.member.name}: {place}: {sentence}")
+
+    places = _places_of_options(recipe, inside, backbone or "backbone")
+    try:
+        known_options = options_of(fitting.network.name)
+    except NetworkError as error:
+        raise refuse(f"{inside}.network.name", error) from error
+    for option, place in places.items():
+        if option not in known_options:
+            there = ", ".join(name for name in known_options if name not in GIVEN)
+            raise refuse(place, f"'{fitting.network.name}' has no option {option}; it has: {there}")
+    try:
+        net = for_member(recipe, pretrained=False)
+    except (NetworkError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise refuse(_place_of(str(error), recipe, places, inside, backbone or "backbone"), error) from error
+    losses = getattr(net, "losses", () if recipe.member.role == "localiser" else GRADER_LOSSES)
+    second = fitting.second_step
+    for place, loss in [(inside, fitting.loss), *([(f"{inside}.second_step", second.loss)] if second else [])]:
+        if loss not in losses:
+            raise refuse(f"{place}.loss", f"{fitting.network.name} is fitted with {' or '.join(losses)}, not '{loss}'")
+    modules = sorted({name.partition(".")[0] for name, _ in net.named_parameters()})
+    for part in second.parts if second else ():
+        if part not in modules:
+            there = f"{fitting.network.name} has no part '{part}'; it has: {', '.join(modules)}"
+            raise refuse(f"{inside}.second_step.parts", there)
+
+
+def _places_of_options(recipe: MemberRecipe, inside: str, backbone: str) -> dict[str, str]:
+    """Option → its dotted path; those of a backbone come before those of the network, as in for_member."""
+    own = {option: f"{inside}.network.options.{option}" for option in recipe.fitting.network.options}
+    return own | {
+        option: f"{backbone}.options.{option}" for option in (recipe.backbone.options if recipe.backbone else ())
+    }
+
+
+def _place_of(message: str, recipe: MemberRecipe, places: dict[str, str], inside: str, backbone: str) -> str:
+    """The dotted path of what a message speaks of first: an option it names, or whose value it quotes."""
+    values = recipe.fitting.network.options | (recipe.backbone.options if recipe.backbone else {})
+    spoken = {}
+    for option, place in places.items():
+        value = re.escape(str(values[option]).removeprefix("tu-"))
+        if found := re.search(rf"\b{option}\b|'{value}'", message):
+            spoken[place] = found.start()
+    if recipe.backbone is not None and (found := re.search(f"'{re.escape(recipe.backbone.timm)}'", message)):
+        spoken[f"{backbone}.timm"] = found.start()
+    return min(spoken, key=lambda place: spoken[place]) if spoken else f"{inside}.network"
 
 
 def for_member(recipe: MemberRecipe, *, pretrained: bool = True) -> nn.Module:
@@ -96,7 +144,7 @@ def for_member(recipe: MemberRecipe, *, pretrained: bool = True) -> nn.Module:
     member, network = recipe.member, recipe.fitting.network
     sizes = {view.size_px for view in member.inputs}
     if len(sizes) > 1:
-        raise NetworkError(f"{member.name}: the views of one network have one size_px, not {sorted(sizes)}")
+        raise NetworkError(f"the views of one network have one size_px, not {sorted(sizes)}")
     arguments = dict(network.options)
     if recipe.backbone is not None:
         arguments |= {

@@ -1,0 +1,78 @@
+"""Which files of this repository the training notebook carries: what training imports, and the recipes it trains."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from kernels.build_notebook import PACKAGE, BuildError
+
+ROOT = PACKAGE.parents[1]
+RECIPES = "training/recipes"
+# What training begins with.  Architectures are found by their names in recipes, so no import leads to them.
+ENTRANCES = ("training/session.py", "training/networks/*.py", "kernels/lumbar/*.py")
+IN_IMAGE = {
+    "cv2", "matplotlib", "numpy", "pandas", "pydantic", "pydicom", "sklearn", "timm", "torch", "tqdm", "yaml",
+}  # fmt: skip
+# What Kaggle's image lacks: module → requirement, as in pyproject.toml.
+INSTALLED = {"segmentation_models_pytorch": "segmentation-models-pytorch>=0.6,<0.7", "monai": "monai>=1.6,<2"}
+
+
+def read_sources(recipes: Sequence[str], root: Path = ROOT) -> dict[str, str]:
+    """Path → text of every file that training these recipes needs, by path.
+
+    Raises BuildError for a recipe that is not there, and for an import that the notebook would not have.
+    """
+    for name in recipes:
+        if not (root / RECIPES / f"{name}.yaml").is_file():
+            known = " ".join(sorted(path.stem for path in (root / RECIPES).glob("*.yaml")))
+            raise BuildError(f"there is no recipe '{name}'; there are: {known}")
+    waiting = [path.relative_to(root) for pattern in ENTRANCES for path in root.glob(pattern)]
+    sources = {f"{RECIPES}/{name}.yaml": _read(root, f"{RECIPES}/{name}.yaml") for name in recipes}
+    while waiting:
+        path = waiting.pop()
+        if path.as_posix() not in sources:
+            sources[path.as_posix()] = _read(root, path.as_posix())
+            waiting += imported_files(path, sources[path.as_posix()], root)
+    return dict(sorted(sources.items()))
+
+
+def _read(root: Path, path: str) -> str:
+    return (root / path).read_bytes().decode("utf-8")
+
+
+def imported_files(path: Path, source: str, root: Path) -> Iterator[Path]:
+    """The files, and the packages around them, that a module imports.  Raises BuildError for what nobody has there."""
+    package = path.parent.parts
+    for node in ast.walk(ast.parse(source, str(path))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join([*above, *filter(None, [node.module])])
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names if _file(root, f"{base}.{alias.name}"))]
+        for name in names:
+            yield from _files_of(path, name, root)
+
+
+def _files_of(importer: Path, name: str, root: Path) -> Iterator[Path]:
+    parts = name.split(".")
+    if parts[0] not in ("kernels", "training"):
+        if parts[0] not in sys.stdlib_module_names | IN_IMAGE | INSTALLED.keys():
+            raise BuildError(f"{importer} imports {name}, which Kaggle's image lacks: name it in INSTALLED")
+        return
+    for count in range(1, len(parts) + 1):
+        file = _file(root, ".".join(parts[:count]))
+        if file is None:
+            raise BuildError(f"{importer} imports {name}, which is no module of this project")
+        yield file
+
+
+def _file(root: Path, name: str) -> Path | None:
+    """The file of a module or package, below the root."""
+    path = Path(*name.split("."))
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    return next((one for one in candidates if (root / one).is_file()), None)
