@@ -19,6 +19,16 @@ ENSEMBLE ?=
 SECONDS_A_STUDY ?=
 REPORT_WORST ?=
 TIME_LIMIT ?= 30600
+SHIP ?= shipped
+DRY_RUN ?=
+AGAIN ?=
+GPU ?= yes
+WAIT ?=
+MESSAGE ?=
+RESUME ?=
+DATASETS ?=
+MEMORY_GB ?= 29
+PUBLIC ?= yes
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
 # `make demo` is the smoke profile; `make demo PROFILE=bench` takes up to an hour on two cores, with more studies.
@@ -30,7 +40,8 @@ DEMO_SEED ?= 7
 DEMO_SCALE ?= 0.6
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo train-all ensemble report package kernel simulate show test test-all lint bench bench-locate bench-grade clean
+.PHONY: help install demo doctor data train-all ensemble report package kernel simulate upload push submit ship push-train show
+.PHONY: test test-all test-image lint bench bench-locate bench-grade clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -54,7 +65,7 @@ train-all: .venv/installed ## train on DATA=DIR [RECIPES="…"] [PROFILE=smoke|b
 	$(PY) -m training.train_all --data "$(DATA)" --runs "$(RUNS)" --profile $(PROFILE) --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(FOLDS),--folds $(FOLDS)) $(if $(COORDINATES),--coordinates "$(COORDINATES)") $(if $(LABELS),--labels "$(LABELS)")
 
 package: .venv/installed ## finished runs → a verified Kaggle dataset folder [RUNS=DIR] [OUT=DIR] [PROFILE=…] [LOCATE=own|together|apart] [ENSEMBLE=FILE]
-	$(PY) build_dataset.py --runs "$(RUNS)" --out "$(or $(OUT),weights)" --profile $(PROFILE) --owner $(OWNER) $(if $(RECIPES),--recipes "$(subst $(space),$(comma),$(strip $(RECIPES)))") $(if $(FOLDS),--folds $(FOLDS)) $(if $(LOCATE),--locate $(LOCATE)) $(if $(ENSEMBLE),--ensemble "$(ENSEMBLE)")
+	$(PY) build_dataset.py --runs "$(RUNS)" --out "$(or $(OUT),$(WEIGHTS))" --profile $(PROFILE) --owner $(OWNER) $(if $(RECIPES),--recipes "$(subst $(space),$(comma),$(strip $(RECIPES)))") $(if $(FOLDS),--folds $(FOLDS)) $(if $(LOCATE),--locate $(LOCATE)) $(if $(ENSEMBLE),--ensemble "$(ENSEMBLE)")
 
 ensemble: .venv/installed ## the best weights and order of all finished graders, by their out-of-fold answers [RUNS=DIR] [PROFILE=…] [SECONDS_A_STUDY=N] [OUT=FILE]
 	$(PY) -m training.evaluation.ensemble --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/ensemble.json)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SECONDS_A_STUDY),--seconds $(SECONDS_A_STUDY))
@@ -68,9 +79,33 @@ space := $(subst ,, )
 kernel: .venv/installed ## build kernels/inference: the notebook and its metadata
 	$(PY) -m kernels.build_notebook --out kernels/inference $(if $(filter-out your-kaggle-name,$(OWNER)),--owner $(OWNER))
 
-simulate: .venv/installed ## run the built notebook as Kaggle would: DATA=DIR [WEIGHTS=DIR] [OUT=DIR] [TIME_LIMIT=SECONDS] [LAYOUT=new|old]
+simulate: .venv/installed ## run the built notebook as Kaggle would: DATA=DIR [WEIGHTS=DIR] [OUT=DIR] [TIME_LIMIT=SECONDS] [LAYOUT=new|old] [MEMORY_GB=29] [PUBLIC=no]
 	@test -n "$(DATA)" || { echo "say which data: make simulate DATA=DIR (a folder in the competition's layout)"; exit 2; }
-	$(PY) -m kernels.simulate --data "$(DATA)" --weights "$(WEIGHTS)" --out "$(or $(OUT),simulated)" --time-limit $(TIME_LIMIT) --layout $(LAYOUT)
+	$(PY) -m kernels.simulate --data "$(DATA)" --weights "$(WEIGHTS)" --out "$(or $(OUT),simulated)" --time-limit $(TIME_LIMIT) --layout $(LAYOUT) --memory-gb $(MEMORY_GB) $(if $(filter no,$(PUBLIC)),--no-public)
+
+# Everything that talks to Kaggle can be run again: a step that was done is seen to be done.
+SHIPPING = --weights "$(or $(OUT),$(WEIGHTS))" --ship "$(SHIP)" $(if $(DRY_RUN),--dry-run) $(if $(AGAIN),--again) $(if $(filter no,$(GPU)),--no-gpu) $(if $(MESSAGE),--message "$(MESSAGE)") $(if $(WAIT),--wait)
+upload: .venv/installed ## weights → Kaggle dataset: create or new version, wait, compare [WEIGHTS=DIR] [DRY_RUN=1]
+	$(PY) -m kernels.kaggle upload $(SHIPPING)
+
+push: .venv/installed ## notebook for these weights → Kaggle, wait for its run, check that [WEIGHTS=DIR] [SHIP=DIR] [GPU=no] [AGAIN=1] [DRY_RUN=1]
+	$(PY) -m kernels.kaggle push $(SHIPPING)
+
+submit: .venv/installed ## submit the version that was pushed [SHIP=DIR] [MESSAGE="…"] [WAIT=1] [AGAIN=1] [DRY_RUN=1]
+	$(PY) -m kernels.kaggle submit $(SHIPPING)
+
+ship: package ## package, upload, push and submit, in this order, with the options of each
+	$(PY) -m kernels.kaggle ship $(SHIPPING)
+
+push-train: .venv/installed ## train on Kaggle's GPU, fetch the runs: RECIPES="…" [PROFILE=full] [FOLDS="0 1"] [RESUME=1] [DATASETS=OWNER/SLUG] [DRY_RUN=1]
+	@test -n "$(RECIPES)" || { echo "say what to train: make push-train RECIPES=split_and_global"; exit 2; }
+	$(PY) -m kernels.kaggle train --ship "$(SHIP)" --owner $(OWNER) --recipes $(RECIPES) --profile $(PROFILE) $(if $(FOLDS),--folds $(FOLDS)) $(if $(RESUME),--resume) $(if $(DATASETS),--datasets $(DATASETS)) $(if $(DRY_RUN),--dry-run) $(if $(AGAIN),--again)
+
+doctor: .venv/installed ## is all there that Kaggle needs: client, credentials, rules, disk, GPU, data [DATA=DIR] [WEIGHTS=DIR]
+	$(PY) -m kernels.kaggle.doctor $(if $(DATA),--data "$(DATA)") $(if $(wildcard $(WEIGHTS)),--weights "$(WEIGHTS)") --owner $(OWNER)
+
+data: .venv/installed ## download and unpack the competition's data, resumable [OUT=DIR]
+	$(PY) -m kernels.kaggle.download --out "$(or $(OUT),data)"
 
 # Without DATA and WEIGHTS what `make demo` left is shown; without weights the true landmarks alone.
 SHOWN_WEIGHTS = $(if $(filter file,$(origin WEIGHTS)),$(wildcard $(if $(DATA),$(WEIGHTS),$(DEMO)/weights)),$(WEIGHTS))
@@ -89,6 +124,14 @@ test: .venv/installed lint ## lint, types and the tests that take minutes
 test-all: .venv/installed lint ## every test, the slow ones too
 	$(PY) -m pytest
 
+.venv-image/installed: tests/image-requirements.txt
+	$(PYTHON) -m venv .venv-image
+	.venv-image/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/image-requirements.txt
+	@touch $@
+
+test-image: .venv/installed .venv-image/installed ## the notebook with the libraries of Kaggle's image: the same submission
+	$(PY) -m pytest tests/test_image.py
+
 bench: .venv/installed ## the design's numbers, each a ratio in one run
 	$(PY) -m training.evaluation.bench
 
@@ -104,7 +147,7 @@ bench-locate: .venv/installed ## every localiser on the same phantoms, one table
 bench-grade: DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROFILE)),bench,$(PROFILE))
 bench-grade: MEASURED = $(or $(DATA),$(DEMO)/data)
 bench-grade: MEASURED_RUNS = $(if $(or $(DATA),$(filter-out file,$(origin RUNS))),$(RUNS),$(DEMO)/runs)
-bench-grade: .venv/installed ## every grader and the ensemble of all on the same phantoms, one table [DATA=DIR] [RUNS=DIR] [RECIPES="…"] [PROFILE=bench] [OUT=DIR]
+bench-grade: .venv/installed ## every grader and the ensemble of all on the same phantoms, tables and verdicts [DATA=DIR] [RUNS=DIR] [RECIPES="…"] [PROFILE=bench] [OUT=DIR]
 	$(if $(DATA),,$(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep)
 	$(PY) -m training.train_all --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) --folds 0 --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES))
 	$(PY) -m training.evaluation.bench_grade --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(OUT),--out "$(OUT)")

@@ -23,18 +23,20 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from kernels.build_notebook import DATASET_SLUG, OWNER_PLACEHOLDER, BuildError, check_owner, check_slug, kaggle_owner
+from kernels.kaggle.client import KaggleError
+from kernels.kaggle.dataset import METADATA_FILE, MOST_FILES, upload
+from kernels.kaggle.patience import Patience
 from kernels.lumbar.manifest import MANIFEST_FORMAT, Manifest
 from kernels.lumbar.submission import replace_json
 from kernels.lumbar.weights import WeightsError, load_member, read_manifest
 from training.packing import Located, Run, UnusableRun, collect, pack, routes_of
+from training.problems import told
 from training.recipe import Profile, Recipe, RecipeError
 from training.runs import RunFolder
 from training.train_all import load_named
 from training.weighting import FoundEnsemble, chosen_runs, read_ensemble, weighted
 
 RELEASES = Path(__file__).resolve().parent / "weights_manifest"
-# Kaggle takes so many top-level files.
-MOST_FILES = 50
 
 
 def read_priors(folders: Sequence[RunFolder]) -> dict[str, tuple[float, float, float]]:
@@ -115,7 +117,7 @@ def build(
             routes=weighted(routes, found, ensemble) if ensemble else routes,
         )
         replace_json(partial / "manifest.json", manifest.model_dump(mode="json"))
-        replace_json(partial / "dataset-metadata.json", metadata)
+        replace_json(partial / METADATA_FILE, metadata)
         manifest = verify(partial)
         replace_folder(partial, out)
     finally:
@@ -185,6 +187,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--owner", default=kaggle_owner(), help="Kaggle user name (environment KAGGLE_USERNAME)")
     parser.add_argument("--slug", default=DATASET_SLUG, help=f"slug of the dataset ({DATASET_SLUG})")
     parser.add_argument("--allow-partial", action="store_true", help="package what is finished")
+    parser.add_argument("--upload", action="store_true", help="bring it to Kaggle as well, as `make upload` does")
     parser.add_argument("--release", action="store_true", help="also put the manifest into weights_manifest/")
     parser.add_argument("--schema", action="store_true", help="only write weights_manifest/schema.json")
     options = parser.parse_args(argv)
@@ -214,14 +217,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"build_dataset: {error}", file=sys.stderr)
         return 1
     except ValidationError as error:
-        print(f"build_dataset: the manifest would be invalid: {error.errors()[0]['msg']}", file=sys.stderr)
+        print(f"build_dataset: the manifest would be invalid: {told(error)[0]}", file=sys.stderr)
         return 1
     if options.release:
         shutil.copyfile(options.out / "manifest.json", RELEASES / f"{name}.json")
     print(table(manifest))
     print(f"{len(manifest.artefacts)} networks in {options.out}, each loaded and tested")
-    if options.owner == OWNER_PLACEHOLDER:
-        print(f"dataset-metadata.json holds {OWNER_PLACEHOLDER}: set KAGGLE_USERNAME or --owner before the upload")
+    if options.upload:
+        try:
+            upload(options.out, Patience())
+        except KaggleError as error:
+            print(f"upload stopped: {error}", file=sys.stderr)
+            return 1
+    elif options.owner == OWNER_PLACEHOLDER:
+        print(f"{METADATA_FILE} holds {OWNER_PLACEHOLDER}: set KAGGLE_USERNAME or --owner before the upload")
     return 0
 
 

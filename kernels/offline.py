@@ -1,13 +1,19 @@
-"""What a simulated session takes away: the network and this repository.  Copied as sitecustomize.py by simulate.py.
+"""What a simulated session takes away: the network, this repository, and writing to its inputs.
 
-Runs at the start of the notebook's process and of each Python that it starts.  An audit hook cannot be taken off again.
+Copied as sitecustomize.py by simulate.py.  Runs at the start of the notebook's process and of each Python that it
+starts.  An audit hook cannot be taken off again.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 
 LOOPBACK = ("127.", "::1", "localhost")
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+CHANGES = {f"os.{name}" for name in ("chmod", "mkdir", "remove", "rename", "rmdir", "truncate")}
+INPUTS = os.environ.get("LUMBAR_INPUT_ROOT", "")
 
 
 def refuse_network(event: str, arguments: tuple[object, ...]) -> None:
@@ -25,6 +31,20 @@ def refuse_network(event: str, arguments: tuple[object, ...]) -> None:
         raise OSError(f"no network in a competition's notebook: {host}")
 
 
+def refuse_changed_inputs(event: str, arguments: tuple[object, ...]) -> None:
+    """Raise OSError where a file below the inputs is opened for writing, moved or removed, whoever the user is."""
+    if event == "open":
+        flags = arguments[2]
+        paths = arguments[:1] if isinstance(flags, int) and flags & WRITING else ()
+    elif event in ("os.link", "os.symlink"):
+        paths = arguments[1:]  # what is linked to may be an input
+    else:
+        paths = arguments if event in CHANGES else ()
+    for path in paths:
+        if isinstance(path, str | bytes | os.PathLike) and os.path.abspath(os.fsdecode(path)).startswith(INPUTS + "/"):
+            raise OSError(errno.EROFS, "Read-only file system", os.fsdecode(path))
+
+
 class RefuseRepository:
     """Finds no module, and refuses those that only a checkout has."""
 
@@ -36,4 +56,6 @@ class RefuseRepository:
 
 if __name__ == "sitecustomize":
     sys.addaudithook(refuse_network)
+    if INPUTS:
+        sys.addaudithook(refuse_changed_inputs)
     sys.meta_path.insert(0, RefuseRepository())

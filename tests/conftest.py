@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import random
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from dicom_factory import write_foreign_dataset
+from kaggle_server import KaggleServer
 from recipe_members import export_untrained
+from tiny_runs import write_runs
+from warm_client import WarmClient
 
+import build_dataset
+from kernels.kaggle import client
 from kernels.lumbar.competition import read_series_table
 from kernels.lumbar.dicom import read_study
 from kernels.lumbar.manifest import Artefact
 from training import torchvision_shim
 from training.recipe import MemberRecipe
+from training.train_all import load_named
 
 torchvision_shim.apply()
 torch.set_num_threads(1)
@@ -50,3 +59,33 @@ def foreign_study(tmp_path_factory: pytest.TempPathFactory):
     truth = write_foreign_dataset(root, studies=1, seed=11, test_studies=0)
     ((name, series),) = read_series_table(root / "train_series_descriptions.csv").series.items()
     return read_study(root / "train_images" / name, name, series), truth.landmarks[name]
+
+
+@pytest.fixture(scope="session")
+def warm_client() -> Iterator[WarmClient]:
+    """The real client, ready to be forked."""
+    started = WarmClient()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_client: WarmClient) -> Iterator[KaggleServer]:
+    """A Kaggle that the client talks to in this test, and beside which nothing was asked for."""
+    stand_in = SimpleNamespace(run=warm_client.run, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired)
+    monkeypatch.setattr(client, "subprocess", stand_in)
+    with KaggleServer() as server:
+        for name, value in server.environment(tmp_path / "scratch").items():
+            monkeypatch.setenv(name, value)
+        yield server
+        assert server.connects == []
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny networks with the inputs and answers of a real recipe, packaged for the local Kaggle's user."""
+    runs, out = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("packages") / "weights"
+    write_runs(runs, load_named("split_and_global", "smoke"))
+    given = ["--runs", str(runs), "--out", str(out), "--profile", "smoke", "--owner", "ann"]
+    assert build_dataset.main(given) == 0
+    return out

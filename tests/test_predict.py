@@ -13,6 +13,7 @@ import build_dataset
 from kernels.lumbar import predict
 from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.submission import check
+from kernels.lumbar.weights import manifest_digest
 from tests.dicom_factory import write_foreign_dataset
 from tests.tiny_runs import write_runs
 from training.train_all import load_named
@@ -188,3 +189,36 @@ def test_rows_follow_the_sample_whatever_its_order(
     frame, _ = run(competition, weights, tmp_path / "out")
     expected = healthy.set_index("row_id").loc[frame["row_id"]].reset_index()
     assert np.array_equal(frame[list(SEVERITIES)], expected[list(SEVERITIES)])
+
+
+def test_other_weights_than_the_notebook_was_pushed_for_are_refused_with_both_digests(data, weights, tmp_path, capsys):
+    """Platform trap 6: an old or foreign version of the dataset ends the public run within seconds."""
+    given = ["--competition", str(data), "--weights", str(weights), "--out", str(tmp_path)]
+    attached = manifest_digest(weights / "manifest.json")
+    assert predict.main([*given, "--manifest", "0" * 64]) == 3
+    said = capsys.readouterr().err
+    assert attached in said and "0" * 64 in said
+    report = json.loads((tmp_path / "run_report.json").read_text())
+    assert report["problem_counts"] == {"foreign-weights": 1} and report["members_used"] == []
+    sample = pd.read_csv(data / "sample_submission.csv", dtype={"row_id": str}, encoding="utf-8-sig")
+    check(pd.read_csv(tmp_path / "submission.csv", dtype={"row_id": str}), list(sample["row_id"]))
+
+
+def test_the_scoring_rerun_takes_foreign_weights_that_prove_themselves(data, weights, healthy, tmp_path, monkeypatch):
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+    frame, report = run(data, weights, tmp_path, "--manifest", "0" * 64)
+    pd.testing.assert_frame_equal(frame, healthy)
+    assert report["problem_counts"]["foreign-weights"] == 1
+
+
+def test_expected_weights_are_found_among_several(data, weights, healthy, tmp_path):
+    root = tmp_path / "input"
+    for name in ("other", "wanted"):
+        shutil.copytree(weights, root / name)
+    manifest = root / "other" / "manifest.json"
+    manifest.write_text(manifest.read_text() + "\n")
+    wanted = manifest_digest(root / "wanted" / "manifest.json")
+    given = ["--competition", str(data), "--input-root", str(root), "--out", str(tmp_path), "--manifest", wanted]
+    assert predict.main(given) == 0
+    report = json.loads((tmp_path / "run_report.json").read_text())
+    assert report["manifest_sha256"] == wanted and report["studies"]["graded"] == STUDIES

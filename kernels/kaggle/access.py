@@ -1,0 +1,87 @@
+"""What Kaggle lets this machine do: is it reached, are the credentials taken, are the competition's rules accepted."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from kernels.build_notebook import COMPETITION
+
+from .client import Answer, KaggleError, call
+
+RULES_LINK = f"https://www.kaggle.com/competitions/{COMPETITION}/rules"
+TOKEN_REMEDY = (
+    "create a token at https://www.kaggle.com/settings (API) and save it as ~/.kaggle/access_token, "
+    "or run `kaggle auth login`"
+)
+NETWORK_REMEDY = "check the network, or the proxy in https_proxy, with `curl -I https://www.kaggle.com`"
+# The smallest file of the competition.
+SMALL_FILE = "sample_submission.csv"
+QUESTION_TIMEOUT_S = 60.0
+
+
+class Access(StrEnum):
+    GRANTED = "granted"
+    NO_CREDENTIALS = "no credentials"
+    REFUSED = "refused"
+    RULES = "rules"
+    UNREACHED = "unreached"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Admission:
+    """How Kaggle answered the request for a small file of the competition; what is wrong, and the remedy."""
+
+    access: Access
+    found: str = ""
+    remedy: str = ""
+
+    def check(self) -> None:
+        """Raises KaggleError unless access is granted."""
+        if self.access is not Access.GRANTED:
+            raise KaggleError(f"{self.found}: {self.remedy}")
+
+
+def credential_sources() -> list[str]:
+    """Where the client would find credentials, without looking at them."""
+    home, settings = Path.home() / ".kaggle", os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    folders = [Path(os.environ.get("KAGGLE_CONFIG_DIR") or home), Path(settings) / "kaggle"]
+    files = [home / "access_token", home / "access_token.txt", home / "credentials.json"]
+    files += [folder / "kaggle.json" for folder in folders]
+    sources = ["KAGGLE_API_TOKEN"] if os.environ.get("KAGGLE_API_TOKEN") else []
+    if os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY"):
+        sources.append("KAGGLE_USERNAME and KAGGLE_KEY")
+    return sources + [str(path) for path in files if path.is_file()]
+
+
+def ask_admission(timeout_s: float = QUESTION_TIMEOUT_S) -> Admission:
+    """Ask Kaggle for a small file of the competition, which takes credentials and accepted rules."""
+    sources = credential_sources()
+    if not sources:
+        return Admission(Access.NO_CREDENTIALS, "there are no Kaggle credentials", TOKEN_REMEDY)
+    with tempfile.TemporaryDirectory(prefix="lumbar_access_") as scratch:
+        arguments = ("competitions", "download", COMPETITION, "-f", SMALL_FILE, "-p", scratch, "-q")
+        try:
+            return read_admission(call(*arguments, timeout_s=timeout_s), sources)
+        except KaggleError:
+            found = f"Kaggle did not answer within {timeout_s:.0f} s"
+            return Admission(Access.UNREACHED, found, NETWORK_REMEDY)
+
+
+def read_admission(answer: Answer, sources: list[str]) -> Admission:
+    """What the client's words say; an error's words count more than its number, which the client may not print."""
+    text = answer.text
+    if answer.code == 0:
+        return Admission(Access.GRANTED)
+    if "Authentication required" in text or answer.status == 401:
+        found = f"Kaggle refuses the credentials of {' and of '.join(sources)}"
+        return Admission(Access.REFUSED, found, f"they may have expired: {TOKEN_REMEDY}")
+    if "requests.exceptions." in text or "Max retries exceeded" in text:
+        return Admission(Access.UNREACHED, "Kaggle cannot be reached", NETWORK_REMEDY)
+    if "rules" in text.lower() or answer.status == 403:
+        return Admission(Access.RULES, "the competition's rules are not accepted", f"accept them at {RULES_LINK}")
+    return Admission(Access.UNKNOWN, str(answer.error()), "ask again in a few minutes")

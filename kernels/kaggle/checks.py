@@ -1,0 +1,172 @@
+"""Checks of this machine: disk, GPU, torch, packages, the competition's data and the weights folder."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import torch
+
+from kernels.build_notebook import PACKAGE
+
+from .client import KaggleError
+from .contents import (
+    ARCHIVE_BYTES,
+    LABELLED,
+    STUDIES,
+    UNPACKED_BYTES,
+    count_contents,
+    differences,
+    go_on,
+    is_other_data,
+)
+from .dataset import MOST_FILES, read_package
+from .unpack import free_bytes
+
+# TorchScript written by torches of this range was loaded by READERS, with the same answers.
+OLDEST_TORCH, NEWEST_TORCH = (2, 6), (2, 13)
+READERS, TORCH_ON_KAGGLE = "2.6, 2.8 and 2.10", "2.10 or 2.11"
+TRUTH_FOLDER = "truth"  # beside a phantom's data
+LISTED = 4
+PIP = f"{sys.executable} -m pip install --upgrade"
+
+
+class Mark(StrEnum):
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found; where that is not ok, a command or a link that helps."""
+
+    name: str
+    mark: Mark
+    found: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        remedy = f"\n{'':26}→ {self.remedy}" if self.remedy else ""
+        return f"{self.mark:5} {self.name:20}{self.found}{remedy}"
+
+
+def check_disk(data: Path | None) -> Finding:
+    """Whether the competition's archive and its files have room, if they are not there yet."""
+    folder = data or Path()
+    free = free_bytes(folder)
+    found = f"{free / 1e9:.0f} GB free at {folder.absolute()}"
+    needed = ARCHIVE_BYTES + UNPACKED_BYTES
+    if free >= needed or (data is not None and not _awaits_download(data)):
+        return Finding("disk", Mark.OK, found)
+    found += f"; the competition takes {UNPACKED_BYTES / 1e9:.0f} GB, and {needed / 1e9:.0f} GB while it is unpacked"
+    return Finding("disk", Mark.WARN, found, go_on(Path("<folder on a larger disk>")))
+
+
+def _awaits_download(data: Path) -> bool:
+    found = count_contents(data)
+    return bool(differences(found)) and not _is_other_data(data, found)
+
+
+def _is_other_data(data: Path, found: Mapping[str, int]) -> bool:
+    return (data / TRUTH_FOLDER).is_dir() or is_other_data(found)
+
+
+def check_gpu() -> Finding:
+    """Whether a GPU computes: that CUDA sees one is no proof."""
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        found = f"none that CUDA {built} can use" if built else "none: this torch is built without CUDA"
+        remedy = "the full profile trains on one: https://pytorch.org/get-started/locally (not needed for make ship)"
+        return Finding("GPU", Mark.WARN, found, remedy)
+    major, minor = torch.cuda.get_device_capability()
+    architectures = torch.cuda.get_arch_list()
+    found = f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}, sm_{major}{minor}"
+    try:
+        ones = torch.ones(64, 64, device="cuda")
+        right = bool((ones @ ones).eq(64).all())
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        found += f", which does not compute ({reason}); this torch has code for {' '.join(architectures)}"
+        return Finding(
+            "GPU", Mark.WARN, found, "a torch for this GPU: https://pytorch.org/get-started/previous-versions"
+        )
+    if not right:
+        return Finding("GPU", Mark.WARN, f"{found}, multiplies wrongly", "python -c 'import torch; torch.cuda.init()'")
+    native = f"sm_{major}{minor}" in architectures
+    return Finding("GPU", Mark.OK, found + ("" if native else ", by code for a related one"))
+
+
+def check_torch() -> Finding:
+    """Whether what this torch exports loads on Kaggle."""
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    newest = ".".join(map(str, NEWEST_TORCH))
+    found = f"{torch.__version__}; Kaggle's image has {TORCH_ON_KAGGLE}; exports up to {newest} load in {READERS}"
+    if OLDEST_TORCH <= version <= NEWEST_TORCH:
+        return Finding("torch", Mark.OK, found)
+    return Finding("torch", Mark.WARN, f"{found}, others are untried", f"{PIP} 'torch=={newest}.*'")
+
+
+def kernel_packages() -> list[str]:
+    """What the kernel imports beyond Python itself, sorted."""
+    found = set()
+    for path in PACKAGE.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                found.add(node.module.split(".")[0])
+    return sorted(found - sys.stdlib_module_names)
+
+
+def check_packages() -> Finding:
+    """Whether what the kernel imports, all of which Kaggle's image has, can be imported here."""
+    here, missing = [], []
+    for name in kernel_packages():
+        try:
+            here.append(f"{name} {getattr(importlib.import_module(name), '__version__', '')}".strip())
+        except (ImportError, OSError, RuntimeError) as error:
+            missing.append(f"{name} ({error})")
+    if missing:
+        return Finding("kernel's packages", Mark.WARN, f"cannot be imported: {', '.join(missing)}", "make install")
+    return Finding("kernel's packages", Mark.OK, ", ".join(here))
+
+
+def check_data(data: Path | None) -> Finding:
+    """Whether a folder holds the competition's data, all of them."""
+    name = "competition data"
+    if data is None:
+        return Finding(name, Mark.OK, "no folder given (--data DIR)")
+    remedy = go_on(data)
+    found = count_contents(data)
+    if not found[LABELLED] and not found[STUDIES]:
+        return Finding(name, Mark.WARN, f"{data} holds none", remedy)
+    if _is_other_data(data, found):
+        kind = "a phantom" if (data / TRUTH_FOLDER).is_dir() else "another data set"
+        text = f"{kind}: {found[STUDIES]:,} studies, {found[LABELLED]:,} of them labelled"
+        return Finding(name, Mark.WARN, text, f"for the competition's: {go_on(Path('<another folder>'))}")
+    lacking = differences(found)
+    if lacking:
+        more = f" and {len(lacking) - LISTED} more" if len(lacking) > LISTED else ""
+        return Finding(name, Mark.WARN, f"incomplete: {'; '.join(lacking[:LISTED])}{more}", remedy)
+    return Finding(name, Mark.OK, f"{found[STUDIES]:,} studies, all tables and images")
+
+
+def check_weights(weights: Path | None) -> Finding:
+    """Whether a weights folder is whole and one that Kaggle takes as it is."""
+    if weights is None:
+        return Finding("weights", Mark.OK, "no folder given (--weights DIR)")
+    if not weights.is_dir():
+        return Finding("weights", Mark.WARN, f"{weights} is not there yet", "make package")
+    try:
+        package = read_package(weights)
+    except KaggleError as error:
+        return Finding("weights", Mark.WARN, str(error), "make package")
+    size = sum(package.files.values()) / 1e6
+    text = f"{package.ref}: {len(package.manifest.artefacts)} networks, {size:.1f} MB in {len(package.files)} files "
+    return Finding("weights", Mark.OK, f"{text}(at most {MOST_FILES}), manifest {package.digest[:12]}")

@@ -1,0 +1,209 @@
+"""The weights as a Kaggle dataset: create it or add a version, wait until it is ready, and compare what arrived.
+
+Kaggle's client makes a version without the files whose upload failed, and says nothing; so what counts here is the
+listing that Kaggle gives afterwards, and the manifest that comes back.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernels.build_notebook import OWNER_PLACEHOLDER
+from kernels.lumbar.manifest import Manifest
+from kernels.lumbar.weights import MANIFEST_FILE, WeightsError, checked_bytes, manifest_digest, read_manifest
+
+from .client import Answer, KaggleError, ask, ask_json, call
+from .patience import Patience
+
+METADATA_FILE = "dataset-metadata.json"
+# Kaggle takes so many top-level files.
+MOST_FILES = 50
+# Archives are unpacked and tables rewritten by Kaggle; these it leaves as they are.
+KEPT_SUFFIXES = (".bin", ".json", ".ts", ".md", ".txt")
+# A version that was just made may not be found for so many questions.
+UNSEEN_ASKS = 6
+GO_ON = "make upload"
+
+
+@dataclass(frozen=True)
+class Package:
+    """A folder that build_dataset.py made, checked once more before it leaves."""
+
+    folder: Path
+    ref: str
+    manifest: Manifest
+    digest: str
+    files: dict[str, int]
+    """Name → bytes of what is uploaded."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """What Kaggle says of a dataset."""
+
+    status: str
+    version: int
+
+
+def read_package(folder: Path) -> Package:
+    """The package in a folder, every network's bytes checked.  Raises KaggleError for one that must not be uploaded."""
+    try:
+        metadata = json.loads((folder / METADATA_FILE).read_text())
+        manifest = read_manifest(folder / MANIFEST_FILE)
+        for artefact in manifest.artefacts:
+            checked_bytes(folder, artefact)
+    except (OSError, ValueError, WeightsError) as error:
+        raise KaggleError(f"{folder} is no whole package ({error}): make it with `make package`") from error
+    ref = str(metadata.get("id", ""))
+    if ref.split("/")[0] in ("", OWNER_PLACEHOLDER):
+        raise KaggleError(f"{folder} does not say whose it is: `make package OWNER=<your Kaggle name>`")
+    entries = sorted(path for path in folder.iterdir() if path.name != METADATA_FILE)
+    changed = [path.name for path in entries if path.is_dir() or path.suffix not in KEPT_SUFFIXES]
+    if changed:
+        raise KaggleError(f"{folder} holds {', '.join(changed[:5])}, which Kaggle would skip or change: remove that")
+    if len(entries) > MOST_FILES:
+        raise KaggleError(f"{folder} has {len(entries)} files; Kaggle takes {MOST_FILES}")
+    sizes = {path.name: path.stat().st_size for path in entries}
+    return Package(folder, ref, manifest, manifest_digest(folder / MANIFEST_FILE), sizes)
+
+
+def remote_state(ref: str) -> Remote | None:
+    """Status and version of a dataset; None where Kaggle knows none of that name.  Raises KaggleError."""
+    try:
+        answer = ask_json("datasets", "status", ref, "--format", "json(status,current_version_number)")
+    except KaggleError as error:
+        # Of a private dataset that is not there Kaggle may say 403 as well as 404.
+        if error.status in (403, 404):
+            return None
+        raise
+    return Remote(str(answer.get("status", "")).lower(), int(answer.get("current_version_number") or 0))
+
+
+def remote_files(ref: str) -> dict[str, int]:
+    """Name → bytes of all files of a dataset's newest version.  Raises KaggleError."""
+    found: dict[str, int] = {}
+    token: list[str] = []
+    while True:
+        answer = ask("datasets", "files", ref, "--format", "json", "--page-size", "200", *token)
+        start = answer.out.find("[")
+        try:
+            rows = json.loads(answer.out[start:]) if start >= 0 else []
+        except ValueError as error:
+            raise KaggleError(f"`{answer.command}` answered no list of files: run it to see") from error
+        found |= {str(row["name"]): int(row["size"]) for row in rows}
+        following = [line for line in answer.out.splitlines() if line.startswith("Next Page Token = ")]
+        if not following:
+            return found
+        token = ["--page-token", following[0].removeprefix("Next Page Token = ")]
+
+
+def remote_digest(ref: str) -> str | None:
+    """sha256 of the manifest in a dataset's newest version; None where there is none.  Raises KaggleError."""
+    with tempfile.TemporaryDirectory(prefix="lumbar_manifest_") as scratch:
+        try:
+            ask("datasets", "download", ref, "-f", MANIFEST_FILE, "-p", scratch, "-o", "-q")
+        except KaggleError as error:
+            if error.status in (403, 404):
+                return None
+            raise
+        folder = Path(scratch)
+        for archive in folder.glob("*.zip"):  # Kaggle may pack a single file
+            with zipfile.ZipFile(archive) as packed:
+                packed.extract(MANIFEST_FILE, folder)
+        path = folder / MANIFEST_FILE
+        return manifest_digest(path) if path.is_file() else None
+
+
+def differences(package: Package) -> list[str]:
+    """How Kaggle's newest version differs from the package, a phrase each.  Raises KaggleError."""
+    there = remote_files(package.ref)
+    found = [f"{name} is missing" for name in package.files if name not in there]
+    found += [f"{name} should not be there" for name in there if name not in package.files]
+    found += [
+        f"{name} has {there[name]} bytes instead of {size}"
+        for name, size in package.files.items()
+        if name in there and there[name] != size
+    ]
+    if not found:
+        digest = remote_digest(package.ref)
+        if digest != package.digest:
+            found.append(f"its manifest is {_short(digest)}, not {_short(package.digest)}")
+    return found
+
+
+def upload(folder: Path, patience: Patience, dry_run: bool = False) -> Remote:
+    """Bring a package to Kaggle; returns once the very same files are there.  Raises KaggleError."""
+    package = read_package(folder)
+    total_mb = sum(package.files.values()) / 1e6
+    print(f"{package.ref}: {len(package.files)} files, {total_mb:.1f} MB, manifest {_short(package.digest)}")
+    if dry_run:
+        print(f"would run: kaggle datasets create -p {folder}   (or: kaggle datasets version, if it is there already)")
+        return Remote("dry run", 0)
+    before = remote_state(package.ref)
+    if before is not None:
+        before = wait_until_ready(package.ref, before.version, patience)
+        if not differences(package):
+            print(f"{package.ref} version {before.version} is this very package: nothing to upload")
+            return before
+        notes = f"{package.manifest.name}, manifest {_short(package.digest)}"
+        answer = call("datasets", "version", "-p", str(folder), "-m", notes, timeout_s=None, live=True)
+    else:
+        answer = call("datasets", "create", "-p", str(folder), timeout_s=None, live=True)
+    check_sent(answer, package)
+    after = wait_until_ready(package.ref, before.version + 1 if before else 1, patience)
+    wrong = differences(package)
+    if wrong:
+        raise KaggleError(
+            f"{package.ref} version {after.version} is not what was sent: {'; '.join(wrong[:3])}: "
+            f"`{GO_ON}` sends it again"
+        )
+    print(f"{package.ref} version {after.version} is ready and holds exactly these files")
+    return after
+
+
+def check_sent(answer: Answer, package: Package) -> None:
+    """Raises KaggleError where the client's words say that it failed, whatever its exit code."""
+    text = answer.text
+    if "already in use" in text:
+        raise KaggleError(
+            f"another dataset of yours has the title of {package.ref}, or Kaggle does not show it yet: "
+            f"`{GO_ON}` in a minute, or rename that one on Kaggle"
+        )
+    lost = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("Upload unsuccessful")]
+    if lost:
+        raise KaggleError(f"Kaggle did not take {', '.join(lost)}: `{GO_ON}` goes on where the upload was cut")
+    if answer.code != 0:
+        if answer.status == 403:
+            raise KaggleError(f"Kaggle is still busy with the last version of {package.ref}: `{GO_ON}` in a minute")
+        raise answer.error()
+    if "creation error" in text:
+        raise KaggleError(f"Kaggle made no version of {package.ref}: {text.splitlines()[-1]}; then `{GO_ON}`")
+
+
+def wait_until_ready(ref: str, version: int, patience: Patience) -> Remote:
+    """The dataset, once at least that version of it is ready.  Raises KaggleError."""
+    seen: list[Remote | None] = []
+
+    def state() -> tuple[str, bool]:
+        seen.append(remote_state(ref))
+        now = seen[-1]
+        if now is None:
+            if len(seen) > UNSEEN_ASKS:
+                raise KaggleError(f"Kaggle does not know {ref} after the upload: `{GO_ON}` sends it again")
+            return "not to be seen yet", False
+        if now.status in ("failed", "deleted"):
+            raise KaggleError(f"Kaggle says that {ref} version {now.version} {now.status}: `{GO_ON}` sends it again")
+        return f"version {now.version} {now.status}", now.status == "ready" and now.version >= version
+
+    patience.wait(ref, state, GO_ON)
+    ready = seen[-1]
+    assert ready is not None
+    return ready
+
+
+def _short(digest: str | None) -> str:
+    return digest[:12] if digest else "none"

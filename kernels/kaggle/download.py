@@ -1,0 +1,162 @@
+"""Downloads the competition's data and unpacks them; whatever stops it, the same command goes on from there.
+
+python -m kernels.kaggle.download --out DIR [--keep-zip]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import zipfile
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from kernels.build_notebook import COMPETITION
+from kernels.lumbar.submission import replace_json
+
+from .access import ask_admission
+from .client import Answer, KaggleError, ask, call
+from .contents import ARCHIVE_BYTES, LABELLED, UNPACKED_BYTES, count_contents, differences, go_on, is_other_data
+from .unpack import UnpackError, check_space, disk_message, unpack
+
+# Written beside the data when all of an archive is there: its counts.
+RECORD_FILE = ".unpacked.json"
+# The client waits without end for a first byte, so it is stopped and goes on; what it has is kept.
+ATTEMPT_S = 900.0
+LOOK_S = 0.5
+INTERRUPTED = 130
+
+
+def is_complete(out: Path, found: dict[str, int]) -> bool:
+    """Whether a folder holds all of the archive that was unpacked in it, or all of the competition."""
+    return not differences(found) or found == _read(out / RECORD_FILE)
+
+
+def marker_of(archive: Path) -> Path:
+    """Where the client keeps what a partial download is part of."""
+    return archive.with_name(archive.name + ".kaggle-partial")
+
+
+def is_whole(archive: Path) -> bool:
+    """Whether an archive was downloaded to its end."""
+    return zipfile.is_zipfile(archive) and not marker_of(archive).exists()
+
+
+def listed_bytes() -> int | None:
+    """Size of all files of the competition, where Kaggle lists them on one page.  Raises KaggleError."""
+    answer = ask("competitions", "files", COMPETITION, "--format", "json", "--page-size", "200")
+    if "Next Page Token" in answer.out:
+        return None
+    try:
+        return sum(int(row["size"]) for row in json.loads(answer.out[answer.out.index("[") :]))
+    except (ValueError, KeyError, TypeError):  # the table's figures will do
+        return None
+
+
+def fetch(archive: Path) -> None:
+    """Download the archive, or what is missing of it.  Raises KaggleError, UnpackError."""
+    ask_admission().check()
+    size, present = listed_bytes(), _size(archive)
+    needed = max(0, (size or ARCHIVE_BYTES) - present) + (size or UNPACKED_BYTES)
+    check_space(archive.parent, needed, "download and unpack")
+    arguments = ("competitions", "download", COMPETITION, "-p", str(archive.parent), "-q")
+    with (
+        tqdm(desc="download", initial=present, total=None, unit="B", unit_scale=True) as bar,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        while True:
+            before = _size(archive)
+            problem = watch(pool.submit(call, *arguments, timeout_s=ATTEMPT_S), archive, bar)
+            if problem is None:
+                return
+            if _size(archive) <= before:
+                raise problem
+
+
+def watch(attempt: Future[Answer], archive: Path, bar: tqdm) -> KaggleError | None:
+    """Show an archive grow until the client ends; what went wrong, if anything."""
+    while not attempt.done():
+        wait([attempt], LOOK_S)
+        bar.total = _read(marker_of(archive)).get("size") or bar.total
+        bar.update(_size(archive) - bar.n)
+    try:
+        return failure(attempt.result(), archive)
+    except KaggleError:
+        return KaggleError(f"Kaggle sent nothing for {ATTEMPT_S:.0f} s")
+
+
+def failure(answer: Answer, archive: Path) -> KaggleError | None:
+    """Why the client did not bring an archive; None where it says that it did."""
+    if answer.code == 0:
+        return None
+    if "No space left on device" in answer.text:
+        return KaggleError(f"the disk of {archive.parent} is full: free some space")
+    if "requests.exceptions." in answer.text or "urllib3.exceptions." in answer.text:
+        return KaggleError(f"the line to Kaggle broke after {_size(archive) / 1e9:.2f} GB, which are kept")
+    return answer.error()
+
+
+def download(out: Path, keep_zip: bool) -> list[str]:
+    """Bring the competition's data into a folder; lines to tell.  Raises KaggleError, UnpackError, OSError."""
+    found = count_contents(out)
+    if is_complete(out, found):
+        return [f"{out} holds all data already: {found[LABELLED]:,} labelled studies"]
+    archive = out / f"{COMPETITION}.zip"
+    if is_other_data(found) and not (archive.exists() or (out / RECORD_FILE).exists()):
+        raise UnpackError(f"{out} holds another data set ({found[LABELLED]:,} labelled studies): move it elsewhere")
+    out.mkdir(parents=True, exist_ok=True)
+    if not is_whole(archive):
+        fetch(archive)
+        if marker_of(archive).exists() and not zipfile.is_zipfile(archive):
+            raise KaggleError(f"the client ended after {_size(archive) / 1e9:.2f} GB, which are kept")
+    written = unpack(archive, out)
+    found = count_contents(out)
+    replace_json(out / RECORD_FILE, found)
+    marker_of(archive).unlink(missing_ok=True)
+    if not keep_zip:
+        archive.unlink()
+    lines = [f"{out} holds all files of the archive, {written:,} of them new: {found[LABELLED]:,} labelled studies"]
+    return lines + [f"unlike the competition as it is known: {difference}" for difference in differences(found)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m kernels.kaggle.download", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for the data")
+    parser.add_argument("--keep-zip", action="store_true", help="keep the archive after unpacking it")
+    options = parser.parse_args(argv)
+    again = f"`{go_on(options.out)}`"
+    try:
+        lines = download(options.out, options.keep_zip)
+    except (KaggleError, UnpackError) as error:
+        print(f"download: {error}; then run {again} again", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"download: {disk_message(error, options.out)}; then run {again} again", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"download: stopped; {again} goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    print(*lines, sep="\n")
+    return 0
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A small JSON object; empty where there is none."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""The notebook on Kaggle: made for the weights that lie there, pushed once, its version remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from kernels.build_notebook import COMPETITION, METADATA_NAME, NOTEBOOK_NAME, write_kernel
+
+from .client import Answer, KaggleError, call
+from .dataset import read_package, remote_digest, remote_state
+from .patience import Patience
+from .run import GO_ON, Pushed, UnusableRun, check_report, describe, finish_run
+from .state import ShipState
+
+
+def push(
+    weights: Path, ship: Path, patience: Patience, dry_run: bool = False, again: bool = False, gpu: bool = True
+) -> None:
+    """Render the notebook for these weights, push it, wait for its run and check that.  Raises KaggleError.
+
+    A notebook that was pushed already is not pushed again while its run goes on, or once that was found good.
+    """
+    package = read_package(weights)
+    owner, dataset = package.ref.split("/")
+    folder = ship / "kernel"
+    write_kernel(folder, owner, dataset, package.digest, gpu)
+    metadata = json.loads((folder / METADATA_NAME).read_text())
+    check_metadata(metadata)
+    ref = metadata["id"]
+    if dry_run:
+        print(f"would run: kaggle kernels push -p {folder}   ({ref}, for the weights {package.digest[:12]})")
+        return
+    state = ShipState(ship)
+    sha256 = hashlib.sha256((folder / NOTEBOOK_NAME).read_bytes() + (folder / METADATA_NAME).read_bytes()).hexdigest()
+    known = state.get("kernel")
+    if known.get("sha256") == sha256 and state.get("run").get("usable", True) and not again:
+        pushed = Pushed(ref, known["version"])
+        print(f"{ref} version {pushed.version} is this very notebook: not pushed again")
+    else:
+        check_dataset(package.ref, package.digest)
+        pushed = read_push(call("kernels", "push", "-p", str(folder)), ref)
+        state.drop("run", "submission")
+        state.put("kernel", ref=ref, version=pushed.version, sha256=sha256, manifest_sha256=package.digest)
+        print(f"{ref} version {pushed.version} pushed; Kaggle runs it now")
+    try:
+        report = finish_run(pushed, ship, patience)
+        check_report(report, package.digest, gpu)
+    except UnusableRun:
+        state.put("run", usable=False)
+        raise
+    state.put("run", usable=True, seen=True)
+    print(describe(report))
+
+
+def check_metadata(metadata: dict[str, Any]) -> None:
+    """Raises KaggleError for metadata that Kaggle takes and a code competition does not."""
+    slug = re.sub(r"[^a-z0-9]+", "-", metadata["title"].lower()).strip("-")
+    if metadata["id"].split("/")[1] != slug:
+        raise KaggleError(f"the notebook's title would become the slug '{slug}', not that of {metadata['id']}")
+    if metadata["enable_internet"]:
+        raise KaggleError("a notebook with internet cannot be submitted: set enable_internet to false")
+    if COMPETITION not in metadata["competition_sources"] or not metadata["dataset_sources"]:
+        raise KaggleError("the notebook must name the competition and the weights as its sources")
+
+
+def check_dataset(ref: str, digest: str) -> None:
+    """Raises KaggleError where the weights on Kaggle are not ready, or not those the notebook is made for."""
+    remote = remote_state(ref)
+    if remote is None:
+        raise KaggleError(f"there is no dataset {ref} on Kaggle: `make upload` first")
+    if remote.status != "ready":
+        raise KaggleError(f"{ref} is still {remote.status}: `make upload` waits for it, then `{GO_ON}`")
+    there = remote_digest(ref)
+    if there != digest:
+        raise KaggleError(
+            f"{ref} holds the manifest {there or 'of nobody'} and this notebook is made for {digest}: "
+            "`make upload` first"
+        )
+
+
+def read_push(answer: Answer, ref: str) -> Pushed:
+    """The version that was pushed.  Raises KaggleError where the client's words say that something is wrong."""
+    text = answer.text
+    if answer.status == 409 or "already in use" in text:
+        raise KaggleError(
+            f"Kaggle has another notebook with the title of {ref}: delete or rename that one, then `{GO_ON}`", 409
+        )
+    if answer.code != 0:
+        raise answer.error()
+    wrong = [line for line in text.splitlines() if "not valid" in line or "push error" in line]
+    if wrong:
+        raise KaggleError(f"Kaggle did not take the notebook as it is: {wrong[0]}; then `{GO_ON}`")
+    found = re.search(r"Kernel version (\d+) successfully pushed", text)
+    if not found:
+        last = text.splitlines()[-1] if text else "nothing"
+        raise KaggleError(f"Kaggle did not say which version was pushed ({last}): `{GO_ON}` pushes again")
+    return Pushed(ref, int(found.group(1)))

@@ -1,0 +1,132 @@
+"""A notebook's run on Kaggle: wait for its end, fetch what it left, and see that it is the run that was meant."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kernels.build_notebook import PACKAGE, read_modules, sources_digest
+
+from .client import KaggleError, ask
+from .patience import Patience
+
+GO_ON = "make push"
+ENDED_WELL = "complete"
+ENDED_BADLY = ("error", "cancel_acknowledged", "cancel_requested")
+# Lines of a failed run's log that are shown.
+LOG_TAIL = 15
+
+
+class UnusableRun(KaggleError):
+    """A run that must not be submitted, so that the next push makes another."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """A version of a notebook on Kaggle."""
+
+    ref: str
+    version: int
+
+    def __str__(self) -> str:
+        return f"{self.ref} version {self.version}"
+
+
+def finish_run(pushed: Pushed, ship: Path, patience: Patience) -> dict[str, Any]:
+    """Wait for the run's end, fetch its outputs into SHIP/run, and return its report.  Raises KaggleError.
+
+    Clients may answer for an earlier version of the notebook: then the outputs name other modules, and it waits on.
+    """
+    expected = sources_digest(read_modules(PACKAGE))
+    reports: list[dict[str, Any]] = []
+
+    def state() -> tuple[str, bool]:
+        status, message = run_status(pushed)
+        if status not in (ENDED_WELL, *ENDED_BADLY):
+            return status, False
+        folder = fetch_outputs(pushed.ref, ship / "run")
+        if status != ENDED_WELL:
+            raise UnusableRun(failure(pushed, status, message, folder))
+        reports.append(read_report(folder))
+        if reports[-1].get("notebook") != expected:
+            return "the outputs of another version", False
+        return status, True
+
+    patience.wait(str(pushed), state, GO_ON)
+    return reports[-1]
+
+
+def run_status(pushed: Pushed) -> tuple[str, str]:
+    """Kaggle's word for a run's state, in small letters, and its message of failure.  Raises KaggleError."""
+    answer = ask("kernels", "status", f"{pushed.ref}/{pushed.version}")
+    found = re.search(r'has status "(?:\w+\.)?(\w+)"', answer.text)
+    if not found:
+        raise KaggleError(f"`{answer.command}` named no status: {answer.text}")
+    message = re.search(r'Failure message: "(.*)"', answer.text)
+    return found.group(1).lower(), message.group(1) if message else ""
+
+
+def fetch_outputs(ref: str, folder: Path) -> Path:
+    """The newest run's outputs and its log, in a folder that is replaced as a whole.  Raises KaggleError."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    ask("kernels", "output", ref, "-p", str(partial), "-o", "-q", "--page-size", "200")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return folder
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The run's run_report.json, where a submission.csv lies beside it.  Raises UnusableRun."""
+    if not (folder / "submission.csv").is_file():
+        raise UnusableRun(f"the run left no submission.csv: see {folder}; `{GO_ON}` pushes again")
+    try:
+        report: dict[str, Any] = json.loads((folder / "run_report.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UnusableRun(f"the run left no run_report.json ({error}): see {folder}") from error
+    return report
+
+
+def failure(pushed: Pushed, status: str, message: str, folder: Path, go_on: str = GO_ON) -> str:
+    """Why a run failed: Kaggle's word for it, and the end of its log."""
+    said = f": {message}" if message else ""
+    lines = [line for log in folder.glob("*.log") for line in log_lines(log.read_text(errors="replace"))]
+    tail = "".join(f"\n    {line}" for line in lines[-LOG_TAIL:])
+    return f"the run of {pushed} ended with '{status}'{said}; once mended, `{go_on}` pushes again{tail}"
+
+
+def log_lines(text: str) -> list[str]:
+    """The lines a notebook printed; Kaggle's log is a JSON list of them, or plain text."""
+    try:
+        text = "".join(str(event["data"]) for event in json.loads(text))
+    except (ValueError, TypeError, KeyError):
+        return [line for line in text.splitlines() if line.strip()]
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def check_report(report: dict[str, Any], digest: str, gpu: bool) -> None:
+    """Raises UnusableRun where a run that ended well is not what was asked for."""
+    used = report.get("manifest_sha256")
+    if used != digest:
+        raise UnusableRun(f"the run had the weights {used or 'of nobody'}, not {digest}: `make upload`, then `{GO_ON}`")
+    if gpu and not str(report.get("device", "")).startswith("cuda"):
+        unusable = [problem["detail"] for problem in report.get("problems", []) if problem["kind"] == "gpu-unusable"]
+        reason = unusable[0] if unusable else "is the week's quota used up?"
+        raise UnusableRun(f"the run had no GPU ({reason}): `{GO_ON}` tries again, `{GO_ON} GPU=no` does without one")
+    if not report.get("members_used"):
+        raise UnusableRun("the run used no network at all: see problems in its run_report.json")
+
+
+def describe(report: dict[str, Any]) -> str:
+    """A line on a run."""
+    studies, fallbacks = report["studies"], report["fallbacks"]
+    return (
+        f"the run graded {studies['graded']} of {studies['asked']} studies with {len(report['members_used'])} networks "
+        f"on {report['device']} in {report['seconds']['total']:.0f} s; {fallbacks['rows']} rows kept their prior; "
+        f"problems: {report['problem_counts'] or 'none'}"
+    )

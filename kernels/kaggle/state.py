@@ -1,0 +1,46 @@
+"""What was sent to Kaggle so far: SHIP/state.json, so that an interrupted chain goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kernels.lumbar.submission import replace_json
+
+from .client import KaggleError
+
+STATE_FILE = "state.json"
+
+
+class ShipState:
+    """Facts by step (`kernel`, `run`, `submission`), each written to disk as soon as it is known."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises KaggleError where the file is damaged or not ours."""
+        self.path = folder / STATE_FILE
+        self._facts: dict[str, dict[str, Any]] = {}
+        if self.path.is_file():
+            try:
+                self._facts = json.loads(self.path.read_text())
+                if not all(isinstance(facts, dict) for facts in self._facts.values()):
+                    raise ValueError("steps are objects")
+            except (OSError, ValueError, AttributeError) as error:
+                raise KaggleError(f"{self.path} cannot be read ({error}): remove it and push again") from error
+
+    def get(self, step: str) -> dict[str, Any]:
+        """What is known of a step; empty where nothing is."""
+        return dict(self._facts.get(step, {}))
+
+    def put(self, step: str, **facts: Any) -> None:
+        """Replace what is known of a step."""
+        self._facts[step] = facts
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        replace_json(self.path, self._facts)
+
+    def drop(self, *steps: str) -> None:
+        """Forget steps that no longer hold."""
+        for step in steps:
+            self._facts.pop(step, None)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        replace_json(self.path, self._facts)

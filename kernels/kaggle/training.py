@@ -1,0 +1,84 @@
+"""Training on Kaggle's GPU: push the training notebook, wait for its session, and fetch the runs that it left."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from kernels.build_notebook import METADATA_NAME, OWNER_PLACEHOLDER
+from kernels.build_training import write_training
+
+from .client import KaggleError, call
+from .notebook import read_push
+from .patience import Patience
+from .run import ENDED_BADLY, ENDED_WELL, Pushed, failure, fetch_outputs, run_status
+from .state import ShipState
+
+GO_ON = "make push-train"
+# What the session says of its own end (training/session.py): all is trained, or the time was up.
+TRAINED, TIME_UP = 0, 3
+
+
+def push_training(options: argparse.Namespace, patience: Patience) -> None:
+    """Push, wait, fetch SHIP/trained/runs and say how to go on.  Raises KaggleError, BuildError.
+
+    A session that is still going is waited for, not pushed again.
+    """
+    if options.owner == OWNER_PLACEHOLDER and not options.dry_run:
+        raise KaggleError(f"say whose notebook it is: `{GO_ON} OWNER=<your Kaggle name>`, or set KAGGLE_USERNAME")
+    folder = options.ship / "training"
+    chosen = (options.owner, options.recipes, options.profile, options.folds)
+    write_training(folder, *chosen, resume=options.resume, datasets=options.datasets)
+    ref = json.loads((folder / METADATA_NAME).read_text())["id"]
+    if options.dry_run:
+        print(f"would run: kaggle kernels push -p {folder}   ({ref})")
+        return
+    state = ShipState(options.ship)
+    known = state.get("training")
+    if known.get("going") and known.get("ref") == ref and not options.again:
+        pushed = Pushed(ref, known["version"])
+        print(f"{pushed} is still to be waited for: not pushed again (AGAIN=1 does)")
+    else:
+        if options.resume and not known:
+            raise KaggleError(f"there is no earlier session to resume in {options.ship}: `{GO_ON}` without RESUME=1")
+        pushed = read_push(call("kernels", "push", "-p", str(folder)), ref)
+        state.put("training", ref=ref, version=pushed.version, going=True)
+        print(f"{pushed} pushed; Kaggle trains now, for up to 12 hours")
+    status, message = _wait(pushed, patience)
+    state.put("training", ref=ref, version=pushed.version, going=False)
+    trained = fetch_outputs(ref, options.ship / "trained")
+    if status != ENDED_WELL:
+        raise KaggleError(failure(pushed, status, message, trained, GO_ON))
+    print(describe(read_session(trained), trained))
+
+
+def _wait(pushed: Pushed, patience: Patience) -> tuple[str, str]:
+    answers: list[tuple[str, str]] = []
+
+    def state() -> tuple[str, bool]:
+        answers.append(run_status(pushed))
+        return answers[-1][0], answers[-1][0] in (ENDED_WELL, *ENDED_BADLY)
+
+    patience.wait(str(pushed), state, GO_ON)
+    return answers[-1]
+
+
+def read_session(trained: Path) -> dict[str, Any]:
+    """What the session says of itself.  Raises KaggleError where it left nothing, or failed."""
+    try:
+        session: dict[str, Any] = json.loads((trained / "runs" / "session.json").read_text())
+    except (OSError, ValueError) as error:
+        raise KaggleError(f"the session left no runs/session.json ({error}): see {trained}") from error
+    if session.get("code") not in (TRAINED, TIME_UP):
+        raise KaggleError(f"training failed, see the log in {trained}; once mended, `{GO_ON} RESUME=1` goes on")
+    return session
+
+
+def describe(session: dict[str, Any], trained: Path) -> str:
+    """How far training is, and the command that goes on."""
+    finished, left = session["finished"], session["left"]
+    if session["code"] == TIME_UP:
+        return f"{len(finished)} networks are trained and {len(left)} are left: `{GO_ON} RESUME=1` goes on"
+    return f"all {len(finished)} networks are trained: `make package RUNS={trained / 'runs'}` ships them"
