@@ -32,8 +32,8 @@ from kernels.lumbar.weights import WeightsError, load_member, read_manifest
 from training.packing import Located, Run, UnusableRun, collect, pack, routes_of
 from training.problems import told
 from training.recipe import Profile, Recipe, RecipeError
+from training.recipes import load_named, names_of
 from training.runs import RunFolder
-from training.train_all import load_named
 from training.weighting import FoundEnsemble, chosen_runs, read_ensemble, weighted
 
 RELEASES = Path(__file__).resolve().parent / "weights_manifest"
@@ -163,7 +163,7 @@ def choose_recipes(runs: Path, names: str | None, profile: Profile) -> list[Reci
     if names is None:
         chosen = sorted(path.parent.name for path in runs.glob(f"*/{profile}") if path.is_dir())
     else:
-        chosen = [name.strip() for name in names.split(",") if name.strip()]
+        chosen = names_of([names])
     if not chosen:
         raise BuildError(f"{runs} holds no runs of profile '{profile}': make some with make train-all")
     return [load_named(name, profile) for name in chosen]

@@ -24,7 +24,7 @@ from kernels.lumbar.dicom import read_study
 from kernels.lumbar.manifest import Artefact
 from training import torchvision_shim
 from training.recipe import MemberRecipe
-from training.train_all import load_named
+from training.recipes import load_named
 
 torchvision_shim.apply()
 torch.set_num_threads(1)
@@ -79,6 +79,14 @@ def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_client: WarmCli
             monkeypatch.setenv(name, value)
         yield server
         assert server.connects == []
+
+
+@pytest.fixture(scope="session")
+def two_studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A competition's folder with two test studies, of another maker than the phantom's."""
+    folder = tmp_path_factory.mktemp("two_studies")
+    write_foreign_dataset(folder, studies=1, seed=5, test_studies=2)
+    return folder
 
 
 @pytest.fixture(scope="session")

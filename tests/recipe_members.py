@@ -11,7 +11,7 @@ from kernels.lumbar.manifest import Artefact
 from training import networks
 from training.fitting.export import export
 from training.recipe import MemberRecipe
-from training.train_all import RECIPES, load_named
+from training.recipes import RECIPES, load_named
 
 
 def members(profile: str, role: str) -> list[MemberRecipe]:

@@ -23,8 +23,8 @@ from tests.tiny_runs import write_runs
 from training import packing
 from training.packing import collect
 from training.recipe import Recipe
+from training.recipes import load_named
 from training.runs import RunFolder
-from training.train_all import load_named
 from training.weighting import FoundEnsemble, read_ensemble, weighted
 
 

@@ -24,7 +24,7 @@ from training.data import cache as cache_module
 from training.data.cache import CacheError, build_cache, requests_of, stored, widened
 from training.data.decode import Annotation, lift_all
 from training.data.tables import read_tables
-from training.train_all import load_named
+from training.recipes import load_named
 
 MEMBERS = load_named("split_and_global", "smoke").members()
 VIEWS = list(dict.fromkeys((one.member.unit, view) for one in MEMBERS for view in one.member.inputs))

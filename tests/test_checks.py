@@ -13,7 +13,7 @@ from training.fit_spec import Loss
 from training.fitting.losses import LOSSES
 from training.networks import NetworkError
 from training.recipe import Profile, Recipe, RecipeError, merge
-from training.train_all import RECIPES, load_named
+from training.recipes import RECIPES, load_named
 
 
 def smoke_of(name: str, changes: str) -> Recipe:

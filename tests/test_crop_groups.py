@@ -10,7 +10,7 @@ import pytest
 from training.data.cache import Cache
 from training.data.crop_groups import CropGroups, bytes_of, grouped
 from training.recipe import MemberRecipe
-from training.train_all import load_named
+from training.recipes import load_named
 
 STUDIES = 100
 

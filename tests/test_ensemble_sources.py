@@ -15,10 +15,11 @@ from kernels.lumbar.predictor import Prediction
 from kernels.lumbar.priors import public_priors
 from training.evaluation.ensemble import main
 from training.evaluation.ensemble_parts import SearchError
-from training.evaluation.ensemble_sources import RECIPES, read_costs, standing_of, usable
+from training.evaluation.ensemble_sources import read_costs, standing_of, usable
 from training.evaluation.out_of_fold import answers_of, rows_of, together, write
 from training.evaluation.validate import answer_table
 from training.recipe import Recipe, load_recipe
+from training.recipes import RECIPES
 
 FIRST, SECOND = "slice_transformer", "view_fusion"
 STUDIES = 24

@@ -24,8 +24,8 @@ from training.evaluation.intervals import Difference, Interval, intervals
 from training.evaluation.truth import read_landmarks, read_solution
 from training.evaluation.validate import answer_table, predict_studies
 from training.recipe import Recipe
+from training.recipes import load_named
 from training.runs import RunFolder
-from training.train_all import load_named
 
 NAMES = ["slice_transformer", "split_and_global"]
 WAYS = (OWN, AGREED, TRUE)

@@ -18,12 +18,8 @@ import pandas as pd
 import pytest
 from nbformat import NotebookNode
 
-import build_dataset
 from kernels import build_notebook as builder
 from kernels import simulate
-from tests.dicom_factory import write_foreign_dataset
-from tests.tiny_runs import write_runs
-from training.train_all import load_named
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = Path(__file__).with_name("image-requirements.txt")
@@ -112,28 +108,13 @@ def test_modules_compile_for_the_pythons_of_the_image(notebook, tmp_path, versio
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_foreign_dataset(folder, studies=1, seed=5, test_studies=2)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    runs, out = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("packages") / "weights"
-    write_runs(runs, load_named("split_and_global", "smoke"))
-    assert build_dataset.main(["--runs", str(runs), "--out", str(out), "--profile", "smoke"]) == 0
-    return out
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not IMAGE_PYTHON.exists(), reason="there is no .venv-image: `make test-image` makes it")
-def test_submission_is_the_same_with_the_libraries_of_the_image(notebook, data, weights, tmp_path):
+def test_submission_is_the_same_with_the_libraries_of_the_image(notebook, two_studies, package, tmp_path):
     path = tmp_path / "notebook.ipynb"
     more = nbformat.v4.new_code_cell(VERSIONS_CODE, id="versions")
     nbformat.write(nbformat.v4.new_notebook(cells=[*notebook.cells, more], metadata=notebook.metadata), path)
-    given = ["--data", str(data), "--weights", str(weights), "--notebook", str(path)]
+    given = ["--data", str(two_studies), "--weights", str(package), "--notebook", str(path)]
     of_image, of_project = tmp_path / "image", tmp_path / "project"
     assert simulate.main([*given, "--out", str(of_image), "--python", str(IMAGE_PYTHON)]) == 0
     assert simulate.main([*given, "--out", str(of_project), "--no-public"]) == 0

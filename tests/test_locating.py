@@ -19,7 +19,7 @@ from tests.dicom_factory import write_foreign_dataset
 from tests.dotted_studies import CANAL, FORAMINA, RECESSES, Reader, middle_of, stack, study, whole
 from tests.spines import spine
 from tests.tiny_runs import write_runs
-from training import train_all
+from training import recipes as recipe_files
 from training.evaluation import bench_locate
 from training.evaluation.bench_locate import MEAN_SHAPE, Finished, candidates
 from training.evaluation.locating import average_offsets, average_positions, judge, nearest_slice, shown, summary
@@ -191,14 +191,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two recipes without graders, of the same localisers."""
-    document = yaml.safe_load((train_all.RECIPES / "split_and_global.yaml").read_text())
+    document = yaml.safe_load((recipe_files.RECIPES / "split_and_global.yaml").read_text())
     folder = tmp_path / "recipes"
     folder.mkdir()
     for name in ("trained", "untrained"):
         profile = {"localisers": document["profiles"]["smoke"]["localisers"]}
         changes = {"name": name, "graders": {}, "backbones": {}, "profiles": {"smoke": profile}}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump({**document, **changes}, sort_keys=False))
-    monkeypatch.setattr(train_all, "RECIPES", folder)
+    monkeypatch.setattr(recipe_files, "RECIPES", folder)
     return folder
 
 

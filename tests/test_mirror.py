@@ -22,8 +22,8 @@ from tests.tiny_runs import GOLDEN_SEED, TinyLocaliser
 from training.evaluation.validate import route_of
 from training.fitting.export import export
 from training.recipe import MemberRecipe
+from training.recipes import load_named
 from training.runs import RunFolder
-from training.train_all import load_named
 
 
 class SidedGrader(nn.Module):

@@ -15,7 +15,7 @@ from training import networks, torchvision_shim
 from training.networks import NetworkError, encoders
 from training.networks.heatmaps import points_from_maps
 from training.recipe import MemberRecipe
-from training.train_all import RECIPES, load_named
+from training.recipes import RECIPES, load_named
 
 SMALLEST: dict[str, list[MemberRecipe]] = {
     "deeplab_heatmap": [

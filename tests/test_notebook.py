@@ -12,13 +12,9 @@ import pandas as pd
 import pytest
 from slugify import slugify
 
-import build_dataset
 from kernels import build_notebook as builder
 from kernels import simulate
 from kernels.lumbar import predict
-from tests.dicom_factory import write_foreign_dataset
-from tests.tiny_runs import write_runs
-from training.train_all import load_named
 
 COMMITTED = Path(builder.__file__).resolve().parent / "inference"
 # Kaggle refuses larger sources.
@@ -127,35 +123,18 @@ def test_unknown_owner_is_a_placeholder_and_said(tmp_path, capsys, monkeypatch):
     assert json.loads((tmp_path / builder.METADATA_NAME).read_text())["id"] == "ada/lumbar-inference"
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    """Two test studies, of another maker than the phantom's."""
-    folder = tmp_path_factory.mktemp("data")
-    write_foreign_dataset(folder, studies=1, seed=5, test_studies=2)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    """A package of tiny networks with the inputs and answers of a real recipe."""
-    runs, out = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("packages") / "weights"
-    write_runs(runs, load_named("split_and_global", "smoke"))
-    assert build_dataset.main(["--runs", str(runs), "--out", str(out), "--profile", "smoke"]) == 0
-    return out
-
-
-@pytest.mark.parametrize("layout", ["new", "old"])
-def test_notebook_alone_does_what_the_package_does(built, data, weights, tmp_path, layout):
+@pytest.mark.parametrize(("layout", "more"), [("new", []), ("old", ["--no-public"])])
+def test_notebook_alone_does_what_the_package_does(built, two_studies, package, tmp_path, layout, more):
     notebook, out = built / builder.NOTEBOOK_NAME, tmp_path / "notebook"
-    given = ["--data", str(data), "--weights", str(weights)]
-    assert simulate.main([*given, "--out", str(out), "--notebook", str(notebook), "--layout", layout]) == 0
+    given = ["--data", str(two_studies), "--weights", str(package)]
+    assert simulate.main([*given, "--out", str(out), "--notebook", str(notebook), "--layout", layout, *more]) == 0
     report = json.loads((out / "run_report.json").read_text())
     assert report["studies"] == {"asked": 2, "graded": 2}
     assert len(report["members_used"]) == 7 and report["manifest"] == "split_and_global_smoke"
     assert report["fallbacks"]["rows"] < 50, "no row was graded"
 
     of_package = tmp_path / "package"
-    assert predict.main(["--competition", str(data), "--weights", str(weights), "--out", str(of_package)]) == 0
+    assert predict.main(["--competition", str(two_studies), "--weights", str(package), "--out", str(of_package)]) == 0
     for name in ("submission.csv", "landmarks.csv"):
         assert (out / name).read_bytes() == (of_package / name).read_bytes()
     priors = pd.read_csv(out / "submission.csv").iloc[:, 1:].round(12).drop_duplicates()

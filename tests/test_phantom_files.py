@@ -10,18 +10,12 @@ import pandas as pd
 import pydicom
 import pytest
 
+from kernels.kaggle.contents import TABLES
 from kernels.lumbar.labels import CONDITIONS, LEVELS, ROWS, SEVERITIES
 from training.phantom.dataset import Options, make_dataset
 from training.phantom.rle import encode_rle
 
 OPTIONS = Options(train=3, test=2, seed=11, scale=0.25)
-TABLES = (
-    "train.csv",
-    "train_series_descriptions.csv",
-    "train_label_coordinates.csv",
-    "test_series_descriptions.csv",
-    "sample_submission.csv",
-)
 ABSENT_TAGS = ("SOPClassUID", "Modality", "Manufacturer", "ImageType", "BodyPartExamined", "EchoTime")
 
 

@@ -9,14 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import build_dataset
 from kernels.lumbar import predict
 from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.submission import check
 from kernels.lumbar.weights import manifest_digest
 from tests.dicom_factory import write_foreign_dataset
-from tests.tiny_runs import write_runs
-from training.train_all import load_named
 
 STUDIES = 3
 
@@ -29,11 +26,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    runs, out = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("packages") / "weights"
-    write_runs(runs, load_named("split_and_global", "smoke"))
-    assert build_dataset.main(["--runs", str(runs), "--out", str(out), "--profile", "smoke"]) == 0
-    return out
+def weights(package: Path) -> Path:
+    return package
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import yaml
 
 from kernels.lumbar.labels import GROUPS, LEVELS, UNITS, row_of
 from training.recipe import Profile, Recipe, RecipeError, load_recipe, merge
+from training.recipes import load_named, names_of
 from training.shorthand import expand_targets, expand_views
-from training.train_all import load_named, names_of
 
 FOLDER = Path(__file__).resolve().parents[1] / "training" / "recipes"
 RECIPES = sorted(FOLDER.rglob("*.yaml"))

@@ -33,7 +33,7 @@ from training.evaluation.report_page import Html, Image, Section, figure, page, 
 from training.evaluation.report_predicted import predicted_from
 from training.evaluation.report_sources import read_sources
 from training.evaluation.show import open_study
-from training.train_all import load_named
+from training.recipes import load_named
 
 SECTIONS = (
     "Score",

@@ -19,7 +19,7 @@ from training.data.samples import MemberSamples
 from training.data.tables import MISSING, Tables, read_tables
 from training.fit_spec import Augmentation, Fitting, Network, Optimisation
 from training.recipe import MemberRecipe
-from training.train_all import load_named
+from training.recipes import load_named
 
 CPU = torch.device("cpu")
 CANAL = tuple(f"spinal_canal_stenosis_{level}" for level in LEVELS)

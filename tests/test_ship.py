@@ -5,21 +5,12 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import pytest
 from kaggle_state import Body, Files
 from shipping_steps import DATASET, KERNEL, ship
 
 from kernels import simulate
 from kernels.kaggle import client
 from kernels.lumbar import predict
-from tests.dicom_factory import write_foreign_dataset
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_foreign_dataset(folder, studies=1, seed=5, test_studies=2)
-    return folder
 
 
 def run_as_kaggle(data: Path, scratch: Path):
@@ -32,20 +23,22 @@ def run_as_kaggle(data: Path, scratch: Path):
         for name, content in files.items():
             (mounted / name).write_bytes(content)
         notebook.write_text(text)
-        options = ["--data", str(data), "--weights", str(mounted), "--out", str(out), "--notebook", str(notebook)]
-        code = simulate.main([*options, "--no-public"])
+        given = ["--data", str(data), "--weights", str(mounted), "--notebook", str(notebook), "--no-public"]
+        code = simulate.main([*given, "--out", str(out)])
         outputs = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
         return ("COMPLETE" if code == 0 else "ERROR"), outputs, outputs["log.txt"].decode(), ""
 
     return run
 
 
-def test_ship_leaves_the_submission_that_the_repository_computes(kaggle, package, data, tmp_path, capsys, monkeypatch):
+def test_ship_leaves_the_submission_that_the_repository_computes(
+    kaggle, package, two_studies, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(client, "subprocess", subprocess)  # `python -m kaggle` itself, as a user's shell starts it
-    kaggle.run_kernel = run_as_kaggle(data, tmp_path)
+    kaggle.run_kernel = run_as_kaggle(two_studies, tmp_path)
     shipped = tmp_path / "shipped"
     assert ship("ship", package, shipped, "--no-gpu", "--wait") == 0, capsys.readouterr().err
-    given = ["--competition", str(data), "--weights", str(package), "--out", str(tmp_path / "ours")]
+    given = ["--competition", str(two_studies), "--weights", str(package), "--out", str(tmp_path / "ours")]
     assert predict.main(given) == 0
     ours = (tmp_path / "ours" / "submission.csv").read_bytes()
     assert kaggle.submissions[0].content == ours == (shipped / "run" / "submission.csv").read_bytes()

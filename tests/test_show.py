@@ -17,7 +17,7 @@ from tests.spines import spine
 from tests.tiny_runs import write_runs
 from training.evaluation import overlays, show
 from training.evaluation.overlays import Panel, draw, draw_located, panels
-from training.train_all import load_named
+from training.recipes import load_named
 
 POINTS = spine(np.random.default_rng(5))
 TRUTH = {row: POINTS[row] for row in ROWS}

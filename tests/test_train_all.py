@@ -12,6 +12,7 @@ import yaml
 from tests.dicom_factory import write_foreign_dataset
 from training import train_all
 from training.recipe import Recipe, merge
+from training.recipes import RECIPES
 from training.runs import RunFolder
 
 TINY = {
@@ -31,7 +32,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def recipe() -> Recipe:
-    document = yaml.safe_load((train_all.RECIPES / "split_and_global.yaml").read_text())
+    document = yaml.safe_load((RECIPES / "split_and_global.yaml").read_text())
     smoke = merge(document, document.pop("profiles")["smoke"])
     return Recipe.model_validate(merge(smoke, TINY) | {"profile": "smoke"})
 

@@ -15,8 +15,8 @@ from kernels.lumbar.submission import replace_json
 from training.evaluation import validated
 from training.evaluation.metric import Score
 from training.evaluation.validate import fold_manifest
+from training.recipes import load_named
 from training.runs import RunFolder
-from training.train_all import load_named
 
 SCORE = Score(0.25, 0.5, 0.5, 0.25, 0.375)
 STUDIES = {0: ["1", "2"]}

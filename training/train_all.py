@@ -37,11 +37,11 @@ from training.evaluation.out_of_fold import OutOfFoldError
 from training.evaluation.priors import weighted_priors
 from training.evaluation.validate import localiser_errors, validate
 from training.networks import NetworkError
-from training.recipe import MemberRecipe, Profile, Recipe, RecipeError, load_recipe
+from training.recipe import MemberRecipe, Profile, Recipe, RecipeError
+from training.recipes import load_named, names_of
 from training.runs import RunFolder, git_commit
 from training.train import Job, TrainingError, train
 
-RECIPES = Path(__file__).parent / "recipes"
 OUT_OF_TIME = 3
 # So many of the networks that are left are named.
 SHOWN = 8
@@ -227,27 +227,6 @@ def progress(
                     job = RunFolder(runs, recipe).job(entry.member.name, fold)
                     (done if (job / "done.json").is_file() else left).append(str(job.relative_to(runs)))
     return done, left
-
-
-def names_of(given: Sequence[str]) -> list[str]:
-    """The recipes that a command line names, with spaces or commas between; without any, all of this project."""
-    named = [name for one in given for name in ([one] if Path(one).is_file() else one.replace(",", " ").split())]
-    return named or sorted(path.stem for path in RECIPES.glob("*.yaml"))
-
-
-def load_named(name: str, profile: Profile) -> Recipe:
-    """A recipe of this project by its name, or any by the path of its YAML file.  Raises RecipeError."""
-    path = Path(name) if name.endswith(".yaml") else RECIPES / f"{name}.yaml"
-    if not path.is_file():
-        known = " ".join(sorted(other.stem for other in RECIPES.glob("*.yaml")))
-        raise RecipeError(
-            f"there is no recipe '{name}'; several are named with spaces between, and there are: {known}; "
-            "one of your own is named by the path of its .yaml file"
-        )
-    recipe = load_recipe(path, profile)
-    if recipe.name != path.stem:
-        raise RecipeError(f"{path}: name: is '{recipe.name}', and must be that of the file, '{path.stem}'")
-    return recipe
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from training.evaluation.out_of_fold import Answers, Average, OutOfFoldError, Ru
 from training.evaluation.truth import TruthError, read_solution
 from training.packing import UnusableRun
 from training.recipe import Profile, RecipeError
-from training.train_all import RECIPES, load_named
+from training.recipes import load_named, names_of
 
 PLAIN = np.ones((len(GROUPS), len(SEVERITIES)))
 
@@ -197,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--fold", type=int, default=0, help="the fold whose graders are measured")
     parser.add_argument("--out", type=Path, help="for grading.json; default: --runs")
     given = parser.parse_args(argv)
-    names = given.recipes or sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    names = names_of(given.recipes)
     try:
         text = bench(given.data, given.runs, given.out or given.runs, names, given.profile, given.fold)
     except (BenchError, OutOfFoldError, RecipeError, SearchError, TruthError, UnusableRun, OSError) as error:

@@ -42,8 +42,8 @@ from training.evaluation.truth import TruthError, read_landmarks
 from training.evaluation.validate import fold_manifest
 from training.packing import UnusableRun, read_run
 from training.recipe import Profile, RecipeError
+from training.recipes import load_named, names_of
 from training.runs import RunFolder
-from training.train_all import RECIPES, load_named
 
 MEAN_SHAPE = "mean shape (always the average position)"
 ALL_RECIPES = "all recipes together"
@@ -227,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="for locating.json and locating.png; default: --runs")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that decode; 1 or more")
     given = parser.parse_args(argv)
-    names = given.recipes or sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    names = names_of(given.recipes)
     out = given.out or given.runs
     try:
         print(bench(given.data, given.runs, out, names, given.profile, given.fold, given.jobs))

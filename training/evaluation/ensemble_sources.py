@@ -17,11 +17,11 @@ from kernels.lumbar.labels import ROWS
 from training.evaluation.ensemble_search import Costs, SearchError
 from training.evaluation.ensemble_strategies import Standing
 from training.evaluation.out_of_fold import TRUTH, Answers, answers_of, read, together
-from training.recipe import MemberRecipe, Profile, Recipe, load_recipe
+from training.recipe import MemberRecipe, Profile, Recipe
+from training.recipes import load_named, path_of
 from training.runs import RunFolder
 
 TABLES = "out_of_fold*.parquet"
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 # Fewer studies than these are not enough to fit weights on, where there are more.
 LEAST_STUDIES = 10
 # So many members that answer a part of the studies are named.
@@ -85,14 +85,7 @@ def read_sources(runs: Path, profile: str, names: Sequence[str]) -> Sources:
 
 def _recipe_of(name: str, profile: str, asked: bool) -> Recipe | None:
     """None for a folder that no recipe of this project made, unless it was asked for: that raises RecipeError."""
-    path = Path(name) if name.endswith(".yaml") else RECIPES / f"{name}.yaml"
-    if path.is_file():
-        return load_recipe(path, cast(Profile, profile))
-    if not asked:
-        return None
-    from training.train_all import load_named  # imports torch, which takes longer than the whole search
-
-    return load_named(name, cast(Profile, profile))
+    return load_named(name, cast(Profile, profile)) if asked or path_of(name).is_file() else None
 
 
 def standing_of(recipe: Recipe) -> Standing:

@@ -15,8 +15,8 @@ from kernels.lumbar.study import Study
 from training.evaluation.validate import fold_manifest
 from training.packing import UnusableRun, read_run
 from training.recipe import Profile, RecipeError
+from training.recipes import load_named
 from training.runs import RunFolder
-from training.train_all import load_named
 
 
 class Looking:

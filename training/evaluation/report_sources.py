@@ -20,8 +20,8 @@ from training.evaluation.landmarks import LandmarkError
 from training.evaluation.out_of_fold import Answers, Average, Rule, answers_of, read
 from training.evaluation.report_found import Found, ReportError, find_ensemble
 from training.recipe import Profile, Recipe, RecipeError
+from training.recipes import load_named
 from training.runs import RunFolder
-from training.train_all import load_named
 
 PLAIN = np.ones((len(GROUPS), 3))
 

@@ -31,8 +31,8 @@ from training.evaluation.truth import TruthError, read_landmarks
 from training.evaluation.validate import fold_manifest
 from training.packing import UnusableRun, read_run
 from training.recipe import Profile, RecipeError
+from training.recipes import load_named, names_of
 from training.runs import RunFolder
-from training.train_all import RECIPES, load_named
 
 SPLITS = ("test", "train")
 NAMED = 3
@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         truth = known_landmarks(given.data, split, study)
         routes = locate_by_route(given.weights, study) if given.weights else {}
         if given.runs:
-            names = given.recipes or sorted(path.stem for path in RECIPES.glob("*.yaml"))
+            names = names_of(given.recipes)
             routes |= locate_by_recipe(given.runs, given.profile, names, study)
         if not routes and not truth:
             raise ShowError(f"nothing is known of study {given.study}: give --weights to locate its landmarks")
