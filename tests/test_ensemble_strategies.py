@@ -16,6 +16,7 @@ from training.evaluation.ensemble_strategies import (
     FREE,
     MEAN,
     RECIPE,
+    SIDE_BY_SIDE,
     SUBSET,
     Standing,
     shipped,
@@ -71,6 +72,17 @@ def test_a_recipe_keeps_its_own_way_to_average() -> None:
     result = search(FEW, rule, Costs.equal(FEW.members), None, [own])
     assert result.strategy == RECIPE and result.average == "logits"
     assert pooled(FEW.labels, own.ensemble(FEW).predict(FEW, LOGITS)).final == pytest.approx(result.fitted_score)
+
+
+def test_recipes_side_by_side_are_taken_where_they_help_each_other_and_fits_are_unsure() -> None:
+    few = answers_with([(1.5, 1.5, 1.5)] * 2, 12, seed=2)
+    one, other = standing(few.members[0], weight=2.0), standing(few.members[1])
+    made = strategies(few, LOGITS, Costs.equal(few.members), None, [one, other]).fits[SIDE_BY_SIDE](few)
+    assert made.weights.tolist() == [[2.0] * 3, [1.0] * 3]
+    assert SIDE_BY_SIDE not in strategies(few, LOGITS, Costs.equal(few.members), None, [one]).fits
+    result = found_in(few, None, one, other)
+    assert finals(result)[SIDE_BY_SIDE] < min(finals(result)[name] for name in ("recipe a", "recipe b"))
+    assert SIDE_BY_SIDE in strategies(few, LOGITS, Costs.equal(few.members), 1.0, [one, other]).too_dear
 
 
 def test_the_best_recipe_is_chosen_without_the_rows_it_is_scored_on() -> None:

@@ -21,7 +21,8 @@ from training.evaluation.ensemble_search import (
 )
 from training.evaluation.out_of_fold import Answers, Average, Rule
 
-FREE, MEAN, CALIBRATED, RECIPE, SUBSET = "free_weights", "simple_mean", "calibrated_mean", "best_recipe", "best_subset"
+FREE, MEAN, CALIBRATED, SUBSET = "free_weights", "simple_mean", "calibrated_mean", "best_subset"
+RECIPE, SIDE_BY_SIDE = "best_recipe", "side_by_side"
 # In words, for people.
 TITLES = {
     FREE: "free weights",
@@ -29,6 +30,7 @@ TITLES = {
     CALIBRATED: "simple mean of all, calibrated",
     RECIPE: "best recipe as it stands",
     SUBSET: "best subset",
+    SIDE_BY_SIDE: "all recipes side by side",
 }
 
 Fit = Callable[[Answers], Ensemble]
@@ -49,6 +51,14 @@ class Standing:
         weights = [[self.weights[name].get(group, 0.0) for group in GROUPS] for name in names]
         plain = np.ones((len(GROUPS), len(SEVERITIES)))
         return Ensemble(names, np.array(weights, np.float64).reshape(-1, len(GROUPS)), plain, self.average)
+
+
+def side_by_side(answers: Answers, standing: Sequence[Standing], average: Average) -> Ensemble:
+    """All recipes with their own weights, which is what is packaged where no ensemble was searched."""
+    weights: dict[str, Mapping[str, float]] = {}
+    for one in standing:
+        weights |= one.weights
+    return Standing(SIDE_BY_SIDE, weights, average).ensemble(answers)
 
 
 @dataclass(frozen=True)
@@ -77,8 +87,11 @@ def strategies(
     own = [one for one in own if one.members]
     if affordable := [one for one in own if costs.of(one.members) <= limit]:
         fits[RECIPE] = lambda part: min(affordable, key=lambda one: one.loss(part, rule))
-    whole = costs.of(answers.members) > limit
-    return Strategies(fits, frozenset((MEAN, CALIBRATED) if whole else ()))
+    together = side_by_side(answers, standing, rule.average)
+    if len(own) > 1:
+        fits[SIDE_BY_SIDE] = lambda part: together
+    dear = {MEAN: answers.members, CALIBRATED: answers.members, SIDE_BY_SIDE: together.members}
+    return Strategies(fits, frozenset(name for name, members in dear.items() if costs.of(members) > limit))
 
 
 def shipped(ensemble: Ensemble, answers: Answers) -> Ensemble:
