@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import log_loss
 
 from kernels.lumbar.labels import GROUPS, LEVELS, ROWS, SEVERITIES, SEVERITY_WEIGHTS, group_of
-from training.evaluation.metric import MetricError, score
+from training.evaluation.metric import MetricError, score, with_mean
 from training.evaluation.priors import weighted_priors
 
 STUDIES = 1975
@@ -103,6 +103,18 @@ def test_the_stand_in_has_the_counts_of_the_real_table(real):
 def test_constants_have_their_published_scores(real, probabilities):
     result = score(solution_of(real), constant(real, probabilities))
     assert astuple(result) == pytest.approx(CONSTANTS[probabilities], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("foraminal", "spinal", "any_severe", "subarticular", "published"),
+    [(0.4793, 0.2761, 0.2740, 0.5617, 0.3978), (0.4783, 0.2745, 0.2704, 0.5603, 0.3959)],
+)
+def test_the_score_is_the_plain_mean_of_its_parts_as_the_notes_of_the_second_place_add_them_up(
+    foraminal, spinal, any_severe, subarticular, published
+):
+    weight = np.array([3.0, 1.0, 7.0, 2.0])
+    loss = np.array([spinal, foraminal, subarticular, any_severe]) * weight
+    assert with_mean(loss, weight)[4] == pytest.approx(published, abs=5e-5)
 
 
 @pytest.mark.parametrize(

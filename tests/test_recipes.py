@@ -308,3 +308,11 @@ def test_changes_that_labels_do_not_bear_are_refused(document, tmp_path, grader,
     (tmp_path / "one.yaml").write_text(yaml.safe_dump(document))
     with pytest.raises(RecipeError, match=rf"one.yaml: graders\.global\.{sentence}"):
         load_recipe(tmp_path / "one.yaml")
+
+
+def test_the_blend_of_the_seventh_places_two_models_is_as_published():
+    weights = {name: grader.weight for name, grader in load_named("view_fusion", "full").graders.items()}
+    fusion = weights.pop("fusion")
+    assert fusion == {"spinal": 0.5896, "foraminal": 0.09, "subarticular": 0.38}
+    for group, share in fusion.items():
+        assert share + sum(its[group] for its in weights.values()) == pytest.approx(1)
