@@ -23,6 +23,7 @@ SHIP ?= shipped
 DRY_RUN ?=
 AGAIN ?=
 GPU ?= yes
+ANYWAY ?=
 WAIT ?=
 MESSAGE ?=
 RESUME ?=
@@ -56,7 +57,7 @@ install: .venv/installed ## make .venv and install the project in it
 demo: .venv/installed kernel ## phantom data → train small → package → run the notebook offline → score (15 minutes on 2 cores)
 	$(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep
 	$(PY) -m training.train_all --data $(DEMO)/data --runs $(DEMO)/runs --profile $(DEMO_PROFILE) --recipes split_and_global --jobs $(JOBS)
-	$(PY) build_dataset.py --runs $(DEMO)/runs --out $(DEMO)/weights --recipes split_and_global --profile $(DEMO_PROFILE) --owner $(OWNER)
+	$(PY) build_dataset.py --runs $(DEMO)/runs --out $(DEMO)/weights --recipes split_and_global --profile $(DEMO_PROFILE) --owner "$(OWNER)"
 	$(PY) -m kernels.simulate --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out
 	$(PY) -m training.evaluation.summary --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out
 
@@ -64,11 +65,11 @@ train-all: .venv/installed ## train on DATA=DIR [RECIPES="…"] [PROFILE=smoke|b
 	@test -n "$(DATA)" || { echo "say which data: make train-all DATA=DIR (a folder in the competition's layout)"; exit 2; }
 	$(PY) -m training.train_all --data "$(DATA)" --runs "$(RUNS)" --profile $(PROFILE) --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(FOLDS),--folds $(FOLDS)) $(if $(COORDINATES),--coordinates "$(COORDINATES)") $(if $(LABELS),--labels "$(LABELS)")
 
-package: .venv/installed ## finished runs → a verified Kaggle dataset folder [RUNS=DIR] [OUT=DIR] [PROFILE=…] [LOCATE=own|together|apart] [ENSEMBLE=FILE]
-	$(PY) build_dataset.py --runs "$(RUNS)" --out "$(or $(OUT),$(WEIGHTS))" --profile $(PROFILE) --owner $(OWNER) $(if $(RECIPES),--recipes "$(subst $(space),$(comma),$(strip $(RECIPES)))") $(if $(FOLDS),--folds $(FOLDS)) $(if $(LOCATE),--locate $(LOCATE)) $(if $(ENSEMBLE),--ensemble "$(ENSEMBLE)")
+package: .venv/installed ## finished runs → a verified Kaggle dataset folder [RUNS=DIR] [RECIPES="…"] [FOLDS="…"] [OWNER=NAME] [OUT=DIR] [PROFILE=…] [LOCATE=own|together|apart] [ENSEMBLE=FILE]
+	$(PY) build_dataset.py --runs "$(RUNS)" --out "$(or $(OUT),$(WEIGHTS))" --profile $(PROFILE) --owner "$(OWNER)" $(if $(RECIPES),--recipes "$(subst $(space),$(comma),$(strip $(RECIPES)))") $(if $(FOLDS),--folds $(FOLDS)) $(if $(LOCATE),--locate $(LOCATE)) $(if $(ENSEMBLE),--ensemble "$(ENSEMBLE)")
 
-ensemble: .venv/installed ## the best weights and order of all finished graders, by their out-of-fold answers [RUNS=DIR] [PROFILE=…] [SECONDS_A_STUDY=N] [OUT=FILE]
-	$(PY) -m training.evaluation.ensemble --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/ensemble.json)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SECONDS_A_STUDY),--seconds $(SECONDS_A_STUDY))
+ensemble: .venv/installed ## the best weights and order of all finished graders, by their out-of-fold answers [RUNS=DIR] [RECIPES="…"] [PROFILE=…] [SECONDS_A_STUDY=N] [OUT=FILE]
+	$(PY) -m training.evaluation.ensemble --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/ensemble.json)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SECONDS_A_STUDY),--seconds "$(SECONDS_A_STUDY)")
 
 report: .venv/installed ## all that finished runs say, as one HTML page [RUNS=DIR] [DATA=DIR] [PROFILE=…] [RECIPES="…"] [ENSEMBLE=FILE] [OUT=FILE] [REPORT_WORST=N]
 	$(PY) -m training.evaluation.report --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/report.html)" $(if $(DATA),--data "$(DATA)") $(if $(RECIPES),--recipes $(RECIPES)) $(if $(ENSEMBLE),--ensemble "$(ENSEMBLE)") $(if $(REPORT_WORST),--worst $(REPORT_WORST))
@@ -77,32 +78,34 @@ comma := ,
 space := $(subst ,, )
 
 kernel: .venv/installed ## build kernels/inference: the notebook and its metadata
-	$(PY) -m kernels.build_notebook --out kernels/inference $(if $(filter-out your-kaggle-name,$(OWNER)),--owner $(OWNER))
+	$(PY) -m kernels.build_notebook --out kernels/inference $(if $(filter-out your-kaggle-name,$(OWNER)),--owner "$(OWNER)")
 
 simulate: .venv/installed ## run the built notebook as Kaggle would: DATA=DIR [WEIGHTS=DIR] [OUT=DIR] [TIME_LIMIT=SECONDS] [LAYOUT=new|old] [MEMORY_GB=29] [PUBLIC=no]
 	@test -n "$(DATA)" || { echo "say which data: make simulate DATA=DIR (a folder in the competition's layout)"; exit 2; }
 	$(PY) -m kernels.simulate --data "$(DATA)" --weights "$(WEIGHTS)" --out "$(or $(OUT),simulated)" --time-limit $(TIME_LIMIT) --layout $(LAYOUT) --memory-gb $(MEMORY_GB) $(if $(filter no,$(PUBLIC)),--no-public)
 
 # Everything that talks to Kaggle can be run again: a step that was done is seen to be done.
-SHIPPING = --weights "$(or $(OUT),$(WEIGHTS))" --ship "$(SHIP)" $(if $(DRY_RUN),--dry-run) $(if $(AGAIN),--again) $(if $(filter no,$(GPU)),--no-gpu) $(if $(MESSAGE),--message "$(MESSAGE)") $(if $(WAIT),--wait)
-upload: .venv/installed ## weights → Kaggle dataset: create or new version, wait, compare [WEIGHTS=DIR] [DRY_RUN=1]
+SHIPPING = --weights "$(or $(OUT),$(WEIGHTS))" --ship "$(SHIP)" $(if $(DRY_RUN),--dry-run) $(if $(AGAIN),--again) $(if $(filter no,$(GPU)),--no-gpu) $(if $(ANYWAY),--anyway) $(if $(MESSAGE),--message "$$MESSAGE") $(if $(WAIT),--wait)
+# By the environment, so that the shell takes nothing of it for its own.
+export MESSAGE
+upload: .venv/installed ## weights → Kaggle dataset: create or new version, wait, compare [WEIGHTS=DIR] [AGAIN=1] [DRY_RUN=1]
 	$(PY) -m kernels.kaggle upload $(SHIPPING)
 
-push: .venv/installed ## notebook for these weights → Kaggle, wait for its run, check that [WEIGHTS=DIR] [SHIP=DIR] [GPU=no] [AGAIN=1] [DRY_RUN=1]
+push: .venv/installed ## notebook for these weights → Kaggle, wait for its run, check that [WEIGHTS=DIR] [SHIP=DIR] [GPU=no] [AGAIN=1] [ANYWAY=1] [DRY_RUN=1]
 	$(PY) -m kernels.kaggle push $(SHIPPING)
 
 submit: .venv/installed ## submit the version that was pushed [SHIP=DIR] [MESSAGE="…"] [WAIT=1] [AGAIN=1] [DRY_RUN=1]
 	$(PY) -m kernels.kaggle submit $(SHIPPING)
 
-ship: package ## package, upload, push and submit, in this order, with the options of each
+ship: $(if $(DRY_RUN),,package) ## package, upload, push and submit, in this order, with the options of each
 	$(PY) -m kernels.kaggle ship $(SHIPPING)
 
 push-train: .venv/installed ## train on Kaggle's GPU, fetch the runs: RECIPES="…" [PROFILE=full] [FOLDS="0 1"] [RESUME=1] [DATASETS=OWNER/SLUG] [DRY_RUN=1]
 	@test -n "$(RECIPES)" || { echo "say what to train: make push-train RECIPES=split_and_global"; exit 2; }
-	$(PY) -m kernels.kaggle train --ship "$(SHIP)" --owner $(OWNER) --recipes $(RECIPES) --profile $(PROFILE) $(if $(FOLDS),--folds $(FOLDS)) $(if $(RESUME),--resume) $(if $(DATASETS),--datasets $(DATASETS)) $(if $(DRY_RUN),--dry-run) $(if $(AGAIN),--again)
+	$(PY) -m kernels.kaggle train --ship "$(SHIP)" --owner "$(OWNER)" --recipes $(RECIPES) --profile $(PROFILE) $(if $(FOLDS),--folds $(FOLDS)) $(if $(RESUME),--resume) $(if $(DATASETS),--datasets $(DATASETS)) $(if $(DRY_RUN),--dry-run) $(if $(AGAIN),--again)
 
 doctor: .venv/installed ## is all there that Kaggle needs: client, credentials, rules, disk, GPU, data [DATA=DIR] [WEIGHTS=DIR]
-	$(PY) -m kernels.kaggle.doctor $(if $(DATA),--data "$(DATA)") $(if $(wildcard $(WEIGHTS)),--weights "$(WEIGHTS)") --owner $(OWNER)
+	$(PY) -m kernels.kaggle.doctor $(if $(DATA),--data "$(DATA)") $(if $(wildcard $(WEIGHTS)),--weights "$(WEIGHTS)") --owner "$(OWNER)"
 
 data: .venv/installed ## download and unpack the competition's data, resumable [OUT=DIR]
 	$(PY) -m kernels.kaggle.download --out "$(or $(OUT),data)"

@@ -179,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--python", default=sys.executable, help="the Python that runs it, with ipykernel (this one)")
     try:
         run(parser.parse_args(argv))
-    except SimulationError as error:
+    except (SimulationError, OSError) as error:
         print(f"simulate: {error}", file=sys.stderr)
         return 1
     return 0

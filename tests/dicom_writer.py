@@ -177,3 +177,33 @@ def texture(shape: tuple[int, ...], seed: int = 0, top: int = 4000, dtype: Any =
     random = np.random.default_rng(seed)
     ramp = np.add.outer(np.linspace(0, 0.4, shape[-2]), np.linspace(0, 0.3, shape[-1]))
     return ((ramp + 0.3 * random.random(shape)) * top).astype(dtype)
+
+
+def make_multiframe(volume: np.ndarray, grid: Grid, **tags: Any) -> Dataset:
+    """An enhanced multi-frame image of a (frame, H, W) volume: orientation and spacing shared, positions by frame."""
+    plain = {"ImagePositionPatient": None, "ImageOrientationPatient": None, "PixelSpacing": None}
+    dataset = make_dataset(volume[0], **{**plain, **tags})
+    dataset.NumberOfFrames = len(volume)
+    dataset.PixelData = np.ascontiguousarray(volume).tobytes()
+    places = [place_tags(grid, index) for index in range(len(volume))]
+    dataset.PerFrameFunctionalGroupsSequence = [
+        _group(PlanePositionSequence={"ImagePositionPatient": place["ImagePositionPatient"]}) for place in places
+    ]
+    dataset.SharedFunctionalGroupsSequence = [
+        _group(
+            PixelMeasuresSequence={"PixelSpacing": places[0]["PixelSpacing"]},
+            PlaneOrientationSequence={"ImageOrientationPatient": places[0]["ImageOrientationPatient"]},
+        )
+    ]
+    return dataset
+
+
+def _group(**sequences: dict[str, Any]) -> Dataset:
+    """A functional group: sequences of one item each."""
+    group = Dataset()
+    for keyword, tags in sequences.items():
+        item = Dataset()
+        for name, value in tags.items():
+            setattr(item, name, value)
+        setattr(group, keyword, [item])
+    return group

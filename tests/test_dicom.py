@@ -16,7 +16,16 @@ from kernels.lumbar import dicom, pixels
 from kernels.lumbar.dicom import read_study
 from kernels.lumbar.header import scan
 from kernels.lumbar.intensity import grey_window, to_uint8
-from tests.dicom_writer import SYNTAXES, make_dataset, place_tags, texture, upright_grid, write_file, write_series
+from tests.dicom_writer import (
+    SYNTAXES,
+    make_dataset,
+    make_multiframe,
+    place_tags,
+    texture,
+    upright_grid,
+    write_file,
+    write_series,
+)
 
 SAGITTAL = upright_grid("sagittal", (6, 30, 24), (0.8, 0.7), 4.0, (3, -2, 5))
 AXIAL = upright_grid("axial", (6, 30, 24), (0.8, 0.7), 4.0, (3, -2, 5))
@@ -374,32 +383,11 @@ def test_a_file_with_a_broken_geometry_is_left_out_and_a_whole_series_is_assumed
 # --- multi-frame
 
 
-def multiframe(volume, grid, **tags):
-    """An enhanced multi-frame image: orientation and spacing shared, positions and rescaling by frame."""
-    dataset = make_dataset(
-        volume[0], PixelSpacing=None, ImagePositionPatient=None, ImageOrientationPatient=None, **tags
-    )
-    dataset.NumberOfFrames = len(volume)
-    dataset.PixelData = volume.tobytes()
-    shared, dataset.PerFrameFunctionalGroupsSequence = pydicom.Dataset(), []
-    for index in range(len(volume)):
-        frame, position, measures, orientation = (pydicom.Dataset() for _ in range(4))
-        places = place_tags(grid, index)
-        position.ImagePositionPatient = places["ImagePositionPatient"]
-        measures.PixelSpacing = places["PixelSpacing"]
-        orientation.ImageOrientationPatient = places["ImageOrientationPatient"]
-        frame.PlanePositionSequence = [position]
-        dataset.PerFrameFunctionalGroupsSequence.append(frame)
-        shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
-    dataset.SharedFunctionalGroupsSequence = [shared]
-    return dataset
-
-
 @pytest.mark.parametrize("frames", [1, 6])
 def test_frames_with_a_geometry_each_are_slices(tmp_path, frames):
     volume = texture((frames, 30, 24))
     (tmp_path / "7").mkdir()
-    multiframe(volume, SAGITTAL).save_as(tmp_path / "7" / "1.dcm", enforce_file_format=True)
+    make_multiframe(volume, SAGITTAL).save_as(tmp_path / "7" / "1.dcm", enforce_file_format=True)
     study = read(tmp_path)
     (stack,) = study.stacks
     assert study.problems == [] and stack.instances == tuple(range(1, frames + 1))
@@ -408,7 +396,7 @@ def test_frames_with_a_geometry_each_are_slices(tmp_path, frames):
 
 
 def test_frames_without_a_geometry_each_are_named(tmp_path):
-    dataset = multiframe(texture((6, 30, 24)), SAGITTAL)
+    dataset = make_multiframe(texture((6, 30, 24)), SAGITTAL)
     del dataset.PerFrameFunctionalGroupsSequence
     (tmp_path / "7").mkdir()
     dataset.save_as(tmp_path / "7" / "1.dcm", enforce_file_format=True)

@@ -230,7 +230,7 @@ def test_the_disk_is_measured_where_the_data_still_have_to_come(monkeypatch, tmp
 
 def test_weights_are_whole_or_the_reason_is_told(monkeypatch, tmp_path):
     assert checks.check_weights(tmp_path / "none").remedy == "make package"
-    assert "is no whole package" in checks.check_weights(tmp_path).found
+    assert "holds no package" in checks.check_weights(tmp_path).found
 
     def read(folder: Path) -> Package:
         manifest = Manifest.model_construct(artefacts=(1, 2, 3))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from kaggle_state import Body, Faults, Files, RunKernel
 
 from kernels.kaggle import __main__ as shipping
+from kernels.kaggle import training
+from kernels.kaggle.client import KaggleError
 
 KERNEL = "ann/lumbar-training"
 
@@ -32,14 +35,15 @@ def session(code: int | None, finished: int, left: int) -> RunKernel:
 def test_a_session_whose_time_is_up_is_resumed_and_leaves_what_package_takes(kaggle, tmp_path, capsys):
     kaggle.run_kernel = session(3, finished=2, left=5)
     assert train(tmp_path) == 0
-    assert "2 networks are trained and 5 are left: `make push-train RESUME=1` goes on" in capsys.readouterr().out
+    assert "5 are left: `make push-train RECIPES=split_and_global RESUME=1` goes on" in capsys.readouterr().out
     first = kaggle.kernels[KERNEL][0].metadata
     assert first["machineShape"] == "NvidiaTeslaT4" and "kernelDataSources" not in first
 
     kaggle.run_kernel = session(0, finished=7, left=0)
     assert train(tmp_path, "--resume") == 0
     assert kaggle.kernels[KERNEL][1].metadata["kernelDataSources"] == [KERNEL]
-    assert f"`make package RUNS={tmp_path / 'trained' / 'runs'}` ships them" in capsys.readouterr().out
+    package = f"`make package RECIPES=split_and_global RUNS={tmp_path / 'trained' / 'runs'}` ships them"
+    assert package in capsys.readouterr().out
     assert (tmp_path / "trained" / "runs" / "split_and_global" / "priors.json").is_file()
 
 
@@ -57,6 +61,25 @@ def test_a_session_that_still_goes_is_waited_for(kaggle, tmp_path, monkeypatch):
     monkeypatch.setattr(shipping, "RUN_WITHIN_S", 60.0)
     kaggle.faults, kaggle.run_kernel = Faults(), session(0, finished=7, left=0)
     assert train(tmp_path) == 0
+    assert len(kaggle.kernels[KERNEL]) == 1
+
+
+def test_what_was_trained_before_stays_and_a_broken_line_costs_no_session(kaggle, tmp_path, capsys, monkeypatch):
+    (tmp_path / "trained" / "runs" / "view_fusion").mkdir(parents=True)
+    kaggle.run_kernel = session(0, finished=7, left=0)
+
+    def broken(*given: object) -> Path:
+        raise KaggleError("the line was cut")
+
+    with monkeypatch.context() as cut:
+        cut.setattr(training, "fetch_outputs", broken)
+        assert train(tmp_path) == 1
+    assert "`make push-train RECIPES=split_and_global` fetches what was trained" in capsys.readouterr().err
+    assert train(tmp_path) == 0
+    assert sorted(path.name for path in (tmp_path / "trained" / "runs").iterdir() if path.is_dir()) == [
+        "split_and_global",
+        "view_fusion",
+    ]
     assert len(kaggle.kernels[KERNEL]) == 1
 
 

@@ -125,7 +125,6 @@ PUSH_STOPS: dict[str, tuple[dict[str, Any], Callable[..., Any], str]] = {
     "no report": ({}, ran(without=("run_report.json",)), "left no run_report.json"),
     "stale outputs": ({}, ran(notebook="of before"), "the outputs of another version"),
     "other weights attached": ({}, ran(manifest_sha256="f" * 64), "the run had the weights ffff"),
-    "no network used": ({}, ran(members_used=[]), "used no network at all"),
 }
 
 
@@ -145,6 +144,64 @@ def test_a_push_that_fails_says_why_and_the_next_one_ends_well(kaggle, package, 
     assert ship("push", package, tmp_path) == 0, capsys.readouterr().err
     assert ship("submit", package, tmp_path) == 0
     assert kaggle.submissions[-1].version == len(kaggle.kernels[KERNEL])
+
+
+LITTLE: dict[str, tuple[dict[str, Any], str]] = {
+    "nothing graded": ({"studies": {"asked": 1, "graded": 0}}, "graded 0 of 1 studies"),
+    "rows fell back": ({"fallbacks": {"rows": 25}}, "left 25 rows to the prior"),
+    "a network would not load": ({"members_used": ["one"]}, "did without 7 of 7 networks"),
+    "rows are missing": ({"studies": {"asked": 2, "graded": 2}}, "wrote 25 rows for 2 studies"),
+}
+
+
+@pytest.mark.parametrize("name", LITTLE)
+def test_a_run_that_did_too_little_is_submitted_on_purpose_only(kaggle, package, tmp_path, capsys, name):
+    changes, sentence = LITTLE[name]
+    store(kaggle, package)
+    kaggle.run_kernel, kaggle.kernel_plan = ran(**changes), []
+    assert ship("push", package, tmp_path) == 1
+    assert sentence in capsys.readouterr().err
+    assert ship("submit", package, tmp_path) == 1
+    assert ship("push", package, tmp_path, "--no-gpu", "--anyway") == 0
+    assert ship("submit", package, tmp_path) == 0
+    assert len(kaggle.kernels[KERNEL]) == 1
+
+
+def test_weights_that_were_not_pushed_are_not_submitted(kaggle, package, tmp_path, capsys):
+    store(kaggle, package)
+    kaggle.run_kernel = ran()
+    assert ship("push", package, tmp_path) == 0
+    changed = Path(shutil.copytree(package, tmp_path / "changed"))
+    (changed / "manifest.json").write_text((changed / "manifest.json").read_text() + "\n")
+    assert ship("submit", changed, tmp_path) == 1
+    assert "`make upload && make push` first" in capsys.readouterr().err
+    assert kaggle.submissions == []
+
+
+def test_another_call_waits_for_the_submission_that_was_made(kaggle, package, tmp_path, capsys):
+    store(kaggle, package)
+    kaggle.run_kernel = ran()
+    assert ship("push", package, tmp_path) == 0
+    assert ship("submit", package, tmp_path, "--message", 'it\'s "fine"') == 0
+    assert ship("submit", package, tmp_path, "--wait") == 0
+    assert "public score 0.45\n" in capsys.readouterr().out.replace(" (0 s)", "")
+    assert ship("submit", package, tmp_path, "--again", "--message", 'it\'s "fine"') == 0
+    assert [one.description for one in kaggle.submissions] == ['it\'s "fine"'] * 2
+
+
+def test_a_package_of_another_user_is_not_sent(kaggle, package, tmp_path, capsys):
+    other = Path(shutil.copytree(package, tmp_path / "other"))
+    path = other / "dataset-metadata.json"
+    path.write_text(path.read_text().replace("ann/", "bob/"))
+    assert ship("upload", other, tmp_path) == 1
+    assert "bob's and Kaggle knows you as ann: `make package OWNER=ann`" in capsys.readouterr().err
+    assert kaggle.asked("PUT") == []
+
+
+def test_the_same_package_is_sent_again_on_purpose_only(kaggle, package, tmp_path):
+    store(kaggle, package)
+    assert ship("upload", package, tmp_path) == 0 and kaggle.current_version(DATASET) == 1
+    assert ship("upload", package, tmp_path, "--again") == 0 and kaggle.current_version(DATASET) == 2
 
 
 def test_a_run_without_the_gpu_that_was_asked_for_is_not_submitted(kaggle, package, tmp_path, capsys):
@@ -215,9 +272,10 @@ def test_a_version_that_kaggle_lost_is_named(kaggle, package, tmp_path, capsys):
 def test_nothing_is_submitted_before_a_run_was_seen(kaggle, package, tmp_path, capsys):
     assert ship("submit", package, tmp_path) == 1
     assert "`make push` first" in capsys.readouterr().err
-    (tmp_path / "state.json").write_text("{")
-    assert ship("submit", package, tmp_path) == 1
-    assert "remove it and push again" in capsys.readouterr().err
+    for damaged in ("{", "[]", '{"kernel": {}}', '{"run": {"usable": 1}}'):
+        (tmp_path / "state.json").write_text(damaged)
+        assert ship("submit", package, tmp_path) == 1
+        assert "remove it and push again" in capsys.readouterr().err
     assert kaggle.requests == []
 
 

@@ -22,6 +22,7 @@ from .notebook import push
 from .patience import Patience
 from .submission import submit
 from .training import push_training
+from .unpack import disk_message
 
 STEPS = ("upload", "push", "submit")
 # A dataset of some GB is ready within minutes; a session may wait for a GPU, and then run for up to 12 h.
@@ -37,7 +38,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--ship", type=Path, default=Path("shipped"), help="folder for notebook, run and state (shipped)"
     )
     parser.add_argument("--dry-run", action="store_true", help="check what is here, and only say what would be done")
-    parser.add_argument("--again", action="store_true", help="push or submit once more what was pushed or submitted")
+    parser.add_argument("--again", action="store_true", help="upload, push or submit once more what was before")
+    parser.add_argument("--anyway", action="store_true", help="take a run that left something undone")
     parser.add_argument("--no-gpu", action="store_true", help="a notebook that asks for no GPU")
     parser.add_argument("--message", default="", help="description of the submission")
     parser.add_argument("--wait", action="store_true", help="wait for the submission's score")
@@ -55,15 +57,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def run_step(step: str, options: argparse.Namespace) -> None:
     """One step.  Raises KaggleError, BuildError."""
     if step == "upload":
-        upload(options.weights, Patience(options.poll, READY_WITHIN_S), options.dry_run)
+        upload(options.weights, Patience(options.poll, READY_WITHIN_S), options.dry_run, options.again)
     elif step == "push":
         patience = Patience(options.poll, RUN_WITHIN_S)
-        push(options.weights, options.ship, patience, options.dry_run, options.again, not options.no_gpu)
+        flags = (options.dry_run, options.again, not options.no_gpu, options.anyway)
+        push(options.weights, options.ship, patience, *flags)
     elif step == "train":
         push_training(options, Patience(options.poll, RUN_WITHIN_S))
     else:
         patience = Patience(options.poll, RUN_WITHIN_S)
-        submit(options.ship, patience, options.dry_run, options.again, options.message, options.wait)
+        wanted = {"message": options.message, "wait": options.wait}
+        submit(options.weights, options.ship, patience, options.dry_run, options.again, **wanted)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,8 +76,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for step in STEPS if options.step == "ship" else (options.step,):
         try:
             run_step(step, options)
-        except (KaggleError, BuildError, OSError) as error:
+        except (KaggleError, BuildError) as error:
             print(f"{step} stopped: {error}", file=sys.stderr)
+            return 1
+        except OSError as error:
+            print(
+                f"{step} stopped: {disk_message(error, options.ship)}; then the same command goes on", file=sys.stderr
+            )
             return 1
         except KeyboardInterrupt:
             print(f"{step} interrupted: the same command goes on", file=sys.stderr)

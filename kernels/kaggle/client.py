@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -66,7 +67,9 @@ class Answer:
     @property
     def is_transient(self) -> bool:
         """Whether the same question may be answered a little later."""
-        broken_line = "Max retries exceeded" in self.text or "Connection aborted" in self.text
+        broken_line = (
+            re.search(r"Max retries exceeded|Connection (aborted|broken)|IncompleteRead", self.text) is not None
+        )
         return self.code != 0 and (broken_line or self.status in (429, 500, 502, 503, 504))
 
     def error(self) -> KaggleError:
@@ -83,12 +86,14 @@ class Answer:
             return KaggleError(f"Kaggle cannot be reached: `{self.command}` found no way to it; is there a network?")
         if self.status == 403 and "rule" in self.text.lower():
             return KaggleError("Kaggle refuses: accept the competition's rules on its page first", 403)
+        if self.is_transient:
+            return KaggleError(f"Kaggle is busy ({_last(self.text)}): run the same command in a minute", self.status)
         return KaggleError(f"`{self.command}` failed: {_last(self.text) or f'exit code {self.code}'}", self.status)
 
 
 def call(*arguments: str, timeout_s: float | None = CALL_TIMEOUT_S, live: bool = False) -> Answer:
     """Run `kaggle <arguments>`; `live` passes its progress bars on.  Raises KaggleError where it never ended."""
-    command = "kaggle " + " ".join(arguments)
+    command = "kaggle " + shlex.join(arguments)
     program = [sys.executable, "-m", "kaggle", "-W", *arguments]
     try:
         done = subprocess.run(
@@ -99,10 +104,10 @@ def call(*arguments: str, timeout_s: float | None = CALL_TIMEOUT_S, live: bool =
     return Answer(command, done.returncode, done.stdout, done.stderr or "")
 
 
-def ask(*arguments: str, sleep: Callable[[float], None] = time.sleep) -> Answer:
+def ask(*arguments: str, timeout_s: float = CALL_TIMEOUT_S, sleep: Callable[[float], None] = time.sleep) -> Answer:
     """A question, which may be asked again where the line broke.  Raises KaggleError where it was not answered."""
     for pause_s in (*RETRY_S, None):
-        answer = call(*arguments)
+        answer = call(*arguments, timeout_s=timeout_s)
         if pause_s is None or not answer.is_transient:
             break
         sleep(pause_s)
@@ -119,6 +124,12 @@ def ask_json(*arguments: str) -> Any:
         return json.loads(answer.out[start.start() :]) if start else []
     except ValueError as error:
         raise KaggleError(f"`{answer.command}` answered no JSON: {_last(answer.text)}") from error
+
+
+def user_in(answer: Answer) -> str | None:
+    """The user's name in what `kaggle config view` answers; None where the client does not know it."""
+    found = re.search(r"^- username: (\S+)$", answer.text, re.MULTILINE)
+    return found.group(1) if answer.code == 0 and found and found.group(1) != "None" else None
 
 
 def _last(text: str) -> str:

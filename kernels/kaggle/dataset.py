@@ -7,6 +7,7 @@ listing that Kaggle gives afterwards, and the manifest that comes back.
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from kernels.build_notebook import OWNER_PLACEHOLDER
 from kernels.lumbar.manifest import Manifest
 from kernels.lumbar.weights import MANIFEST_FILE, WeightsError, checked_bytes, manifest_digest, read_manifest
 
-from .client import Answer, KaggleError, ask, ask_json, call
+from .client import Answer, KaggleError, ask, ask_json, call, user_in
 from .patience import Patience
 
 METADATA_FILE = "dataset-metadata.json"
@@ -51,6 +52,8 @@ class Remote:
 
 def read_package(folder: Path) -> Package:
     """The package in a folder, every network's bytes checked.  Raises KaggleError for one that must not be uploaded."""
+    if not (folder / METADATA_FILE).is_file():
+        raise KaggleError(f"{folder} holds no package: make it with `make package`")
     try:
         metadata = json.loads((folder / METADATA_FILE).read_text())
         manifest = read_manifest(folder / MANIFEST_FILE)
@@ -135,19 +138,30 @@ def differences(package: Package) -> list[str]:
     return found
 
 
-def upload(folder: Path, patience: Patience, dry_run: bool = False) -> Remote:
-    """Bring a package to Kaggle; returns once the very same files are there.  Raises KaggleError."""
+def check_owner_is_user(ref: str) -> None:
+    """Raises KaggleError where a package belongs to another user than the client's."""
+    name, owner = user_in(call("config", "view")), ref.split("/")[0]
+    if name and name.lower() != owner.lower():
+        raise KaggleError(f"this package is {owner}'s and Kaggle knows you as {name}: `make package OWNER={name}`")
+
+
+def upload(folder: Path, patience: Patience, dry_run: bool = False, again: bool = False) -> Remote:
+    """Bring a package to Kaggle; returns once the very same files are there.  Raises KaggleError.
+
+    `again`: also where they seem to be there; a byte changed in a file of the same size is not seen from here.
+    """
     package = read_package(folder)
     total_mb = sum(package.files.values()) / 1e6
     print(f"{package.ref}: {len(package.files)} files, {total_mb:.1f} MB, manifest {_short(package.digest)}")
     if dry_run:
-        print(f"would run: kaggle datasets create -p {folder}   (or: kaggle datasets version, if it is there already)")
+        print(f"would run: kaggle datasets create -p {shlex.quote(str(folder))}   (or version, if it is there already)")
         return Remote("dry run", 0)
+    check_owner_is_user(package.ref)
     before = remote_state(package.ref)
     if before is not None:
         before = wait_until_ready(package.ref, before.version, patience)
-        if not differences(package):
-            print(f"{package.ref} version {before.version} is this very package: nothing to upload")
+        if not again and not differences(package):
+            print(f"{package.ref} version {before.version} is this very package: nothing to upload (AGAIN=1 does)")
             return before
         notes = f"{package.manifest.name}, manifest {_short(package.digest)}"
         answer = call("datasets", "version", "-p", str(folder), "-m", notes, timeout_s=None, live=True)
@@ -179,6 +193,8 @@ def check_sent(answer: Answer, package: Package) -> None:
     if answer.code != 0:
         if answer.status == 403:
             raise KaggleError(f"Kaggle is still busy with the last version of {package.ref}: `{GO_ON}` in a minute")
+        if not answer.status and not answer.err:
+            raise KaggleError(f"`{answer.command}` failed, the lines above say why: `{GO_ON}` goes on")
         raise answer.error()
     if "creation error" in text:
         raise KaggleError(f"Kaggle made no version of {package.ref}: {text.splitlines()[-1]}; then `{GO_ON}`")

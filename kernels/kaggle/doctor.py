@@ -17,7 +17,7 @@ from kernels.build_notebook import OWNER_PLACEHOLDER, kaggle_owner
 
 from .access import NETWORK_REMEDY, QUESTION_TIMEOUT_S, Access, Admission, ask_admission, credential_sources
 from .checks import PIP, Finding, Mark, check_data, check_disk, check_gpu, check_packages, check_torch, check_weights
-from .client import Answer, KaggleError, call
+from .client import Answer, KaggleError, call, user_in
 
 OLDEST_CLIENT = (2, 2, 4)
 CLIENT_REMEDY = f"{PIP} 'kaggle>=2.2.4,<3' six"
@@ -49,10 +49,9 @@ def read_version(answer: Answer) -> Finding:
 
 def read_user(answer: Answer, owner: str) -> Finding:
     """Whether the client's user is the one whose name the kit writes into its metadata."""
-    found = re.search(r"^- username: (\S+)$", answer.text, re.MULTILINE)
-    if answer.code != 0 or not found or found.group(1) == "None":
+    user = user_in(answer)
+    if user is None:
         return Finding(USER, Mark.WARN, "the client does not know it", "kaggle config view")
-    user = found.group(1)
     remedy = f"export KAGGLE_USERNAME={user}   (or OWNER={user} after each make)"
     if owner == OWNER_PLACEHOLDER:
         return Finding(USER, Mark.WARN, f"{user}, which the kit was not told", remedy)

@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,7 @@ def download(out: Path, keep_zip: bool) -> list[str]:
     """Bring the competition's data into a folder; lines to tell.  Raises KaggleError, UnpackError, OSError."""
     found = count_contents(out)
     if is_complete(out, found):
-        return [f"{out} holds all data already: {found[LABELLED]:,} labelled studies"]
+        return [f"{out} holds all data already: {found[LABELLED]:,} labelled studies", *unlike(found)]
     archive = out / f"{COMPETITION}.zip"
     if is_other_data(found) and not (archive.exists() or (out / RECORD_FILE).exists()):
         raise UnpackError(f"{out} holds another data set ({found[LABELLED]:,} labelled studies): move it elsewhere")
@@ -121,7 +121,12 @@ def download(out: Path, keep_zip: bool) -> list[str]:
     if not keep_zip:
         archive.unlink()
     lines = [f"{out} holds all files of the archive, {written:,} of them new: {found[LABELLED]:,} labelled studies"]
-    return lines + [f"unlike the competition as it is known: {difference}" for difference in differences(found)]
+    return lines + unlike(found)
+
+
+def unlike(found: Mapping[str, int]) -> list[str]:
+    """A line for each difference from the competition as it is known."""
+    return [f"unlike the competition as it is known: {difference}" for difference in differences(found)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +14,34 @@ from kernels.build_notebook import COMPETITION, METADATA_NAME, NOTEBOOK_NAME, wr
 from .client import Answer, KaggleError, call
 from .dataset import read_package, remote_digest, remote_state
 from .patience import Patience
-from .run import GO_ON, Pushed, UnusableRun, check_report, describe, finish_run
+from .run import GO_ON, Pushed, UnusableRun, check_report, describe, finish_run, shortcomings
 from .state import ShipState
 
 
 def push(
-    weights: Path, ship: Path, patience: Patience, dry_run: bool = False, again: bool = False, gpu: bool = True
+    weights: Path,
+    ship: Path,
+    patience: Patience,
+    dry_run: bool = False,
+    again: bool = False,
+    gpu: bool = True,
+    anyway: bool = False,
 ) -> None:
     """Render the notebook for these weights, push it, wait for its run and check that.  Raises KaggleError.
 
     A notebook that was pushed already is not pushed again while its run goes on, or once that was found good.
+    `anyway`: take a run that left something undone.
     """
     package = read_package(weights)
     owner, dataset = package.ref.split("/")
-    folder = ship / "kernel"
+    folder = ship / ("kernel-dry-run" if dry_run else "kernel")
     write_kernel(folder, owner, dataset, package.digest, gpu)
     metadata = json.loads((folder / METADATA_NAME).read_text())
     check_metadata(metadata)
     ref = metadata["id"]
     if dry_run:
-        print(f"would run: kaggle kernels push -p {folder}   ({ref}, for the weights {package.digest[:12]})")
+        path = shlex.quote(str(folder))
+        print(f"would run: kaggle kernels push -p {path}   ({ref}, for the weights {package.digest[:12]})")
         return
     state = ShipState(ship)
     sha256 = hashlib.sha256((folder / NOTEBOOK_NAME).read_bytes() + (folder / METADATA_NAME).read_bytes()).hexdigest()
@@ -48,12 +57,18 @@ def push(
         print(f"{ref} version {pushed.version} pushed; Kaggle runs it now")
     try:
         report = finish_run(pushed, ship, patience)
-        check_report(report, package.digest, gpu)
+        check_report(report, package, gpu)
     except UnusableRun:
         state.put("run", usable=False)
         raise
-    state.put("run", usable=True, seen=True)
     print(describe(report))
+    undone = shortcomings(report, package, ship / "run")
+    if undone and not anyway:
+        raise KaggleError(
+            f"the run {'; it '.join(undone)}: see problems in {ship / 'run' / 'run_report.json'}; "
+            f"`{GO_ON} AGAIN=1` runs it once more, `{GO_ON} ANYWAY=1` takes it as it is"
+        )
+    state.put("run", usable=True, seen=True)
 
 
 def check_metadata(metadata: dict[str, Any]) -> None:

@@ -9,14 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from kernels.build_notebook import PACKAGE, read_modules, sources_digest
+from kernels.lumbar.labels import ROWS
+from kernels.lumbar.submission import SubmissionError, check
 
 from .client import KaggleError, ask
+from .dataset import Package
 from .patience import Patience
 
 GO_ON = "make push"
 ENDED_WELL = "complete"
 ENDED_BADLY = ("error", "cancel_acknowledged", "cancel_requested")
+# Outputs of a training are some GB.
+FETCH_TIMEOUT_S = 4 * 3600.0
 # Lines of a failed run's log that are shown.
 LOG_TAIL = 15
 
@@ -75,7 +82,7 @@ def fetch_outputs(ref: str, folder: Path) -> Path:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    ask("kernels", "output", ref, "-p", str(partial), "-o", "-q", "--page-size", "200")
+    ask("kernels", "output", ref, "-p", str(partial), "-o", "-q", "--page-size", "200", timeout_s=FETCH_TIMEOUT_S)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return folder
@@ -109,8 +116,9 @@ def log_lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
 
 
-def check_report(report: dict[str, Any], digest: str, gpu: bool) -> None:
+def check_report(report: dict[str, Any], package: Package, gpu: bool) -> None:
     """Raises UnusableRun where a run that ended well is not what was asked for."""
+    digest = package.digest
     used = report.get("manifest_sha256")
     if used != digest:
         raise UnusableRun(f"the run had the weights {used or 'of nobody'}, not {digest}: `make upload`, then `{GO_ON}`")
@@ -118,15 +126,34 @@ def check_report(report: dict[str, Any], digest: str, gpu: bool) -> None:
         unusable = [problem["detail"] for problem in report.get("problems", []) if problem["kind"] == "gpu-unusable"]
         reason = unusable[0] if unusable else "is the week's quota used up?"
         raise UnusableRun(f"the run had no GPU ({reason}): `{GO_ON}` tries again, `{GO_ON} GPU=no` does without one")
-    if not report.get("members_used"):
-        raise UnusableRun("the run used no network at all: see problems in its run_report.json")
+
+
+def shortcomings(report: dict[str, Any], package: Package, folder: Path) -> list[str]:
+    """What a run left undone on the public studies, and would on the hidden ones, a phrase each."""
+    asked, graded = report["studies"]["asked"], report["studies"]["graded"]
+    used = set(report.get("members_used", []))
+    idle = [one.member.name for one in package.manifest.artefacts if one.member.name not in used]
+    found = [f"graded {graded} of {asked} studies"] if graded < asked else []
+    if report["fallbacks"]["rows"]:
+        found.append(f"left {report['fallbacks']['rows']} rows to the prior")
+    if idle:
+        found.append(f"did without {len(idle)} of {len(package.manifest.artefacts)} networks: {', '.join(idle[:3])}")
+    try:
+        table = pd.read_csv(folder / "submission.csv", dtype={"row_id": str})
+        check(table, list(table["row_id"]))
+        if len(table) != asked * len(ROWS):
+            found.append(f"wrote {len(table)} rows for {asked} studies")
+    except (SubmissionError, OSError, ValueError, KeyError) as error:
+        found.append(f"wrote no submission that could be scored: {error}")
+    return found
 
 
 def describe(report: dict[str, Any]) -> str:
     """A line on a run."""
     studies, fallbacks = report["studies"], report["fallbacks"]
     return (
-        f"the run graded {studies['graded']} of {studies['asked']} studies with {len(report['members_used'])} networks "
-        f"on {report['device']} in {report['seconds']['total']:.0f} s; {fallbacks['rows']} rows kept their prior; "
+        f"the run graded {studies['graded']} of {studies['asked']} studies "
+        f"with {len(report['members_used'])} networks on {report['device']} in {report['seconds']['total']:.0f} s; "
+        f"{fallbacks['rows']} of their rows kept the prior; "
         f"problems: {report['problem_counts'] or 'none'}"
     )

@@ -11,6 +11,13 @@ from kernels.lumbar.submission import replace_json
 from .client import KaggleError
 
 STATE_FILE = "state.json"
+# What each step must have written.
+FACTS: dict[str, dict[str, type]] = {
+    "kernel": {"ref": str, "version": int, "sha256": str, "manifest_sha256": str},
+    "run": {"usable": bool},
+    "submission": {"ref": str, "version": int, "message": str},
+    "training": {"ref": str, "version": int, "going": bool, "chosen": list},
+}
 
 
 class ShipState:
@@ -23,9 +30,11 @@ class ShipState:
         if self.path.is_file():
             try:
                 self._facts = json.loads(self.path.read_text())
-                if not all(isinstance(facts, dict) for facts in self._facts.values()):
-                    raise ValueError("steps are objects")
-            except (OSError, ValueError, AttributeError) as error:
+                for step, facts in self._facts.items():
+                    for name, kind in FACTS.get(step, {}).items():
+                        if not isinstance(facts[name], kind):
+                            raise ValueError(f"{step}.{name} is {facts[name]!r}")
+            except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
                 raise KaggleError(f"{self.path} cannot be read ({error}): remove it and push again") from error
 
     def get(self, step: str) -> dict[str, Any]:

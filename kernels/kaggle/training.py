@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,49 +38,73 @@ def push_training(options: argparse.Namespace, patience: Patience) -> None:
         print(f"would run: kaggle kernels push -p {folder}   ({ref})")
         return
     state = ShipState(options.ship)
-    known = state.get("training")
-    if known.get("going") and known.get("ref") == ref and not options.again:
+    known, again = state.get("training"), command_of(options)
+    facts: dict[str, Any] = {"ref": ref, "chosen": [options.recipes, options.profile, options.folds]}
+    if known.get("going") and not options.again:
+        if {name: known[name] for name in facts} != facts:
+            raise KaggleError(
+                f"the session of {' '.join(known['chosen'][0])} is not over: wait for it first, or AGAIN=1"
+            )
         pushed = Pushed(ref, known["version"])
         print(f"{pushed} is still to be waited for: not pushed again (AGAIN=1 does)")
     else:
         if options.resume and not known:
-            raise KaggleError(f"there is no earlier session to resume in {options.ship}: `{GO_ON}` without RESUME=1")
+            raise KaggleError(f"there is no earlier session to resume in {options.ship}: `{again}`")
         pushed = read_push(call("kernels", "push", "-p", str(folder)), ref)
-        state.put("training", ref=ref, version=pushed.version, going=True)
+        state.put("training", **facts, version=pushed.version, going=True)
         print(f"{pushed} pushed; Kaggle trains now, for up to 12 hours")
-    status, message = _wait(pushed, patience)
-    state.put("training", ref=ref, version=pushed.version, going=False)
-    trained = fetch_outputs(ref, options.ship / "trained")
+    status, message = _wait(pushed, patience, again)
+    try:
+        fetched = fetch_outputs(ref, options.ship / "fetched")
+    except KaggleError as error:
+        raise KaggleError(f"{error}; `{again}` fetches what was trained") from error
+    state.put("training", **facts, version=pushed.version, going=False)
     if status != ENDED_WELL:
-        raise KaggleError(failure(pushed, status, message, trained, GO_ON))
-    print(describe(read_session(trained), trained))
+        raise KaggleError(failure(pushed, status, message, fetched, f"{again} RESUME=1"))
+    session = read_session(fetched, again)
+    trained = options.ship / "trained"
+    # Beside what earlier sessions brought home, of the same recipe or of others.
+    shutil.copytree(fetched, trained, dirs_exist_ok=True)
+    shutil.rmtree(fetched)
+    print(describe(session, trained, options))
 
 
-def _wait(pushed: Pushed, patience: Patience) -> tuple[str, str]:
+def command_of(options: argparse.Namespace, target: str = GO_ON) -> str:
+    """What a person types for this choice."""
+    words = [target, f"RECIPES={shlex.quote(' '.join(options.recipes))}"]
+    words += [f"PROFILE={options.profile}"] if options.profile != "full" else []
+    words += [f"FOLDS={shlex.quote(' '.join(map(str, options.folds)))}"] if options.folds else []
+    return " ".join(words)
+
+
+def _wait(pushed: Pushed, patience: Patience, again: str) -> tuple[str, str]:
     answers: list[tuple[str, str]] = []
 
     def state() -> tuple[str, bool]:
         answers.append(run_status(pushed))
         return answers[-1][0], answers[-1][0] in (ENDED_WELL, *ENDED_BADLY)
 
-    patience.wait(str(pushed), state, GO_ON)
+    patience.wait(str(pushed), state, again)
     return answers[-1]
 
 
-def read_session(trained: Path) -> dict[str, Any]:
+def read_session(trained: Path, again: str) -> dict[str, Any]:
     """What the session says of itself.  Raises KaggleError where it left nothing, or failed."""
     try:
         session: dict[str, Any] = json.loads((trained / "runs" / "session.json").read_text())
     except (OSError, ValueError) as error:
         raise KaggleError(f"the session left no runs/session.json ({error}): see {trained}") from error
     if session.get("code") not in (TRAINED, TIME_UP):
-        raise KaggleError(f"training failed, see the log in {trained}; once mended, `{GO_ON} RESUME=1` goes on")
+        raise KaggleError(f"training failed, see the log in {trained}; once mended, `{again} RESUME=1` goes on")
     return session
 
 
-def describe(session: dict[str, Any], trained: Path) -> str:
+def describe(session: dict[str, Any], trained: Path, options: argparse.Namespace) -> str:
     """How far training is, and the command that goes on."""
     finished, left = session["finished"], session["left"]
     if session["code"] == TIME_UP:
-        return f"{len(finished)} networks are trained and {len(left)} are left: `{GO_ON} RESUME=1` goes on"
-    return f"all {len(finished)} networks are trained: `make package RUNS={trained / 'runs'}` ships them"
+        return (
+            f"{len(finished)} networks are trained and {len(left)} are left: `{command_of(options)} RESUME=1` goes on"
+        )
+    package = f"{command_of(options, 'make package')} RUNS={shlex.quote(str(trained / 'runs'))}"
+    return f"all {len(finished)} networks are trained: `{package}` ships them"

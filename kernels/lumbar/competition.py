@@ -37,7 +37,10 @@ def find_competition(roots: Sequence[Path]) -> Path:
 
 def _folders(folder: Path) -> list[Path]:
     # Image folders are not searched: they hold thousands of entries and never a marker.
-    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.endswith("_images"))
+    try:
+        return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.endswith("_images"))
+    except OSError:  # what may not be read is not what was attached
+        return []
 
 
 @dataclass

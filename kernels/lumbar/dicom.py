@@ -53,7 +53,7 @@ def _files(folder: Path, report: Report) -> list[tuple[int | None, Path]]:
     """Number (from the name, if it is one) and path of a series' files; hidden entries and folders are passed over."""
     try:
         with os.scandir(folder) as entries:
-            paths = [Path(entry.path) for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
+            paths = [Path(entry.path) for entry in entries if not entry.name.startswith(".") and not _is_folder(entry)]
     except OSError as error:
         report.add("no-folder", f"{type(error).__name__}: {error.strerror}")
         return []
@@ -61,6 +61,13 @@ def _files(folder: Path, report: Report) -> list[tuple[int | None, Path]]:
         report.add("empty-folder", "the series folder holds no files")
     numbered = [(int(path.stem) if path.stem.isdecimal() else None, path) for path in paths]
     return sorted(numbered, key=lambda one: (one[0] is None, one[0] or 0, one[1].name))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or a failing mount: named when it is read
+        return False
 
 
 # A file that claims more pixels is damaged: decoding it could take all memory.

@@ -210,6 +210,8 @@ def _say(run: Run) -> None:
     asked, seconds = len(run.submission.studies), report["seconds"]["total"]
     print(f"graded {run.graded} of {asked} studies on {run.device} in {seconds} s")
     print(f"rows of these that kept the prior: {report['fallbacks']['rows']}; problems: {report['problem_counts']}")
+    if run.graded < asked:
+        print(f"{asked - run.graded} studies were not reached: all their rows keep the prior")
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -21,7 +21,7 @@ from .locate import Located, locate
 from .manifest import Manifest, Route
 from .problems import Problem
 from .shape import Expectation
-from .study import Study
+from .study import Study, gaps
 from .views import View
 from .weights import LoadedMember, WeightsError, load_member
 
@@ -162,6 +162,8 @@ def _read_isolated(
         problem = Problem(study_id, "", "no-series", "the series table lists no usable series of this study")
         return Study(study_id, (), [problem])
     try:
-        return reader(folder, study_id, series)
+        study = reader(folder, study_id, series)
     except Exception as error:  # noqa: BLE001 - the named, counted last resort
         return Study(study_id, (), [Problem(study_id, "", "study-unreadable", f"{type(error).__name__}: {error}")])
+    study.problems += gaps(study)
+    return study

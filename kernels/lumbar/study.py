@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
-from .geometry import Plane
+from .geometry import Plane, body_plane
+from .labels import SERIES_KINDS
 from .problems import Problem
 
 
@@ -92,3 +94,20 @@ class Study:
 def longest(stacks: Sequence[Stack]) -> Stack:
     """The stack of the most slices; of several, the first by name."""
     return min(stacks, key=lambda stack: (-len(stack.planes), stack.series_id))
+
+
+def gaps(study: Study) -> list[Problem]:
+    """What a study lacks as a whole, with no file at fault: a kind of series, more than a slice, one grid of slices."""
+    found = []
+    for description, kind in SERIES_KINDS.items():
+        stacks = study.of_kind(kind)
+        slices = sum(len(stack.planes) for stack in stacks)
+        if slices < 2:
+            slug = "single-slice" if slices else "missing-kind"
+            found.append(Problem(study.study_id, description, slug, f"{slices} usable slices of this kind"))
+        if body_plane(kind) == "sagittal":  # axial series often have a stack a disc
+            for series_id, count in Counter(stack.series_id for stack in stacks).items():
+                if count > 1:
+                    detail = f"{count} stacks that differ in size, spacing or orientation"
+                    found.append(Problem(study.study_id, series_id, "several-stacks", detail))
+    return found
