@@ -183,6 +183,8 @@ def test_another_call_waits_for_the_submission_that_was_made(kaggle, package, tm
     kaggle.run_kernel = ran()
     assert ship("push", package, tmp_path) == 0
     assert ship("submit", package, tmp_path, "--message", 'it\'s "fine"') == 0
+    asked = len(kaggle.requests)
+    assert ship("submit", package, tmp_path, "--dry-run") == 0 and len(kaggle.requests) == asked
     assert ship("submit", package, tmp_path, "--wait") == 0
     assert "public score 0.45\n" in capsys.readouterr().out.replace(" (0 s)", "")
     assert ship("submit", package, tmp_path, "--again", "--message", 'it\'s "fine"') == 0

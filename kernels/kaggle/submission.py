@@ -47,6 +47,8 @@ def submit(
     check_pushed(weights, kernel["manifest_sha256"], version)
     if before.get("version") == version and before.get("ref") == ref and not again:
         print(f"version {version} was submitted already (`{GO_ON} AGAIN=1` submits it once more)")
+        if dry_run:
+            return
         text, earlier = before["message"], 0
     else:
         text = message or f"weights {kernel['manifest_sha256'][:12]}, notebook version {version}"
