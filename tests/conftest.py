@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 from dicom_factory import write_foreign_dataset
+from fault_runs import Answered, run_here, write_studies
 from kaggle_server import KaggleServer
 from recipe_members import export_untrained
+from seeing_networks import seeing_package
 from tiny_runs import write_runs
 from warm_client import WarmClient
 
@@ -97,3 +99,23 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     given = ["--runs", str(runs), "--out", str(out), "--profile", "smoke", "--owner", "ann"]
     assert build_dataset.main(given) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def seeing(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package with networks whose answers depend on every pixel."""
+    return seeing_package(package, tmp_path_factory.mktemp("seeing") / "weights")
+
+
+@pytest.fixture(scope="session")
+def clean_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A competition's folder with the clean studies 1 and 2."""
+    return write_studies(tmp_path_factory.mktemp("competition"), ("1", "2"), {})
+
+
+@pytest.fixture(scope="session")
+def clean_answers(clean_pair: Path, seeing: Path, tmp_path_factory: pytest.TempPathFactory) -> Answered:
+    """What the kernel answers for them."""
+    found = run_here(clean_pair, seeing, tmp_path_factory.mktemp("clean_answers"))
+    assert found.report["problems"] == []
+    return found

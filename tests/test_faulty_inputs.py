@@ -13,27 +13,9 @@ import pytest
 from kernels.lumbar import dicom, predict
 from kernels.lumbar.labels import ROWS
 from tests.clean_study import SERIES, T1, T2
-from tests.fault_runs import SAMPLE, SERIES_TABLE, Answered, answered, assert_same, run_here, with_tables, write_studies
-from tests.seeing_networks import seeing_package
+from tests.fault_runs import SAMPLE, SERIES_TABLE, Answered, answered, assert_same, run_here, with_tables
 
 VICTIM, OTHER = STUDIES = ("1", "2")
-
-
-@pytest.fixture(scope="module")
-def weights(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return seeing_package(package, tmp_path_factory.mktemp("seeing") / "weights")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_studies(tmp_path_factory.mktemp("competition"), STUDIES, {})
-
-
-@pytest.fixture(scope="module")
-def healthy(data: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Answered:
-    found = run_here(data, weights, tmp_path_factory.mktemp("healthy"))
-    assert found.report["problems"] == []
-    return found
 
 
 # --- tables
@@ -64,11 +46,11 @@ MAKES: dict[str, Callable[[str], bytes]] = {
 @pytest.mark.parametrize("table", [SERIES_TABLE, SAMPLE])
 @pytest.mark.parametrize("make", MAKES)
 def test_tables_of_another_make_mean_the_same(
-    make: str, table: str, data: Path, weights: Path, healthy: Answered, tmp_path: Path
+    make: str, table: str, clean_pair: Path, seeing: Path, clean_answers: Answered, tmp_path: Path
 ) -> None:
-    made = with_tables(data, tmp_path / "data", {table: MAKES[make]((data / table).read_text())})
-    found = run_here(made, weights, tmp_path / "out")
-    assert_same(found, healthy, *STUDIES)
+    made = with_tables(clean_pair, tmp_path / "data", {table: MAKES[make]((clean_pair / table).read_text())})
+    found = run_here(made, seeing, tmp_path / "out")
+    assert_same(found, clean_answers, *STUDIES)
     assert found.report["problems"] == []
 
 
@@ -84,14 +66,14 @@ LOSSES: dict[str, tuple[Callable[[str], bytes], str, str]] = {
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_wrong_line_of_the_series_table_is_named_and_costs_its_study_alone(
-    loss: str, data: Path, weights: Path, healthy: Answered, tmp_path: Path
+    loss: str, clean_pair: Path, seeing: Path, clean_answers: Answered, tmp_path: Path
 ) -> None:
     change, study, kind = LOSSES[loss]
-    made = with_tables(data, tmp_path / "data", {SERIES_TABLE: change((data / SERIES_TABLE).read_text())})
-    found = run_here(made, weights, tmp_path / "out")
-    assert_same(found, healthy, OTHER)
+    made = with_tables(clean_pair, tmp_path / "data", {SERIES_TABLE: change((clean_pair / SERIES_TABLE).read_text())})
+    found = run_here(made, seeing, tmp_path / "out")
+    assert_same(found, clean_answers, OTHER)
     if kind != "no-series":
-        assert_same(found, healthy, VICTIM)
+        assert_same(found, clean_answers, VICTIM)
     assert kind in found.problems(study) if kind else found.report["problems"] == []
 
 
@@ -106,9 +88,9 @@ def test_a_wrong_line_of_the_series_table_is_named_and_costs_its_study_alone(
     ],
 )
 def test_a_series_table_that_is_none_leaves_the_priors(
-    content: bytes, kind: str, data: Path, weights: Path, tmp_path: Path
+    content: bytes, kind: str, clean_pair: Path, seeing: Path, tmp_path: Path
 ) -> None:
-    found = run_here(with_tables(data, tmp_path / "data", {SERIES_TABLE: content}), weights, tmp_path / "out")
+    found = run_here(with_tables(clean_pair, tmp_path / "data", {SERIES_TABLE: content}), seeing, tmp_path / "out")
     assert kind in found.problems() | found.problems(VICTIM)
     assert found.report["fallbacks"]["rows"] == len(STUDIES) * len(ROWS)
 
@@ -116,47 +98,49 @@ def test_a_series_table_that_is_none_leaves_the_priors(
 # --- paths and permissions
 
 
-def test_spaces_unicode_and_links_in_every_path(data: Path, weights: Path, healthy: Answered, tmp_path: Path) -> None:
+def test_spaces_unicode_and_links_in_every_path(
+    clean_pair: Path, seeing: Path, clean_answers: Answered, tmp_path: Path
+) -> None:
     root = tmp_path / "mounts – été" / "a b"
     root.mkdir(parents=True)
-    (root / "the competition").symlink_to(data)
-    (root / "weights of Ω").symlink_to(weights)
+    (root / "the competition").symlink_to(clean_pair)
+    (root / "weights of Ω").symlink_to(seeing)
     out = tmp_path / "out put é"
     code = predict.main(["--input-root", str(root), "--out", str(out)])
-    assert_same(answered(code, data, out), healthy, *STUDIES)
+    assert_same(answered(code, clean_pair, out), clean_answers, *STUDIES)
 
 
 @pytest.mark.parametrize("target", ["nowhere", "0.dcm", "."])
 def test_a_link_to_nothing_to_itself_or_to_its_folder(
-    target: str, data: Path, weights: Path, healthy: Answered, tmp_path: Path
+    target: str, clean_pair: Path, seeing: Path, clean_answers: Answered, tmp_path: Path
 ) -> None:
     """In process, as the simulation cannot mount them."""
-    copy = Path(shutil.copytree(data, tmp_path / "data"))
+    copy = Path(shutil.copytree(clean_pair, tmp_path / "data"))
     (copy / "test_images" / VICTIM / SERIES[T1] / "0.dcm").symlink_to(target)
-    found = run_here(copy, weights, tmp_path / "out")
-    assert_same(found, healthy, *STUDIES)
+    found = run_here(copy, seeing, tmp_path / "out")
+    assert_same(found, clean_answers, *STUDIES)
     assert found.problems(VICTIM) == (set() if target == "." else {"unreadable-file"})
 
 
 @pytest.mark.parametrize(("name", "kind"), [(f"{SERIES[T1]}/4.dcm", "unreadable-file"), (SERIES[T2], "no-folder")])
 def test_what_may_not_be_read_is_named(
-    name: str, kind: str, data: Path, weights: Path, healthy: Answered, tmp_path: Path
+    name: str, kind: str, clean_pair: Path, seeing: Path, clean_answers: Answered, tmp_path: Path
 ) -> None:
-    copy = Path(shutil.copytree(data, tmp_path / "data"))
+    copy = Path(shutil.copytree(clean_pair, tmp_path / "data"))
     locked = copy / "test_images" / VICTIM / name
     locked.chmod(0)
     if os.access(locked, os.R_OK):
         pytest.skip("permissions do not bind this user")
-    found = run_here(copy, weights, tmp_path / "out")
+    found = run_here(copy, seeing, tmp_path / "out")
     locked.chmod(0o755)
-    assert_same(found, healthy, OTHER)
+    assert_same(found, clean_answers, OTHER)
     assert kind in found.problems(VICTIM)
 
 
 def test_a_mount_that_may_not_be_read_hides_no_other(
-    data: Path, weights: Path, healthy: Answered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clean_pair: Path, seeing: Path, clean_answers: Answered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, target in (("a", tmp_path), ("b", data), ("c", weights)):
+    for name, target in (("a", tmp_path), ("b", clean_pair), ("c", seeing)):
         (tmp_path / "input" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "input" / name).symlink_to(target)
     iterdir = Path.iterdir
@@ -168,14 +152,14 @@ def test_a_mount_that_may_not_be_read_hides_no_other(
 
     monkeypatch.setattr(Path, "iterdir", refuse)
     code = predict.main(["--input-root", str(tmp_path / "input"), "--out", str(tmp_path / "out")])
-    assert_same(answered(code, data, tmp_path / "out"), healthy, *STUDIES)
+    assert_same(answered(code, clean_pair, tmp_path / "out"), clean_answers, *STUDIES)
 
 
 def test_a_file_that_the_system_does_not_give_is_named(
-    data: Path, weights: Path, healthy: Answered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clean_pair: Path, seeing: Path, clean_answers: Answered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same for every user, root too, whom permissions do not bind; and for a mount that fails."""
-    refused, read_file = data / "test_images" / VICTIM / SERIES[T1] / "4.dcm", dicom.read_file
+    refused, read_file = clean_pair / "test_images" / VICTIM / SERIES[T1] / "4.dcm", dicom.read_file
 
     def read(path: Path) -> tuple[np.ndarray, int]:
         if path == refused:
@@ -183,8 +167,8 @@ def test_a_file_that_the_system_does_not_give_is_named(
         return read_file(path)
 
     monkeypatch.setattr(dicom, "read_file", read)
-    found = run_here(data, weights, tmp_path / "out")
-    assert_same(found, healthy, OTHER)
+    found = run_here(clean_pair, seeing, tmp_path / "out")
+    assert_same(found, clean_answers, OTHER)
     (problem,) = (one for one in found.report["problems"] if one["kind"] == "unreadable-file")
     assert (problem["study"], problem["where"]) == (VICTIM, f"{SERIES[T1]}/4.dcm")
     assert "PermissionError" in problem["detail"]

@@ -14,7 +14,7 @@ import pytest
 from kernels.lumbar.labels import ROWS
 from kernels.lumbar.manifest import Artefact
 from kernels.lumbar.weights import MANIFEST_FILE
-from tests.fault_runs import Answered, assert_same, run_here, write_studies
+from tests.fault_runs import Answered, assert_same, run_here
 from tests.seeing_networks import (
     FailsOnImages,
     NanOnImages,
@@ -26,23 +26,6 @@ from tests.seeing_networks import (
 )
 
 STUDIES = ("1", "2")
-
-
-@pytest.fixture(scope="module")
-def weights(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return seeing_package(package, tmp_path_factory.mktemp("seeing") / "weights")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_studies(tmp_path_factory.mktemp("competition"), STUDIES, {})
-
-
-@pytest.fixture(scope="module")
-def healthy(data: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Answered:
-    found = run_here(data, weights, tmp_path_factory.mktemp("healthy"))
-    assert found.report["problems"] == []
-    return found
 
 
 class Intruder:
@@ -100,17 +83,17 @@ def without(package: Path, name: str, out: Path) -> Path:
 @pytest.mark.parametrize("role", ["localiser", "grader"])
 @pytest.mark.parametrize("name", SPOILT)
 def test_a_spoilt_member_costs_itself_alone(
-    name: str, role: str, data: Path, weights: Path, healthy: Answered, tmp_path: Path
+    name: str, role: str, clean_pair: Path, seeing: Path, clean_answers: Answered, tmp_path: Path
 ) -> None:
     """The answers are those of a package that never had it."""
     spoil, kind = SPOILT[name]
-    spoilt = seeing_package(weights, tmp_path / "spoilt")
+    spoilt = seeing_package(seeing, tmp_path / "spoilt")
     victim = [one for one in artefacts(spoilt) if one.member.role == role][-1]
     spoil(spoilt, victim)
-    found = run_here(data, spoilt, tmp_path / "out")
-    expected = run_here(data, without(weights, victim.member.name, tmp_path / "without"), tmp_path / "other")
+    found = run_here(clean_pair, spoilt, tmp_path / "out")
+    expected = run_here(clean_pair, without(seeing, victim.member.name, tmp_path / "without"), tmp_path / "other")
     assert_same(found, expected, *STUDIES)
-    assert not np.array_equal(found.rows(STUDIES[0]), healthy.rows(STUDIES[0]))
+    assert not np.array_equal(found.rows(STUDIES[0]), clean_answers.rows(STUDIES[0]))
     named = {(one["where"], one["kind"]) for one in found.report["problems"]}
     assert any(where == victim.member.name and kind in slug for where, slug in named)
     assert not (spoilt / "intruded").exists()
@@ -130,10 +113,12 @@ MANIFESTS: dict[str, Callable[[dict], str]] = {
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_a_manifest_that_cannot_be_used_leaves_the_priors(name: str, data: Path, weights: Path, tmp_path: Path) -> None:
-    spoilt = seeing_package(weights, tmp_path / "weights")
+def test_a_manifest_that_cannot_be_used_leaves_the_priors(
+    name: str, clean_pair: Path, seeing: Path, tmp_path: Path
+) -> None:
+    spoilt = seeing_package(seeing, tmp_path / "weights")
     path = spoilt / MANIFEST_FILE
     path.write_text(MANIFESTS[name](json.loads(path.read_text())))
-    found = run_here(data, spoilt, tmp_path / "out")
+    found = run_here(clean_pair, spoilt, tmp_path / "out")
     assert found.report["problem_counts"] == {"no-manifest": 1}
     assert found.report["fallbacks"]["never_graded"] == len(STUDIES)

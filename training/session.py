@@ -20,13 +20,13 @@ from pathlib import Path
 
 import torch
 
+from kernels.lumbar.competition import search_folders
 from kernels.lumbar.submission import replace_json
 from training import train_all
 from training.data.external import PRETRAINING
 from training.recipe import RecipeError
 
 INPUT_ROOT = Path("/kaggle/input")
-SEARCH_DEPTH = 4
 # Outside of its output a session has some 60 GB, of which libraries and published weights take some.
 CROPS_GB = 50
 DATA_MARKERS = ("train.csv", "train_series_descriptions.csv")
@@ -39,24 +39,9 @@ class SessionError(Exception):
     """Why a session cannot start, with what is mounted."""
 
 
-def find_folders(root: Path, markers: Sequence[str]) -> list[Path]:
-    """The folders at or below the root that hold all marker files; images are not searched, nor what was found."""
-    found: list[Path] = []
-    level = [root] if root.is_dir() else []
-    for _ in range(SEARCH_DEPTH + 1):
-        found += [folder for folder in level if all((folder / marker).is_file() for marker in markers)]
-        open_ones = [folder for folder in level if folder not in found]
-        level = sorted(child for folder in open_ones for child in folder.iterdir() if _is_searched(child))
-    return found
-
-
-def _is_searched(path: Path) -> bool:
-    return path.is_dir() and not path.name.endswith("_images")
-
-
 def find_folder(root: Path, markers: Sequence[str], remedy: str) -> Path:
     """The one folder with these markers.  Raises SessionError where there is none, or more than one."""
-    found = find_folders(root, markers)
+    found, _ = search_folders([root], markers)
     if len(found) == 1:
         return found[0]
     listing = ", ".join(str(folder) for folder in (found or sorted(root.glob("*/*")))[:20]) or "nothing"
@@ -86,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
         log.warning("there is no GPU: training takes many times as long")
     given = ["--data", str(data), "--runs", str(runs), "--recipes", *options.recipes, "--profile", options.profile]
     given += ["--time-limit", str(options.time_limit), "--folds", *map(str, options.folds)]
-    if coordinates := find_folders(options.input_root, (PRETRAINING,)):
+    if coordinates := search_folders([options.input_root], (PRETRAINING,))[0]:
         given += ["--coordinates", str(coordinates[0])]
     keep_state(options, None, 0.0)
     started, code = time.monotonic(), 1

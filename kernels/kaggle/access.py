@@ -77,7 +77,7 @@ def read_admission(answer: Answer, sources: list[str]) -> Admission:
     text = answer.text
     if answer.code == 0:
         return Admission(Access.GRANTED)
-    if "Authentication required" in text or answer.status == 401:
+    if answer.status == 401:
         found = f"Kaggle refuses the credentials of {' and of '.join(sources)}"
         return Admission(Access.REFUSED, found, f"they may have expired: {TOKEN_REMEDY}")
     if "requests.exceptions." in text or "Max retries exceeded" in text:

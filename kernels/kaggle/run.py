@@ -112,7 +112,7 @@ def log_lines(text: str) -> list[str]:
     try:
         text = "".join(str(event["data"]) for event in json.loads(text))
     except (ValueError, TypeError, KeyError):
-        return [line for line in text.splitlines() if line.strip()]
+        pass  # plain text, as it is
     return [line for line in text.splitlines() if line.strip()]
 
 

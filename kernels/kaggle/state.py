@@ -44,12 +44,14 @@ class ShipState:
     def put(self, step: str, **facts: Any) -> None:
         """Replace what is known of a step."""
         self._facts[step] = facts
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        replace_json(self.path, self._facts)
+        self._write()
 
     def drop(self, *steps: str) -> None:
         """Forget steps that no longer hold."""
         for step in steps:
             self._facts.pop(step, None)
+        self._write()
+
+    def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         replace_json(self.path, self._facts)

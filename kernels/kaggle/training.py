@@ -35,7 +35,7 @@ def push_training(options: argparse.Namespace, patience: Patience) -> None:
     write_training(folder, *chosen, resume=options.resume, datasets=options.datasets)
     ref = json.loads((folder / METADATA_NAME).read_text())["id"]
     if options.dry_run:
-        print(f"would run: kaggle kernels push -p {folder}   ({ref})")
+        print(f"would run: kaggle kernels push -p {shlex.quote(str(folder))}   ({ref})")
         return
     state = ShipState(options.ship)
     known, again = state.get("training"), command_of(options)

@@ -21,18 +21,27 @@ class CompetitionNotFound(Exception):
 
 def find_competition(roots: Sequence[Path]) -> Path:
     """The one folder below the roots that holds the marker files.  Raises CompetitionNotFound with what is mounted."""
-    found: list[Path] = []
-    level = [root for root in roots if root.is_dir()]
-    seen: list[Path] = []
-    for _ in range(SEARCH_DEPTH + 1):
-        found += [folder for folder in level if all((folder / marker).is_file() for marker in MARKERS)]
-        seen += level
-        level = [child for folder in level if folder not in found for child in _folders(folder)]
+    found, seen = search_folders(roots, MARKERS)
     if len(found) == 1:
         return found[0]
     listing = ", ".join(str(folder) for folder in (found or seen)[:20]) or "nothing"
     reason = "more than one folder holds" if found else "no folder holds"
     raise CompetitionNotFound(f"{reason} {' and '.join(MARKERS)}; looked at: {listing}")
+
+
+def search_folders(roots: Sequence[Path], markers: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """The folders at or below the roots that hold all marker files, and all that were looked at.
+
+    What lies in image folders, or below a folder that was found, is not searched.
+    """
+    found: list[Path] = []
+    seen: list[Path] = []
+    level = [root for root in roots if root.is_dir()]
+    for _ in range(SEARCH_DEPTH + 1):
+        found += [folder for folder in level if all((folder / marker).is_file() for marker in markers)]
+        seen += level
+        level = [child for folder in level if folder not in found for child in _folders(folder)]
+    return found, seen
 
 
 def _folders(folder: Path) -> list[Path]:

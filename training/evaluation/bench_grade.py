@@ -26,9 +26,10 @@ from training.evaluation.crossfit import cross_fit
 from training.evaluation.ensemble import SearchResult, search
 from training.evaluation.ensemble_search import Costs, Ensemble, SearchError, best_ensemble
 from training.evaluation.ensemble_sources import read_costs, read_priors, standing_of
-from training.evaluation.ensemble_strategies import FREE
+from training.evaluation.ensemble_strategies import FREE, Standing, side_by_side
+from training.evaluation.finite import finite
 from training.evaluation.grading import OWN, System, find_system, grade_test_studies, labels_of
-from training.evaluation.grading_report import FOUND, FREELY, OUT_OF_FOLD, SIDE_BY_SIDE, Row, finite, tables_of
+from training.evaluation.grading_report import FOUND, FREELY, OUT_OF_FOLD, SIDE_BY_SIDE, Row, tables_of
 from training.evaluation.grading_verdicts import Scored, foretold_lines, gain_lines, gains_over, noise_line, rivals
 from training.evaluation.intervals import intervals
 from training.evaluation.out_of_fold import Answers, Average, OutOfFoldError, Rule
@@ -84,38 +85,25 @@ class Measured:
         return made
 
 
-def weights_of(system: System, names: Sequence[str]) -> np.ndarray:
-    """(M, 3 groups): what the recipe weighs its graders with, 0 for those of others."""
-    own = {f"{system.name}/{one.pooled_as}": dict(one.weight) for one in system.graders}
-    return np.array([[float(own.get(name, {}).get(group, 0.0)) for group in GROUPS] for name in names])  # type: ignore[call-overload]
-
-
 def plans_of(
-    systems: Sequence[System], names: tuple[str, ...], rule: Rule, free: Ensemble, result: SearchResult
+    standing: Sequence[Standing], answers: Answers, rule: Rule, free: Ensemble, result: SearchResult
 ) -> dict[str, Plan]:
     """Every grader alone, every recipe, all recipes side by side, free weights of all, and what the search found."""
-    by_recipe = {system.name: weights_of(system, names) for system in systems}
-    together = np.sum(list(by_recipe.values()), axis=0)
+    together = side_by_side(answers, standing, rule.average)
     plans = {}
-    for at, name in enumerate(names):
-        groups = tuple(group for group, weight in zip(GROUPS, together[at], strict=True) if weight > 0)
+    for name, weights in zip(together.members, together.weights, strict=True):
+        groups = tuple(group for group, weight in zip(GROUPS, weights, strict=True) if weight > 0)
         plans[name.partition("/")[2]] = Plan(Ensemble((name,), np.ones((1, len(GROUPS))), PLAIN), rule, groups)
-    for system in systems:
-        own = Rule(system.folder.recipe.average, rule.priors)
-        plans[system.name] = Plan(_some(names, by_recipe[system.name]), own)
-    if len(systems) > 1:
-        plans[SIDE_BY_SIDE] = Plan(_some(names, together), rule)
+    for one in standing:
+        plans[one.name] = Plan(one.ensemble(answers), rule)
+    if len(standing) > 1:
+        plans[SIDE_BY_SIDE] = Plan(together, rule)
     plans[FREELY] = Plan(free, rule)
     found = np.array([[its[group] for group in GROUPS] for its in result.weights.values()])
     multipliers = np.array([result.multipliers[group] for group in GROUPS])
     average: Average = "logits" if result.average == "logits" else "probabilities"
     plans[FOUND] = Plan(Ensemble(tuple(result.weights), found, multipliers, average), rule)
     return plans
-
-
-def _some(names: tuple[str, ...], weights: np.ndarray) -> Ensemble:
-    kept = np.flatnonzero(weights.sum(1))
-    return Ensemble(tuple(names[at] for at in kept), weights[kept], PLAIN)
 
 
 def measure(data: Path, runs: Path, systems: Sequence[System], fold: int) -> Measured:
@@ -126,7 +114,7 @@ def measure(data: Path, runs: Path, systems: Sequence[System], fold: int) -> Mea
     costs, remark = read_costs([system.folder.seconds for system in systems], held_out.members)
     standing = [standing_of(system.folder.recipe) for system in systems]
     result = search(held_out, rule, costs, standing=standing)
-    plans = plans_of(systems, held_out.members, rule, best_ensemble(held_out, rule, costs), result)
+    plans = plans_of(standing, held_out, rule, best_ensemble(held_out, rule, costs), result)
     honest = {
         name: cross_fit(held_out, rule, costs, None, standing, how).predicted
         for name, how in ((FREELY, FREE), (FOUND, result.strategy))

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,10 +22,12 @@ from training.evaluation.ensemble_search import Costs, SearchError, Step, best_s
 from training.evaluation.ensemble_sources import Sources, read_costs, read_priors, read_sources
 from training.evaluation.ensemble_strategies import Standing, shipped, strategies
 from training.evaluation.ensemble_table import next_step, reason_of, table_of
+from training.evaluation.finite import finite
 from training.evaluation.intervals import Difference, Interval, differences, intervals
 from training.evaluation.metric import pooled
 from training.evaluation.out_of_fold import Answers, Mixture, OutOfFoldError, Rule
 from training.recipe import RecipeError
+from training.recipes import names_of
 
 
 @dataclass(frozen=True)
@@ -156,15 +157,6 @@ def member_scores(answers: Answers, rule: Rule, costs: Costs) -> dict[str, Membe
     }
 
 
-def _json_able(value: Any) -> Any:
-    """The same without NaN, which JSON does not know."""
-    if isinstance(value, dict):
-        return {key: _json_able(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_json_able(one) for one in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
 def budget_of(text: str | None) -> float | None:
     """The seconds a study that a command line allows; None = any.  Raises SearchError."""
     if text is None:
@@ -206,11 +198,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         seconds = budget_of(options.seconds)
         if options.out.is_dir():
             raise SearchError(f"{options.out} is a folder: name a file, such as OUT={options.out / 'ensemble.json'}")
-        names = " ".join(options.recipes).replace(",", " ").split()
+        names = names_of(options.recipes) if options.recipes else []
         sources = read_sources(options.runs, options.profile, names)
         result, remarks = search_runs(sources, options.average, seconds)
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        replace_json(options.out, _json_able(asdict(result)))
+        replace_json(options.out, finite(asdict(result)))
     except (SearchError, OutOfFoldError, RecipeError, OSError) as error:
         sys.stderr.write(f"no ensemble: {error}\n")
         return 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from kernels.lumbar.labels import GROUPS
 from training.evaluation.grading import AGREED, OWN, TRUE
@@ -93,12 +92,3 @@ def _told(interval: Interval | None) -> str:
         return "–"
     half = (interval.high - interval.low) / 2
     return f"{interval.value:.4f} ± {half:.3f}"
-
-
-def finite(content: Any) -> Any:
-    """The same with null for what JSON cannot hold."""
-    if isinstance(content, dict):
-        return {key: finite(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from training.evaluation import intervals
 from training.evaluation.grading import OWN
 from training.evaluation.grading_report import FOUND, FREELY, OUT_OF_FOLD, SIDE_BY_SIDE, TITLES, Row
-from training.evaluation.intervals import LEVEL, RESAMPLES, Difference, Verdict, difference
-from training.evaluation.metric import losses, with_mean
+from training.evaluation.intervals import Difference, difference
 
 MIXTURES = (FOUND, FREELY, SIDE_BY_SIDE)
 WIDTH = max(map(len, MIXTURES))
@@ -27,24 +27,9 @@ class Scored:
     rows: np.ndarray
 
 
-def unpaired(new: Scored, old: Scored, resamples: int = RESAMPLES) -> Difference:
-    """The final score of `new` less that of `old`, which are of different studies.
-
-    Its interval is wider than that of paired predictions: which studies were drawn counts for both.
-    """
-    random = np.random.default_rng(0)
-    values, drawn = [], []
-    for one in (new, old):
-        sums = losses(one.labels, one.rows)
-        count = len(one.labels)
-        values.append(with_mean(sums.loss.sum(0), sums.weight.sum(0))[-1])
-        times = random.multinomial(count, np.full(count, 1 / count), size=resamples)
-        figures = with_mean(times @ sums.loss, times @ sums.weight)
-        whole = ~np.isnan(figures[:, :-1][:, sums.weight.sum(0) > 0]).any(1)
-        drawn.append(np.where(whole, figures[:, -1], np.nan))
-    low, high = np.nanquantile(drawn[0] - drawn[1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    verdict: Verdict = "better" if high < 0 else "worse" if low > 0 else "noise"
-    return Difference(float(values[0] - values[1]), float(low), float(high), verdict)
+def unpaired(new: Scored, old: Scored) -> Difference:
+    """The final score of `new` less that of `old`, which are of different studies."""
+    return intervals.unpaired((new.labels, new.rows), (old.labels, old.rows))
 
 
 @dataclass(frozen=True)

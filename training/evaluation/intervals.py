@@ -59,10 +59,30 @@ def differences(
     value, drawn = _value(first) - _value(second), _drawn(first, resamples) - _drawn(second, resamples)
     found = {}
     for at, name in enumerate(FIGURES):
-        low, high = _bounds(drawn[:, at])
-        verdict: Verdict = "better" if high < 0 else "worse" if low > 0 else "noise"
-        found[name] = Difference(float(value[at]), low, high, verdict)
+        found[name] = _difference(float(value[at]), drawn[:, at])
     return found
+
+
+def unpaired(
+    new: tuple[np.ndarray, np.ndarray], old: tuple[np.ndarray, np.ndarray], resamples: int = RESAMPLES
+) -> Difference:
+    """The final score of new less that of old (labels, predictions), which are of different studies.
+
+    Its interval is wider than that of paired predictions: both sets are drawn, each for itself.
+    """
+    random = np.random.default_rng(0)
+    values, drawn = [], []
+    for labels, probabilities in (new, old):
+        sums, count = losses(labels, probabilities), len(labels)
+        values.append(_value(sums)[-1])
+        times = random.multinomial(count, np.full(count, 1 / count), size=resamples)
+        drawn.append(_figures(sums, times)[:, -1])
+    return _difference(float(values[0] - values[1]), drawn[0] - drawn[1])
+
+
+def _difference(value: float, drawn: np.ndarray) -> Difference:
+    low, high = _bounds(drawn)
+    return Difference(value, low, high, "better" if high < 0 else "worse" if low > 0 else "noise")
 
 
 def _value(sums: Sums) -> np.ndarray:
@@ -70,8 +90,11 @@ def _value(sums: Sums) -> np.ndarray:
 
 
 def _drawn(sums: Sums, resamples: int) -> np.ndarray:
+    return _figures(sums, _times(len(sums.loss), resamples))
+
+
+def _figures(sums: Sums, times: np.ndarray) -> np.ndarray:
     """(resamples, 5) figures of the resamples, NaN where one lacks what the studies have."""
-    times = _times(len(sums.loss), resamples)
     figures = with_mean(times @ sums.loss, times @ sums.weight)
     present = sums.weight.sum(0) > 0
     figures[np.isnan(figures[:, :-1][:, present]).any(1), -1] = np.nan

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from kernels.lumbar.labels import LEVELS
+from training.evaluation.finite import finite
 from training.evaluation.locating import summary
 
 VIEW_NAMES = {"sagittal_t2": "canal, Sag T2", "sagittal_t1": "foramina, Sag T1", "axial_t2": "recesses, Ax T2"}
@@ -39,7 +40,7 @@ def report(findings: pd.DataFrame, costs: Costs) -> tuple[str, dict[str, Any]]:
             },
             "cost": dict(costs.get(name, {})),
         }
-    return f"{_main_table(numbers)}\n\n{_level_tables(numbers)}", _finite(numbers)
+    return f"{_main_table(numbers)}\n\n{_level_tables(numbers)}", finite(numbers)
 
 
 def _main_table(numbers: Mapping[str, Any]) -> str:
@@ -98,15 +99,6 @@ def _percent(share: float | None, width: int = 5) -> str:
     if share is None or math.isnan(share):
         return f"{'–':>{width}}"
     return f"{min(100 * share, 99.9):{width - 1}.1f}%" if share < 1 else f"{'100%':>{width}}"
-
-
-def _finite(numbers: Any) -> Any:
-    """The same with null for what JSON cannot hold: nothing to measure, or infinitely far."""
-    if isinstance(numbers, dict):
-        return {key: _finite(value) for key, value in numbers.items()}
-    if isinstance(numbers, float) and not math.isfinite(numbers):
-        return None
-    return numbers
 
 
 def draw_curves(findings: pd.DataFrame, path: Path) -> None:
