@@ -13,6 +13,8 @@ RECIPES ?=
 FOLDS ?=
 COORDINATES ?=
 LABELS ?=
+EXECUTOR ?=
+SHARDS ?=
 LAYOUT ?= new
 LOCATE ?=
 ENSEMBLE ?=
@@ -41,8 +43,8 @@ DEMO_SEED ?= 7
 DEMO_SCALE ?= 0.6
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo doctor data train-all ensemble report package kernel simulate upload push submit ship push-train show
-.PHONY: test test-all test-image lint bench bench-locate bench-grade clean
+.PHONY: help install demo doctor data train-all plan status predict ensemble report package kernel simulate upload push submit ship push-train show
+.PHONY: test test-all test-image lint bench bench-locate bench-grade bench-train fuzz pretrained clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -61,9 +63,21 @@ demo: .venv/installed kernel ## phantom data → train small → package → run
 	$(PY) -m kernels.simulate --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out
 	$(PY) -m training.evaluation.summary --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out
 
-train-all: .venv/installed ## train on DATA=DIR [RECIPES="…"] [PROFILE=smoke|bench|full] [FOLDS="0 1 …"] [RUNS=DIR] [COORDINATES=DIR] [LABELS=DIR]
+GRID = --data "$(DATA)" --runs "$(RUNS)" --profile $(PROFILE) --jobs $(JOBS) --no-ensemble $(if $(RECIPES),--recipes $(RECIPES)) $(if $(FOLDS),--folds $(FOLDS)) $(if $(COORDINATES),--coordinates "$(COORDINATES)") $(if $(LABELS),--labels "$(LABELS)") $(if $(EXECUTOR),--executor "$(EXECUTOR)")
+train-all: .venv/installed ## train on DATA=DIR [RECIPES="…"] [PROFILE=smoke|bench|full] [FOLDS="0 1 …"] [RUNS=DIR] [COORDINATES=DIR] [LABELS=DIR] [JOBS=N] [EXECUTOR=slurm|kubernetes|shell|DIR]
 	@test -n "$(DATA)" || { echo "say which data: make train-all DATA=DIR (a folder in the competition's layout)"; exit 2; }
-	$(PY) -m training.train_all --data "$(DATA)" --runs "$(RUNS)" --profile $(PROFILE) --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(FOLDS),--folds $(FOLDS)) $(if $(COORDINATES),--coordinates "$(COORDINATES)") $(if $(LABELS),--labels "$(LABELS)")
+	$(PY) -m training.workflow run $(GRID)
+
+plan: .venv/installed ## what train-all would run, why, its cost and the time left, with the options of train-all
+	@test -n "$(DATA)" || { echo "say which data: make plan DATA=DIR (a folder in the competition's layout)"; exit 2; }
+	$(PY) -m training.workflow plan $(GRID)
+
+status: .venv/installed ## a line a job of the last train-all [RUNS=DIR]
+	$(PY) -m training.workflow status --runs "$(RUNS)"
+
+predict: .venv/installed ## any number of studies through the kernel, in shards: DATA=DIR WEIGHTS=DIR [SHARDS=N] [JOBS=N] [EXECUTOR=…] [OUT=DIR]
+	@test -n "$(DATA)" || { echo "say which studies: make predict DATA=DIR (the competition's layout, or STUDY/SERIES/*.dcm)"; exit 2; }
+	$(PY) -m training.workflow.predict --data "$(DATA)" --weights "$(WEIGHTS)" --out "$(or $(OUT),predicted)" --shards $(or $(SHARDS),1) --jobs $(JOBS) $(if $(EXECUTOR),--executor "$(EXECUTOR)")
 
 package: .venv/installed ## finished runs → a verified Kaggle dataset folder [RUNS=DIR] [RECIPES="…"] [FOLDS="…"] [OWNER=NAME] [OUT=DIR] [PROFILE=…] [LOCATE=own|together|apart] [ENSEMBLE=FILE]
 	$(PY) build_dataset.py --runs "$(RUNS)" --out "$(or $(OUT),$(WEIGHTS))" --profile $(PROFILE) --owner "$(OWNER)" $(if $(RECIPES),--recipes "$(subst $(space),$(comma),$(strip $(RECIPES)))") $(if $(FOLDS),--folds $(FOLDS)) $(if $(LOCATE),--locate $(LOCATE)) $(if $(ENSEMBLE),--ensemble "$(ENSEMBLE)")
@@ -79,6 +93,9 @@ space := $(subst ,, )
 
 kernel: .venv/installed ## build kernels/inference: the notebook and its metadata
 	$(PY) -m kernels.build_notebook --out kernels/inference $(if $(filter-out your-kaggle-name,$(OWNER)),--owner "$(OWNER)")
+
+pretrained: .venv/installed ## published weights for machines without network: OUT=DIR [RECIPES="…"] [PROFILE=full]
+	$(PY) -m training.networks.fetch --profile $(PROFILE) --out "$(or $(OUT),pretrained)" $(if $(RECIPES),--recipes $(RECIPES))
 
 simulate: .venv/installed ## run the built notebook as Kaggle would: DATA=DIR [WEIGHTS=DIR] [OUT=DIR] [TIME_LIMIT=SECONDS] [LAYOUT=new|old] [MEMORY_GB=29] [PUBLIC=no]
 	@test -n "$(DATA)" || { echo "say which data: make simulate DATA=DIR (a folder in the competition's layout)"; exit 2; }
@@ -122,7 +139,7 @@ lint: .venv/installed ## ruff and mypy
 	$(PY) -m mypy
 
 test: .venv/installed lint ## lint, types and the tests that take minutes
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow" -n $(JOBS) --dist loadfile
 
 test-all: .venv/installed lint ## every test, the slow ones too
 	$(PY) -m pytest
@@ -135,8 +152,11 @@ test-all: .venv/installed lint ## every test, the slow ones too
 test-image: .venv/installed .venv-image/installed ## the notebook with the libraries of Kaggle's image: the same submission
 	$(PY) -m pytest tests/test_image.py
 
-bench: .venv/installed ## the design's numbers, each a ratio in one run
-	$(PY) -m training.evaluation.bench
+bench: .venv/installed ## the design's numbers, side by side in one run [DATA=DIR] [WEIGHTS=DIR] [OUT=FILE]
+	$(PY) -m training.evaluation.bench --markdown $(if $(DATA),--data "$(DATA)") $(if $(filter-out file,$(origin WEIGHTS)),--weights "$(WEIGHTS)") $(if $(OUT),--out "$(OUT)")
+
+bench-train: .venv/installed ## the data path of training: loader over model, PNG and DICOM, growth of the cache, sizes [DATA=DIR] [OUT=FILE]
+	$(PY) -m training.evaluation.bench_train --markdown --jobs $(JOBS) $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)")
 
 # Without DATA a phantom is made, and without RUNS its folder is used; all localisers are trained that are not yet.
 bench-locate: DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROFILE)),bench,$(PROFILE))
@@ -155,5 +175,8 @@ bench-grade: .venv/installed ## every grader and the ensemble of all on the same
 	$(PY) -m training.train_all --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) --folds 0 --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES))
 	$(PY) -m training.evaluation.bench_grade --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(OUT),--out "$(OUT)")
 
+fuzz: .venv/installed ## damaged files, tables and manifests [MINUTES=10] [SEED=N] [OUT=DIR]
+	$(PY) -m tests.fuzz --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0) --out "$(or $(OUT),fuzzed)"
+
 clean: ## remove what the commands made (not .venv)
-	rm -rf demo demo-bench demo-full simulated shown
+	rm -rf demo demo-bench demo-full simulated shown fuzzed

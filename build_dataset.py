@@ -26,15 +26,16 @@ from kernels.build_notebook import DATASET_SLUG, OWNER_PLACEHOLDER, BuildError, 
 from kernels.kaggle.client import KaggleError
 from kernels.kaggle.dataset import METADATA_FILE, MOST_FILES, upload
 from kernels.kaggle.patience import Patience
+from kernels.lumbar.loaded import load_member
 from kernels.lumbar.manifest import MANIFEST_FORMAT, Manifest
 from kernels.lumbar.submission import replace_json
-from kernels.lumbar.weights import WeightsError, load_member, read_manifest
+from kernels.lumbar.weights import WeightsError, read_manifest
 from training.packing import Located, Run, UnusableRun, collect, pack, routes_of
 from training.problems import told
 from training.recipe import Profile, Recipe, RecipeError
 from training.recipes import load_named, names_of
 from training.runs import RunFolder
-from training.weighting import FoundEnsemble, chosen_runs, read_ensemble, weighted
+from training.weighting import FoundEnsemble, chosen_runs, order_of, read_ensemble, weighted
 
 RELEASES = Path(__file__).resolve().parent / "weights_manifest"
 
@@ -115,6 +116,7 @@ def build(
             multipliers=ensemble.multipliers if ensemble else {},
             artefacts=tuple(pack([run for its in found.values() for run in its], partial)),
             routes=weighted(routes, found, ensemble) if ensemble else routes,
+            order=order_of(found, ensemble) if ensemble else (),
         )
         replace_json(partial / "manifest.json", manifest.model_dump(mode="json"))
         replace_json(partial / METADATA_FILE, metadata)

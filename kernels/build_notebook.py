@@ -61,11 +61,11 @@ os.environ.setdefault("LUMBAR_OUT", str(Path.cwd()))  # on Kaggle: /kaggle/worki
 os.environ.setdefault("LUMBAR_NOTEBOOK", "{notebook}")  # sha256 of the modules above
 os.environ.setdefault("LUMBAR_MANIFEST", "{manifest}")  # sha256 of the weights' manifest; empty: any of this kit
 sys.path.insert(0, str(folder))
-from lumbar import predict
+from lumbar import supervise
 
-code = predict.main([])
+code = supervise.main([])
 if code == 2:
-    raise RuntimeError("there is no competition data to answer: attach the competition to this notebook")
+    raise RuntimeError("no submission.csv could be written, see the lines above: is the competition attached?")
 if code == 3:
     raise RuntimeError("the weights attached are not those this notebook was pushed for: see the line above")"""
 

@@ -13,8 +13,10 @@ ROOT = PACKAGE.parents[1]
 RECIPES = "training/recipes"
 # What training begins with.  Architectures are found by their names in recipes, so no import leads to them.
 ENTRANCES = ("training/session.py", "training/networks/*.py", "kernels/lumbar/*.py")
+# lightning_fabric comes with pytorch-lightning, huggingface_hub and safetensors with timm.
 IN_IMAGE = {
-    "cv2", "matplotlib", "numpy", "pandas", "pydantic", "pydicom", "sklearn", "timm", "torch", "tqdm", "yaml",
+    "cv2", "huggingface_hub", "lightning_fabric", "matplotlib", "numpy", "pandas", "pydantic", "pydicom", "safetensors",
+    "sklearn", "timm", "torch", "tqdm", "yaml",
 }  # fmt: skip
 # What Kaggle's image lacks: module → requirement, as in pyproject.toml.
 INSTALLED = {"segmentation_models_pytorch": "segmentation-models-pytorch>=0.6,<0.7", "monai": "monai>=1.6,<2"}

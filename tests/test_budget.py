@@ -1,8 +1,10 @@
-"""The clock drops TTA first, then folds, then everything."""
+"""What things take, and what time is left."""
 
-from kernels.lumbar.budget import Budget, Effort
+from __future__ import annotations
 
-MEMBERS = [("a_fold0", 0, 2), ("a_fold1", 1, 2)]
+import pytest
+
+from kernels.lumbar.budget import FINISH_S, RESERVE, Budget
 
 
 class Clock:
@@ -13,29 +15,31 @@ class Clock:
         return self.time_s
 
 
-def measured(limit_s: float) -> Budget:
-    budget = Budget(limit_s, Clock())
-    budget.record("read", 1.0)
-    for name, _, _ in MEMBERS:
-        budget.record(name, 2.0)
-    return budget
-
-
-def test_everything_runs_while_nothing_is_measured() -> None:
-    assert Budget(1000, Clock()).effort(MEMBERS, 700) == Effort(True, 2)
-
-
-def test_what_is_dropped_and_in_which_order() -> None:
-    # A study costs 1 s of reading and 2 s a member, twice with TTA; a twentieth of the time is kept back.
-    studies = 10
-    assert measured(95.0).effort(MEMBERS, studies) == Effort(True, 2)
-    assert measured(90.0).effort(MEMBERS, studies) == Effort(False, 2)
-    assert measured(52.0).effort(MEMBERS, studies) == Effort(False, 1)
-    assert measured(31.0).effort(MEMBERS, studies) == Effort(False, 0)
-
-
-def test_nothing_is_begun_after_the_limit() -> None:
+def test_a_part_of_the_time_left_is_kept_back_for_the_end():
     clock = Clock()
-    budget = Budget(10, clock)
-    clock.time_s = 11
-    assert budget.effort(MEMBERS, 1) == Effort(False, 0)
+    budget = Budget(1000, clock)
+    clock.time_s = 400
+    assert budget.left_s() == 600
+    assert budget.available_s() == pytest.approx(600 * (1 - RESERVE) - FINISH_S)
+
+
+def test_seconds_are_those_of_one_study_in_one_pass():
+    budget = Budget(1000, Clock())
+    assert budget.seconds("a") is None and budget.mean_s("a") == 0
+    budget.record("a", 12.0, studies=3, passes=2)
+    assert budget.seconds("a") == budget.mean_s("a") == 2
+    budget.record("a", 0.0, studies=3)
+    assert budget.mean_s("a") == 1 and budget.totals_s() == {"a": 12.0}
+
+
+def test_what_slows_down_is_noticed_and_a_good_moment_is_not_believed():
+    budget = Budget(1000, Clock())
+    for _ in range(100):
+        budget.record("read", 1.0)
+    for _ in range(5):
+        budget.record("read", 20.0)
+    slowed = budget.seconds("read")
+    assert slowed > 10 > budget.mean_s("read")
+    for _ in range(20):
+        budget.record("read", 0.1)
+    assert budget.seconds("read") == budget.mean_s("read")

@@ -204,6 +204,7 @@ def test_a_found_ensemble_says_who_takes_part_how_much_and_when(finished, recipe
     packed = {artefact.member.name for artefact in manifest.artefacts}
     assert packed == {*route.localisers, *(grader.name for grader in route.graders)}
     assert manifest.average == "probabilities" and manifest.multipliers["spinal"] == (1, 2, 4)
+    assert manifest.order == (f"{graders[2]}_fold0", f"{graders[3]}_fold0")
 
 
 def weigh(group, value, member=-1):

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import logging
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections import namedtuple
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,9 +27,11 @@ from kernels.lumbar.specs import SliceChoice, ViewRequest
 from kernels.lumbar.study import Study
 from kernels.lumbar.views import cut
 from tests.dicom_factory import write_foreign_dataset
-from training.data import cache as cache_module
-from training.data.cache import CacheError, build_cache, requests_of, stored, widened
-from training.data.decode import Annotation, lift_all
+from training.data import cache_making, cache_sources
+from training.data.cache import DAMAGE, CacheError, build_cache, open_view, requests_of, stored, widened
+from training.data.cache_journal import shape_of
+from training.data.crop_groups import bytes_of
+from training.data.decode import Annotation, geometry_file, lift_all
 from training.data.tables import read_tables
 from training.recipes import load_named
 
@@ -163,19 +172,23 @@ def test_landmarks_are_lifted_to_where_they_are(cache, tables):
     assert 20 < x[0] - x[1] < 50  # +x is left
 
 
-def test_a_second_build_decodes_nothing_and_a_new_request_only_itself(data, tables, cache, folder, monkeypatch):
-    before = {path: path.stat().st_mtime_ns for path in folder.glob("*.np?")}
-    build_cache(data, tables, [*requests_of(MEMBERS), *small()], folder, 1)
-    made = {path for path in folder.glob("*.np?") if path not in before}
-    assert len(made) == 2 and all(path.stat().st_mtime_ns == time for path, time in before.items())
-    monkeypatch.setattr(cache_module, "decode_all", fails)
-    again = build_cache(data, tables, requests_of(MEMBERS), folder, 1)
+def test_a_second_build_decodes_nothing_and_a_new_request_only_itself(
+    data, tables, cache, folder, tmp_path, monkeypatch
+):
+    out = tmp_path / "cache"
+    shutil.copytree(folder, out)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.np?")}
+    build_cache(data, tables, [*requests_of(MEMBERS), *small()], out, 1)
+    made = {path for path in out.glob("*.np?") if path not in before}
+    assert len(made) == 3 and all(path.stat().st_mtime_ns == time_ns for path, time_ns in before.items())
+    monkeypatch.setattr(cache_making, "decode_all", fails)
+    again = build_cache(data, tables, requests_of(MEMBERS), out, 1)
     assert again.views.keys() == cache.views.keys()
     assert again.landmarks.keys() == cache.landmarks.keys()
 
 
 def test_members_with_the_same_views_share_them(folder):
-    names = [path.stem for path in folder.glob("*px-*.npy")]
+    names = [path.stem for path in folder.glob("*px-*.npz")]
     assert len(names) == len(set(names)) < len(VIEWS)
 
 
@@ -198,7 +211,7 @@ def test_several_processes_give_the_same_bytes(data, tables, folder, tmp_path):
             assert path.read_bytes() == (folder / path.name).read_bytes()
         else:
             one, other = np.load(path), np.load(folder / path.name)
-            assert all(np.array_equal(one[name], other[name]) for name in ("present", "geometry"))
+            assert all(np.array_equal(one[name], other[name]) for name in ("present", "studies", "made_of"))
 
 
 def test_other_labels_other_files_and_other_pixels_are_other_caches(data, tables, tmp_path, caplog):
@@ -208,7 +221,7 @@ def test_other_labels_other_files_and_other_pixels_are_other_caches(data, tables
 
     def files():
         build_cache(root, read_tables(root), small(), out, 1)
-        return {path.name for path in out.glob("*px-*.npy")}
+        return {path.name for path in out.glob("*px-*.npz")}
 
     assert len(files()) == len(files()) == 1
     study = tables.labels.index[0]
@@ -223,20 +236,245 @@ def test_other_labels_other_files_and_other_pixels_are_other_caches(data, tables
 
 
 def test_a_killed_build_leaves_nothing_that_is_taken_for_a_cache(data, tables, tmp_path, monkeypatch):
-    whole = cache_module.decode_all
+    whole = cache_making.decode_all
 
     def dies(tasks, jobs):
         yield next(iter(whole(tasks, jobs)))
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache_module, "decode_all", dies)
+        patch.setattr(cache_making, "decode_all", dies)
         with pytest.raises(KeyboardInterrupt):
             build_cache(data, tables, small(), tmp_path, 1)
     assert not list(tmp_path.glob("*.npz")) and not list(tmp_path.glob("*.json"))
     built = build_cache(data, tables, small(), tmp_path, 1).of("study", WHOLE)
     assert built.present.tolist() == [True, True, False, False]
     assert not list(tmp_path.glob("*.part*"))
+
+
+# Builds a cache with half a second between two studies.
+SLOW_BUILD = """
+import sys, time
+from pathlib import Path
+from training.data import cache_making
+from training.data.cache import build_cache, requests_of
+from training.data.tables import read_tables
+from training.recipes import load_named
+
+def slowly(tasks, jobs, whole=cache_making.decode_all):
+    for one in whole(tasks, jobs):
+        yield one
+        time.sleep(0.5)
+
+cache_making.decode_all, cache_making.SAVE_EVERY_S = slowly, 0.0
+root, out = map(Path, sys.argv[1:])
+build_cache(root, read_tables(root), requests_of(load_named("split_and_global", "smoke").members()), out, 1)
+"""
+
+
+def contents(folder):
+    """All files of a cache; nothing else may lie there."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+
+
+def journal_lines(folder):
+    return [line for path in folder.glob("making-*.jsonl") for line in path.read_bytes().splitlines(keepends=True)]
+
+
+@pytest.mark.parametrize("torn", [0, 7])
+def test_a_build_killed_by_sigkill_goes_on_and_ends_with_the_same_bytes(data, tables, folder, tmp_path, torn, caplog):
+    killed = subprocess.Popen([sys.executable, "-c", SLOW_BUILD, str(data), str(tmp_path)], stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while len(journal_lines(tmp_path)) < 3 and time.monotonic() < end:
+        assert killed.poll() is None
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL and not list(tmp_path.glob("*.npz"))
+    (journal,) = tmp_path.glob("making-*.jsonl")
+    os.truncate(journal, journal.stat().st_size - torn)
+    done = sum(line.endswith(b"\n") for line in journal_lines(tmp_path)) - 1
+    with caplog.at_level(logging.INFO):
+        build_cache(data, tables, requests_of(MEMBERS), tmp_path, 1)
+    assert done == (2 if not torn else 1) and f"; {done} studies are done already" in caplog.text
+    assert contents(tmp_path) == contents(folder)
+
+
+@pytest.mark.parametrize("renamed", [0, 1, 2, 3, 4, 8])
+def test_a_build_killed_while_files_get_their_names_ends_with_the_same_bytes(
+    data, tables, folder, tmp_path, renamed, monkeypatch
+):
+    replace, left = Path.replace, [renamed]
+
+    def dies(self, target):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", dies)
+        with pytest.raises(KeyboardInterrupt):
+            build_cache(data, tables, requests_of(MEMBERS), tmp_path, 1)
+    build_cache(data, tables, requests_of(MEMBERS), tmp_path, 1)
+    assert contents(tmp_path) == contents(folder)
+
+
+def test_a_killed_build_is_gone_on_with_for_its_files_or_some_of_them_whatever_others_were_made_between(
+    data, tables, folder, tmp_path, monkeypatch
+):
+    whole, numbers = cache_making.decode_all, []
+
+    def dies(tasks, jobs):
+        numbers.append([task.number for task in tasks])
+        yield from (one for one, _ in zip(whole(tasks, jobs), range(2), strict=False))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cache_making, "decode_all", dies)
+    all_of_them = requests_of(MEMBERS)
+    for wanted in (all_of_them[:2], all_of_them[3:5], all_of_them[:1], all_of_them[3:5], all_of_them[1:3]):
+        with pytest.raises(KeyboardInterrupt):
+            build_cache(data, tables, wanted, tmp_path, 1)
+    assert numbers == [[0, 1, 2, 3], [0, 1, 2, 3], [2, 3], [2, 3], [0, 1, 2, 3]]
+    monkeypatch.setattr(cache_making, "decode_all", whole)
+    build_cache(data, tables, [], tmp_path, 1)
+    assert len(list(tmp_path.glob("making-*"))) == 3, "landmarks alone end what others go on with"
+    build_cache(data, tables, all_of_them, tmp_path, 1)
+    assert contents(tmp_path) == contents(folder)
+
+
+@pytest.mark.slow
+def test_processes_that_decode_end_with_the_one_that_was_killed(data, tables, tmp_path):
+    script = """
+import sys, time
+from pathlib import Path
+from training.data.decode import Task, decode_all
+if __name__ == "__main__":
+    tasks = [Task(number, sys.argv[2], Path(sys.argv[1]), [], [], {}) for number in range(8)]
+    print(next(iter(decode_all(tasks, 2))).number, flush=True)
+    time.sleep(600)
+"""
+    file = tmp_path / "decodes.py"
+    file.write_text(script)
+    study = tables.labels.index[0]
+    given = [sys.executable, str(file), str(data / "train_images" / study), study]
+    root = str(Path(__file__).parents[1])
+    killed = subprocess.Popen(given, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": root})
+    assert killed.stdout.readline() == b"0\n"
+    killed.kill()
+    killed.communicate(timeout=30)  # ends when nobody has the pipe any more
+
+
+def damage_pixels(folder):
+    file = max(folder.glob("*px-*[0-9a-f].npy"), key=lambda path: path.stat().st_size)
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def damage_header(folder):
+    file = next(folder.glob("*px-*[0-9a-f].npy"))
+    content = bytearray(file.read_bytes())
+    content[0] ^= 255
+    file.write_bytes(content)
+
+
+def damage_index(folder):
+    file = next(folder.glob("*.npz"))
+    file.write_bytes(file.read_bytes()[:-30])
+
+
+def lose_geometry(folder):
+    next(folder.glob("*.geometry.npy")).unlink()
+
+
+def damage_landmarks(folder):
+    file = next(folder.glob("landmarks-*.json"))
+    file.write_text(file.read_text()[:-30])
+
+
+@pytest.mark.parametrize("harm", [damage_pixels, damage_header, damage_index, lose_geometry, damage_landmarks])
+def test_a_damaged_cache_is_told_of_and_made_again(data, tables, folder, tmp_path, harm, caplog):
+    out = tmp_path / "cache"
+    shutil.copytree(folder, out)
+    harm(out)
+    with caplog.at_level(logging.WARNING):
+        build_cache(data, tables, requests_of(MEMBERS), out, 1)
+    assert caplog.text.count("is damaged and is made again: ") == 1
+    assert contents(out) == contents(folder)
+
+
+def test_no_flipped_byte_of_a_header_gives_other_pixels(data, tables, tmp_path):
+    build_cache(data, tables, small(), tmp_path, 1)
+    (file,) = tmp_path.glob("*px-*[0-9a-f].npy")
+    pixels, geometry = np.load(file), np.load(geometry_file(file))
+    with np.load(file.with_suffix(".npz")) as index:
+        made_of = str(index["made_of"])
+    for spoilt in (file, geometry_file(file)):
+        whole = spoilt.read_bytes()
+        for place, mask in itertools.product(range(128), (0x01, 0x15)):
+            spoilt.write_bytes(whole[:place] + bytes([whole[place] ^ mask]) + whole[place + 1 :])
+            try:
+                found = open_view(file, shape_of(small()[0], len(tables.labels)), made_of)
+            except DAMAGE:
+                continue
+            assert np.array_equal(found.pixels, pixels) and np.array_equal(found.geometry, geometry, equal_nan=True)
+        spoilt.write_bytes(whole)
+
+
+def replaced(series):
+    file = next(series.iterdir())
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("change", [shutil.rmtree, replaced, lambda series: (series / "more.dcm").write_bytes(b"")])
+def test_data_that_changed_on_the_disk_are_other_data(data, tables, tmp_path, change):
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    before = cache_sources.sources_of(root, tables)
+    assert before == cache_sources.sources_of(root, tables) == cache_sources.sources_of(data, tables)
+    study = tables.labels.index[0]
+    series = tables.series[study][0][0]
+    change(root / "train_images" / study / series)
+    after = cache_sources.sources_of(root, tables)
+    assert after.digest != before.digest
+    assert (f"{study}/{series}" in after.missing) == (change is shutil.rmtree)
+
+
+def test_code_counts_and_what_is_said_of_it_does_not():
+    def meaning(text):
+        return cache_sources.meaning(cache_sources.ast.parse(text))
+
+    assert meaning('"""Said."""\ndef f():\n    """More."""\n    return 1  # why') == meaning("def f():\n\n    return 1")
+    assert meaning("def f():\n    return 1") != meaning("def f():\n    return 2")
+
+
+def test_a_change_of_any_module_that_cuts_makes_another_cache(monkeypatch):
+    monkeypatch.setattr(cache_sources, "code_digest", cache_sources.code_digest.__wrapped__)
+    before, whole = cache_sources.code_digest(), cache_sources.meaning
+    digests = set()
+    for changed in (1, 3, 99):
+        number = itertools.count(1)
+
+        def spoilt(tree, number=number, changed=changed):
+            return whole(tree) + ("changed" if next(number) == changed else "")
+
+        monkeypatch.setattr(cache_sources, "meaning", spoilt)
+        digests.add(cache_sources.code_digest())
+    assert len(digests) == 3 and before in digests and next(number) > 10
+
+
+def test_room_is_asked_for_as_much_as_files_take(folder):
+    found = [path.stat().st_size for path in folder.glob("*.npy")]
+    assert bytes_of(MEMBERS, 4) == sum(found) - 128 * len(found)  # without the header of each
+
+
+def test_all_series_are_looked_for(data, tables, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        build_cache(data, tables, small(), tmp_path, 1)
+    study = tables.labels.index[2]
+    assert f"1 of 14 series of the tables have no file, the first: {study}/" in caplog.text
+    with np.load(next(tmp_path.glob("*.npz"))) as index:
+        assert index["studies"].tolist() == list(tables.labels.index)
 
 
 def test_a_full_disk_and_a_dead_process_end_in_one_sentence(data, tables, tmp_path, monkeypatch):
@@ -251,14 +489,14 @@ def test_a_full_disk_and_a_dead_process_end_in_one_sentence(data, tables, tmp_pa
     def broken(*_):
         raise BrokenProcessPool
 
-    monkeypatch.setattr(cache_module, "decode_all", broken)
+    monkeypatch.setattr(cache_making, "decode_all", broken)
     with pytest.raises(CacheError, match="use fewer with JOBS="):
         build_cache(data, tables, small(), tmp_path, 1)
 
 
 def test_of_two_builders_the_second_waits_and_decodes_nothing(data, tables, tmp_path, monkeypatch, caplog):
     build_cache(data, tables, small(), tmp_path, 1)
-    monkeypatch.setattr(cache_module, "decode_all", fails)
+    monkeypatch.setattr(cache_making, "decode_all", fails)
     second = threading.Thread(target=build_cache, args=(data, tables, small(), tmp_path, 1))
     with caplog.at_level(logging.INFO), open(tmp_path / ".lock", "w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)

@@ -14,8 +14,8 @@ from tiny_members import PROVENANCE, optimisation
 from torch import nn
 from torch.nn import functional
 
+from kernels.lumbar.loaded import load_member
 from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
-from kernels.lumbar.weights import load_member
 from training import networks
 from training.data.batch import Batch
 from training.fit_spec import Fitting, Network

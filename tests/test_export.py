@@ -14,8 +14,9 @@ from test_networks import MEMBERS
 from tiny_members import PROVENANCE, grader, localiser
 from torch import nn
 
+from kernels.lumbar.loaded import load_member
 from kernels.lumbar.manifest import Artefact
-from kernels.lumbar.weights import golden_inputs, load_member
+from kernels.lumbar.weights import golden_inputs
 from training import networks
 from training.fitting.export import ExportError, baked_devices, export, gflops_per_study, parity_inputs
 

@@ -12,10 +12,11 @@ from bare_torch import bare_answers
 from recipe_members import export_untrained, members
 from studies import MINUS_X, mirror_study
 
-from kernels.lumbar.feed import gather, turned_tensors
+from kernels.lumbar.feed import Scene, turned_tensors
 from kernels.lumbar.grade import grade
 from kernels.lumbar.labels import UNITS, mirrored, row_of
-from kernels.lumbar.weights import golden_inputs, load_member
+from kernels.lumbar.loaded import load_member
+from kernels.lumbar.weights import golden_inputs
 from training import networks
 from training.fitting.export import parity_inputs
 
@@ -94,8 +95,8 @@ def test_a_mirrored_study_is_graded_with_left_and_right_exchanged(exported, reci
     folder, artefact = exported(recipe)
     member = load_member(folder, artefact, CPU)
     turned = {mirrored(row): point * MINUS_X for row, point in landmarks.items()}
-    found = grade(study, member, landmarks, {}, tta=True)
-    opposite = grade(mirror_study(study), member, turned, {}, tta=True)
+    (found,) = grade(Scene([study], [landmarks]), member, tta=True)
+    (opposite,) = grade(Scene([mirror_study(study)], [turned]), member, tta=True)
     assert found and {mirrored(row) for row in found} == set(opposite)
     assert max(np.ptp(logits) for logits in found.values()) > 1e-6, "an answer that says nothing proves nothing"
     for row, logits in found.items():
@@ -111,13 +112,15 @@ def test_front_to_back_averages_both_ways_to_look(exported, recipe, foreign_stud
     folder, artefact = exported(recipe)
     asked = recipe.member.model_copy(update={"tta": ("front_to_back",)})
     loaded = load_member(folder, artefact.model_copy(update={"member": asked}), CPU)
-    feed = gather(study, asked, landmarks, {})
-    tensors, present = feed.tensors()
+    feed = Scene([study], [landmarks]).feed(asked)
+    tensors, present = feed.tensors, feed.present
     both = torch.stack([loaded(tensors, present), loaded(turned_tensors(asked, tensors), present)]).mean(0).numpy()
     again = turned_tensors(asked, turned_tensors(asked, tensors))
     assert all(torch.equal(one, other) for one, other in zip(again, tensors, strict=True))
-    found = grade(study, loaded, landmarks, {}, tta=True)
-    for unit, answers in zip(feed.units, both, strict=True):
+    (found,) = grade(Scene([study], [landmarks]), loaded, tta=True)
+    for (_, unit), seen, answers in zip(feed.places, feed.seen, both, strict=True):
+        if not seen:
+            continue
         for target, logits in zip(asked.targets, answers, strict=True):
             np.testing.assert_allclose(found[row_of(target, unit)], logits, atol=1e-5)
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from dicom_factory import write_foreign_dataset
 
-from kernels.lumbar import predictor
+from kernels.lumbar import predictor, reading
 from kernels.lumbar.competition import read_series_table
 from kernels.lumbar.labels import GROUPS, ROWS
-from kernels.lumbar.weights import load_member
+from kernels.lumbar.loaded import load_member
 from tests.tiny_runs import write_runs
 from training.evaluation import bench_grade, grading, out_of_fold
 from training.evaluation.grading import AGREED, OWN, TRUE, find_system, labels_of
@@ -119,8 +119,8 @@ def test_every_row_has_every_condition_that_it_grades(data, runs, tmp_path, caps
 def test_a_study_is_read_once_and_graded_as_if_alone(data, runs, monkeypatch):
     systems = [find_system(runs, load_named(name, "smoke"), 0) for name in NAMES]
     labels, read = labels_of(read_solution(data)), []
-    plain = predictor.read_study
-    monkeypatch.setattr(predictor, "read_study", lambda *given: read.append(given[1]) or plain(*given))
+    plain = reading.read_study
+    monkeypatch.setattr(reading, "read_study", lambda *given: read.append(given[1]) or plain(*given))
     found = grading.grade_test_studies(data, runs, systems, 0, labels)
     assert sorted(read) == sorted(labels.index) and tuple(found) == WAYS
     manifest, routes = grading.manifest_of(runs, systems, 0)

@@ -13,8 +13,10 @@ from recipe_members import export_untrained, members
 from studies import MINUS_X, mirror_study
 
 from kernels.lumbar.answers import answers_of
+from kernels.lumbar.feed import Scene
 from kernels.lumbar.labels import mirrored
-from kernels.lumbar.weights import golden_inputs, load_member
+from kernels.lumbar.loaded import load_member
+from kernels.lumbar.weights import golden_inputs
 from training.fitting.export import parity_inputs
 from training.recipe import MemberRecipe
 
@@ -79,8 +81,8 @@ def test_a_mirrored_study_has_mirrored_points(exported, recipe, foreign_study):
     folder, artefact = exported(recipe)
     member = load_member(folder, artefact, CPU)
     turned = {mirrored(row): point * MINUS_X for row, point in landmarks.items()}
-    found = answers_of(study, member, landmarks, {}, {}, tta=True)
-    opposite = answers_of(mirror_study(study), member, turned, {}, {}, tta=True)
+    (found,) = answers_of(Scene([study], [landmarks]), member, [{}], tta=True)
+    (opposite,) = answers_of(Scene([mirror_study(study)], [turned]), member, [{}], tta=True)
     assert found and {mirrored(row) for row in found} == set(opposite)
     for row, answer in found.items():
         other = opposite[mirrored(row)]

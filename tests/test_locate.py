@@ -7,9 +7,9 @@ import pytest
 from dotted_studies import CANAL, FORAMINA, PIXEL_MM, RECESSES, Reader, middle_of, stack, study, whole
 from spines import spine, spine_shape
 
+from kernels.lumbar import locate as locating
 from kernels.lumbar.answers import Answer, calibrated, merge
 from kernels.lumbar.labels import ROWS, Unit
-from kernels.lumbar.locate import locate
 from kernels.lumbar.manifest import Calibration
 from kernels.lumbar.shape import Expectation
 from kernels.lumbar.specs import SliceChoice, ViewRequest
@@ -26,6 +26,11 @@ UPPER = stack("axial_t2", POINTS, middle_of(POINTS, [name for name in RECESSES i
 CANAL_READER = Reader("canal", CANAL, whole("sagittal_t2", 20))
 FORAMINA_READER = Reader("foramina", FORAMINA, whole("sagittal_t1", 20))
 RECESS_READER = Reader("recesses", RECESSES, whole("axial_t2", 64, stacks="together"))
+
+
+def locate(of, readers, expectation=None):
+    """One study alone."""
+    return locating.locate([of], readers, expectation)[0]
 
 
 def off_mm(located, row):

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import csv
 import math
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_members import TinySamples, grader, localiser, optimisation
 from torch import nn
 
 from training import networks
+from training.clock import OutOfTime
+from training.data.batch import Batch
 from training.fitting import FitError, checkpoint
 from training.fitting.checkpoint import CheckpointError, whole_file
 from training.fitting.curves import EpochRecord, draw_curves
 from training.fitting.loop import fit
 from training.fitting.optimise import make_ema, make_optimiser, rate_at
+from training.fitting.stop import Stopped
 
 CPU = torch.device("cpu")
 
@@ -64,6 +72,66 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path, recipe, dies_at):
     assert [r.validation_loss for r in whole.history] == [r.validation_loss for r in continued.history]
     again = fit(recipe, TinySamples(recipe, dies_at=(1, 0)), tmp_path / "whole", CPU, seed=7)
     assert same(whole.net, again.net) and again.history == whole.history
+
+
+class Terminated(TinySamples):
+    """SIGTERM comes at `dies_at` = (epoch, batch), after which nothing more is asked for."""
+
+    def training(self, epoch: int) -> Iterator[Batch]:
+        for number in range(self.steps_per_epoch):
+            if (epoch, number) == self.dies_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield self._batch(self.recipe.fitting.optimisation.batch_size, 1000 * epoch + number)
+
+    def validation(self) -> Iterator[Batch]:
+        if self.dies_at == (0, 0):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().validation()
+
+
+@pytest.mark.parametrize(("dies_at", "steps"), [((1, 0), 1), ((3, 1), 8)])
+@pytest.mark.parametrize("recipe", RESUMED[1:2])
+def test_a_run_stopped_by_sigterm_continues_within_the_epoch_to_the_same_bits(tmp_path, recipe, dies_at, steps):
+    before = signal.getsignal(signal.SIGTERM)
+    whole = fit(recipe, TinySamples(recipe), tmp_path / "whole", CPU, seed=7)
+    with pytest.raises(Stopped, match=f"stopped after step {steps} of 9; the same command goes on there"):
+        fit(recipe, Terminated(recipe, dies_at=dies_at), tmp_path / "stopped", CPU, seed=7)
+    assert signal.getsignal(signal.SIGTERM) == before
+    torch.rand(100)
+    samples = TinySamples(recipe)
+    continued = fit(recipe, samples, tmp_path / "stopped", CPU, seed=7)
+    assert same(whole.net, continued.net)
+    assert [r.train_loss for r in whole.history] == [r.train_loss for r in continued.history]
+
+
+def test_sigterm_in_the_last_validation_stops_before_what_follows(tmp_path):
+    recipe = grader(epochs=1)
+    with pytest.raises(OutOfTime):
+        fit(recipe, Terminated(recipe, dies_at=(0, 0)), tmp_path, CPU, seed=7)
+    assert fit(recipe, TinySamples(recipe, dies_at=(1, 0)), tmp_path, CPU, seed=7).best_epoch == 1
+
+
+def told_by_tensorboard(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    files = list(folder.glob("events.out.tfevents.*"))
+    assert len(files) == 1
+    events = EventAccumulator(str(files[0]))
+    events.Reload()
+    return {name: [(one.step, one.value) for one in events.Scalars(name)] for name in events.Tags()["scalars"]}
+
+
+def test_tensorboard_shows_the_numbers_of_the_table_each_once(tmp_path):
+    recipe = localiser(epochs=3)
+    with pytest.raises(KeyboardInterrupt):
+        fit(recipe, TinySamples(recipe, dies_at=(3, 1)), tmp_path, CPU, seed=7)
+    assert [step for step, _ in told_by_tensorboard(tmp_path)["train_loss"]] == [1, 2]
+    fit(recipe, TinySamples(recipe), tmp_path, CPU, seed=7)
+    with (tmp_path / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    told = told_by_tensorboard(tmp_path)
+    assert set(told) == set(rows[0]) - {"epoch"}
+    for name, points in told.items():
+        assert [step for step, _ in points] == [1, 2, 3], name
+        assert [value for _, value in points] == pytest.approx([float(row[name]) for row in rows]), name
 
 
 def test_another_seed_gives_other_weights(tmp_path):

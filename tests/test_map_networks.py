@@ -9,8 +9,9 @@ import pytest
 import torch
 from tiny_members import PROVENANCE
 
+from kernels.lumbar.loaded import load_member
 from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
-from kernels.lumbar.weights import golden_inputs, load_member
+from kernels.lumbar.weights import golden_inputs
 from training import networks
 from training.data.batch import Batch
 from training.fit_spec import Fitting, Network, Optimisation

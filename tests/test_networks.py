@@ -7,7 +7,6 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from tiny_members import grader, localiser
 
 from kernels.lumbar.weights import golden_inputs
@@ -168,53 +167,6 @@ def test_unknown_and_double_names(tmp_path):
         networks._modules(tmp_path)
     (tmp_path / "more" / "one.py").unlink()
     assert networks._modules(tmp_path) == {"one": "one"}
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-@pytest.mark.parametrize("name", ["test_resnet", "test_resnet.r160_in1k"])
-def test_pretrained_folder_of_graders(tmp_path, monkeypatch, name, suffix):
-    import timm
-
-    source = timm.create_model("test_resnet").state_dict()
-    save_file(source, tmp_path / f"{name}.safetensors") if suffix == ".safetensors" else torch.save(
-        source, tmp_path / f"{name}.pth"
-    )
-    monkeypatch.setenv(encoders.PRETRAINED_VARIABLE, str(tmp_path))
-    net = encoders.slice_encoder("test_resnet", size_px=32, pretrained=True)
-    torch.testing.assert_close(net.state_dict()["layer4.0.conv1.weight"], source["layer4.0.conv1.weight"])
-    # The weights of the three colours are summed for the one grey channel.
-    grey = source["conv1.0.weight"].sum(1, keepdim=True)
-    torch.testing.assert_close(net.state_dict()["conv1.0.weight"], grey)
-
-
-@pytest.mark.parametrize("decoder", ["deeplab", "unet"])
-@pytest.mark.parametrize("encoder", ["resnet18", "tu-test_resnet"])
-def test_pretrained_folder_of_localisers(tmp_path, monkeypatch, encoder, decoder):
-    import timm
-
-    model = encoder.removeprefix("tu-")
-    source = timm.create_model(model).state_dict()
-    save_file(source, tmp_path / f"{model}.safetensors")
-    monkeypatch.setenv(encoders.PRETRAINED_VARIABLE, str(tmp_path))
-    options = {"encoder": encoder, "decoder": decoder, "pretrained": True}
-    net = networks.build("deeplab_heatmap", inputs=(5,), size_px=32, targets=2, **options)
-    state = net.network.encoder.state_dict()
-    last = next(name for name in state if name.endswith("layer4.0.conv1.weight"))
-    torch.testing.assert_close(state[last], source["layer4.0.conv1.weight"])
-    assert net.outputs(torch.zeros(2, 5, 32, 32), torch.ones(2, 1)).shape == (2, 2, 32, 32)
-
-
-def test_without_folder_or_network_one_sentence_says_so(monkeypatch):
-    import timm
-
-    def offline(*_: object, **__: object) -> None:
-        raise FileNotFoundError("An error happened while trying to locate the file on the Hub\nTraceback ...")
-
-    monkeypatch.delenv(encoders.PRETRAINED_VARIABLE, raising=False)
-    monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(NetworkError, match="pretrained: false$") as error:
-        encoders.slice_encoder("test_resnet", size_px=32, pretrained=True)
-    assert "\n" not in str(error.value) and "test_resnet.safetensors" in str(error.value)
 
 
 def test_fixed_size_backbones_are_built_for_the_size():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kernels.lumbar.dicom import read_study
-from kernels.lumbar.feed import gather, mirrored_targets, mirrored_tensors
+from kernels.lumbar.feed import Scene, mirrored_targets, mirrored_tensors
 from kernels.lumbar.geometry import Plane, lift_points, slice_distances
 from kernels.lumbar.labels import LEVELS, ROWS, UNITS, mirrored, row_of
 from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
@@ -16,6 +16,7 @@ from kernels.lumbar.views import project
 from tests.dicom_factory import write_foreign_dataset
 from training.data.cache import Cache, CachedView, build_cache, requests_of, stored
 from training.data.samples import MemberSamples
+from training.data.staging import Staging
 from training.data.tables import MISSING, Tables, read_tables
 from training.fit_spec import Augmentation, Fitting, Network, Optimisation
 from training.recipe import MemberRecipe
@@ -114,11 +115,11 @@ def test_validation_shows_what_the_kernel_sees_at_the_true_landmarks(real, recip
     seen = 0
     for number, name in enumerate(cache.studies):
         study = read_study(root / "train_images" / name, name, tables.series[name])
-        feed = gather(study, member, cache.landmarks[name])
-        if feed is None:
-            continue
-        tensors, present = feed.tensors()
-        for place, unit in enumerate(feed.units):
+        feed = Scene([study], [cache.landmarks[name]]).feed(member)
+        tensors, present = feed.tensors, feed.present
+        for place, (_, unit) in enumerate(feed.places):
+            if not feed.seen[place]:
+                continue
             index = number * len(units) + units.index(unit)
             if index not in held_out(samples):
                 continue
@@ -509,3 +510,29 @@ def test_losses_by_slice_know_how_far_each_slice_lies_from_the_target():
         assert (known[:, :, 0].abs() == torch.tensor([1.0, 0.0, 1.0])).all(), "1 mm slices around the landmark"
     seen = {tuple(one) for batch in samples.training(1) for one in batch.known_distances[:, :, 0].abs().tolist()}
     assert (1.0, 0.0, 1.0) in seen and len(seen) > 2
+
+
+def test_memory_is_not_filled_while_a_copy_from_it_is_under_way(monkeypatch):
+    said = []
+
+    class Event:
+        def record(self):
+            said.append(("recorded", self))
+
+        def synchronize(self):
+            said.append(("waited for", self))
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(
+        torch, "empty", lambda shape, dtype, pin_memory: torch.full(shape, int(pin_memory), dtype=dtype)
+    )
+    staging = Staging([(4, 2), (4, 3)], torch.device("cuda"))
+    places = []
+    for count in (4, 3, 2):
+        taken = staging.take(count)
+        assert [tensor.shape for tensor in taken] == [(count, 2), (count, 3)] and all(one.all() for one in taken)
+        places.append(taken[0].data_ptr())
+        staging.sent()
+    assert places[0] == places[2] != places[1]
+    assert [what for what, _ in said] == ["recorded", "recorded", "waited for", "recorded"]
+    assert said[0][1] is said[2][1]

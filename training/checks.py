@@ -14,6 +14,8 @@ from training.fitting.coordinate_losses import coordinate_smooth_l1
 from training.fitting.grade_losses import valid_slices_bce
 from training.fitting.map_losses import heat_and_pointer_bce
 from training.fitting.slice_losses import level_classes, level_distance
+from training.networks import published
+from training.networks.published import Offer
 from training.recipe import MemberRecipe, Recipe, RecipeError
 
 # What takes longer says how far it is.
@@ -30,13 +32,27 @@ WITH_OPTIONS: dict[Loss, tuple[Callable[..., Any], tuple[str, ...]]] = {
 
 
 def check_recipes(recipes: Sequence[Recipe], localisers_only: bool = False) -> None:
-    """Find wrong names, options, losses and parts.  Raises NetworkError, RecipeError."""
+    """Find wrong names, options, losses, parts and published weights.  Raises NetworkError, RecipeError."""
     entries = [(recipe, entry) for recipe in recipes for entry in recipe.members()]
+    offers: list[tuple[MemberRecipe, list[Offer]]] = []
     wanted = [pair for pair in entries if pair[1].member.role == "localiser" or not localisers_only]
     for recipe, entry in tqdm(wanted, desc="checking networks", unit="network", delay=SILENT_S):
         stage, backbone = recipe.place_of(entry.member.name)
         check_loss_options(entry, stage)
-        networks.check(entry, stage, backbone)
+        offers.append((entry, networks.check(entry, stage, backbone)))
+    check_published(offers)
+
+
+def check_published(wanted: Sequence[tuple[MemberRecipe, Sequence[Offer]]]) -> None:
+    """Read the published weights that are here, and ask the network for the others.  Raises NetworkError."""
+    missing: list[Offer] = []
+    read: set[Offer] = set()
+    for entry, offers in wanted:
+        missing += [one for one in offers if one not in missing and published.here(one) is None]
+        if not read.issuperset(offers) and not set(missing) & set(offers):
+            networks.for_member(entry)
+            read |= set(offers)
+    published.reachable(missing)
 
 
 def options_of(loss: Loss) -> tuple[str, ...]:

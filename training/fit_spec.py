@@ -8,6 +8,8 @@ from pydantic import Field
 
 from kernels.lumbar.specs import SeriesKind, Spec
 
+Precision = Literal["float16", "bfloat16", "float32"]
+
 
 class Network(Spec):
     """An architecture of training/networks by its file name, and its options."""
@@ -31,6 +33,12 @@ class Optimisation(Spec):
     """Share of all steps in which the rate rises linearly from zero."""
     whole_studies: bool = False
     """Batches of batch_size studies with all their units, so that a loss sees all levels of a study."""
+    accumulate: int = Field(default=1, ge=1)
+    """A batch is learned from in so many parts, one after the other, which need that much less memory."""
+    precision: Precision = "float16"
+    """Of most computations on a GPU; a CPU computes in float32."""
+    deterministic: bool = False
+    """On a GPU: only computations that always give the same bits, which takes longer."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     keep: Literal["best", "last"] = "best"
     """Which epoch's weights are exported: that of the best validation loss, or the last."""

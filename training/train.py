@@ -6,14 +6,14 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import yaml
 
-from kernels.lumbar.manifest import Provenance
+from kernels.lumbar.manifest import Artefact, Provenance, PublishedWeights
 from kernels.lumbar.submission import replace_json, replace_text
 from training.clock import Clock
 from training.data.cache import Cache
@@ -22,8 +22,10 @@ from training.data.external_samples import PretrainingSamples
 from training.data.opinions import Opinions, with_corrected_labels
 from training.data.samples import MemberSamples
 from training.data.tables import Tables
+from training.fitting.device import Device, device_of
 from training.fitting.export import ExportError, export
 from training.fitting.loop import CHECKPOINT, FitError, FitResult, fit
+from training.fitting.scalars import PATTERN as SCALARS
 from training.networks import NetworkError
 from training.recipe import MemberRecipe, Recipe
 from training.runs import RunFolder, is_finished, job_digest
@@ -79,43 +81,72 @@ class Job:
 
 
 def train(job: Job) -> None:
-    """Fit, export and mark as done; nothing where exactly this is done already.  Raises TrainingError, OutOfTime."""
+    """Fit, export and mark as done; nothing where exactly this is done already.
+
+    Where torchrun started several processes, each calls this, the first one writes, and `out` lies where all see it.
+    Raises TrainingError, OutOfTime (of which Stopped, on SIGTERM, is one).
+    """
     member, out = job.named_member, job.out
     if is_finished(out, job.digest):
         log.info("%s is finished", member.member.name)
         return
-    _begin(out, job.digest)
-    replace_text(out / "recipe.resolved.yaml", yaml.safe_dump(member.model_dump(mode="json"), sort_keys=False))
-    training = [study for study, fold in job.folds.items() if fold != job.fold]
-    held_out = [study for study, fold in job.folds.items() if fold == job.fold]
     seed = job.recipe.seed + job.fold
     started = time.monotonic()
     try:
+        shared = device_of(job.device, member.fitting.optimisation.precision)
+        if shared.first:
+            _begin(out, job.digest)
+            resolved = yaml.safe_dump(member.model_dump(mode="json"), sort_keys=False)
+            replace_text(out / "recipe.resolved.yaml", resolved)
+        shared.barrier()
+        training = [study for study, fold in job.folds.items() if fold != job.fold]
+        held_out = [study for study, fold in job.folds.items() if fold == job.fold]
         tables = with_corrected_labels(job.tables, job.opinions, member.fitting.labels, training)
-        samples = MemberSamples(job.crops(), tables, member, training, held_out, job.device, seed, job.jitter_mm)
-        result = fit(member, samples, out, job.device, seed, _pretrained(job, member, seed), clock=job.clock)
-        result = _second_step(job, member, samples, result, seed)
-        artefact = export(result.net, member, out, _provenance(job, seed), seed)
+        crops = _crops(job, shared)
+        samples = MemberSamples(crops, tables, member, training, held_out, shared.device, seed, job.jitter_mm)
+        first = _pretrained(job, member, shared.device, seed)
+        initial = None if first is None else first.net.state_dict()
+        results = [fit(member, samples, out, shared.device, seed, initial, clock=job.clock)]
+        results += _second_step(job, member, samples, results[0], seed)
+        if shared.first:
+            published = [weights for result in [*([first] if first else []), *results] for weights in result.published]
+            artefact = export(results[-1].net, member, out, _provenance(job, seed, published), seed)
+            _finish(job, artefact, results[-1], time.monotonic() - started)
+        shared.barrier()
     except (FitError, ExportError, NetworkError, ValueError) as error:
         raise TrainingError(f"{member.member.name}: {error}") from error
+
+
+def _finish(job: Job, artefact: Artefact, result: FitResult, seconds: float) -> None:
+    """Mark the job as done, and remove what only a resumed one needs."""
     replace_json(
-        out / "done.json",
+        job.out / "done.json",
         {
             "digest": job.digest,
             "name": artefact.member.name,
-            "role": member.member.role,
-            "weight": member.weight,
-            "seconds": round(time.monotonic() - started, 1),
+            "role": artefact.member.role,
+            "weight": job.member.weight,
+            "seconds": round(seconds, 1),
             "validation_loss": result.validation_loss,
             "best_epoch": result.best_epoch,
         },
     )
-    for needless in out.rglob(CHECKPOINT):  # as large as five times the weights
+    for needless in job.out.rglob(CHECKPOINT):  # as large as five times the weights
         needless.unlink()
 
 
-def _pretrained(job: Job, member: MemberRecipe, seed: int) -> dict[str, torch.Tensor] | None:
-    """Weights fitted to published images, where the recipe asks for that and there are any."""
+def _crops(job: Job, shared: Device) -> Cache:
+    """The cache, made by the first process alone where it is not there."""
+    if shared.first:
+        crops = job.crops()
+        shared.barrier()
+        return crops
+    shared.barrier()
+    return job.crops()
+
+
+def _pretrained(job: Job, member: MemberRecipe, device: torch.device, seed: int) -> FitResult | None:
+    """The fit to published images, where the recipe asks for that and there are any."""
     asked = member.fitting.pretraining
     if asked is None or job.images is None:
         return None
@@ -123,19 +154,21 @@ def _pretrained(job: Job, member: MemberRecipe, seed: int) -> dict[str, torch.Te
     optimisation = member.fitting.optimisation.model_copy(update=changes)
     fitting = member.fitting.model_copy(update={"optimisation": optimisation})
     first = member.model_copy(update={"fitting": fitting})
-    samples = PretrainingSamples(job.images, first, job.device, seed, asked.sources)
-    return fit(first, samples, job.out / PRETRAINING, job.device, seed, clock=job.clock).net.state_dict()
+    samples = PretrainingSamples(job.images, first, device, seed, asked.sources)
+    return fit(first, samples, job.out / PRETRAINING, device, seed, clock=job.clock)
 
 
-def _second_step(job: Job, member: MemberRecipe, samples: MemberSamples, first: FitResult, seed: int) -> FitResult:
+def _second_step(
+    job: Job, member: MemberRecipe, samples: MemberSamples, first: FitResult, seed: int
+) -> list[FitResult]:
     """The fit that goes on from the first one's weights, where the recipe asks for it."""
     asked = member.fitting.second_step
     if asked is None:
-        return first
+        return []
     changes = {"loss": asked.loss, "loss_options": asked.loss_options, "optimisation": asked.optimisation}
     second = member.model_copy(update={"fitting": member.fitting.model_copy(update=changes)})
-    started = first.net.state_dict()
-    return fit(second, samples, job.out / SECOND, job.device, seed, started, only=asked.parts, clock=job.clock)
+    started, out = first.net.state_dict(), job.out / SECOND
+    return [fit(second, samples, out, samples.device, seed, started, only=asked.parts, clock=job.clock)]
 
 
 def _begin(out: Path, made_by: str) -> None:
@@ -145,12 +178,14 @@ def _begin(out: Path, made_by: str) -> None:
     if not mark.is_file() or json.loads(mark.read_text()).get("digest") != made_by:
         for name in (CHECKPOINT, "weights.ts", "artefact.json", "history.csv", "curves.png", "done.json"):
             (out / name).unlink(missing_ok=True)
+        for old in out.glob(SCALARS):
+            old.unlink()
         for name in (PRETRAINING, SECOND):
             shutil.rmtree(out / name, ignore_errors=True)
         replace_json(mark, {"digest": made_by})
 
 
-def _provenance(job: Job, seed: int) -> Provenance:
+def _provenance(job: Job, seed: int, published: Sequence[dict[str, str]]) -> Provenance:
     fitting = job.member.fitting
     return Provenance(
         recipe=job.recipe.name,
@@ -162,5 +197,6 @@ def _provenance(job: Job, seed: int) -> Provenance:
         torch_version=torch.__version__,
         git_commit=job.commit,
         data_fingerprint=job.tables.fingerprint,
+        published=tuple(PublishedWeights(**weights) for weights in published),
         resolved_recipe=job.member.model_dump(mode="json"),
     )

@@ -16,63 +16,30 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import torch
-
-from kernels.lumbar.submission import replace_json
 from training.checks import check_recipes
 from training.clock import Clock, OutOfTime
-from training.data.cache import Cache, CacheError, build_cache, requests_of
-from training.data.crop_groups import CropGroups
-from training.data.external import LevelImages, read_pretraining, with_improved_coordinates
-from training.data.external_samples import pretrainable
-from training.data.folds import FoldsError, read_or_make_folds
-from training.data.opinions import Opinions, check_coverage, read_opinions
-from training.data.shape import fit_shape
-from training.data.tables import Tables, TablesError, read_tables
+from training.data.cache import CacheError
+from training.data.folds import FoldsError
+from training.data.opinions import check_coverage, read_opinions
+from training.data.tables import TablesError, read_tables
 from training.evaluation.out_of_fold import OutOfFoldError
-from training.evaluation.priors import weighted_priors
-from training.evaluation.validate import localiser_errors, validate
 from training.networks import NetworkError
-from training.recipe import MemberRecipe, Profile, Recipe, RecipeError
+from training.recipe import Profile, Recipe, RecipeError
 from training.recipes import load_named, names_of
-from training.runs import RunFolder, git_commit
-from training.train import Job, TrainingError, train
+from training.run_lock import BusyError, alone
+from training.runs import RunFolder
+from training.selection import folds_of, members_of
+from training.steps import Source, begin, missed_by, prepare, score_folds, train_member
+from training.train import TrainingError
 
 OUT_OF_TIME = 3
+# What a step raises with a sentence for people.
+STEP_ERRORS = (RecipeError, TablesError, FoldsError, CacheError, TrainingError, OutOfFoldError)
 # So many of the networks that are left are named.
 SHOWN = 8
 log = logging.getLogger("train-all")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One recipe on one data set."""
-
-    recipe: Recipe
-    folder: RunFolder
-    data: Path
-    tables: Tables
-    folds: dict[str, int]
-    crops: CropGroups
-    device: torch.device
-    commit: str
-    images: LevelImages | None = None
-    opinions: Opinions | None = None
-    clock: Clock | None = None
-
-    def train(self, member: MemberRecipe, fold: int, jitter_mm: dict[str, float]) -> None:
-        """One job, if it is not finished already."""
-        shared = (self.folder, self.tables, self.folds, partial(self.crops.of, member))
-        given = (self.images, self.opinions, self.clock)
-        train(Job(self.recipe, member, fold, *shared, jitter_mm, self.device, self.commit, *given))
-
-    def held_out(self, fold: int) -> list[str]:
-        """The studies of a fold."""
-        return [study for study, its_fold in self.folds.items() if its_fold == fold]
 
 
 def train_recipe(
@@ -90,74 +57,26 @@ def train_recipe(
 ) -> None:
     """Everything of one recipe, up to its out-of-fold score; or its localisers and what they miss by.
 
-    `coordinates`: the folder of published coordinates (training/data/external.py), if there is one.  `labels`: what an
-    earlier run answered out of fold, by which labels are corrected where the recipe asks for it.  `cache`: where crops
-    are kept; default: RUNS/cache; `cache_gb`: where they need more room, some are made when others are done with.
-    Raises OutOfTime between two epochs, when the clock says so.  What the recipe asks of networks is not checked here:
-    training.checks does it for all recipes before the first one is trained.
+    The arguments are those of training.steps.Source.  Raises OutOfTime between two epochs, when the clock says so.
+    What the recipe asks of networks is not checked here: training.checks does it for all recipes before the first one
+    is trained.
     """
-    folder = RunFolder(runs, recipe)
-    tables = read_tables(data)
-    if coordinates is not None:
-        tables = with_improved_coordinates(coordinates, data, tables)
-    images = images_for(recipe, coordinates)
-    opinions = opinions_for(recipe, labels)
-    assignment = read_or_make_folds(folder.folds, tables, recipe.folds, recipe.seed)
-    replace_json(folder.priors, weighted_priors(tables.labels))
-    members = [one for one in recipe.members() if one.member.role == "localiser" or not localisers_only]
-    kept = cache or runs / "cache"
-    make = partial(_make_crops, data, tables, kept, jobs)
-    crops = CropGroups(members, len(tables.labels), kept, cache_gb * 1e9, make)
-    shape = fit_shape(list(crops.points.values()))
-    replace_json(folder.shape, None if shape is None else shape.model_dump(mode="json"))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    plan = Plan(recipe, folder, data, tables, assignment, crops, device, git_commit(), images, opinions, clock)
-    localisers = [member for member in members if member.member.role == "localiser"]
-    graders = [member for member in members if member.member.role == "grader"]
-    log.info("%s/%s: %d networks in folds %s on %s", recipe.name, recipe.profile, len(members), list(folds), device)
+    source = Source(data, runs, jobs, localisers_only, coordinates, labels, cache, cache_gb)
+    work = begin(recipe, source, clock)
+    crops = work.crop_groups()
+    prepare(work, crops.points)
+    graders = [member for member in work.members if member.member.role == "grader"]
+    told = (recipe.name, recipe.profile, len(work.members), list(folds), work.device)
+    log.info("%s/%s: %d networks in folds %s on %s", *told)
     for fold in folds:
-        for member in localisers:
-            plan.train(member, fold, {})
-        errors = localiser_errors(folder, localisers, data, tables, plan.held_out(fold), crops.landmarks, fold)
-        for kind, error in errors.items():
-            found = (fold, kind, error.median_mm, error.p95_mm)
-            log.info("fold %d: %s located within %.1f mm (median), %.1f mm (95 %%)", *found)
-        jitter_mm = {kind: error.sigma_mm for kind, error in errors.items()}
+        for member in work.localisers:
+            train_member(work, member, fold, crops.of)
+        errors = missed_by(work, fold, lambda: crops.landmarks)
         for member in graders:
             if member.is_trained_in(fold):
-                plan.train(member, fold, jitter_mm)
-    if not graders:
-        return
-    score = validate(folder, members, data, tables, assignment, folds)
-    log.info("%s/%s out of fold: %s", recipe.name, recipe.profile, score)
-
-
-def _make_crops(data: Path, tables: Tables, folder: Path, jobs: int, members: Sequence[MemberRecipe]) -> Cache:
-    return build_cache(data, tables, requests_of(members), folder, jobs)
-
-
-def images_for(recipe: Recipe, coordinates: Path | None) -> LevelImages | None:
-    """The published images, where a network of the recipe is to be pretrained on them.  Raises RecipeError."""
-    asking = [one.member for one in recipe.members() if one.fitting.pretraining is not None]
-    try:
-        for member in asking:
-            pretrainable(member)
-    except ValueError as error:
-        raise RecipeError(str(error)) from error
-    if asking and coordinates is None:
-        names = ", ".join(member.name for member in asking)
-        log.warning("no pretraining of %s: name the published coordinates with COORDINATES=", names)
-    return read_pretraining(coordinates) if asking and coordinates is not None else None
-
-
-def opinions_for(recipe: Recipe, labels: Path | None) -> Opinions | None:
-    """What an earlier run answered out of fold, where a network of the recipe wants its labels corrected by it."""
-    asking = [one.member.name for one in recipe.members() if one.fitting.labels.any]
-    if asking and labels is None:
-        log.warning("the labels of %s stay as they are: name an earlier run's answers with LABELS=", ", ".join(asking))
-    if labels is not None and not asking:
-        log.warning("LABELS= changes nothing in %s: none of its networks asks for corrected labels", recipe.name)
-    return read_opinions(labels) if asking and labels is not None else None
+                train_member(work, member, fold, crops.of, errors)
+    if graders:
+        score_folds(work, folds)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -188,10 +107,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.labels is not None:
             check_coverage(read_opinions(options.labels), studies)
         check_recipes(chosen, options.localisers_only)
-        for recipe, its_folds in zip(chosen, folds, strict=True):
-            where = (options.data, options.runs, its_folds, options.jobs)
-            helps = (options.coordinates, options.labels, options.cache)
-            train_recipe(recipe, *where, options.localisers_only, *helps, clock, options.cache_gb)
+        with alone(options.runs):
+            for recipe, its_folds in zip(chosen, folds, strict=True):
+                where = (options.data, options.runs, its_folds, options.jobs)
+                helps = (options.coordinates, options.labels, options.cache)
+                train_recipe(recipe, *where, options.localisers_only, *helps, clock, options.cache_gb)
     except OutOfTime:
         done, left = progress(options.runs, names, options.profile, options.folds, options.localisers_only)
         print(
@@ -200,18 +120,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             "the same command goes on where it stopped"
         )
         return OUT_OF_TIME
-    except (RecipeError, TablesError, FoldsError, CacheError, NetworkError, TrainingError, OutOfFoldError) as error:
+    except (*STEP_ERRORS, NetworkError, BusyError) as error:
         print(f"train-all stopped: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def folds_of(recipe: Recipe, asked: Sequence[int]) -> list[int]:
-    """The folds to train: those asked for, else the recipe's own.  Raises RecipeError for one that it has not."""
-    wrong = [fold for fold in asked if fold not in range(recipe.folds)]
-    if wrong:
-        raise RecipeError(f"{recipe.name} has folds 0 to {recipe.folds - 1}; {wrong} is none of them")
-    return list(asked or recipe.train_folds or range(recipe.folds))
 
 
 def progress(
@@ -222,8 +134,8 @@ def progress(
     left: list[str] = []
     for recipe in [load_named(name, profile) for name in names]:
         for fold in folds_of(recipe, asked):
-            for entry in recipe.members():
-                if entry.is_trained_in(fold) and not (localisers_only and entry.member.role == "grader"):
+            for entry in members_of(recipe, localisers_only):
+                if entry.is_trained_in(fold):
                     job = RunFolder(runs, recipe).job(entry.member.name, fold)
                     (done if (job / "done.json").is_file() else left).append(str(job.relative_to(runs)))
     return done, left

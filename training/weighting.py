@@ -121,6 +121,16 @@ def weighted(routes: Sequence[Route], runs: Mapping[str, Sequence[Run]], found: 
     return tuple(sorted(new, key=lambda route: order[models[route.graders[0].name]]))
 
 
+def order_of(runs: Mapping[str, Sequence[Run]], found: FoundEnsemble) -> tuple[str, ...]:
+    """The graders' names as they should run: the first folds of all models in the found order, then the second …"""
+    by_model: dict[str, list[str]] = {model: [] for model in found.order}
+    for name, model in _models(runs).items():
+        if model in by_model:
+            by_model[model].append(name)
+    ranked = [(rank, name) for names in by_model.values() for rank, name in enumerate(names)]
+    return tuple(name for _, name in sorted(ranked, key=lambda one: one[0]))
+
+
 def _models(runs: Mapping[str, Sequence[Run]]) -> dict[str, str]:
     """Name of each run's member in a manifest → "located/member" of the search."""
     pairs = [(recipe, run) for recipe, its in runs.items() for run in its]

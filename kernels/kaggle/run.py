@@ -134,6 +134,8 @@ def shortcomings(report: dict[str, Any], package: Package, folder: Path) -> list
     used = set(report.get("members_used", []))
     idle = [one.member.name for one in package.manifest.artefacts if one.member.name not in used]
     found = [f"graded {graded} of {asked} studies"] if graded < asked else []
+    for ending in report.get("supervision", []):
+        found.append(f"lost its kernel after {ending['after_s']} s ({ending.get('signal') or ending.get('code')})")
     if report["fallbacks"]["rows"]:
         found.append(f"left {report['fallbacks']['rows']} rows to the prior")
     if idle:

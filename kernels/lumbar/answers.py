@@ -9,15 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .feed import Feed, ViewKey, gather, mirrored_points, mirrored_tensors
+from .feed import Feed, Scene
 from .geometry import between
 from .labels import row_of
+from .loaded import LoadedMember, first_line
 from .manifest import Calibration
+from .passes import passes
 from .problems import Problem
 from .specs import Member
 from .study import Study
-from .views import View, lift
-from .weights import LoadedMember
+from .views import lift
 
 # Answers farther apart speak of different places: half the distance of two discs.
 AGREEMENT_MM = 15.0
@@ -63,43 +64,61 @@ def calibrated(confidence: float, calibration: Calibration | None) -> float:
 
 
 def answers_of(
-    study: Study,
-    localiser: LoadedMember,
-    landmarks: Mapping[str, np.ndarray],
-    confidence: Mapping[str, float],
-    views: dict[ViewKey, View | None],
-    tta: bool,
-) -> dict[str, Answer]:
-    """Row → answer of every target that a localiser finds in a study.  What goes wrong is a Problem of the study.
+    scene: Scene, localiser: LoadedMember, confidence: Sequence[Mapping[str, float]], tta: bool
+) -> list[dict[str, Answer]]:
+    """For each study of a scene: row → answer of every target that a localiser finds.
 
-    One that starts from the landmark that it answers is no surer of it than whoever found that.
+    What goes wrong is a Problem of the study.  `confidence`: of the landmarks of each study, by row; a localiser that
+    starts from the landmark that it answers is no surer of it than whoever found that.
     """
-    member = localiser.member
-    feed = gather(study, member, landmarks, views)
-    if feed is None:
-        study.problems.append(Problem(study.study_id, member.name, "nothing-to-look-at", "none of its views exists"))
-        return {}
+    member, studies = localiser.member, scene.studies
+    feed = scene.feed(member)
+    # Places are said in pixels of the first view.
+    looking = {number for (number, _), views in zip(feed.places, feed.views, strict=True) if any(views)}
+    for number, study in enumerate(studies):
+        if number not in looking:
+            study.problems.append(
+                Problem(study.study_id, member.name, "nothing-to-look-at", "none of its views exists")
+            )
+    if not looking:
+        return [{} for _ in studies]
     try:
-        passes = _passes(localiser, feed, tta)
+        said = [one.numpy() for one in passes(localiser, feed, tta)]
     except RuntimeError as error:  # what torch raises in a forward pass, out-of-memory included
-        study.problems.append(Problem(study.study_id, member.name, "localiser-failed", str(error).splitlines()[0]))
-        return {}
+        if len(studies) > 1:  # the fault of one study shall not cost the others
+            alone = [(scene.of_one(number), [confidence[number]]) for number in range(len(studies))]
+            return [answers_of(one, localiser, its_own, tta)[0] for one, its_own in alone]
+        problem = Problem(studies[0].study_id, member.name, "localiser-failed", first_line(error))
+        studies[0].problems.append(problem)
+        return [{}]
+    return [_of_study(number, study, feed, said, localiser, confidence[number]) for number, study in enumerate(studies)]
+
+
+def _of_study(
+    number: int,
+    study: Study,
+    feed: Feed,
+    said: Sequence[np.ndarray],
+    localiser: LoadedMember,
+    confidence: Mapping[str, float],
+) -> dict[str, Answer]:
+    """Row → answer for one study, from all passes."""
+    member = localiser.member
     found: dict[str, list[Answer]] = {}
     wrong: Counter[str] = Counter()
-    for points in passes:
-        for unit, unit_views, unit_points in zip(feed.units, feed.views, points, strict=True):
-            if unit_views[0] is None:
+    for points in said:
+        for (its_study, unit), views, places in zip(feed.places, feed.views, points, strict=True):
+            if its_study != number or views[0] is None:
                 continue
             starts = {row for request in member.inputs for row in request.landmarks(unit)}
-            in_mm = lift(unit_views[0], unit_points[:, :3])
-            for target, said, point in zip(member.targets, unit_points, in_mm, strict=True):
-                if kind := _wrong(said, member):
+            for target, place, point in zip(member.targets, places, lift(views[0], places[:, :3]), strict=True):
+                if kind := _wrong(place, member):
                     wrong[kind] += 1
                     continue
                 row = row_of(target, unit)
                 start = confidence.get(row, 1.0) if row in starts else 1.0
-                sure = calibrated(float(np.clip(said[3], 0, 1)), localiser.artefact.calibration) * start
-                normal = between(unit_views[0].planes, float(said[0])).normal
+                sure = calibrated(float(np.clip(place[3], 0, 1)), localiser.artefact.calibration) * start
+                normal = between(views[0].planes, float(place[0])).normal
                 found.setdefault(row, []).append(Answer(point, sure, normal))
     for kind, count in wrong.items():
         study.problems.append(Problem(study.study_id, member.name, kind, f"{count} points left out"))
@@ -114,14 +133,3 @@ def _wrong(where: np.ndarray, member: Member) -> str:
     sizes = np.array([request.slices.count, request.size_px, request.size_px])
     inside = (where[:3] >= -0.5 - OUTSIDE * sizes) & (where[:3] <= sizes * (1 + OUTSIDE) - 0.5)
     return "" if inside.all() else "outside-the-image"
-
-
-def _passes(localiser: LoadedMember, feed: Feed, tta: bool) -> list[np.ndarray]:
-    """(B, K, 4) slice, row, column, confidence in pixels of the first view, of the study and of its mirror image."""
-    member = localiser.member
-    tensors, present = feed.tensors()
-    passes = [localiser(tensors, present)]
-    if tta and "mirror" in member.tta:
-        flipped = localiser(*mirrored_tensors(member, tensors, present))
-        passes.append(mirrored_points(member, flipped, tensors[0].shape[1:]))
-    return [one.numpy() for one in passes]

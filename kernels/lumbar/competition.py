@@ -13,6 +13,7 @@ from .problems import Problem
 
 MARKERS = ("test_series_descriptions.csv", "sample_submission.csv")
 SEARCH_DEPTH = 4
+LISTED = 80  # characters of what nobody expected to be so long
 
 
 class CompetitionNotFound(Exception):
@@ -73,12 +74,20 @@ def read_series_table(path: Path) -> SeriesTable:
     if missing:
         table.problems.append(Problem("", path.name, "wrong-table", f"columns {sorted(missing)} are missing"))
         return table
-    columns = frame[["study_id", "series_id", "series_description"]].dropna().drop_duplicates()
-    for study, series, description in columns.itertuples(index=False):
-        kind = SERIES_KINDS.get(description.strip())
-        if kind is None:
-            detail = f"series {series} is described as '{description}', which is none of {list(SERIES_KINDS)}"
-            table.problems.append(Problem(study.strip(), path.name, "unknown-series-description", detail))
+    columns = frame[["study_id", "series_id", "series_description"]].dropna().apply(lambda column: column.str.strip())
+    for study, series, description in columns.drop_duplicates().itertuples(index=False):
+        kind = SERIES_KINDS.get(description)
+        if not (_names_folder(study) and _names_folder(series)):
+            detail = f"'{series[:LISTED]}' of study '{study[:LISTED]}' cannot be a folder in its images"
+            table.problems.append(Problem(study[:LISTED], path.name, "wrong-id", detail))
+        elif kind is None:
+            detail = f"series {series} is described as '{description[:LISTED]}', which is none of {list(SERIES_KINDS)}"
+            table.problems.append(Problem(study, path.name, "unknown-series-description", detail))
         else:
-            table.series.setdefault(study.strip(), []).append((series.strip(), kind))
+            table.series.setdefault(study, []).append((series, kind))
     return table
+
+
+def _names_folder(name: str) -> bool:
+    """Whether a name can be that of a folder below another: not the same, not the one above, nothing farther away."""
+    return name not in ("", ".", "..") and not set(name) & set("/\\\0")

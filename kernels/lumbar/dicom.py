@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def _read_images(folder: Path, report: Report) -> Iterator[Image]:
         try:
             yield from reader.read(path, number)
         except Exception as error:  # noqa: BLE001 - pydicom raises nearly anything on damaged files; recorded by name
-            report.add("unreadable-file", f"{type(error).__name__}: {str(error)[:200]}", path.name)
+            report.add("unreadable-file", f"{type(error).__name__}: {ADDRESS.sub('', str(error))[:200]}", path.name)
 
 
 def _files(folder: Path, report: Report) -> list[tuple[int | None, Path]]:
@@ -54,8 +55,8 @@ def _files(folder: Path, report: Report) -> list[tuple[int | None, Path]]:
     try:
         with os.scandir(folder) as entries:
             paths = [Path(entry.path) for entry in entries if not entry.name.startswith(".") and not _is_folder(entry)]
-    except OSError as error:
-        report.add("no-folder", f"{type(error).__name__}: {error.strerror}")
+    except (OSError, ValueError) as error:  # ValueError: no path can be so named
+        report.add("no-folder", f"{type(error).__name__}: {getattr(error, 'strerror', error)}")
         return []
     if not paths:
         report.add("empty-folder", "the series folder holds no files")
@@ -73,9 +74,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 # A file that claims more pixels is damaged: decoding it could take all memory.
 LARGEST_RATIO = 64
 LARGEST_UNQUESTIONED_PIXELS = 1 << 24
-
-# Kinds of files for which this process has seen the fast path and pydicom agree, bit by bit.
-_confirmed: set[tuple[object, ...]] = set()
+# Of objects in pydicom's messages: the same file is the same problem in every run.
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 class _SeriesReader:
@@ -84,6 +84,9 @@ class _SeriesReader:
     def __init__(self, report: Report) -> None:
         self._report = report
         self._fast_allowed = True
+        # Kinds of files of this series of which one was read alike by the fast path and by pydicom, bit by bit.  Of no
+        # other series: what is read of one must not depend on those before it.
+        self._confirmed: set[tuple[object, ...]] = set()
         self._count = 0
 
     def read(self, path: Path, number: int | None) -> list[Image]:
@@ -106,12 +109,12 @@ class _SeriesReader:
         words = decode_fast(buffer, size, found, header)
         if words is None:
             return []
-        if (kind := (found.syntax, *header.encoding)) not in _confirmed:
+        if (kind := (found.syntax, *header.encoding)) not in self._confirmed:
             if not self._agrees(buffer, size, header, words):
                 self._fast_allowed = False
                 self._report.add("fast-path-differs", "the series is read by pydicom instead", path.name)
                 return []
-            _confirmed.add(kind)
+            self._confirmed.add(kind)
         return [self._image(path, number, header, words)]
 
     def _agrees(self, buffer: np.ndarray, size: int, header: Header, words: np.ndarray) -> bool:

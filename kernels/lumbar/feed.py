@@ -1,9 +1,10 @@
-"""From a study and its landmarks to the input tensors of one member, and to those of the mirrored study."""
+"""From studies and their landmarks to the input tensors of one member, and to those of the mirrored studies."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,55 +15,109 @@ from .specs import Member, ViewRequest
 from .study import Study
 from .views import View, cut, mirror_pixels, turn_pixels
 
-ViewKey = tuple[ViewRequest, tuple[str, ...], str | None]
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Feed:
-    """The inputs of one member for one study: B units, each with one view a request (None = missing)."""
+    """The inputs of one member for a batch of studies, one row a study and unit, whether anything is seen or not.
+
+    Rows without a view are blank: a study's rows have the same place in the batch whatever the others lack, so that no
+    answer depends on another study.
+    """
 
     member: Member
-    units: tuple[Unit, ...]
+    places: tuple[tuple[int, Unit], ...]
+    """One a row: number of the study, and its unit."""
     views: tuple[tuple[View | None, ...], ...]
-    """(unit, request)"""
+    """(row, request); None = missing"""
+    tensors: tuple[torch.Tensor, ...]
+    """One normalised (rows, slices, size_px, size_px) float32 tensor a request."""
+    present: torch.Tensor
+    """(rows, requests) of 0 and 1"""
 
-    def tensors(self) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """One normalised (B, slices, size_px, size_px) float32 tensor a request, and `present` (B, requests)."""
-        present = torch.tensor([[float(view is not None) for view in row] for row in self.views])
-        tensors = []
-        for column, request in enumerate(self.member.inputs):
-            blank = np.zeros((request.slices.count, request.size_px, request.size_px), np.uint8)
-            views = (row[column] for row in self.views)
-            pixels = np.stack([blank if view is None else view.pixels for view in views])
-            normalised = normalise(torch.from_numpy(pixels), request.normalisation)
-            tensors.append(normalised * present[:, column, None, None, None])
-        return tensors, present
+    @property
+    def seen(self) -> list[bool]:
+        """For each row whether it has any view."""
+        return [any(view is not None for view in row) for row in self.views]
 
 
-def gather(
-    study: Study,
-    member: Member,
-    landmarks: Mapping[str, np.ndarray],
-    views: dict[ViewKey, View | None] | None = None,
-) -> Feed | None:
-    """Cut all views of a member; None where no unit has any view.
+@dataclass
+class Scene:
+    """A batch of studies and the landmarks at which networks look.
 
-    `views` keeps what was cut: members that ask for the same view of the same landmarks share it.
+    Each view is cut and normalised once for all members that ask for it.
     """
-    kept: dict[ViewKey, View | None] = {} if views is None else views
-    units, rows = [], []
-    for unit in UNITS[member.unit]:
-        row = []
-        for request in member.inputs:
-            place = request.place(unit)
-            key = (request.anywhere, request.landmarks(unit), f"{place.level} {place.side}")
-            if key not in kept:
-                kept[key] = cut(study, request, unit, landmarks)
-            row.append(kept[key])
-        if any(view is not None for view in row):
-            units.append(unit)
-            rows.append(tuple(row))
-    return Feed(member, tuple(units), tuple(rows)) if units else None
+
+    studies: Sequence[Study]
+    landmarks: Sequence[Mapping[str, np.ndarray]]
+    """Row name → patient mm, one mapping a study."""
+    device: torch.device = CPU
+    helper: Executor | None = None
+    """One thread that cuts what comes next while a network looks at what is there."""
+    _coming: dict[str, Future[Feed]] = field(default_factory=dict)
+    _cut: dict[tuple[int, ViewRequest, tuple[str, ...], str], View | None] = field(default_factory=dict)
+    _columns: dict[tuple[ViewRequest, str], _Column] = field(default_factory=dict)
+
+    def prepare(self, member: Member) -> None:
+        """Let the helper begin with a member's inputs; `feed` waits for them."""
+        if self.helper is not None:
+            self._coming[member.name] = self.helper.submit(self._feed, member)
+
+    def feed(self, member: Member) -> Feed:
+        """All inputs of a member."""
+        coming = self._coming.pop(member.name, None)
+        return self._feed(member) if coming is None else coming.result()
+
+    def _feed(self, member: Member) -> Feed:
+        units = UNITS[member.unit]
+        columns = [self._column(request, member.unit) for request in member.inputs]
+        return Feed(
+            member,
+            tuple((number, unit) for number in range(len(self.studies)) for unit in units),
+            tuple(zip(*(column.views for column in columns), strict=True)),
+            tuple(column.tensor for column in columns),
+            torch.stack([column.present for column in columns], 1),
+        )
+
+    def moved(self, landmarks: Sequence[Mapping[str, np.ndarray]]) -> Scene:
+        """The same studies seen at other landmarks; views of whole images are kept."""
+        kept = {key: view for key, view in self._cut.items() if not key[2]}
+        whole = {key: column for key, column in self._columns.items() if not column.at_landmarks}
+        return Scene(self.studies, landmarks, self.device, self.helper, {}, kept, whole)
+
+    def of_one(self, number: int) -> Scene:
+        """One of the studies alone."""
+        return Scene([self.studies[number]], [self.landmarks[number]], self.device)
+
+    def _column(self, request: ViewRequest, kind: str) -> _Column:
+        key = request, kind
+        if key not in self._columns:
+            views = [self._view(number, request, unit) for number in range(len(self.studies)) for unit in UNITS[kind]]
+            present = torch.tensor([float(view is not None) for view in views], device=self.device)
+            blank = np.zeros((request.slices.count, request.size_px, request.size_px), np.uint8)
+            pixels = np.stack([blank if view is None else view.pixels for view in views])
+            normalised = normalise(torch.from_numpy(pixels).to(self.device), request.normalisation)
+            at_landmarks = any(request.landmarks(unit) for unit in UNITS[kind])
+            self._columns[key] = _Column(views, normalised * present[:, None, None, None], present, at_landmarks)
+        return self._columns[key]
+
+    def _view(self, number: int, request: ViewRequest, unit: Unit) -> View | None:
+        place = request.place(unit)
+        key = number, request.anywhere, request.landmarks(unit), f"{place.level} {place.side}"
+        if key not in self._cut:
+            self._cut[key] = cut(self.studies[number], request, unit, self.landmarks[number])
+        return self._cut[key]
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One request at all units of a kind, in all studies."""
+
+    views: list[View | None]
+    tensor: torch.Tensor
+    present: torch.Tensor
+    at_landmarks: bool
 
 
 def mirrored_tensors(

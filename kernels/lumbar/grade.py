@@ -2,61 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 import torch
 
-from .feed import ViewKey, gather, mirrored_targets, mirrored_tensors, turned_tensors
+from .feed import Scene
 from .labels import row_of
+from .loaded import LoadedMember, first_line
+from .passes import passes
 from .problems import Problem
-from .study import Study
-from .views import View
-from .weights import LoadedMember
 
 
-def grade(
-    study: Study,
-    grader: LoadedMember,
-    landmarks: Mapping[str, np.ndarray],
-    views: dict[ViewKey, View | None],
-    tta: bool = True,
-) -> dict[str, np.ndarray]:
-    """Row name → (3,) float64 logits, for every row of which the grader sees something.
+def grade(scene: Scene, grader: LoadedMember, tta: bool = True) -> list[dict[str, np.ndarray]]:
+    """For each study of a scene: row name → (3,) float64 logits, for every row of which the grader sees something.
 
-    `views` is shared by the graders of one study and one set of landmarks.  A grader that fails or answers what is not
-    finite is a Problem of the study, and answers nothing for these rows.
+    A grader that fails or answers what is not finite is a Problem of the study, and answers nothing for these rows.
     """
-    member = grader.member
-    feed = gather(study, member, landmarks, views)
-    if feed is None:
-        study.problems.append(Problem(study.study_id, member.name, "nothing-to-look-at", "none of its views exists"))
-        return {}
-    tensors, present = feed.tensors()
+    member, studies = grader.member, scene.studies
+    feed = scene.feed(member)
+    looking = {number for (number, _), seen in zip(feed.places, feed.seen, strict=True) if seen}
+    for number, study in enumerate(studies):
+        if number not in looking:
+            study.problems.append(
+                Problem(study.study_id, member.name, "nothing-to-look-at", "none of its views exists")
+            )
+    answers: list[dict[str, np.ndarray]] = [{} for _ in studies]
+    if not looking:
+        return answers
     try:
-        logits = torch.stack(_passes(grader, tensors, present, tta)).mean(0)
+        logits = torch.stack(passes(grader, feed, tta)).mean(0).double().numpy()
     except RuntimeError as error:  # what torch raises in a forward pass, out-of-memory included
-        study.problems.append(Problem(study.study_id, member.name, "grader-failed", str(error).splitlines()[0]))
-        return {}
-    answers = {}
-    for unit, answer in zip(feed.units, logits.double().numpy(), strict=True):
-        for target, row_logits in zip(member.targets, answer, strict=True):
+        if len(studies) > 1:  # the fault of one study shall not cost the others
+            return [grade(scene.of_one(number), grader, tta)[0] for number in range(len(studies))]
+        problem = Problem(studies[0].study_id, member.name, "grader-failed", first_line(error))
+        studies[0].problems.append(problem)
+        return answers
+    for (number, unit), seen, answer in zip(feed.places, feed.seen, logits, strict=True):
+        for target, row_logits in zip(member.targets, answer, strict=True) if seen else ():
             if np.isfinite(row_logits).all():
-                answers[row_of(target, unit)] = row_logits
+                answers[number][row_of(target, unit)] = row_logits
             else:
+                study = studies[number]
                 detail = f"the answer for {row_of(target, unit)} is not finite, and is left out"
                 study.problems.append(Problem(study.study_id, member.name, "not-finite", detail))
     return answers
-
-
-def _passes(
-    grader: LoadedMember, tensors: Sequence[torch.Tensor], present: torch.Tensor, tta: bool
-) -> list[torch.Tensor]:
-    """Logits (B, K, 3) of the study as it is and, with TTA, as the member's augmentations show it, left as left."""
-    member = grader.member
-    passes = [grader(tensors, present)]
-    if tta and "mirror" in member.tta:
-        passes.append(grader(*mirrored_tensors(member, tensors, present))[:, mirrored_targets(member)])
-    if tta and "front_to_back" in member.tta:
-        passes.append(grader(turned_tensors(member, tensors), present))
-    return passes

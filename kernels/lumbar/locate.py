@@ -7,19 +7,21 @@ agree; what the shape of the spine contradicts is left out; what nobody found is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from .answers import Answer, answers_of, merge
-from .feed import ViewKey
+from .feed import CPU, Scene
 from .labels import ROWS, UNITS, row_of
+from .loaded import LoadedMember
+from .passes import in_turn
 from .problems import Problem
 from .shape import Expectation, stack_centres
 from .specs import Member
 from .study import Study
-from .views import View
-from .weights import LoadedMember
 
 # A calibrated localiser that gives a point so little chance of being right has not found it.
 LEAST_CONFIDENCE = 0.05
@@ -38,32 +40,47 @@ class Located:
 
 
 def locate(
-    study: Study, localisers: Sequence[LoadedMember], expectation: Expectation | None = None, tta: bool = True
-) -> Located:
-    """Run the localisers on a study.  One that fails is a Problem of the study, and takes part in nothing."""
-    located = Located()
-    views: dict[ViewKey, View | None] = {}
-    slices: dict[str, list[Answer]] = {}
-    points: dict[str, list[Answer]] = {}
+    studies: Sequence[Study],
+    localisers: Sequence[LoadedMember],
+    expectation: Expectation | None = None,
+    tta: bool = True,
+    device: torch.device = CPU,
+    helper: Executor | None = None,
+) -> list[Located]:
+    """Run the localisers on a batch of studies.  One that fails is a Problem of the study; it takes part in nothing.
+
+    `helper`: see feed.Scene.
+    """
+    located = [Located() for _ in studies]
+    slices: list[dict[str, list[Answer]]] = [{} for _ in studies]
+    points: list[dict[str, list[Answer]]] = [{} for _ in studies]
+    scene = Scene(studies, [one.points for one in located], device, helper)
     waiting = list(localisers)
     while waiting:
         ready = _ready(waiting)
         waiting = [one for one in waiting if one not in ready]
-        for localiser in ready:
-            found = answers_of(study, localiser, located.points, located.confidence, views, tta)
-            located.by_member[localiser.member.name] = found
+        for localiser in in_turn(scene, ready):
             kept = slices if localiser.member.answers == "slices" else points
-            for row, answer in found.items():
-                if localiser.artefact.calibration is None or answer.confidence >= LEAST_CONFIDENCE:
-                    kept.setdefault(row, []).append(answer)
-        _settle(located, slices, points)
-        _hold_against_shape(study, located, expectation, owed={row for one in waiting for row in answered(one.member)})
-        # Views around landmarks change with these; whole images stay.
-        views = {key: view for key, view in views.items() if not key[1]}
-    if located.guessed and localisers:
-        detail = f"{len(located.guessed)} landmarks that nobody found lie where the shape of the spine expects them"
-        study.problems.append(Problem(study.study_id, "", "guessed-landmarks", detail))
+            found = answers_of(scene, localiser, [one.confidence for one in located], tta)
+            for one, answers, its_kept in zip(located, found, kept, strict=True):
+                one.by_member[localiser.member.name] = answers
+                _keep(its_kept, answers, localiser)
+        owed = {row for one in waiting for row in answered(one.member)}
+        for one, study, its_slices, its_points in zip(located, studies, slices, points, strict=True):
+            _settle(one, its_slices, its_points)
+            _hold_against_shape(study, one, expectation, owed)
+        scene = scene.moved([one.points for one in located])
+    for one, study in zip(located, studies, strict=True):
+        if one.guessed and localisers:
+            detail = f"{len(one.guessed)} landmarks that nobody found lie where the shape of the spine expects them"
+            study.problems.append(Problem(study.study_id, "", "guessed-landmarks", detail))
     return located
+
+
+def _keep(kept: dict[str, list[Answer]], answers: dict[str, Answer], localiser: LoadedMember) -> None:
+    for row, answer in answers.items():
+        if localiser.artefact.calibration is None or answer.confidence >= LEAST_CONFIDENCE:
+            kept.setdefault(row, []).append(answer)
 
 
 def answered(member: Member) -> list[str]:

@@ -30,6 +30,16 @@ class Weights(Spec):
     """The flattened float32 answer to the golden input on the exporting machine."""
 
 
+class PublishedWeights(Spec):
+    """Weights of somebody else that training started from."""
+
+    model: str
+    source: str
+    """Repository of the hub, address, or file below PRETRAINED_DIR."""
+    sha256: str
+    licence: str
+
+
 class Provenance(Spec):
     """What made a member, and what it costs."""
 
@@ -45,6 +55,8 @@ class Provenance(Spec):
     gflops_per_study: float | None = None
     seconds_per_study: float | None = None
     oof_score: dict[str, float] = {}
+    published: tuple[PublishedWeights, ...] = ()
+    """Empty where training started from nothing, or before this was noted."""
     resolved_recipe: dict[str, Any] = {}
 
 
@@ -100,6 +112,8 @@ class Manifest(Spec):
     """Where landmarks are to be expected, given others; None where too few studies were annotated to know."""
     artefacts: tuple[Artefact, ...]
     routes: tuple[Route, ...]
+    order: tuple[str, ...] = ()
+    """Graders, those first whose every second gains most out of fold; empty: the kernel goes by weights and GFLOPs."""
 
     @model_validator(mode="after")
     def _complete_and_consistent(self) -> Manifest:
@@ -113,6 +127,9 @@ class Manifest(Spec):
             for name, role in named:
                 if roles.get(name) != role:
                     raise ValueError(f"route '{route.name}' names '{name}', which is no {role} of this manifest")
+        for name in self.order:
+            if roles.get(name) != "grader":
+                raise ValueError(f"order names '{name}', which is no grader of this manifest")
         if set(self.priors) != set(ROWS):
             raise ValueError("priors must name the 25 rows, each once")
         for row, prior in self.priors.items():

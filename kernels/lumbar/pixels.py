@@ -6,18 +6,26 @@ Both return the words as stored, unsigned; `to_offset_binary` then drops unused 
 from __future__ import annotations
 
 import io
+import itertools
 import logging
 import os
 import struct
 import threading
 import warnings
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pydicom
+from pydicom.filereader import read_partial
 from pydicom.pixels import pixel_array
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from .header import PREAMBLE, RLE_UID, UNDEFINED_LENGTH, Header, Scan
 
@@ -31,6 +39,12 @@ LARGEST_SCRATCH_WORDS = 1 << 26
 TIFF_SHORT, TIFF_LONG = 3, 4
 TIFF_PACKBITS = 32773
 PACKBITS_LARGEST_RATIO = 64  # two bytes stand for 128 at most
+DEFLATED_UID = str(DeflatedExplicitVRLittleEndian).encode()
+# Behind the preamble and its magic word lies the length of the meta group, which names the syntax.
+META_LENGTH_AT, META_BYTES = PREAMBLE + 12, 4096
+LARGEST_INFLATED_RATIO, LARGEST_UNQUESTIONED_INFLATED = 64, 1 << 26
+INFLATED_AT_ONCE = 1 << 20
+MOST_ELEMENTS = 20_000
 ITEM_TAG, SEQUENCE_END_TAG = 0xE000FFFE, 0xE0DDFFFE
 RLE_HEADER = 64
 
@@ -87,12 +101,32 @@ def read_file(path: Path) -> tuple[np.ndarray, int]:
 
 def read_dataset(buffer: np.ndarray, size: int) -> pydicom.Dataset:
     """The file through pydicom, tolerating a missing preamble or file meta group.  Raises what pydicom raises."""
-    dataset = pydicom.dcmread(io.BytesIO(buffer.data[:size]), force=True)
+    _check_inflated(buffer.data[:size])
+    count = itertools.count()
+    # What is filled with zeros has an element in every eighth byte, for each of which pydicom takes its time.
+    dataset = read_partial(io.BytesIO(buffer.data[:size]), stop_when=lambda *_: next(count) > MOST_ELEMENTS, force=True)
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
         plain = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
         dataset.file_meta.TransferSyntaxUID = plain if little else ExplicitVRBigEndian
     return dataset
+
+
+def _check_inflated(data: memoryview) -> None:
+    """Raises ValueError where a deflated file holds far more than its size: pydicom would inflate all of it at once."""
+    if DEFLATED_UID not in bytes(data[:META_BYTES]) or len(data) < META_LENGTH_AT + 4:
+        return
+    start = META_LENGTH_AT + 4 + int.from_bytes(data[META_LENGTH_AT : META_LENGTH_AT + 4], "little")
+    inflater, left, room = zlib.decompressobj(-zlib.MAX_WBITS), bytes(data[start:]), LARGEST_INFLATED_RATIO * len(data)
+    room = max(room, LARGEST_UNQUESTIONED_INFLATED)
+    while left and room > 0:
+        try:
+            room -= len(inflater.decompress(left, INFLATED_AT_ONCE))
+        except zlib.error:
+            return  # pydicom says what is wrong
+        left = inflater.unconsumed_tail
+    if room <= 0:
+        raise ValueError(f"{len(data)} bytes inflate to more than can be meant")
 
 
 def decode_by_pydicom(dataset: pydicom.Dataset) -> np.ndarray:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
+import signal
 import sys
 import time
 import traceback
@@ -15,27 +17,35 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import pandas as pd
 import torch
-from tqdm import tqdm
 
-from .budget import Budget, Effort
+from . import standing
+from .budget import Budget
 from .competition import CompetitionNotFound, find_competition, read_series_table
-from .predictor import Prediction, Predictor, read_ahead
+from .devices import choose_devices
+from .in_hand import InHand
+from .options import parser
 from .priors import public_priors
 from .problems import Problem
+from .rounds import DevicesLost, Means, Round, Rounds
+from .store import Store
 from .submission import Submission, SubmissionError, replace_json, replace_text
 from .weights import WeightsError, find_manifest, manifest_digest, read_manifest
 
 # Seconds between two replacements of submission.csv while studies come in.
 WRITE_EVERY_S = 30.0
-DEFAULT_TIME_LIMIT_S = 8.5 * 3600
 
 
 class ForeignWeights(Exception):
     """The weights are not those that the notebook was pushed for; names both."""
+
+
+class Stopped(Exception):
+    """The system asked the kernel to end."""
 
 
 class Run:
@@ -47,77 +57,113 @@ class Run:
         self.budget = Budget(time_limit_s)
         self.submission = Submission(competition / "sample_submission.csv", public_priors())
         self.problems = [Problem("", row, "unknown-row", "keeps 1/3") for row in self.submission.unknown_rows]
-        self.fallen: dict[str, list[str]] = {}
-        self.efforts: Counter[Effort] = Counter()
-        self.graded = 0
-        self.landmarks: list[tuple[object, ...]] = []
+        self.store: Store | None = None
+        self.rounds: list[Round] = []
         self.notebook: str | None = None
-        self.manifest_name: str | None = None
         self.manifest_sha256: str | None = None
-        self.members: list[str] = []
-        self.device = "none"
+        self.devices: list[torch.device] = []
+        self._written = 0.0
+
+    @property
+    def progress(self) -> Path | None:
+        """Where a supervised kernel keeps what the next one needs, should it be killed."""
+        return self.out / ".progress" if "LUMBAR_RESTART" in os.environ else None
+
+    @property
+    def is_restart(self) -> bool:
+        """Whether an earlier kernel was killed, and may have left a better file than the priors'."""
+        return os.environ.get("LUMBAR_RESTART", "0") != "0"
 
     def write(self) -> None:
-        """Replace submission.csv by the table so far."""
-        self.submission.write(self.out / "submission.csv")
+        """Replace submission.csv by the table so far.  A full disk leaves the last complete file, and is a Problem."""
+        try:
+            self.submission.write(self.out / "submission.csv")
+            if self.progress is not None and self.store is not None and self.manifest_sha256 is not None:
+                self.store.save(self.progress / "store.npz", self.manifest_sha256)
+        except OSError as error:
+            self._unwritten(error)
+        self._written = time.monotonic()
 
-    def add(self, prediction: Prediction, effort: Effort) -> None:
-        """Take in one study."""
-        self.submission.set(prediction.study_id, prediction.rows)
-        self.problems += prediction.problems
-        self.efforts[effort] += 1
-        self.graded += 1
-        if prediction.fallen:
-            self.fallen[prediction.study_id] = prediction.fallen
-        for route, located in prediction.located.items():
-            for row, (x, y, z) in located.points.items():
-                confidence = round(located.confidence[row], 4)
-                place = (round(float(x), 3), round(float(y), 3), round(float(z), 3))
-                self.landmarks.append((prediction.study_id, route, row, *place, confidence, row in located.guessed))
+    def keep(self, studies: Sequence[str]) -> None:
+        """Take what the store has on some studies into the table, and write that now and then."""
+        assert self.store is not None
+        for study in studies:
+            self.submission.set(study, self.store.rows(study)[0])
+        if time.monotonic() - self._written > WRITE_EVERY_S:
+            self.write()
+
+    def _unwritten(self, error: OSError) -> None:
+        detail = f"{type(error).__name__}: {error.strerror}: the last complete one stands"
+        if (problem := Problem("", "disk", "file-not-replaced", detail)) not in self.problems:
+            self.problems.append(problem)
+            print(f"A file could not be replaced: {detail}", file=sys.stderr)
 
     def report(self) -> dict[str, Any]:
         """What run_report.json holds."""
+        store = self.store
+        problems = [*self.problems, *(store.problems if store else ())]
+        graded = store.graded() if store else []
+        fallen = {study: rows for study in graded if store and (rows := store.rows(study)[1])}
+        names = [artefact.member.name for artefact in store.manifest.artefacts] if store else []
         return {
             "format": "lumbar-kit-run-report",
             "notebook": self.notebook,
-            "manifest": self.manifest_name,
+            "manifest": store.manifest.name if store else None,
             "manifest_sha256": self.manifest_sha256,
-            "device": self.device,
+            "device": ", ".join(map(str, self.devices)) or "none",
             "torch": torch.__version__,
             "seconds": {"total": round(time.monotonic() - self.started, 3), **self.budget.totals_s()},
-            "studies": {"asked": len(self.submission.studies), "graded": self.graded},
-            "members_used": self.members,
-            "efforts": [{**asdict(effort), "studies": count} for effort, count in self.efforts.items()],
+            "studies": {"asked": len(self.submission.studies), "graded": len(graded)},
+            "members_used": [name for name in names if store and name in store.used],
+            "rounds": [asdict(one) for one in self.rounds],
             "fallbacks": {
-                "rows": sum(len(rows) for rows in self.fallen.values()),
-                "studies": self.fallen,
-                "never_graded": len(self.submission.studies) - self.graded,
+                "rows": sum(len(rows) for rows in fallen.values()),
+                "studies": fallen,
+                "never_graded": len(self.submission.studies) - len(graded),
             },
-            "problem_counts": dict(Counter(problem.kind for problem in self.problems)),
-            "problems": [asdict(problem) for problem in self.problems],
+            "problem_counts": dict(Counter(problem.kind for problem in problems)),
+            "problems": [asdict(problem) for problem in problems],
         }
+
+    def write_report(self) -> None:
+        """Write run_report.json."""
+        try:
+            replace_json(self.out / "run_report.json", self.report())
+        except OSError as error:
+            self._unwritten(error)
 
     def finish(self) -> None:
         """Write the last file, the landmarks and the report."""
         self.write()
         columns = ["study_id", "route", "row", "x_mm", "y_mm", "z_mm", "confidence", "guessed"]
-        replace_text(self.out / "landmarks.csv", pd.DataFrame(self.landmarks, columns=columns).to_csv(index=False))
-        replace_json(self.out / "run_report.json", self.report())
+        table = pd.DataFrame(self.store.landmark_table() if self.store else [], columns=columns)
+        try:
+            replace_text(self.out / "landmarks.csv", table.to_csv(index=False))
+        except OSError as error:
+            self._unwritten(error)
+        self.write_report()
+        if self.progress is not None:
+            shutil.rmtree(self.progress, ignore_errors=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the kernel.  0 = a valid submission.csv stands; 2 = no competition data; 3 = other weights than expected."""
-    options = _options(argv)
+    """Run the kernel.
+
+    0 = a valid submission.csv stands; 2 = there is no competition data, or no place to write; 3 = other weights than
+    expected; 4 = every device is lost, and a new process may go on where this one ends.
+    """
+    options = parser().parse_args(argv)
     try:
         competition = options.competition or find_competition([options.input_root])
         options.out.mkdir(parents=True, exist_ok=True)
         run = Run(competition, options.out, options.time_limit)
         run.notebook = options.notebook or None
-    except (CompetitionNotFound, SubmissionError) as error:
+        if not run.is_restart or standing.submission_fault(options.out, competition / standing.SAMPLE):
+            run.submission.write(options.out / "submission.csv")
+    except (CompetitionNotFound, SubmissionError, OSError) as error:
         print(f"No submission can be written: {error}", file=sys.stderr)
         return 2
-    run.write()
-    print(f"{len(run.submission.studies)} studies in {competition}; prior-filled submission.csv written")
+    print(f"{len(run.submission.studies)} studies in {competition}; a complete submission.csv stands")
     try:
         _improve(run, options)
     except ForeignWeights as error:
@@ -125,6 +171,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         run.finish()
         print(f"Stopped: {error}", file=sys.stderr)
         return 3
+    except DevicesLost as error:
+        run.problems.append(Problem("", "device", "devices-lost", str(error)))
+        if run.progress is not None:
+            run.write()
+            run.write_report()
+            return 4
     except Exception as error:  # noqa: BLE001 - offline, nobody can debug: the file so far must stand
         run.problems.append(Problem("", "predict", "run-cut-short", f"{type(error).__name__}: {error}"))
         traceback.print_exc()
@@ -143,37 +195,25 @@ def _improve(run: Run, options: argparse.Namespace) -> None:
     except WeightsError as error:
         run.problems.append(Problem("", "weights", "no-manifest", str(error)))
         return
-    run.manifest_name = manifest.name
     _check_expected(run, options.manifest)
     run.submission.set_priors(manifest.priors)
-    run.write()
     table = read_series_table(run.competition / "test_series_descriptions.csv")
     run.problems += table.problems
-    device = choose_device(run.problems)
-    run.device = str(device)
-    started = time.monotonic()
-    predictor = Predictor(manifest, path.parent, device)
-    run.budget.record("load", time.monotonic() - started)
-    run.problems += predictor.problems
-    run.members = list(predictor.members)
-    if not run.members:
+    run.store = Store(manifest, run.submission.studies)
+    in_hand = InHand()
+    if run.progress is not None:
+        run.progress.mkdir(exist_ok=True)
+        in_hand = InHand(run.progress / "in_hand.json")
+        if run.store.restore(run.progress / "store.npz", run.manifest_sha256):
+            run.keep(run.store.graded())
+    run.write()
+    run.devices = [torch.device(name) for name in options.devices.split(",") if name] or choose_devices(run.problems)
+    means = Means(run.budget, run.devices, in_hand, options.batch or None, options.patience)
+    rounds = Rounds(run.store, path.parent, run.competition / "test_images", table.series, means)
+    run.rounds = rounds.done
+    rounds.run(run.keep)
+    if not run.store.used and rounds.unusable:
         run.problems.append(Problem("", "weights", "no-usable-member", "every study keeps its prior"))
-        return
-
-    studies = run.submission.studies
-    written = time.monotonic()
-    images = read_ahead(run.competition / "test_images", table.series, studies, run.budget)
-    for number, study in enumerate(tqdm(images, total=len(studies), unit="study", desc="grading")):
-        effort = run.budget.effort(predictor.costs(), len(studies) - number)
-        if effort.folds == 0:
-            detail = f"{len(studies) - number} studies keep their prior"
-            run.problems.append(Problem("", "clock", "out-of-time", detail))
-            images.close()
-            return
-        run.add(predictor.predict(study, run.budget, effort), effort)
-        if time.monotonic() - written > WRITE_EVERY_S:
-            run.write()
-            written = time.monotonic()
 
 
 def _check_expected(run: Run, expected: str) -> None:
@@ -192,46 +232,30 @@ def _check_expected(run: Run, expected: str) -> None:
     run.problems.append(Problem("", "weights", "foreign-weights", detail))
 
 
-def choose_device(problems: list[Problem]) -> torch.device:
-    """CUDA where it really computes, else the CPU.  A GPU that this torch cannot use is a Problem, not a crash."""
-    if torch.cuda.is_available():
-        try:
-            square = torch.ones(8, 8, device="cuda") @ torch.ones(8, 8, device="cuda")
-            if float(square.sum()) == 512.0:
-                return torch.device("cuda")
-        except RuntimeError as error:
-            detail = f"{str(error).splitlines()[0]}; ask for machine_shape NvidiaTeslaT4"
-            problems.append(Problem("", "device", "gpu-unusable", detail))
-    return torch.device("cpu")
-
-
 def _say(run: Run) -> None:
     report = run.report()
     asked, seconds = len(run.submission.studies), report["seconds"]["total"]
-    print(f"graded {run.graded} of {asked} studies on {run.device} in {seconds} s")
+    graded = report["studies"]["graded"]
+    print(f"graded {graded} of {asked} studies on {report['device']} in {seconds} s")
     print(f"rows of these that kept the prior: {report['fallbacks']['rows']}; problems: {report['problem_counts']}")
-    if run.graded < asked:
-        print(f"{asked - run.graded} studies were not reached: all their rows keep the prior")
+    if graded < asked:
+        print(f"{asked - graded} studies were not reached: all their rows keep the prior")
 
 
-def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Options; each is also an environment variable LUMBAR_<NAME>."""
-    working = Path("/kaggle/working")
-    defaults: dict[str, tuple[Any, Any, str]] = {
-        "competition": (Path, None, "folder of the competition's files; default: found below --input-root"),
-        "weights": (Path, None, "folder of manifest.json and its weights; default: found below --input-root"),
-        "out": (Path, working if working.is_dir() else Path.cwd(), "folder for submission.csv and run_report.json"),
-        "time-limit": (float, DEFAULT_TIME_LIMIT_S, "seconds within which the run ends"),
-        "input-root": (Path, Path("/kaggle/input"), "where mounts are searched"),
-        "manifest": (str, "", "sha256 of the manifest it must be; default: any of this kit"),
-        "notebook": (str, "", "what the report names as the code that ran"),
-    }
-    parser = argparse.ArgumentParser(prog="lumbar.predict", description=__doc__)
-    for name, (convert, default, text) in defaults.items():
-        given = os.environ.get("LUMBAR_" + name.upper().replace("-", "_"))
-        parser.add_argument(f"--{name}", type=convert, default=convert(given) if given else default, help=text)
-    return parser.parse_args(argv)
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(f"signal {signal.Signals(number).name}")
+
+
+def run_process() -> NoReturn:
+    """Run the kernel as a process: signals end it in order, and its end waits for no thread."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not by sys.exit: lanes that were given up may still be at work, and the interpreter must not wait for them.
+    os._exit(code)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -81,13 +82,19 @@ def _row_ids(sample: Path) -> list[str]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old file or the new one, never a part."""
+    """Write a text file so that a reader sees the old file or the new one, never a part.  Raises OSError."""
     temporary = path.with_name(f".{path.name}.part")
-    with open(temporary, "w", encoding="utf-8", newline="") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    try:
+        # Names of files need not be text: what is none comes as an escape, which JSON reads back.
+        with open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()  # on a full disk a part would keep the room that the next file needs
+        raise
 
 
 def replace_json(path: Path, content: Any) -> None:

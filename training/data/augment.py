@@ -11,6 +11,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+from training.data.staging import send
 from training.fit_spec import Augmentation
 
 SHARPEN = torch.tensor([[-1.0, -1, -1], [-1, 9, -1], [-1, -1, -1]])
@@ -42,8 +43,8 @@ def warp(pixels: torch.Tensor, matrix: torch.Tensor, shift_px: torch.Tensor, siz
     float32 rounding.
     """
     count, _, height, width = pixels.shape
-    half = torch.tensor([width / 2, height / 2], device=pixels.device)
-    to_unit = torch.cat([matrix.to(pixels.device) * (size_px / 2), shift_px.to(pixels.device)[:, :, None]], -1)
+    half = send(torch.tensor([width / 2, height / 2]), pixels.device)
+    to_unit = torch.cat([send(matrix, pixels.device) * (size_px / 2), send(shift_px, pixels.device)[:, :, None]], -1)
     theta = to_unit / half[None, :, None]
     grid = F.affine_grid(theta, [count, 1, size_px, size_px], align_corners=False)
     return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
@@ -54,7 +55,7 @@ def warp_points(
 ) -> torch.Tensor:
     """Where (B, K, 3) slice, row, column of a from_px image lie after `warp`; NaN stays, outside becomes NaN."""
     offset = points[..., [2, 1]] - (from_px - 1) / 2 - shift_px[:, None, :]
-    moved = torch.linalg.solve(matrix, offset.transpose(1, 2)).transpose(1, 2) + (size_px - 1) / 2
+    moved = torch.linalg.solve_ex(matrix, offset.transpose(1, 2)).result.transpose(1, 2) + (size_px - 1) / 2
     return inside_only(torch.cat([points[..., :1], moved[..., 1:], moved[..., :1]], -1), size_px)
 
 
@@ -69,14 +70,14 @@ def sharpen_or_blur(pixels: torch.Tensor, probability: float, generator: torch.G
     chosen = torch.nonzero(torch.rand(len(pixels), generator=generator) < probability).flatten()
     if not len(chosen):
         return pixels
-    kernels = torch.stack([_kernel(generator) for _ in range(len(chosen))]).to(pixels.device)
-    some = pixels[chosen.to(pixels.device)]
+    kernels = send(torch.stack([_kernel(generator) for _ in range(len(chosen))]), pixels.device)
+    some = pixels[send(chosen, pixels.device)]
     slices, size = some.shape[1], kernels.shape[-1]
     weight = kernels[:, None].repeat_interleave(slices, 0)
     padded = F.pad(some.flatten(0, 1)[None], [size // 2] * 4, mode="replicate")
     changed = F.conv2d(padded, weight, groups=len(weight))[0].view_as(some)
     result = pixels.clone()
-    result[chosen.to(pixels.device)] = changed.clamp(0, 255)
+    result[send(chosen, pixels.device)] = changed.clamp(0, 255)
     return result
 
 
@@ -104,8 +105,8 @@ def grey_changes(pixels: torch.Tensor, settings: Augmentation, generator: torch.
     if not (settings.brightness or settings.contrast or settings.noise):
         return pixels
     count = len(pixels)
-    gain = (1 + uniform(generator, count, settings.contrast)).to(pixels.device)[:, None, None, None]
-    lift = (uniform(generator, count, settings.brightness) * 255).to(pixels.device)[:, None, None, None]
+    gain = send(1 + uniform(generator, count, settings.contrast), pixels.device)[:, None, None, None]
+    lift = send(uniform(generator, count, settings.brightness) * 255, pixels.device)[:, None, None, None]
     mean = pixels.mean((1, 2, 3), keepdim=True)
     changed = (pixels - mean) * gain + mean + lift
     if settings.noise:
@@ -121,5 +122,5 @@ def shuffle_slices(pixels: torch.Tensor, probability: float, generator: torch.Ge
     order = torch.rand(count, slices, generator=generator).argsort(1)
     keep = torch.rand(count, generator=generator) >= probability
     order[keep] = torch.arange(slices)
-    index = order.to(pixels.device)[:, :, None, None].expand_as(pixels)
+    index = send(order, pixels.device)[:, :, None, None].expand_as(pixels)
     return pixels.gather(1, index)

@@ -12,6 +12,7 @@ import torch
 from kernels.lumbar.specs import ViewRequest
 from kernels.lumbar.views import turn_pixels
 from training.data.batch import Batch
+from training.data.staging import send
 from training.fit_spec import Augmentation
 
 
@@ -32,8 +33,8 @@ def dihedral_some(batch: Batch, probability: float, generator: torch.Generator) 
     for number in range(1, 8):
         chosen = (way == number).nonzero()[:, 0]
         for view in views:
-            turned = torch.rot90(view[chosen.to(view.device)], number % 4, (-2, -1))
-            view[chosen.to(view.device)] = turned.flip(-1) if number >= 4 else turned
+            turned = torch.rot90(view[send(chosen, view.device)], number % 4, (-2, -1))
+            view[send(chosen, view.device)] = turned.flip(-1) if number >= 4 else turned
     return replace(batch, views=tuple(views))
 
 
@@ -45,7 +46,7 @@ def blended(batch: Batch, settings: Augmentation, epoch: int, generator: torch.G
     asked = torch.rand(2, generator=generator).tolist()
     if count < 2 or not (asked[0] < settings.cutmix or asked[1] < mixup):
         return batch
-    order = torch.randperm(count, generator=generator).to(batch.target.device)
+    order = send(torch.randperm(count, generator=generator), batch.target.device)
     seed = int(torch.randint(2**62, (), generator=generator))
     share = float(np.random.default_rng(seed).beta(settings.blend_alpha, settings.blend_alpha))
     # Where either sample lacks a view there is nothing to blend.
@@ -54,7 +55,7 @@ def blended(batch: Batch, settings: Augmentation, epoch: int, generator: torch.G
     if asked[0] < settings.cutmix:
         box = _box(batch.views[0].shape[-1], share, generator)
         share = 1 - float(box.float().mean())
-        kept = [1 - box.to(view.device, view.dtype) for view in batch.views]
+        kept = [1 - send(box.to(view.dtype), view.device) for view in batch.views]
     else:
         kept = [view.new_full((1, 1), share) for view in batch.views]
     for number, (view, own) in enumerate(zip(batch.views, kept, strict=True)):

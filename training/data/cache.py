@@ -1,6 +1,7 @@
 """Crop caches: each study is decoded once, and what all networks need of it is kept as flat memory-mapped arrays.
 
-One file a view request, (study × unit, slice, H, W) uint8, cut by kernels.lumbar.views at the annotated landmarks.
+A file of pixels a view request, (study × unit, slice, H, W) uint8, cut by kernels.lumbar.views at the annotated
+landmarks; beside it one of the geometry, and an index that says which studies, and what all of it was made of.
 Crops around landmarks are kept with a margin, at the same millimetres a pixel, so that rotation and jitter never meet
 a border; the middle of a kept crop is, byte for byte, what the kernel cuts at the same landmark.
 """
@@ -10,25 +11,23 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import os
-import shutil
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
-import pandas as pd
-from tqdm import tqdm
 
 from kernels.lumbar.geometry import Plane
 from kernels.lumbar.labels import ROW_INDEX, UNITS
-from kernels.lumbar.problems import Problem
 from kernels.lumbar.specs import ViewRequest
-from kernels.lumbar.submission import replace_json, replace_text
-from training.data.decode import Annotation, CacheRequest, Task, decode_all
+from training.data.cache_journal import Wanted, shape_of
+from training.data.cache_making import CacheError, make
+from training.data.cache_sources import sources_of
+from training.data.decode import CacheRequest, geometry_file
 from training.data.tables import Tables
 from training.recipe import MemberRecipe
 from training.runs import digest
@@ -38,13 +37,9 @@ MARGIN = 0.25
 MARGIN_SLICES = 1
 # The kind of unit that is of a level or not, and of a side or not.
 KIND_OF = {(one.level is not None, one.side is not None): kind for kind, (one, *_) in UNITS.items()}
-# Changes whenever the same request gives other bytes, so that older caches are made again.
-CUTTING = "percentile window, area shrinking, remap; stack centres; resampled or padded whole stacks"
+# What NumPy raises for files that are cut off, missing or spoilt.
+DAMAGE = (OSError, ValueError, EOFError, KeyError, SyntaxError, TokenError, zipfile.BadZipFile, zlib.error)
 log = logging.getLogger("cache")
-
-
-class CacheError(Exception):
-    """A cache that cannot be made, and why."""
 
 
 def widened(request: ViewRequest) -> ViewRequest:
@@ -78,7 +73,7 @@ class CachedView:
     present: np.ndarray
     """(N,) bool: whether the view exists."""
     geometry: np.ndarray
-    """(N, slice, 3, 3) origin, column step and row step of each slice in mm; NaN of blank ones."""
+    """(N, slice, 3, 3) origin, column step and row step of each slice in mm, mapped too; NaN of blank ones."""
     places: np.ndarray | None = None
     """(N,) which of the file's M views these are; None = all."""
 
@@ -111,40 +106,75 @@ class Cache:
 
 
 def build_cache(root: Path, tables: Tables, requests: Iterable[CacheRequest], out: Path, jobs: int) -> Cache:
-    """Open the cache in `out`, after making what is not there yet.  Raises CacheError."""
-    made_of = digest(tables.fingerprint, _inventory(root, tables), CUTTING)
+    """Open the cache in `out`, after making what is not there yet or is damaged.  Raises CacheError."""
+    sources = sources_of(root, tables)
+    made_of, studies = sources.digest, list(tables.labels.index)
     files = {request: out / f"{_name(request, made_of)}.npy" for request in requests}
     landmark_file = out / f"landmarks-{made_of[:16]}.json"
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
-        missing = {request: file for request, file in files.items() if not file.with_suffix(".npz").is_file()}
-        if missing or not landmark_file.is_file():
-            _make(root, tables, missing, landmark_file, jobs)
-    lifted = json.loads(landmark_file.read_text())
-    points = {study: {name: np.array(point) for name, point in named.items()} for study, named in lifted.items()}
+        views, points = _opened(files, made_of, studies), _points(landmark_file)
+        missing = {request: file for request, file in files.items() if request not in views}
+        if missing or points is None:
+            make(Wanted(out, made_of, missing, studies, landmark_file), root, tables, sources, jobs)
+            views, points = _opened(files, made_of, studies), _points(landmark_file)
+    if points is None or len(views) < len(files):
+        raise CacheError(f"{out} does not give back what was written there: look after that disk, or name another")
     landmarks = {study: {n: point for n, point in one.items() if n in ROW_INDEX} for study, one in points.items()}
-    views = {request: _open(file) for request, file in files.items()}
-    return Cache(tuple(tables.labels.index), landmarks, views, points)
+    return Cache(tuple(studies), landmarks, {request: views[request] for request in files}, points)
 
 
-def _open(file: Path) -> CachedView:
+def _opened(files: Mapping[CacheRequest, Path], made_of: str, studies: list[str]) -> dict[CacheRequest, CachedView]:
+    """The views that are there; of a damaged one it is said that it has to be made again."""
+    views = {}
+    for request, file in files.items():
+        if not file.with_suffix(".npz").is_file():
+            continue
+        try:
+            views[request] = open_view(file, shape_of(request, len(studies)), made_of)
+        except DAMAGE as error:
+            log.warning("%s is damaged and is made again: %s", file, error)
+    return views
+
+
+def open_view(file: Path, shape: tuple[int, ...], made_of: str) -> CachedView:
+    """Map the files of a view.  Raises an error of DAMAGE for bad ones."""
     with np.load(file.with_suffix(".npz")) as index:
-        return CachedView(np.load(file, mmap_mode="r"), index["present"], index["geometry"])
+        present, its_own = index["present"], str(index["made_of"])
+    pixels, geometry = (_mapped(one) for one in (file, geometry_file(file)))
+    as_made = [
+        (pixels.shape, pixels.dtype) == (shape, np.uint8),
+        (geometry.shape, geometry.dtype) == ((*shape[:2], 3, 3), np.float64),
+        (present.shape, present.dtype) == (shape[:1], bool) and its_own == made_of,
+    ]
+    if not all(as_made):
+        raise ValueError("its shape, type or origin is not what was written")
+    return CachedView(pixels, present, geometry)
+
+
+def _mapped(file: Path) -> np.ndarray:
+    """An array without a copy.  Raises ValueError for a file of another length than its header says."""
+    array = np.load(file, mmap_mode="r")
+    if not array.flags.c_contiguous or array.offset + array.nbytes != file.stat().st_size:
+        raise ValueError("its header is not what was written")
+    return array
+
+
+def _points(file: Path) -> dict[str, dict[str, np.ndarray]] | None:
+    """Landmarks by study; None where they have to be made."""
+    try:
+        lifted = json.loads(file.read_text(encoding="utf-8"))
+        return {study: {name: np.array(point) for name, point in named.items()} for study, named in lifted.items()}
+    except FileNotFoundError:
+        return None
+    except (ValueError, AttributeError) as error:
+        log.warning("%s is damaged and is made again: %s", file, error)
+        return None
 
 
 def _name(request: CacheRequest, made_of: str) -> str:
     its_own = digest(made_of, request.unit, request.view.model_dump(mode="json"))
     return f"{request.view.series}-{request.unit}-{request.view.size_px}px-{its_own[:16]}"
-
-
-def _inventory(root: Path, tables: Tables) -> list[tuple[str, int]]:
-    """Number of files of each series, so that a cache of a half-unpacked archive is not taken for that of the whole."""
-    found = []
-    for study in tables.labels.index:
-        for series_id, _ in tables.series.get(study, []):
-            folder = root / "train_images" / study / series_id
-            found.append((series_id, len(os.listdir(folder)) if folder.is_dir() else 0))
-    return found
 
 
 @contextmanager
@@ -157,76 +187,3 @@ def _alone(folder: Path) -> Iterator[None]:
             log.info("another process makes caches in %s: waiting for it", folder)
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield
-
-
-def _make(root: Path, tables: Tables, files: Mapping[CacheRequest, Path], landmark_file: Path, jobs: int) -> None:
-    """Decode every study once and fill all missing files; they get their names when all of them are complete."""
-    out, studies = landmark_file.parent, list(tables.labels.index)
-    parts = _begin(out, {request: (file, _shape(request, len(studies))) for request, file in files.items()})
-    present = {request: np.zeros(_shape(request, len(studies))[0], bool) for request in files}
-    geometry = {request: np.zeros((*_shape(request, len(studies))[:2], 3, 3)) for request in files}
-    tasks = _tasks(root, tables, parts)
-    landmarks: dict[str, dict[str, list[float]]] = {}
-    problems: list[Problem] = []
-    try:
-        for one in tqdm(decode_all(tasks, jobs), total=len(tasks), unit="study", desc="decoding"):
-            landmarks[studies[one.number]] = {row: point.tolist() for row, point in one.landmarks.items()}
-            problems += one.problems
-            for request, (here, planes) in one.views.items():
-                its_own = slice(one.number * len(here), (one.number + 1) * len(here))
-                present[request][its_own], geometry[request][its_own] = here, planes
-    except BrokenProcessPool as error:
-        raise CacheError("a decoding process died, most often for want of memory: use fewer with JOBS=") from error
-    for request, file in files.items():
-        with open(out / f"{file.stem}.part.npz", "wb") as stream:
-            np.savez(stream, present=present[request], geometry=geometry[request])
-        parts[request].replace(file)
-        (out / f"{file.stem}.part.npz").replace(file.with_suffix(".npz"))
-    _report(out / "problems.csv", problems)
-    replace_json(landmark_file, landmarks)
-
-
-def _begin(out: Path, wanted: Mapping[CacheRequest, tuple[Path, tuple[int, ...]]]) -> dict[CacheRequest, Path]:
-    """Remove what a killed run left, and lay out the new files under temporary names.  Raises CacheError."""
-    for left in out.glob("*.part.np?"):
-        left.unlink()
-    needed, free = sum(prod(shape) for _, shape in wanted.values()), shutil.disk_usage(out).free
-    if needed > free:  # a mapped file on a full disk ends in a bus error, not in an exception
-        raise CacheError(
-            f"{out} needs {needed / 1e9:.1f} GB and has {free / 1e9:.1f} GB free: make room, or name another with RUNS="
-        )
-    log.info("making %d cache files, %.1f GB, in %s", len(wanted), needed / 1e9, out)
-    new = {file.with_suffix(".npz") for file, _ in wanted.values()}
-    if others := set(out.glob("*.npz")) - new:
-        log.info("%d other cache files there were made of other data or for other networks", len(others))
-    parts = {}
-    for request, (file, shape) in wanted.items():
-        parts[request] = file.with_suffix(".part.npy")
-        np.lib.format.open_memmap(parts[request], "w+", np.uint8, shape).flush()
-    return parts
-
-
-def _shape(request: CacheRequest, studies: int) -> tuple[int, int, int, int]:
-    size = request.view.size_px
-    return studies * len(UNITS[request.unit]), request.view.slices.count, size, size
-
-
-def _tasks(root: Path, tables: Tables, parts: dict[CacheRequest, Path]) -> list[Task]:
-    columns = ["series_id", "instance", "row", "x", "y"]
-    annotations = {
-        study: [Annotation(*line) for line in one[columns].itertuples(index=False, name=None)]
-        for study, one in tables.coordinates.groupby("study_id")
-    }
-    images = root / "train_images"
-    return [
-        Task(number, study, images / study, tables.series.get(study, []), annotations.get(study, []), parts)
-        for number, study in enumerate(tables.labels.index)
-    ]
-
-
-def _report(path: Path, problems: list[Problem]) -> None:
-    table = pd.DataFrame([vars(problem) for problem in problems], columns=["study", "where", "kind", "detail"])
-    replace_text(path, table.to_csv(index=False))
-    if problems:
-        kinds = table["kind"].value_counts().to_dict()
-        log.warning("%d problems while decoding, by kind: %s (all of them: %s)", len(problems), kinds, path)

@@ -13,13 +13,15 @@ from kernels.lumbar.labels import UNITS
 from training.data.cache import Cache, requests_of
 from training.recipe import MemberRecipe
 
+# Of a slice: where it lies, three vectors of float64.
+GEOMETRY_BYTES = 3 * 3 * 8
 log = logging.getLogger("crop-groups")
 
 
 def bytes_of(members: Sequence[MemberRecipe], studies: int) -> int:
     """What the crops of these networks take together."""
     views = [(len(UNITS[one.unit]), one.view.slices.count, one.view.size_px) for one in requests_of(members)]
-    return studies * sum(units * slices * size_px**2 for units, slices, size_px in views)
+    return studies * sum(units * slices * (size_px**2 + GEOMETRY_BYTES) for units, slices, size_px in views)
 
 
 def grouped(members: Sequence[MemberRecipe], studies: int, limit_bytes: float) -> list[list[MemberRecipe]]:

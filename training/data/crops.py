@@ -16,6 +16,7 @@ from kernels.lumbar.views import mirror_pixels
 from training.data.augment import inside_only
 from training.data.batch import Batch
 from training.data.cache import CachedView
+from training.data.staging import send
 
 
 class Change(NamedTuple):
@@ -64,7 +65,7 @@ def slice_window(
     if not reach:
         return pixels[:, spare : spare + count], torch.full((len(pixels), 1), spare)
     first = torch.randint(spare - reach, spare + reach + 1, (len(pixels), 1), generator=generator)
-    index = (first + torch.arange(count)).to(pixels.device)
+    index = send(first + torch.arange(count), pixels.device)
     return pixels.gather(1, index[:, :, None, None].expand(-1, -1, *pixels.shape[2:])), first
 
 
@@ -72,7 +73,7 @@ def take_slices(distance_mm: torch.Tensor | None, first: torch.Tensor, count: in
     """(B, count, K) of (B, S, K): the distances of a window that starts at `first` (B, 1)."""
     if distance_mm is None:
         return None
-    index = (first + torch.arange(count)).to(distance_mm.device)
+    index = send(first + torch.arange(count), distance_mm.device)
     return distance_mm.gather(1, index[:, :, None].expand(-1, -1, distance_mm.shape[2]))
 
 

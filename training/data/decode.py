@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -51,19 +53,25 @@ class Task:
     series: list[tuple[str, str]]
     annotations: list[Annotation]
     files: dict[CacheRequest, Path]
-    """Where the cut pixels go: .npy files (study × unit, slice, H, W), which exist already."""
+    """Where the cut pixels go: .npy files (study × unit, slice, H, W), which exist already, as do those beside them
+    for the geometry (study × unit, slice, 3, 3)."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a worker found in one study; the pixels are in the files."""
+    """What a worker found in one study; pixels and geometry are in the files."""
 
     number: int
     landmarks: dict[str, np.ndarray]
     """Row → (3,) patient mm; and the middles of the stacks (kernels.lumbar.shape.STACK_CENTRES)."""
-    views: dict[CacheRequest, tuple[np.ndarray, np.ndarray]]
-    """present (unit,) and geometry (unit, slice, 3, 3)."""
+    present: dict[CacheRequest, np.ndarray]
+    """(unit,) bool: whether the view exists."""
     problems: list[Problem]
+
+
+def geometry_file(pixels: Path) -> Path:
+    """Where the geometry of a file of pixels lies."""
+    return pixels.with_suffix(".geometry.npy")
 
 
 def decode_all(tasks: Sequence[Task], jobs: int) -> Iterator[Decoded]:
@@ -72,35 +80,45 @@ def decode_all(tasks: Sequence[Task], jobs: int) -> Iterator[Decoded]:
         yield from map(decode, tasks)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker) as pool:
         yield from pool.map(decode, tasks, chunksize=4)
 
 
-def _one_thread() -> None:
+def _begin_worker() -> None:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would else wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def decode(task: Task) -> Decoded:
     """Read one study, lift its landmarks, and write its part of every file.  Damaged data are Problems."""
     study = read_study(task.folder, task.study, task.series)
     landmarks = lift_all(study, task.annotations)
-    views = {}
+    found = {}
     for request, file in task.files.items():
         units = UNITS[request.unit]
-        target = np.load(file, mmap_mode="r+")
+        its_own = slice(task.number * len(units), (task.number + 1) * len(units))
+        pixels = np.load(file, mmap_mode="r+")[its_own]
+        geometry = np.load(geometry_file(file), mmap_mode="r+")[its_own]
         present = np.zeros(len(units), bool)
-        geometry = np.zeros((len(units), request.view.slices.count, 3, 3))
         for place, unit in enumerate(units):
             view = cut(study, request.view, unit, landmarks)
             if view is not None:
                 present[place] = True
-                target[task.number * len(units) + place] = view.pixels
+                pixels[place] = view.pixels
                 planes = [(plane.origin_mm, plane.column_mm, plane.row_mm) for plane in view.planes]
                 geometry[place] = np.nan  # what blank slices keep
                 geometry[place, : len(planes)] = planes
-        views[request] = (present, geometry)
-    return Decoded(task.number, landmarks | stack_centres(study), views, study.problems)
+        found[request] = present
+    return Decoded(task.number, landmarks | stack_centres(study), found, study.problems)
 
 
 def lift_all(study: Study, annotations: Sequence[Annotation]) -> dict[str, np.ndarray]:

@@ -30,6 +30,7 @@ from training.data.batch import Batch, Whose
 from training.data.blend import blended, dihedral_some, turn_some
 from training.data.cache import Cache
 from training.data.crops import Change, central, grid_of, mirror_some, slice_window, take, take_slices
+from training.data.staging import Staging, send
 from training.data.tables import Tables
 from training.data.targets import groups_of, points, severities
 from training.fit_spec import Augmentation
@@ -69,7 +70,7 @@ class MemberSamples:
             self.targets = severities(cache, tables.labels, self.member, judged)
         else:
             self.targets = points(cache, self.member, self.views[0])
-        self.groups = groups_of(self.member).to(device)
+        self.groups = send(groups_of(self.member), device)
         self.marks = self._landmarks_to_draw(cache)
         place = {study: number for number, study in enumerate(cache.studies)}
         self.train_samples = self._usable([place[study] for study in train_studies])
@@ -81,10 +82,7 @@ class MemberSamples:
         self.steps_per_epoch = max(len(self.train_samples) // batch, 1)
         if self.fitting.optimisation.whole_studies:
             batch *= len(UNITS[self.member.unit])
-        # Used again for every batch: fresh memory costs several times the copy.  Pinned, a GPU reads it directly.
-        pinned = device.type == "cuda"
-        shapes = [(batch, *view.pixels.shape[1:]) for view in self.views]
-        self.buffers = [torch.empty(shape, dtype=torch.uint8, pin_memory=pinned) for shape in shapes]
+        self.staging = Staging([(batch, *view.pixels.shape[1:]) for view in self.views], device)
 
     def _mirrored_views(self) -> list[int] | None:
         """For each view the one that shows it in the mirrored study; None where nothing is to be mirrored.
@@ -147,8 +145,8 @@ class MemberSamples:
             yield self._batch(np.concatenate(samples[start : start + size]), None)
 
     def read(self, indices: np.ndarray) -> list[torch.Tensor]:
-        """The cached views (B, slice, H, W) uint8 of some samples, in memory that the next call uses again."""
-        parts = [buffer[: len(indices)] for buffer in self.buffers]
+        """The cached views (B, slice, H, W) uint8 of some samples, in memory that is used again soon."""
+        parts = self.staging.take(len(indices))
         return [take(view, indices, out) for view, out in zip(self.views, parts, strict=True)]
 
     def _batch(self, indices: np.ndarray, generator: torch.Generator | None) -> Batch:
@@ -158,20 +156,21 @@ class MemberSamples:
             pixels[number], known = self._drawn(number, marks[indices], indices, generator)
             present[:, number] *= known
         whole = Batch(
-            tuple(view.to(self.device) for view in pixels),
-            present.to(self.device),
-            torch.from_numpy(self.targets.values[indices]).to(self.device),
+            tuple(send(view, self.device) for view in pixels),
+            send(present, self.device),
+            send(torch.from_numpy(self.targets.values[indices]), self.device),
             None
             if self.targets.distance_mm is None
-            else torch.from_numpy(self.targets.distance_mm[indices]).to(self.device),
+            else send(torch.from_numpy(self.targets.distance_mm[indices]), self.device),
             self._whose(indices),
         )
+        self.staging.sent()
         if generator is not None and self.partners is not None:
             chosen = torch.rand(len(indices), generator=generator) < self.fitting.augmentation.mirror
-            whole = mirror_some(whole, self.member, self.partners, chosen.to(self.device))
+            whole = mirror_some(whole, self.member, self.partners, send(chosen, self.device))
         if generator is not None and (share := self.fitting.augmentation.front_to_back):
             chosen = torch.rand(len(indices), generator=generator) < share
-            whole = turn_some(whole, self.member.inputs, chosen.to(self.device))
+            whole = turn_some(whole, self.member.inputs, send(chosen, self.device))
         views, target, distance_mm = [], whole.target, whole.distance_mm
         changes: dict[ViewRequest, Change] = {}
         for number, request in enumerate(self.member.inputs):
@@ -193,7 +192,7 @@ class MemberSamples:
         if self.member.role != "grader":
             return None
         studies = np.unique(indices // len(UNITS[self.member.unit]), return_inverse=True)[1]
-        return Whose(torch.from_numpy(studies).to(self.device), self.groups)
+        return Whose(send(torch.from_numpy(studies), self.device), self.groups)
 
     def _change(self, number: int, count: int, generator: torch.Generator) -> Change:
         """How the samples of one view are turned and shifted; views of the same grid of pixels go together."""
@@ -212,8 +211,10 @@ class MemberSamples:
         if not _is_identity(settings) or self.jitter_px[number] or from_px != request.size_px:
             grey = warp(grey, matrix, shift_px, request.size_px)
         if points.dim() == 3:
-            points = warp_points(points, matrix.to(points.device), shift_px.to(points.device), from_px, request.size_px)
-            points[..., 0] -= first.to(points.device)
+            points = warp_points(
+                points, send(matrix, points.device), send(shift_px, points.device), from_px, request.size_px
+            )
+            points[..., 0] -= send(first, points.device)
         if not request.marks:
             grey = sharpen_or_blur(grey, settings.sharpen_or_blur, generator)
             grey = grey_changes(grey, settings, generator)

@@ -27,13 +27,15 @@ from tqdm import tqdm
 from kernels.lumbar.answers import answers_of
 from kernels.lumbar.budget import Budget
 from kernels.lumbar.competition import read_series_table
+from kernels.lumbar.feed import Scene
 from kernels.lumbar.labels import ROWS
+from kernels.lumbar.loaded import LoadedMember
 from kernels.lumbar.locate import Located, answered, locate, needed
-from kernels.lumbar.predictor import Predictor, read_ahead
+from kernels.lumbar.predictor import Predictor
+from kernels.lumbar.reading import read_ahead
 from kernels.lumbar.shape import Expectation
 from kernels.lumbar.study import Study
 from kernels.lumbar.submission import replace_json
-from kernels.lumbar.weights import LoadedMember
 from training.data.cache import CacheError, build_cache
 from training.data.tables import TablesError, read_tables
 from training.evaluation.locating import Points, average_offsets, average_positions, judge, shown
@@ -75,12 +77,13 @@ class Candidate:
 
     def run(self, study: Study) -> tuple[Located, float]:
         """What it locates in a study, and the seconds that took beyond those of the localisers before it."""
-        before = locate(study, self.first, self.expectation) if self.first else Located()
+        before = locate([study], self.first, self.expectation)[0] if self.first else Located()
         started = time.perf_counter()
         if not self.alone:
-            located = locate(study, self.localisers, self.expectation)
+            located = locate([study], self.localisers, self.expectation)[0]
         else:
-            said = answers_of(study, self.localisers[0], before.points, before.confidence, {}, True)
+            scene = Scene([study], [before.points])
+            (said,) = answers_of(scene, self.localisers[0], [before.confidence], True)
             located = Located({row: answer.point for row, answer in said.items()})
         return located, time.perf_counter() - started
 

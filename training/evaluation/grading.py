@@ -17,10 +17,11 @@ from tqdm import tqdm
 from kernels.lumbar.budget import Budget
 from kernels.lumbar.competition import read_series_table
 from kernels.lumbar.labels import ROWS, SEVERITIES
+from kernels.lumbar.loaded import LoadedMember
 from kernels.lumbar.manifest import Artefact, Manifest, Route
-from kernels.lumbar.predictor import Prediction, Predictor, read_ahead
+from kernels.lumbar.predictor import Prediction, Predictor
+from kernels.lumbar.reading import read_ahead
 from kernels.lumbar.study import Study
-from kernels.lumbar.weights import LoadedMember
 from training.evaluation import out_of_fold
 from training.evaluation.out_of_fold import Answers
 from training.evaluation.truth import read_landmarks

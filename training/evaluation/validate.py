@@ -17,7 +17,8 @@ from kernels.lumbar.budget import Budget
 from kernels.lumbar.ensemble import softmax
 from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.manifest import Artefact, GraderWeight, Manifest, Route
-from kernels.lumbar.predictor import Prediction, Predictor, read_ahead
+from kernels.lumbar.predictor import Prediction, Predictor
+from kernels.lumbar.reading import read_ahead
 from kernels.lumbar.submission import replace_json
 from training.data.tables import Tables
 from training.evaluation import out_of_fold, validated

@@ -13,7 +13,7 @@ import torch
 
 from . import FitError
 
-FORMAT = 1
+FORMAT = 2
 
 
 class CheckpointError(FitError):

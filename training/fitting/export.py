@@ -24,6 +24,7 @@ from kernels.lumbar.labels import UNITS
 from kernels.lumbar.manifest import Artefact, Provenance, Weights
 from kernels.lumbar.specs import Member
 from kernels.lumbar.weights import golden_inputs
+from training.archive import canonical
 from training.recipe import MemberRecipe
 
 from .checkpoint import whole_file
@@ -50,10 +51,13 @@ def export(net: nn.Module, recipe: MemberRecipe, out: Path, provenance: Provenan
     net = copy.deepcopy(net).cpu().float().eval()
     # Without optimisation, as in the kernel: TorchScript would compile anew for each batch size, for minutes.
     with torch.no_grad(), _quiet(), torch.jit.optimized_execution(False):
+        # Only the first trace of a class in a process has names without numbers: it is made for nothing, so that the
+        # file is the same whatever the process has exported before.
+        torch.jit.trace(net, tuple(golden_inputs(member, seed, 1)), check_trace=False)
         traced = torch.jit.trace(net, tuple(golden_inputs(member, seed)), check_trace=False)
         buffer = io.BytesIO()
         torch.jit.save(traced, buffer)
-        data = buffer.getvalue()
+        data = canonical(buffer.getvalue())
         baked = baked_devices(data)
         if baked:
             raise ExportError(

@@ -25,16 +25,17 @@ from torch import nn
 from training import torchvision_shim
 from training.recipe import MemberRecipe
 
+from .errors import NetworkError
+from .published import Offer, listed
+
 torchvision_shim.apply()  # before any architecture imports timm
+
+__all__ = ["FOLDER", "NetworkError", "build", "check", "for_member", "names", "options_of"]
 
 FOLDER = Path(__file__).parent
 # Arguments that are not options of a recipe.
 GIVEN = ("inputs", "size_px", "targets", "target_names", "backbone")
 GRADER_LOSSES = ("cross_entropy", "weighted_cross_entropy", "weighted_bce", "competition")
-
-
-class NetworkError(Exception):
-    """A network that a recipe asks for and that cannot be made, with what could."""
 
 
 def _modules(folder: Path) -> dict[str, str]:
@@ -77,8 +78,10 @@ def _net_class(name: str) -> Any:
     return importlib.import_module(f"{__name__}.{modules[name]}").Net
 
 
-def check(recipe: MemberRecipe, stage: str = "", backbone: str = "") -> None:
-    """Make a member's network, without weights, and let it go.  Raises NetworkError for what cannot be fitted.
+def check(recipe: MemberRecipe, stage: str = "", backbone: str = "") -> list[Offer]:
+    """Make a member's network, without weights, and let it go; the published weights that it would start from.
+
+    Raises NetworkError for what cannot be fitted.
 
     `stage`, `backbone`: dotted paths of the parts of a recipe that describe it; the message names what is wrong there.
     """
@@ -99,7 +102,8 @@ def check(recipe: MemberRecipe, stage: str = "", backbone: str = "") -> None:
             there = ", ".join(name for name in known_options if name not in GIVEN)
             raise refuse(place, f"'{fitting.network.name}' has no option {option}; it has: {there}")
     try:
-        net = for_member(recipe, pretrained=False)
+        with listed() as offers:
+            net = for_member(recipe)
     except (NetworkError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise refuse(_place_of(str(error), recipe, places, inside, backbone or "backbone"), error) from error
     losses = getattr(net, "losses", () if recipe.member.role == "localiser" else GRADER_LOSSES)
@@ -112,6 +116,7 @@ def check(recipe: MemberRecipe, stage: str = "", backbone: str = "") -> None:
         if part not in modules:
             there = f"{fitting.network.name} has no part '{part}'; it has: {', '.join(modules)}"
             raise refuse(f"{inside}.second_step.parts", there)
+    return offers
 
 
 def _places_of_options(recipe: MemberRecipe, inside: str, backbone: str) -> dict[str, str]:

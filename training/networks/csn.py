@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from . import NetworkError
-from .encoders import PretrainedError, local_state, local_weights
+from .encoders import local_state, reading
+from .published import Offer, weights_of
 
 EXPANSION = 4
 # Name → (blocks of each stage, channels of the stem and of the first stage's middle).
@@ -63,10 +64,10 @@ class ChannelSeparated(nn.Module):
                 channels = width * 2**stage * EXPANSION
         self.stages = nn.Sequential(*parts)
         self.features = channels
-        if pretrained:
-            if (path := local_weights(name)) is None:
-                raise PretrainedError(name, FileNotFoundError("there is no download of it"))
-            self.load_state_dict(local_state(path))
+        offer = Offer(name)
+        if pretrained and (path := weights_of(offer)) is not None:
+            with reading(offer, path):
+                self.load_state_dict(local_state(path))
 
     def forward(self, volume: Tensor) -> Tensor:
         maps: Tensor = self.stages(self.stem(volume))

@@ -1,53 +1,57 @@
-"""Image encoders: any timm model, from scratch, from the model hub, or from a folder of weights.
-
-The folder is named by the environment variable PRETRAINED_DIR and holds `<name>.safetensors` (or .pth, .pt, .bin), with
-the name that the recipe uses, with or without timm's tag: resnet18.safetensors or resnet18.a1_in1k.safetensors.
-"""
+"""Image encoders: any timm model, from scratch or from published weights (training/networks/published.py)."""
 
 from __future__ import annotations
 
 import difflib
-import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
+from safetensors import SafetensorError
 from timm.models import load_state_dict
 from torch import nn
 
 from . import NetworkError
+from .published import PRETRAINED_VARIABLE, Offer, weights_of
 
-PRETRAINED_VARIABLE = "PRETRAINED_DIR"
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-
-
-class PretrainedError(NetworkError):
-    """Published weights that are neither in the folder nor to be downloaded."""
-
-    def __init__(self, name: str, reason: Exception) -> None:
-        folder = os.environ.get(PRETRAINED_VARIABLE)
-        where = (
-            f"not in {PRETRAINED_VARIABLE}={folder}" if folder else f"in no folder ({PRETRAINED_VARIABLE} is not set)"
-        )
-        first_line = (str(reason).splitlines() or [""])[0]
-        super().__init__(
-            f"pretrained weights of '{name}' are {where}, nor can they be downloaded "
-            f"({type(reason).__name__}: {first_line}): put {name}.safetensors into a folder named by "
-            f"{PRETRAINED_VARIABLE}, or set pretrained: false"
-        )
+# What torch says of weights that do not fit.
+FOREIGN = "loading state_dict"
 
 
-def local_weights(*names: str) -> Path | None:
-    """The file of the first of these names that the folder of pretrained weights holds."""
-    folder = os.environ.get(PRETRAINED_VARIABLE)
-    candidates = [Path(folder) / f"{name}{suffix}" for name in names for suffix in _SUFFIXES] if folder else []
-    return next((path for path in candidates if path.is_file()), None)
+@contextmanager
+def reading(offer: Offer, path: Path) -> Iterator[None]:
+    """Raises NetworkError where the file does not hold the weights that it should."""
+    try:
+        yield
+    except (OSError, EOFError, LookupError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+        why = "they are another network's" if FOREIGN in str(error) else "the file is damaged"
+        raise NetworkError(
+            f"{path} does not hold the weights of '{offer.name}' ({why}): remove it, and fetch it again with python -m "
+            f"training.networks.fetch --recipes <names> --out DIR, for {PRETRAINED_VARIABLE}=DIR"
+        ) from error
 
 
 def local_state(path: Path) -> dict[str, Any]:
     """The tensors of a weights file, on the CPU."""
     state: dict[str, Any] = load_state_dict(str(path), use_ema=False, device="cpu")
     return state
+
+
+def check_taken(net: nn.Module, path: Path) -> None:
+    """Raises RuntimeError where most of a timm model's matrices are not of this file: timm lets foreign weights pass.
+
+    A few always differ: the first one, made for other channels, and tables of positions, made for another size.
+    """
+    state = [tensor for tensor in local_state(path).values() if isinstance(tensor, torch.Tensor)]
+    offered = {(tensor.numel(), tensor.double().sum().item()) for tensor in state}
+    matrices = [tensor for tensor in net.parameters() if tensor.dim() > 1]
+    taken = sum((tensor.numel(), tensor.detach().double().sum().item()) in offered for tensor in matrices)
+    if taken < len(matrices) / 2:
+        raise RuntimeError(f"{FOREIGN}: {taken} of {len(matrices)} matrices are the file's")
 
 
 def timm_settings(name: str) -> Any:
@@ -58,12 +62,26 @@ def timm_settings(name: str) -> Any:
     return timm.get_pretrained_cfg(name)
 
 
-def overlay(name: str) -> dict[str, Any]:
-    """Arguments that make timm read its weights from the folder, where it holds them."""
+def timm_offer(name: str) -> Offer:
+    """The weights that timm publishes of a model.  Raises NetworkError where there is no such model."""
     settings = timm_settings(name)
-    tagged = f"{settings.architecture}.{settings.tag}" if settings is not None and settings.tag else name
-    path = local_weights(name, tagged)
-    return {} if path is None else {"pretrained_cfg_overlay": {"file": str(path)}}
+    if settings is None:
+        return Offer(name)
+    repository, _, revision = (settings.hf_hub_id or "").partition("@")
+    return Offer(
+        name,
+        also=f"{settings.architecture}.{settings.tag}" if settings.tag else "",
+        repository=repository,
+        revision=revision or None,
+        url=settings.url or "",
+        licence=settings.license or "not stated",
+        **({"files": (settings.hf_hub_filename,)} if settings.hf_hub_filename else {}),
+    )
+
+
+def overlay(path: Path) -> dict[str, Any]:
+    """Arguments that make timm read its weights from a file."""
+    return {"pretrained_cfg_overlay": {"file": str(path)}}
 
 
 def slice_encoder(name: str, *, size_px: int, pretrained: bool, channels: int = 1, **options: Any) -> nn.Module:
@@ -82,14 +100,15 @@ def slice_encoder(name: str, *, size_px: int, pretrained: bool, channels: int = 
 def image_encoder(name: str, channels: int, pretrained: bool, **options: Any) -> Any:
     """A timm model of images with that many channels, without its classifier.
 
-    Raises NetworkError for an unknown name, PretrainedError where published weights are wanted and cannot be had.
+    Raises NetworkError for an unknown name, and where published weights are wanted that cannot be had or read.
     """
-    timm_settings(name)
-    if pretrained:
-        options = {**overlay(name), **options}
+    offer = timm_offer(name)
     if not options.get("features_only"):
         options["num_classes"] = 0
-    try:
-        return timm.create_model(name, pretrained=pretrained, in_chans=channels, **options)
-    except OSError as error:  # what the hub's client raises without a network, and a reader for a missing file
-        raise PretrainedError(name, error) from error
+    path = weights_of(offer) if pretrained else None
+    if path is None:
+        return timm.create_model(name, pretrained=False, in_chans=channels, **options)
+    with reading(offer, path):
+        encoder = timm.create_model(name, pretrained=True, in_chans=channels, **overlay(path), **options)
+        check_taken(encoder, path)
+    return encoder

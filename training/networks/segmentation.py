@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import segmentation_models_pytorch as smp
+from segmentation_models_pytorch.encoders import encoders as smp_encoders
 from segmentation_models_pytorch.encoders import get_encoder, get_encoder_names
 from torch import Tensor, nn
 
 from . import NetworkError
-from .encoders import PretrainedError, local_state, local_weights, overlay, timm_settings
+from .encoders import check_taken, local_state, overlay, reading, timm_offer, timm_settings
+from .published import Offer, weights_of
 
 TIMM = "tu-"
 UNET_CHANNELS = (256, 128, 64, 32, 16)
@@ -72,22 +74,31 @@ def unet(
 
 
 def pretrained_encoder(name: str, channels: int, depth: int, stride: int) -> nn.Module:
-    """The encoder with published weights, from the folder or the hub.  Raises PretrainedError where neither has it."""
-    try:
+    """The encoder with published weights.  Raises NetworkError where they cannot be had or read."""
+    offer = timm_offer(name.removeprefix(TIMM)) if name.startswith(TIMM) else smp_offer(name)
+    path = weights_of(offer)
+    if path is None:
+        return get_encoder(name, channels, depth, weights=None, output_stride=stride)
+    with reading(offer, path):
         if name.startswith(TIMM):
-            options = overlay(name.removeprefix(TIMM))
-            return get_encoder(name, channels, depth, weights=True, output_stride=stride, **options)
-        local = local_weights(name)
-        if local is None:
-            return get_encoder(name, channels, depth, weights="imagenet", output_stride=stride)
+            encoder = get_encoder(name, channels, depth, weights=True, output_stride=stride, **overlay(path))
+            check_taken(encoder, path)
+            return encoder
         encoder = get_encoder(name, 3, depth, weights=None)
-        encoder.load_state_dict(local_state(local))
-    except OSError as error:
-        raise PretrainedError(name, error) from error
+        encoder.load_state_dict(local_state(path))
     encoder.set_in_channels(channels, pretrained=True)
     if stride != 32:
         encoder.make_dilated(stride)
     return encoder
+
+
+def smp_offer(name: str) -> Offer:
+    """The ImageNet weights of an encoder of segmentation_models_pytorch."""
+    settings = smp_encoders[name]["pretrained_settings"].get("imagenet")
+    if settings is None:
+        return Offer(name)
+    repository, revision = settings["repo_id"], settings["revision"]
+    return Offer(name, repository.rpartition("/")[2], repository, revision, files=("model.safetensors",))
 
 
 class FourfoldEncoder(nn.Module):

@@ -165,7 +165,7 @@ def inflated(name: str, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     A kernel is repeated along the slices and divided by their number, so that a stack of equal slices gives, away from
     its ends, what one of them gives the 2D network.  Input channels beyond the first start at zero.
-    Raises NetworkError where no 2D network has this name, PretrainedError where its weights cannot be had.
+    Raises NetworkError where no 2D network has this name, and where its weights cannot be had or read.
     """
     published = slice_encoder(name, size_px=224, pretrained=True).state_dict()
     weights = {}

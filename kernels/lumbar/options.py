@@ -1,0 +1,33 @@
+"""The kernel's options, in one place for the kernel and for the process that watches over it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+DEFAULT_TIME_LIMIT_S = 8.5 * 3600
+PATIENCE_S = 300.0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options of predict; each is also an environment variable LUMBAR_<NAME>."""
+    working = Path("/kaggle/working")
+    defaults: dict[str, tuple[Any, Any, str]] = {
+        "competition": (Path, None, "folder of the competition's files; default: found below --input-root"),
+        "weights": (Path, None, "folder of manifest.json and its weights; default: found below --input-root"),
+        "out": (Path, working if working.is_dir() else Path.cwd(), "folder for submission.csv and run_report.json"),
+        "time-limit": (float, DEFAULT_TIME_LIMIT_S, "seconds within which the run ends"),
+        "input-root": (Path, Path("/kaggle/input"), "where mounts are searched"),
+        "manifest": (str, "", "sha256 of the manifest it must be; default: any of this kit"),
+        "notebook": (str, "", "what the report names as the code that ran"),
+        "devices": (str, "", "torch devices, a lane of work each, such as cuda:0,cuda:1; default: all that compute"),
+        "batch": (int, 0, "studies that go through a network together; default: 8 on GPUs, 1 on a CPU"),
+        "patience": (float, PATIENCE_S, "seconds without a study read after which the reads in hand are given up"),
+    }
+    found = argparse.ArgumentParser(prog="lumbar.predict", allow_abbrev=False)
+    for name, (convert, default, text) in defaults.items():
+        given = os.environ.get("LUMBAR_" + name.upper().replace("-", "_"))
+        found.add_argument(f"--{name}", type=convert, default=convert(given) if given else default, help=text)
+    return found

@@ -1,0 +1,133 @@
+"""Studies in shards: the bytes of one run, whatever the number of shards, and nothing merged that is not whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pydicom
+import pytest
+
+from kernels.lumbar import predict
+from kernels.lumbar.labels import ROWS
+from tests.dicom_factory import write_foreign_dataset
+from tests.fault_runs import run_here
+from training import shards
+from training.shards import ShardError, merge, split
+
+STUDIES = 10
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_foreign_dataset(folder, studies=1, seed=13, test_studies=STUDIES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(data, seeing, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("whole")
+    run_here(data, seeing, out)
+    return out
+
+
+def answer(folders, weights) -> None:
+    for folder in folders:
+        given = ["--competition", str(folder / "competition"), "--weights", str(weights)]
+        assert predict.main([*given, "--out", str(folder / "out")]) == 0
+
+
+@pytest.fixture(scope="module")
+def merged(data, seeing, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("merged")
+    answer(split(data, out, 2), seeing)
+    merge(out)
+    return out
+
+
+def test_two_shards_write_the_bytes_of_one_run(whole, merged):
+    assert (merged / "submission.csv").read_bytes() == (whole / "submission.csv").read_bytes()
+    expected = json.loads((whole / "run_report.json").read_text())
+    report = json.loads((merged / "run_report.json").read_text())
+    assert len(report["shards"]) == 2
+    for key in ("format", "manifest_sha256", "studies", "members_used", "fallbacks", "problem_counts"):
+        assert report[key] == expected[key], key
+    tables = [pd.read_csv(out / "landmarks.csv", dtype={"study_id": str}) for out in (whole, merged)]
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_shards_hold_whole_batches_of_the_largest_size(data, tmp_path):
+    first, second = split(data, tmp_path, 2)
+    counts = [len(pd.read_csv(one / "competition" / "sample_submission.csv")) // len(ROWS) for one in (first, second)]
+    assert counts == [8, 2]
+
+
+def test_a_second_split_keeps_what_is_answered_and_another_one_does_not(data, merged, tmp_path):
+    out = Path(shutil.copytree(merged, tmp_path / "out", symlinks=True))
+    kept = [path.stat().st_mtime_ns for path in sorted(out.rglob("*")) if path.name != "sample_submission.csv"]
+    split(data, out, 2)
+    assert kept == [path.stat().st_mtime_ns for path in sorted(out.rglob("*")) if path.name != "sample_submission.csv"]
+    split(data, out, 1)
+    assert [path.name for path in (out / "shards").iterdir()] == ["0000"]
+    with pytest.raises(ShardError, match="0000 of 1 shards has no run_report.json"):
+        merge(out)
+
+
+def test_studies_without_tables_get_them_and_what_fits_no_kind_is_said(data, tmp_path, capsys):
+    with pytest.raises(ShardError, match="holds no study"):
+        split(data / "test_images", tmp_path / "bare", 1)
+    images = Path(shutil.copytree(data / "test_images", tmp_path / "images"))
+    table = pd.read_csv(data / "test_series_descriptions.csv", dtype=str)
+    for row in table.itertuples():
+        path = next((images / row.study_id / row.series_id).iterdir())
+        dataset = pydicom.dcmread(path)
+        dataset.SeriesDescription = row.series_description
+        dataset.save_as(path)
+    (folder,) = split(images, tmp_path / "out", 1)
+    found = pd.read_csv(folder / "competition" / "test_series_descriptions.csv", dtype=str)
+    order = ["study_id", "series_id"]
+    expected = table[found.columns].sort_values(order, ignore_index=True)
+    pd.testing.assert_frame_equal(found.sort_values(order, ignore_index=True), expected)
+    assert capsys.readouterr().err.count("left out") == len(table), "those of the bare folder alone"
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_more_shards_than_batches_are_refused(data, tmp_path, count):
+    with pytest.raises(ShardError, match=f"10 studies make 1 to 2 shards, not {count}"):
+        split(data, tmp_path, count)
+
+
+def spoil(change):
+    def spoilt(out: Path) -> None:
+        path = out / "shards" / "0001" / "out" / "submission.csv"
+        change(path, pd.read_csv(path, dtype=str))
+
+    return spoilt
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (spoil(lambda path, frame: frame.iloc[1:].to_csv(path, index=False)), "not those of the sample"),
+        (spoil(lambda path, frame: frame.assign(severe="2").to_csv(path, index=False)), "no submission"),
+        (lambda out: (out / "shards" / "0000" / "out" / "run_report.json").unlink(), "0000 of 2 shards has no"),
+    ],
+)
+def test_what_is_not_whole_is_not_merged(merged, tmp_path, change, sentence):
+    out = Path(shutil.copytree(merged, tmp_path / "out", symlinks=True))
+    (out / "submission.csv").unlink()
+    change(out)
+    with pytest.raises(ShardError, match=sentence):
+        merge(out)
+    assert not (out / "submission.csv").exists()
+
+
+def test_answers_of_different_weights_are_not_mixed(merged, tmp_path, capsys):
+    out = Path(shutil.copytree(merged, tmp_path / "out", symlinks=True))
+    path = out / "shards" / "0001" / "out" / "run_report.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"manifest_sha256": "other"}))
+    assert shards.main(["merge", "--out", str(out)]) == 1
+    assert "different weights" in capsys.readouterr().err

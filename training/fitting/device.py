@@ -1,0 +1,165 @@
+"""Where a network is fitted: one device, or several that share every batch.  All that knows of Lightning Fabric.
+
+One process works on one device.  `torchrun --nproc-per-node N [--nnodes M …] -m <module>` starts N processes on each of
+M machines, which read of each other in the environment that it sets; nothing else is asked for.  What is started
+without it is alone, on a cluster too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from training.fit_spec import Precision
+
+from . import FitError
+
+# What torchrun sets, and all that is read of it here.
+RANKS, RANKS_HERE = "WORLD_SIZE", "LOCAL_WORLD_SIZE"
+
+
+def ranks() -> int:
+    """How many processes fit one network together."""
+    return int(os.environ.get(RANKS, 1)) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+
+
+class Device:
+    """One process's device, and what it shares with the processes beside it."""
+
+    def __init__(self, device: torch.device, precision: Precision) -> None:
+        # Fabric takes seconds to import, which a run that fails early need not wait for.
+        from lightning_fabric import Fabric
+        from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+        from lightning_fabric.strategies import DDPStrategy
+
+        self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and precision == "float16")
+        plugins: list[Any] = [_mixed(precision, device.type, self.scaler)] if device.type == "cuda" else []
+        self.ranks = ranks()
+        here = int(os.environ[RANKS_HERE]) if self.ranks > 1 else 1
+        if device.type == "cuda" and here > torch.cuda.device_count():
+            raise FitError(
+                f"torchrun started {here} processes on a machine with {torch.cuda.device_count()} GPUs: "
+                "give it --nproc-per-node with the number of GPUs"
+            )
+        alone = self.ranks == 1
+        self.fabric = Fabric(
+            accelerator=device.type,
+            # Parts of a network may rest for a batch, such as the vector of a missing view.
+            strategy="auto" if alone else DDPStrategy(find_unused_parameters=True),
+            devices=[device.index or 0] if alone and device.type == "cuda" else here,
+            num_nodes=self.ranks // here,
+            # Named, as Fabric would else guess from the variables of a cluster's job that it is one of many.
+            plugins=[*plugins, LightningEnvironment() if alone else TorchElasticEnvironment()],
+        )
+        self.fabric.launch()
+        self.rank = self.fabric.global_rank
+        self.device: torch.device = device if alone else self.fabric.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes files."""
+        return self.rank == 0
+
+    def prepare(self, net: nn.Module, optimiser: torch.optim.Optimizer) -> nn.Module:
+        """The network's outputs as a module whose backward pass averages gradients over all processes."""
+        module, _ = self.fabric.setup(_Outputs(net), optimiser, move_to_device=False)
+        return module
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Half precision where this device computes in it."""
+        return self.fabric.autocast()
+
+    def backward(self, loss: Tensor, module: nn.Module, *, last: bool) -> None:
+        """Add to the gradients; with the last part of a batch they are averaged over all processes."""
+        with self.fabric.no_backward_sync(module, enabled=not last):  # type: ignore[arg-type]
+            self.fabric.backward(loss)
+
+    def step(self, optimiser: torch.optim.Optimizer) -> None:
+        """One step, or none where half precision overflowed.  Gradients were unscaled by `scaler` before."""
+        self.scaler.step(optimiser)
+        self.scaler.update()
+
+    def sum(self, *values: Tensor) -> Tensor:
+        """Each of these numbers, summed over all processes."""
+        stacked = torch.stack([value.detach().float() for value in values])
+        if self.ranks > 1:
+            torch.distributed.all_reduce(stacked)
+        return stacked
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each process has, by rank, on all of them."""
+        if self.ranks == 1:
+            return [value]
+        found: list[Any] = [None] * self.ranks
+        torch.distributed.all_gather_object(found, value)
+        return found
+
+    def align(self, net: nn.Module) -> None:
+        """Make buffers, such as running statistics, those of the first process everywhere."""
+        if self.ranks > 1:
+            for buffer in net.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        self.fabric.barrier()
+
+
+class _Outputs(nn.Module):
+    """What a network's loss is computed from, as a forward pass."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, *inputs: Tensor) -> Any:
+        outputs = self.net.outputs if hasattr(self.net, "outputs") else self.net
+        return outputs(*inputs)  # type: ignore[operator]
+
+
+@cache
+def device_of(device: torch.device, precision: Precision = "float16") -> Device:
+    """The device of this process, made once; joins the others at first.  Raises FitError where there are too few."""
+    return Device(device, precision)
+
+
+def _mixed(precision: Precision, device: str, scaler: torch.amp.GradScaler) -> Any:
+    from lightning_fabric.plugins.precision import MixedPrecision
+    from lightning_fabric.plugins.precision import Precision as Full
+
+    if precision == "float32":
+        return Full()
+    name: Literal["16-mixed", "bf16-mixed"] = "16-mixed" if precision == "float16" else "bf16-mixed"
+
+    class Mixed(MixedPrecision):
+        """Leaves images as they are: what networks compute of places in pixels needs more than half a float."""
+
+        def convert_input(self, data: Any) -> Any:
+            return data
+
+    return Mixed(name, device, scaler if precision == "float16" else None)
+
+
+@contextmanager
+def deterministic(on: bool) -> Iterator[None]:
+    """Only computations that always give the same bits, where asked for.  Raises FitError for what has no such form."""
+    if not on:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is refused
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        raise FitError(f"{str(error).partition(',')[0]}: set fitting.optimisation.deterministic: false") from error
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -1,0 +1,111 @@
+"""The grid of trainings as a DAG: run it, see what would run, or how far it is.
+
+    python -m training.workflow run|plan --data DIR --runs RUNS [--recipes a b.yaml] [--profile smoke|bench|full]
+        [--folds 0 1] [--jobs N] [--gpus N] [--executor slurm|kubernetes|shell|DIR] [--package DIR] [-- SNAKEMAKE'S]
+    python -m training.workflow status --runs RUNS
+    python -m training.workflow bench --data DIR --runs RUNS …
+
+Exit code 1: a job failed, or an order that cannot be done; one sentence says which and why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.data.tables import TablesError
+from training.evaluation.out_of_fold import OutOfFoldError
+from training.recipe import RecipeError
+from training.run_lock import BusyError
+from training.workflow.bench import bench
+from training.workflow.gpus import gpus_here
+from training.workflow.grid import PATHS, Grid, Order, make_grid, own_folder, read_grid
+from training.workflow.run import ExecutorError, Ways, run, slots_of
+from training.workflow.tables import plan_of, status_of
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    further: list[str] = []
+    if "--" in given:
+        given, further = given[: given.index("--")], given[given.index("--") + 1 :]
+    parser = argparse.ArgumentParser(prog="training.workflow", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, help_text in (("run", "do it"), ("plan", "say what would run"), ("bench", "one worker against two")):
+        _add_order(commands.add_parser(name, help=help_text))
+    status = commands.add_parser("status", help="a line a job")
+    status.add_argument("--runs", type=Path, required=True)
+    options = parser.parse_args(given)
+    try:
+        return _do(options, further)
+    except (RecipeError, TablesError, OutOfFoldError, BusyError, ExecutorError) as error:
+        print(f"train-all stopped: {error}", file=sys.stderr)
+        return 1
+
+
+def _add_order(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help="a folder in the competition's layout")
+    parser.add_argument("--runs", type=Path, required=True, help="where weights, curves and scores go")
+    parser.add_argument("--recipes", nargs="*", default=[], help="names of training/recipes, or YAML files")
+    parser.add_argument("--profile", choices=["smoke", "bench", "full"], default="full")
+    parser.add_argument("--folds", nargs="*", type=int, default=[], help="default: those of the recipe")
+    parser.add_argument("--coordinates", type=Path, help="a folder of published coordinates, for better points")
+    parser.add_argument("--labels", type=Path, help="RUNS/<recipe>/<profile> of an earlier run, to correct labels by")
+    parser.add_argument("--localisers-only", action="store_true", help="leave the graders out")
+    parser.add_argument("--cache", type=Path, help="where crops are kept; default: RUNS/cache")
+    parser.add_argument("--package", type=Path, help="also make the Kaggle dataset, in this folder")
+    parser.add_argument("--no-ensemble", action="store_true", help="do not search the best mixture of the recipes")
+    parser.add_argument("--owner", help="Kaggle user name, for the package")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="jobs at a time, and processes that decode"
+    )
+    parser.add_argument(
+        "--threads", type=int, help="threads of a training on this machine; default: one where JOBS > 1"
+    )
+    parser.add_argument("--gpus", type=int, help="GPUs to use here, one a job; default: all")
+    parser.add_argument(
+        "--executor", help="where jobs run, in place of this machine: slurm, kubernetes, shell, or a profile"
+    )
+
+
+def _do(options: argparse.Namespace, further: Sequence[str]) -> int:
+    if options.command == "status":
+        print(status_of(_kept_grid(options.runs)))
+        return 0
+    if options.jobs < 1:
+        raise RecipeError(f"JOBS is the number of jobs at a time, 1 or more, not {options.jobs}")
+    order = Order.model_validate(
+        {
+            **{name: value.resolve() if (value := getattr(options, name)) else None for name in PATHS},
+            **{
+                name: getattr(options, name)
+                for name in ("recipes", "folds", "profile", "jobs", "localisers_only", "owner")
+            },
+            "search": not options.no_ensemble,
+        }
+    )
+    grid = make_grid(order)
+    if options.command == "bench":
+        return bench(order)
+    gpus = gpus_here() if options.gpus is None else options.gpus
+    ways = Ways(0 if options.executor else gpus, options.executor, options.threads, tuple(further))
+    if options.command == "plan":
+        print(plan_of(grid, slots_of(grid, ways)))
+        return 0
+    return run(grid, ways)
+
+
+def _kept_grid(runs: Path) -> Grid:
+    """The grid of the last run in a folder.  Raises RecipeError where there was none."""
+    path = own_folder(runs.resolve()) / "grid.json"
+    if not path.is_file():
+        raise RecipeError(f"{runs} holds no grid: begin one with make train-all, or name its folder with RUNS=")
+    return read_grid(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""How long steps will take, by what was measured of others like them."""
+
+from __future__ import annotations
+
+import csv
+import heapq
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+
+from training.recipe import MemberRecipe
+from training.workflow.grid import TRAININGS, Grid, Step
+from training.workflow.journal import read_entry
+
+
+class Costs:
+    """Seconds of steps; None where nothing like them was measured."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+
+    def of(self, step: Step) -> float | None:
+        """What is left of a step that is to be done."""
+        if step.kind not in TRAININGS:
+            same = [one for one in self.grid.steps.values() if one.kind == step.kind]
+            measured = {one.name: entry.longest_s for one in same if (entry := read_entry(self.grid, one))}
+            finished = [seconds for seconds in measured.values() if seconds]
+            return measured.get(step.name) or (fmean(finished) if finished else None)
+        epochs = epochs_of(self.grid.member(step))
+        done, spent_s = _epochs_and_seconds(self.grid.job(step))
+        is_whole = (self.grid.job(step) / "done.json").is_file()
+        left = epochs if is_whole else max(epochs - done, 0)
+        if done:
+            return left * spent_s / done
+        like_it = [rate for one, rate in self._rates if (one.recipe, one.member) == (step.recipe, step.member)]
+        like_it = like_it or [rate for one, rate in self._rates if one.kind == step.kind]
+        like_it = like_it or [rate for _, rate in self._rates]
+        return epochs * fmean(like_it) if like_it else None
+
+    @cached_property
+    def _rates(self) -> list[tuple[Step, float]]:
+        """Seconds an epoch of all trainings that have one behind them, finished or not."""
+        found = []
+        for step in self.grid.steps.values():
+            if step.kind in TRAININGS:
+                epochs, spent_s = _epochs_and_seconds(self.grid.job(step))
+                found += [(step, spent_s / epochs)] if epochs else []
+        return found
+
+    def time_left_s(self, todo: Mapping[str, Sequence[str]], slots: int) -> tuple[float, int]:
+        """Seconds until all these steps are done, so many at a time, and how many of them count nothing for want of
+        anything measured.  `todo`: step → those that come before it; a decoding step keeps everybody else waiting."""
+        costs = {name: self.of(self.grid.steps[name]) for name in todo}
+        ends: dict[str, float] = {}
+        free = [0.0] * max(slots, 1)
+        for name in todo:  # each after all that it needs
+            began = max([heapq.heappop(free), *(ends[one] for one in todo[name])])
+            ends[name] = began + (costs[name] or 0.0)
+            heapq.heappush(free, ends[name])
+        return max(ends.values(), default=0.0), sum(cost is None for cost in costs.values())
+
+
+def epochs_of(member: MemberRecipe) -> int:
+    """The epochs of all fits of a network."""
+    fitting = member.fitting
+    further = [fitting.second_step.optimisation.epochs] if fitting.second_step else []
+    return fitting.optimisation.epochs + sum(further)
+
+
+def _epochs_and_seconds(job: Path) -> tuple[int, float]:
+    """Epochs that are behind a training, without those of its pretraining, and what all of it took."""
+    epochs, spent_s = 0, 0.0
+    for table in (job / "history.csv", job / "second_step" / "history.csv", job / "pretraining" / "history.csv"):
+        if table.is_file():
+            with open(table, encoding="utf-8", newline="") as file:
+                seconds = [float(line["seconds"]) for line in csv.DictReader(file)]
+            spent_s += sum(seconds)
+            epochs += len(seconds) if table.parent.name != "pretraining" else 0
+    try:
+        spent_s = max(spent_s, float(json.loads((job / "done.json").read_text())["seconds"]))
+    except (OSError, ValueError, KeyError):
+        pass
+    return epochs, spent_s
+
+
+def told(seconds: float | None) -> str:
+    """A duration for people."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d}"

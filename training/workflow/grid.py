@@ -1,0 +1,182 @@
+"""All steps of some recipes, and which step needs which: what Snakemake runs, plan tells and status shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from kernels.lumbar.specs import Spec
+from kernels.lumbar.submission import replace_json
+from training.recipe import MemberRecipe, Profile, Recipe, RecipeError
+from training.recipes import load_named, names_of
+from training.runs import RunFolder
+from training.selection import folds_of, members_of
+
+KINDS = ("prepare", "localiser", "errors", "grader", "validate", "ensemble", "package")
+TRAININGS = ("localiser", "grader")
+
+
+class Order(Spec):
+    """What a command line asks for; all paths are absolute, as steps may run on other machines."""
+
+    data: Path
+    runs: Path
+    recipes: tuple[str, ...] = ()
+    """Names, or paths of YAML files."""
+    profile: Profile = "full"
+    folds: tuple[int, ...] = ()
+    jobs: int = 1
+    localisers_only: bool = False
+    coordinates: Path | None = None
+    labels: Path | None = None
+    cache: Path | None = None
+    package: Path | None = None
+    """Where the Kaggle dataset is made; None = nowhere."""
+    owner: str | None = None
+    search: bool = True
+    """Whether the best mixture of several recipes is searched for."""
+
+
+PATHS = ("data", "runs", "coordinates", "labels", "cache", "package")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One job of the grid."""
+
+    kind: str
+    name: str
+    """Also the place of its log below RUNS/logs."""
+    recipe: str = ""
+    member: str = ""
+    fold: int = -1
+    needs: tuple[str, ...] = ()
+    """Names of the steps that come before."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An order with its recipes as they stood when it was given: what changes in them later is of the next run."""
+
+    order: Order
+    recipes: dict[str, Recipe]
+    folds: dict[str, tuple[int, ...]]
+    todo: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What a run is to do: step → those of its needs that are to be done as well."""
+    threads: int | None = None
+    """Threads of a training; None = as many as Snakemake gives it."""
+
+    @cached_property
+    def steps(self) -> dict[str, Step]:
+        """Name → step, each after all that it needs."""
+        found = [step for name in self.recipes for step in self._of_recipe(name)]
+        scored = [step.name for step in found if step.kind == "validate"]
+        last = tuple(scored)
+        if len(scored) > 1 and self.order.search:
+            found.append(Step("ensemble", f"ensemble_{self.order.profile}", needs=last))
+            last = (found[-1].name,)
+        if self.order.package is not None and scored:
+            found.append(Step("package", f"package_{self.order.profile}", needs=last))
+        return {step.name: step for step in found}
+
+    def _of_recipe(self, name: str) -> Iterator[Step]:
+        top = f"{name}/{self.order.profile}"
+        yield Step("prepare", f"{top}/prepare", name)
+        trained: list[str] = []
+        for fold in self.folds[name]:
+            steps = [self._training(name, one, fold) for one in self.members(name) if one.is_trained_in(fold)]
+            located = [step for step in steps if step.kind == "localiser"]
+            errors = Step("errors", f"{top}/errors_fold{fold}", name, "", fold, tuple(one.name for one in located))
+            graders = [replace(one, needs=(*one.needs, errors.name)) for one in steps if one.kind == "grader"]
+            yield from (*located, errors, *graders)
+            trained += [errors.name, *(one.name for one in graders)]
+        if any(one.member.role == "grader" for one in self.members(name)):
+            yield Step("validate", f"{top}/validate", name, needs=tuple(trained))
+
+    def _training(self, name: str, entry: MemberRecipe, fold: int) -> Step:
+        top, member = f"{name}/{self.order.profile}", entry.member.name
+        return Step(entry.member.role, f"{top}/{member}/fold{fold}", name, member, fold, (f"{top}/prepare",))
+
+    def members(self, name: str) -> list[MemberRecipe]:
+        """The networks of a recipe that are to be trained."""
+        return members_of(self.recipes[name], self.order.localisers_only)
+
+    def member(self, step: Step) -> MemberRecipe:
+        """The network of a training."""
+        return next(one for one in self.members(step.recipe) if one.member.name == step.member)
+
+    def folder(self, name: str) -> RunFolder:
+        """Where the runs of a recipe lie."""
+        return RunFolder(self.order.runs, self.recipes[name])
+
+    def job(self, step: Step) -> Path:
+        """The folder of a training."""
+        return self.folder(step.recipe).job(step.member, step.fold)
+
+    @property
+    def own(self) -> Path:
+        """The folder of what this package writes for itself."""
+        return own_folder(self.order.runs)
+
+    def stamp(self, step: Step) -> Path:
+        """The file that says of what a step's results were made: what Snakemake waits for."""
+        return self.own / step.kind / f"{step.name}.json"
+
+    def log(self, step: Step) -> Path:
+        """What a step says, all attempts one after the other."""
+        return self.order.runs / "logs" / f"{step.name}.log"
+
+    @property
+    def ensemble(self) -> Path:
+        """What the search for the best mixture writes."""
+        return self.order.runs / "ensemble.json"
+
+    @property
+    def has_ensemble(self) -> bool:
+        """Whether there is such a search."""
+        return any(step.kind == "ensemble" for step in self.steps.values())
+
+
+def own_folder(runs: Path) -> Path:
+    """The folder of this package among runs."""
+    return runs / ".workflow"
+
+
+def make_grid(order: Order) -> Grid:
+    """The grid that is asked for.  Raises RecipeError."""
+    names = names_of(order.recipes)
+    recipes = [load_named(name, order.profile) for name in names]
+    folds = {recipe.name: tuple(folds_of(recipe, order.folds)) for recipe in recipes}
+    if len(folds) < len(recipes):
+        raise RecipeError(f"two recipes have one name, so one folder below RUNS=: {', '.join(names)}")
+    named = tuple(str(Path(name).resolve()) if name.endswith(".yaml") else name for name in names)
+    return Grid(order.model_copy(update={"recipes": named}), {recipe.name: recipe for recipe in recipes}, folds)
+
+
+def keep_grid(grid: Grid) -> Path:
+    """Write the grid where its steps find it."""
+    grid.own.mkdir(parents=True, exist_ok=True)
+    document = {
+        "order": grid.order.model_dump(mode="json"),
+        "recipes": {name: recipe.model_dump(mode="json") for name, recipe in grid.recipes.items()},
+        "folds": grid.folds,
+        "todo": grid.todo,
+        "threads": grid.threads,
+    }
+    path = grid.own / "grid.json"
+    replace_json(path, document)
+    return path
+
+
+def read_grid(path: Path) -> Grid:
+    """The grid that `keep_grid` wrote."""
+    document: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    order = Order.model_validate(document["order"])
+    recipes = {name: Recipe.model_validate(one) for name, one in document["recipes"].items()}
+    folds = {name: tuple(one) for name, one in document["folds"].items()}
+    todo = {name: tuple(needs) for name, needs in document["todo"].items()}
+    return Grid(order, recipes, folds, todo, document["threads"])

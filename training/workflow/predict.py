@@ -1,0 +1,133 @@
+"""Any number of studies through the kernel, in shards on the workflow engine: here, or on a cluster.
+
+    python -m training.workflow.predict --data DIR --weights DIR --out OUT [--shards N] [--jobs N]
+        [--executor slurm|kubernetes|shell|DIR] [--time-limit SECONDS]
+
+DIR is a folder in the competition's layout, or any folder of STUDY/SERIES/*.dcm.  The merged submission has the bytes
+of a single run.  The same command goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from kernels.lumbar.weights import MANIFEST_FILE, WeightsError, manifest_digest, read_manifest
+from training.run_lock import BusyError, alone
+from training.shards import REPORT, ShardError, merge, split
+from training.workflow.gpus import GPUS, gpus_here
+from training.workflow.run import HERE, LOOK_S, ROOT, THREAD_LIMITS, ExecutorError, last_line, profile_of
+
+DEFAULT_TIME_LIMIT_S = 24 * 3600.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line.  Exit code 1: a shard failed, or an order that cannot be done; one sentence says which and why."""
+    parser = argparse.ArgumentParser(prog="training.workflow.predict", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="the competition's layout, or STUDY/SERIES/*.dcm")
+    parser.add_argument("--weights", type=Path, required=True, help="folder of manifest.json and its weights")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--shards", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="kernels at a time")
+    parser.add_argument("--executor", help="where kernels run, in place of this machine")
+    parser.add_argument("--time-limit", type=float, default=DEFAULT_TIME_LIMIT_S, help="seconds of each kernel")
+    options = parser.parse_args(argv)
+    try:
+        digest = manifest_digest(_manifest(options.weights))
+        with alone(options.out):
+            shards = split(options.data, options.out, options.shards)
+            _forget_others(shards, digest)
+            if failed := _run(options, shards):
+                sys.stderr.write(f"predict: {failed}; the same command goes on there\n")
+                return 1
+            report = merge(options.out)
+    except (ShardError, WeightsError, BusyError, ExecutorError) as error:
+        sys.stderr.write(f"predict stopped: {error}\n")
+        return 1
+    graded, asked = report["studies"]["graded"], report["studies"]["asked"]
+    sys.stdout.write(
+        f"{options.out / 'submission.csv'}: {graded} of {asked} studies graded in {len(shards)} shards; rows of these "
+        f"that kept the prior: {report['fallbacks']['rows']}; problems: {report['problem_counts'] or 'none'}\n"
+    )
+    return 0
+
+
+def _manifest(weights: Path) -> Path:
+    path = weights / MANIFEST_FILE
+    if not path.is_file():
+        raise WeightsError(f"{weights} holds no {MANIFEST_FILE}: WEIGHTS= is what `make package` wrote")
+    read_manifest(path)
+    return path
+
+
+def _forget_others(shards: Sequence[Path], digest: str) -> None:
+    """Answers of other weights are not kept."""
+    for shard in shards:
+        path = shard / "out" / REPORT
+        if path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("manifest_sha256") != digest:
+            path.unlink()
+
+
+def _run(options: argparse.Namespace, shards: Sequence[Path]) -> str:
+    """Let Snakemake run the kernels that have not answered yet; what failed, or nothing."""
+    out, gpus = options.out.resolve(), 0 if options.executor else gpus_here()
+    own = out / ".workflow"
+    own.mkdir(parents=True, exist_ok=True)
+    (out / "logs").mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(HERE / "predict.smk"), "--directory", str(own)]
+    command += ["--keep-going", "--nolock", "--ignore-incomplete", "--drop-metadata", "--rerun-triggers", "mtime"]
+    config = [f"out={out}", f"shards={len(shards)}", f"weights={options.weights.resolve()}"]
+    command += ["--scheduler", "greedy", "--config", *config, f"time_limit={options.time_limit}"]
+    if options.executor is not None:
+        command += ["--workflow-profile", str(profile_of(options.executor)), "--jobs", str(options.jobs)]
+    else:
+        command += [*(["gpu=1", "--resources", f"gpu={gpus}"] if gpus else []), "--workflow-profile", "none"]
+        command += ["--cores", str(options.jobs)]
+    at_once = min(options.jobs, len(shards))
+    threads = str(max(1, math.floor((os.cpu_count() or 1) / at_once)))
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    variables = {**os.environ, "PYTHONPATH": paths, "LUMBAR_PYTHON": sys.executable}
+    if options.executor is None:
+        variables |= dict.fromkeys(THREAD_LIMITS, threads)
+    if gpus:
+        variables[GPUS] = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+    log = out / "logs" / "snakemake.log"
+    with open(log, "ab") as stream:
+        process = subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
+        _watch(process, [shard / "out" / REPORT for shard in shards])
+    missing = [shard for shard in shards if not (shard / "out" / REPORT).is_file()]
+    if not missing:
+        return ""
+    tried = [shard for shard in missing if (out / "logs" / f"{shard.name}.log").is_file()]
+    where = out / "logs" / f"{tried[0].name}.log" if tried else log
+    return f"{len(missing)} of {len(shards)} shards have no answers: {last_line(where)} ({where})"
+
+
+def _watch(process: subprocess.Popen[bytes], reports: Sequence[Path]) -> None:
+    """Show how many shards are answered; a signal to us ends Snakemake, and with it the kernels, first."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(signal.SIGINT))
+    with tqdm(total=len(reports), unit="shard", desc="predict") as bar:
+        while process.poll() is None:
+            bar.n = sum(path.is_file() for path in reports)
+            bar.refresh()
+            try:
+                time.sleep(LOOK_S)
+            except KeyboardInterrupt:
+                process.wait()
+        bar.n = sum(path.is_file() for path in reports)
+        bar.refresh()
+    signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""One step of a grid, as Snakemake calls it.
+
+    python -m training.workflow.step RUNS/.workflow/grid.json NAME --threads N
+
+Where a warm process waits (training/workflow/warm.py) it does the step, else this process does, after seconds of
+imports; so nothing heavy is imported up here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+WARM = "LUMBAR_WARM"
+STOP = b"T"
+# What a shell says of a process that was killed.
+KILLED = 137
+# What training.train_all says, too, where more is to come.
+STOPPED = 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line: 0 = done, 1 = failed, with the reason as the last line."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    place = os.environ.get(WARM)
+    if place:
+        with socket.socket(socket.AF_UNIX) as connection:
+            try:
+                connection.connect(place)
+            except OSError:
+                return do(given)
+            return _have_done(connection, given)
+    return do(given)
+
+
+def _have_done(connection: socket.socket, given: list[str]) -> int:
+    """Let the warm process do it with our outputs; a signal to us reaches the one who works."""
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        connection.send(STOP)
+
+    signal.signal(signal.SIGTERM, pass_on)
+    # Of a terminal's Ctrl-C the run that began all this tells the one who works.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    socket.send_fds(connection, [json.dumps(given).encode()], [sys.stdout.fileno(), sys.stderr.fileno()])
+    answer = connection.recv(1)
+    return answer[0] if answer else KILLED
+
+
+def do(given: Sequence[str]) -> int:
+    """Do the step in this process."""
+    import logging
+    from datetime import datetime
+    from pathlib import Path
+
+    from training.clock import OutOfTime
+    from training.workflow.doing import EXPECTED, do_step
+    from training.workflow.grid import read_grid
+
+    parser = argparse.ArgumentParser(prog="training.workflow.step", description=__doc__)
+    parser.add_argument("grid", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args(given)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S", force=True)
+    sys.stderr.write(f"--- {datetime.now():%Y-%m-%d %H:%M:%S} {options.name} on {os.uname().nodename}\n")
+    grid = read_grid(options.grid)
+    try:
+        do_step(grid, grid.steps[options.name], options.threads)
+    except EXPECTED as error:
+        sys.stderr.write(f"{error}\n" if str(error) else "")
+        return 1
+    except OutOfTime:
+        sys.stderr.write("stopped between two epochs; the next run goes on there\n")
+        return STOPPED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
