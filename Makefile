@@ -14,6 +14,7 @@ FOLDS ?=
 COORDINATES ?=
 LABELS ?=
 EXECUTOR ?=
+PACKAGE ?=
 SHARDS ?=
 LAYOUT ?= new
 LOCATE ?=
@@ -63,8 +64,8 @@ demo: .venv/installed kernel ## phantom data → train small → package → run
 	$(PY) -m kernels.simulate --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out
 	$(PY) -m training.evaluation.summary --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out
 
-GRID = --data "$(DATA)" --runs "$(RUNS)" --profile $(PROFILE) --jobs $(JOBS) --no-ensemble $(if $(RECIPES),--recipes $(RECIPES)) $(if $(FOLDS),--folds $(FOLDS)) $(if $(COORDINATES),--coordinates "$(COORDINATES)") $(if $(LABELS),--labels "$(LABELS)") $(if $(EXECUTOR),--executor "$(EXECUTOR)")
-train-all: .venv/installed ## train on DATA=DIR [RECIPES="…"] [PROFILE=smoke|bench|full] [FOLDS="0 1 …"] [RUNS=DIR] [COORDINATES=DIR] [LABELS=DIR] [JOBS=N] [EXECUTOR=slurm|kubernetes|shell|DIR]
+GRID = --data "$(DATA)" --runs "$(RUNS)" --profile $(PROFILE) --jobs $(JOBS) $(if $(PACKAGE),--package "$(PACKAGE)" --owner "$(OWNER)",--no-ensemble) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(FOLDS),--folds $(FOLDS)) $(if $(COORDINATES),--coordinates "$(COORDINATES)") $(if $(LABELS),--labels "$(LABELS)") $(if $(EXECUTOR),--executor "$(EXECUTOR)")
+train-all: .venv/installed ## train on DATA=DIR [RECIPES="…"] [PROFILE=smoke|bench|full] [FOLDS="0 1 …"] [RUNS=DIR] [COORDINATES=DIR] [LABELS=DIR] [JOBS=N] [EXECUTOR=slurm|kubernetes|shell|DIR] [PACKAGE=DIR]
 	@test -n "$(DATA)" || { echo "say which data: make train-all DATA=DIR (a folder in the competition's layout)"; exit 2; }
 	$(PY) -m training.workflow run $(GRID)
 

@@ -25,6 +25,7 @@ from training.data.folds import FoldsError
 from training.data.opinions import check_coverage, read_opinions
 from training.data.tables import TablesError, read_tables
 from training.evaluation.out_of_fold import OutOfFoldError
+from training.fitting.stop import Stopped
 from training.networks import NetworkError
 from training.recipe import Profile, Recipe, RecipeError
 from training.recipes import load_named, names_of
@@ -112,10 +113,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 where = (options.data, options.runs, its_folds, options.jobs)
                 helps = (options.coordinates, options.labels, options.cache)
                 train_recipe(recipe, *where, options.localisers_only, *helps, clock, options.cache_gb)
-    except OutOfTime:
+    except OutOfTime as stop:
         done, left = progress(options.runs, names, options.profile, options.folds, options.localisers_only)
+        reason = stop if isinstance(stop, Stopped) else "stopped at its time limit"
         print(
-            f"train-all stopped at its time limit: {len(done)} of {len(done) + len(left)} networks are finished; "
+            f"train-all {reason}: {len(done)} of {len(done) + len(left)} networks are finished; "
             f"left are {', '.join(left[:SHOWN])}{' ...' if len(left) > SHOWN else ''}; "
             "the same command goes on where it stopped"
         )

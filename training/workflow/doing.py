@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from training import steps
 from training.checks import check_recipes
 from training.data.opinions import check_coverage
 from training.evaluation import ensemble
+from training.fitting.device import ranks
 from training.networks import NetworkError
 from training.train_all import STEP_ERRORS
 from training.workflow.gpus import one_gpu
@@ -38,6 +40,9 @@ def do_step(grid: Grid, step: Step, threads: int) -> None:
     if step.kind in ("prepare", "ensemble", "package"):
         with attempt(grid, step, "cpu"):
             _stamped(grid, step)
+        return
+    if int(os.environ.get("RANK", "0")) and ranks() > 1:
+        _of_recipe(grid, step)  # the first rank writes everything, the books too
         return
     with one_gpu(grid.own):
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
