@@ -16,6 +16,7 @@ from fault_runs import Answered, run_here, write_studies
 from kaggle_server import KaggleServer
 from recipe_members import export_untrained
 from seeing_networks import seeing_package
+from tiny_members import PROVENANCE, grader
 from tiny_runs import write_runs
 from warm_client import WarmClient
 
@@ -24,7 +25,8 @@ from kernels.kaggle import client
 from kernels.lumbar.competition import read_series_table
 from kernels.lumbar.dicom import read_study
 from kernels.lumbar.manifest import Artefact
-from training import torchvision_shim
+from training import networks, torchvision_shim
+from training.fitting.export import export
 from training.recipe import MemberRecipe
 from training.recipes import load_named
 
@@ -119,3 +121,34 @@ def clean_answers(clean_pair: Path, seeing: Path, tmp_path_factory: pytest.TempP
     found = run_here(clean_pair, seeing, tmp_path_factory.mktemp("clean_answers"))
     assert found.report["problems"] == []
     return found
+
+
+@pytest.fixture(scope="module")
+def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny exported grader."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    export(networks.for_member(grader()), grader(), folder, PROVENANCE, seed=5)
+    return folder
+
+
+@pytest.fixture
+def artefact(tiny_export: Path) -> Artefact:
+    """Its artefact."""
+    return Artefact.model_validate_json((tiny_export / "artefact.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def ten_studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A competition's folder with ten test studies: more than one batch of the largest size."""
+    folder = tmp_path_factory.mktemp("ten_studies")
+    write_foreign_dataset(folder, studies=1, seed=13, test_studies=10)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole(ten_studies: Path, seeing: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one run answers for them."""
+    out = tmp_path_factory.mktemp("whole")
+    run_here(ten_studies, seeing, out)
+    return out

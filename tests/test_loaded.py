@@ -7,8 +7,9 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from tiny_members import PROVENANCE, grader, localiser
+from tiny_members import PROVENANCE, localiser
 
+from kernels.lumbar import loaded as loaded_module
 from kernels.lumbar.loaded import LoadedMember, load_fastest, load_member
 from kernels.lumbar.manifest import Artefact
 from kernels.lumbar.weights import WeightsError, golden_inputs
@@ -18,25 +19,12 @@ from training.fitting.export import export
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("weights")
-    torch.manual_seed(0)
-    export(networks.for_member(grader()), grader(), folder, PROVENANCE, seed=5)
-    return folder
-
-
-@pytest.fixture
-def artefact(folder) -> Artefact:
-    return Artefact.model_validate_json((folder / "artefact.json").read_text())
-
-
 def changed(artefact: Artefact, **weights: object) -> Artefact:
     return artefact.model_copy(update={"weights": artefact.weights.model_copy(update=weights)})
 
 
-def test_a_loaded_member_answers_ordinary_tensors(folder, artefact):
-    loaded = load_member(folder, artefact, CPU)
+def test_a_loaded_member_answers_ordinary_tensors(tiny_export, artefact):
+    loaded = load_member(tiny_export, artefact, CPU)
     *views, present = golden_inputs(artefact.member, 5)
     answer = loaded(views, present)
     np.testing.assert_allclose(answer.numpy().ravel(), artefact.weights.golden_output, rtol=1e-5, atol=1e-6)
@@ -45,13 +33,13 @@ def test_a_loaded_member_answers_ordinary_tensors(folder, artefact):
     assert loaded([view.double() for view in views], present.double()).dtype == torch.float32
 
 
-def test_members_share_a_file(folder, artefact, tmp_path):
-    data = (folder / "weights.ts").read_bytes()
+def test_members_share_a_file(tiny_export, artefact, tmp_path):
+    data = (tiny_export / "weights.ts").read_bytes()
     (tmp_path / "pack.bin").write_bytes(b"x" * 1000 + data + b"y" * 10)
     packed = changed(artefact, file="pack.bin", offset=1000)
     *views, present = golden_inputs(artefact.member, 6)
     assert torch.equal(
-        load_member(tmp_path, packed, CPU)(views, present), load_member(folder, artefact, CPU)(views, present)
+        load_member(tmp_path, packed, CPU)(views, present), load_member(tiny_export, artefact, CPU)(views, present)
     )
 
 
@@ -67,9 +55,9 @@ def test_members_share_a_file(folder, artefact, tmp_path):
         ({"golden_seed": 6}, "differs from its golden output"),
     ],
 )
-def test_what_is_not_as_exported_is_refused_by_name(folder, artefact, change, message):
+def test_what_is_not_as_exported_is_refused_by_name(tiny_export, artefact, change, message):
     with pytest.raises(WeightsError, match=f"^tiny_split_gru: .*{message}"):
-        load_member(folder, changed(artefact, **change), CPU)
+        load_member(tiny_export, changed(artefact, **change), CPU)
 
 
 def test_a_damaged_archive_is_refused_by_name(tmp_path, artefact):
@@ -80,8 +68,8 @@ def test_a_damaged_archive_is_refused_by_name(tmp_path, artefact):
         load_member(tmp_path, broken, CPU)
 
 
-def test_an_archive_stored_in_half_is_loaded_with_its_tolerance(tmp_path, folder, artefact):
-    module = torch.jit.load(folder / "weights.ts").half()
+def test_an_archive_stored_in_half_is_loaded_with_its_tolerance(tmp_path, tiny_export, artefact):
+    module = torch.jit.load(tiny_export / "weights.ts").half()
     torch.jit.save(module, str(tmp_path / "weights.ts"))
     data = (tmp_path / "weights.ts").read_bytes()
     assert len(data) < 0.7 * artefact.weights.bytes
@@ -89,7 +77,9 @@ def test_an_archive_stored_in_half_is_loaded_with_its_tolerance(tmp_path, folder
     *views, present = golden_inputs(artefact.member, 6)
     for half in (False, True):
         answer = load_member(tmp_path, smaller, CPU, half=half)(views, present)
-        torch.testing.assert_close(answer, load_member(folder, artefact, CPU)(views, present), atol=1e-2, rtol=1e-2)
+        torch.testing.assert_close(
+            answer, load_member(tiny_export, artefact, CPU)(views, present), atol=1e-2, rtol=1e-2
+        )
 
 
 def test_localisers_are_judged_by_confidence_and_most_places(tmp_path):
@@ -137,5 +127,27 @@ def test_without_memory_for_one_row_it_fails(artefact):
         LoadedMember(artefact, Narrow(0), CPU, half=False)([torch.rand(4, 2, 4, 4)], torch.ones(4, 1))
 
 
-def test_the_kernels_members_know_what_a_row_takes(folder, artefact):
-    assert load_fastest(folder, artefact, CPU).golden_s > 0
+def test_the_kernels_members_know_what_a_row_takes(tiny_export, artefact):
+    assert load_fastest(tiny_export, artefact, CPU).golden_s > 0
+
+
+@pytest.mark.parametrize(("error", "half"), [(0.004, True), (0.04, False)])
+def test_on_a_gpu_half_precision_is_taken_where_it_answers_alike(tiny_export, artefact, monkeypatch, error, half):
+    """The CPU stands in for the GPU, and an error for what half precision loses."""
+    load = loaded_module._load_archive
+    shown = torch.device("cuda")
+
+    class Rounded(torch.nn.Module):
+        def __init__(self, inner: torch.nn.Module, error: float) -> None:
+            super().__init__()
+            self.inner, self.error = inner, error
+
+        def half(self) -> Rounded:
+            return Rounded(self.inner, error)
+
+        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+            return self.inner(*(one.float() for one in inputs)) + self.error
+
+    monkeypatch.setattr(loaded_module, "_load_archive", lambda archive, device: Rounded(load(archive, CPU), 0.0))
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device, dtype, **more: self.type(dtype))
+    assert load_fastest(tiny_export, artefact, shown).half is half

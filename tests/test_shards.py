@@ -12,26 +12,8 @@ import pytest
 
 from kernels.lumbar import predict
 from kernels.lumbar.labels import ROWS
-from tests.dicom_factory import write_foreign_dataset
-from tests.fault_runs import run_here
 from training import shards
 from training.shards import ShardError, merge, split
-
-STUDIES = 10
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_foreign_dataset(folder, studies=1, seed=13, test_studies=STUDIES)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole(data, seeing, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("whole")
-    run_here(data, seeing, out)
-    return out
 
 
 def answer(folders, weights) -> None:
@@ -41,9 +23,9 @@ def answer(folders, weights) -> None:
 
 
 @pytest.fixture(scope="module")
-def merged(data, seeing, tmp_path_factory) -> Path:
+def merged(ten_studies, seeing, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("merged")
-    answer(split(data, out, 2), seeing)
+    answer(split(ten_studies, out, 2), seeing)
     merge(out)
     return out
 
@@ -59,28 +41,28 @@ def test_two_shards_write_the_bytes_of_one_run(whole, merged):
     pd.testing.assert_frame_equal(*tables)
 
 
-def test_shards_hold_whole_batches_of_the_largest_size(data, tmp_path):
-    first, second = split(data, tmp_path, 2)
+def test_shards_hold_whole_batches_of_the_largest_size(ten_studies, tmp_path):
+    first, second = split(ten_studies, tmp_path, 2)
     counts = [len(pd.read_csv(one / "competition" / "sample_submission.csv")) // len(ROWS) for one in (first, second)]
     assert counts == [8, 2]
 
 
-def test_a_second_split_keeps_what_is_answered_and_another_one_does_not(data, merged, tmp_path):
+def test_a_second_split_keeps_what_is_answered_and_another_one_does_not(ten_studies, merged, tmp_path):
     out = Path(shutil.copytree(merged, tmp_path / "out", symlinks=True))
     kept = [path.stat().st_mtime_ns for path in sorted(out.rglob("*")) if path.name != "sample_submission.csv"]
-    split(data, out, 2)
+    split(ten_studies, out, 2)
     assert kept == [path.stat().st_mtime_ns for path in sorted(out.rglob("*")) if path.name != "sample_submission.csv"]
-    split(data, out, 1)
+    split(ten_studies, out, 1)
     assert [path.name for path in (out / "shards").iterdir()] == ["0000"]
     with pytest.raises(ShardError, match="0000 of 1 shards has no run_report.json"):
         merge(out)
 
 
-def test_studies_without_tables_get_them_and_what_fits_no_kind_is_said(data, tmp_path, capsys):
+def test_studies_without_tables_get_them_and_what_fits_no_kind_is_said(ten_studies, tmp_path, capsys):
     with pytest.raises(ShardError, match="holds no study"):
-        split(data / "test_images", tmp_path / "bare", 1)
-    images = Path(shutil.copytree(data / "test_images", tmp_path / "images"))
-    table = pd.read_csv(data / "test_series_descriptions.csv", dtype=str)
+        split(ten_studies / "test_images", tmp_path / "bare", 1)
+    images = Path(shutil.copytree(ten_studies / "test_images", tmp_path / "images"))
+    table = pd.read_csv(ten_studies / "test_series_descriptions.csv", dtype=str)
     for row in table.itertuples():
         path = next((images / row.study_id / row.series_id).iterdir())
         dataset = pydicom.dcmread(path)
@@ -95,9 +77,9 @@ def test_studies_without_tables_get_them_and_what_fits_no_kind_is_said(data, tmp
 
 
 @pytest.mark.parametrize("count", [0, 3])
-def test_more_shards_than_batches_are_refused(data, tmp_path, count):
+def test_more_shards_than_batches_are_refused(ten_studies, tmp_path, count):
     with pytest.raises(ShardError, match=f"10 studies make 1 to 2 shards, not {count}"):
-        split(data, tmp_path, count)
+        split(ten_studies, tmp_path, count)
 
 
 def spoil(change):

@@ -7,32 +7,13 @@ import json
 
 import pytest
 import torch
-from tiny_members import PROVENANCE, grader
+from tiny_members import grader
 
-from kernels.lumbar.manifest import MANIFEST_FORMAT, Artefact, Manifest
+from kernels.lumbar.manifest import MANIFEST_FORMAT, Manifest
 from kernels.lumbar.priors import public_priors
 from kernels.lumbar.weights import WeightsError, find_manifest, golden_inputs, read_manifest
-from training import networks
-from training.fitting.export import export
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("weights")
-    torch.manual_seed(0)
-    export(networks.for_member(grader()), grader(), folder, PROVENANCE, seed=5)
-    return folder
-
-
-@pytest.fixture
-def artefact(folder) -> Artefact:
-    return Artefact.model_validate_json((folder / "artefact.json").read_text())
-
-
-def changed(artefact: Artefact, **weights: object) -> Artefact:
-    return artefact.model_copy(update={"weights": artefact.weights.model_copy(update=weights)})
 
 
 def marked(folder, text=f'{{"format": "{MANIFEST_FORMAT}"}}'):

@@ -31,7 +31,7 @@ from training.recipe import Profile, Recipe, RecipeError
 from training.recipes import load_named, names_of
 from training.run_lock import BusyError, alone
 from training.runs import RunFolder
-from training.selection import folds_of, members_of
+from training.selection import add_order, folds_of, members_of
 from training.steps import Source, begin, missed_by, prepare, score_folds, train_member
 from training.train import TrainingError
 
@@ -84,16 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line.  Errors in data or recipe end it with one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     parser = argparse.ArgumentParser(prog="training.train_all", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="a folder in the competition's layout")
-    parser.add_argument("--runs", type=Path, required=True, help="where weights, curves and scores go")
-    parser.add_argument("--recipes", nargs="*", default=[], help="names of training/recipes, or YAML files")
-    parser.add_argument("--profile", choices=["smoke", "bench", "full"], default="full")
-    parser.add_argument("--folds", nargs="*", type=int, default=[], help="default: those of the recipe")
-    parser.add_argument("--coordinates", type=Path, help="a folder of published coordinates, for better points")
-    parser.add_argument("--labels", type=Path, help="RUNS/<recipe>/<profile> of an earlier run, to correct labels by")
-    parser.add_argument("--localisers-only", action="store_true", help="leave the graders out")
+    add_order(parser)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that decode")
-    parser.add_argument("--cache", type=Path, help="where crops are kept; default: RUNS/cache")
     parser.add_argument("--cache-gb", type=float, default=math.inf, help="room for crops; default: what the disk has")
     parser.add_argument("--time-limit", type=float, default=math.inf, help="seconds after which no epoch is begun")
     options = parser.parse_args(argv)

@@ -20,6 +20,7 @@ from training.data.tables import TablesError
 from training.evaluation.out_of_fold import OutOfFoldError
 from training.recipe import RecipeError
 from training.run_lock import BusyError
+from training.selection import add_order
 from training.workflow.bench import bench
 from training.workflow.gpus import gpus_here
 from training.workflow.grid import PATHS, Grid, Order, make_grid, own_folder, read_grid
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="training.workflow", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, help_text in (("run", "do it"), ("plan", "say what would run"), ("bench", "one worker against two")):
-        _add_order(commands.add_parser(name, help=help_text))
+        _add_further(commands.add_parser(name, help=help_text))
     status = commands.add_parser("status", help="a line a job")
     status.add_argument("--runs", type=Path, required=True)
     options = parser.parse_args(given)
@@ -47,16 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _add_order(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, required=True, help="a folder in the competition's layout")
-    parser.add_argument("--runs", type=Path, required=True, help="where weights, curves and scores go")
-    parser.add_argument("--recipes", nargs="*", default=[], help="names of training/recipes, or YAML files")
-    parser.add_argument("--profile", choices=["smoke", "bench", "full"], default="full")
-    parser.add_argument("--folds", nargs="*", type=int, default=[], help="default: those of the recipe")
-    parser.add_argument("--coordinates", type=Path, help="a folder of published coordinates, for better points")
-    parser.add_argument("--labels", type=Path, help="RUNS/<recipe>/<profile> of an earlier run, to correct labels by")
-    parser.add_argument("--localisers-only", action="store_true", help="leave the graders out")
-    parser.add_argument("--cache", type=Path, help="where crops are kept; default: RUNS/cache")
+def _add_further(parser: argparse.ArgumentParser) -> None:
+    add_order(parser)
     parser.add_argument("--package", type=Path, help="also make the Kaggle dataset, in this folder")
     parser.add_argument("--no-ensemble", action="store_true", help="do not search the best mixture of the recipes")
     parser.add_argument("--owner", help="Kaggle user name, for the package")
