@@ -59,7 +59,7 @@ install: .venv/installed ## make .venv and install the project in it
 
 demo: .venv/installed kernel ## phantom data → train small → package → run the notebook offline → score (15 minutes on 2 cores)
 	$(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep
-	$(PY) -m training.train_all --data $(DEMO)/data --runs $(DEMO)/runs --profile $(DEMO_PROFILE) --recipes split_and_global --jobs $(JOBS)
+	$(PY) -m training.workflow run --data $(DEMO)/data --runs $(DEMO)/runs --profile $(DEMO_PROFILE) --recipes split_and_global --jobs $(JOBS) --no-ensemble
 	$(PY) build_dataset.py --runs $(DEMO)/runs --out $(DEMO)/weights --recipes split_and_global --profile $(DEMO_PROFILE) --owner "$(OWNER)"
 	$(PY) -m kernels.simulate --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out
 	$(PY) -m training.evaluation.summary --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out
