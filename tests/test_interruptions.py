@@ -96,6 +96,7 @@ def test_what_was_done_before_a_kill_is_not_done_again(data, seeing, plain, tmp_
     manifest = read_manifest(seeing / MANIFEST_FILE)
     names = studies_of(data)
     monkeypatch.setenv("LUMBAR_RESTART", "0")
+    monkeypatch.setattr(predict, "WRITE_EVERY_S", 0.0)
     kept, saved = store.Store.save, tmp_path / "kept.npz"
     monkeypatch.setattr(
         store.Store, "save", lambda self, path, made_by: (kept(self, path, made_by), kept(self, saved, made_by))
@@ -116,7 +117,8 @@ def test_a_study_that_kills_twice_keeps_its_prior(data, seeing, plain, tmp_path,
     victim, *others = studies_of(data)
     progress = tmp_path / ".progress"
     progress.mkdir()
-    (progress / "in_hand.json").write_text(f'{{"deaths": {{"{victim}": 1}}, "now": ["{victim}"]}}')
+    beside = others[0]  # innocent, and yet in hand when the first kernel died
+    (progress / "in_hand.json").write_text(f'{{"deaths": {{"{victim}": 1, "{beside}": 1}}, "now": ["{victim}"]}}')
     monkeypatch.setenv("LUMBAR_RESTART", "2")
     found = run_here(data, seeing, tmp_path)
     assert_same(found, plain, *others)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -57,10 +58,10 @@ def test_several_readers_and_takers_hand_over_every_study_once(tmp_path, begun):
         taker.start()
     for taker in takers:
         taker.join(10)
-    assert sorted(taken) == sorted(begun) == sorted(NAMES) and window.missing == [] and not window.stalled
+    assert sorted(taken) == sorted(begun) == sorted(NAMES) and not window.stalled
 
 
-def test_what_never_comes_ends_the_wait_and_is_named(tmp_path, begun, monkeypatch):
+def test_what_never_comes_costs_itself_alone_and_is_named(tmp_path, begun, monkeypatch):
     never, read = threading.Event(), reading.read_study
 
     def stalling(folder, study_id, series):
@@ -69,10 +70,34 @@ def test_what_never_comes_ends_the_wait_and_is_named(tmp_path, begun, monkeypatc
         return read(folder, study_id, series)
 
     monkeypatch.setattr(reading, "read_study", stalling)
-    window = ahead(tmp_path, [[name] for name in NAMES[:4]], threads=2, ahead=4, patience_s=0.3)
-    assert {batch.studies[0].study_id for batch in window} == {"0", "2", "3"}
-    assert window.stalled and window.missing == ["1"]
+    window = ahead(tmp_path, [NAMES[:3], NAMES[3:5]], patience_s=0.3)
+    batches = list(window)
+    assert [[study.study_id for study in batch.studies] for batch in batches] == [NAMES[:3], NAMES[3:5]]
+    stalled = ["reading-stalled" in {one.kind for one in study.problems} for study in batches[0].studies]
+    assert stalled == [False, True, False] and window.stalled == {"1"}
     never.set()
+    time.sleep(0.2)
+    assert len(batches[0].studies) == 3, "what comes too late is nobody's"
+
+
+def test_every_read_may_hang_and_the_rest_still_comes(tmp_path, begun, monkeypatch):
+    never = threading.Event()
+    monkeypatch.setattr(reading, "read_study", lambda *given: never.wait() and None)
+    window = ahead(tmp_path, [[name] for name in NAMES[:3]], patience_s=0.2)
+    assert [batch.studies[0].study_id for batch in window] == NAMES[:3] and window.stalled == set(NAMES[:3])
+    never.set()
+
+
+def test_a_pause_of_the_machine_is_no_stall(tmp_path, begun, monkeypatch):
+    gate = threading.Event()
+    read = reading.read_study
+    monkeypatch.setattr(reading, "read_study", lambda *given: gate.wait() and read(*given))
+    window = ahead(tmp_path, [["0"]], patience_s=9.0)
+    threading.Timer(0.3, gate.set).start()
+    now = time.monotonic
+    jumps = iter(range(0, 10**6, 100))
+    monkeypatch.setattr(reading, "time", SimpleNamespace(monotonic=lambda: now() + next(jumps)))
+    assert next(window).studies[0].study_id == "0" and not window.stalled
 
 
 def test_a_reader_that_breaks_costs_that_study_alone(tmp_path, begun, monkeypatch):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .devices import check_alive
 from .feed import Feed, Scene
 from .geometry import between
 from .labels import row_of
@@ -72,7 +73,10 @@ def answers_of(
     starts from the landmark that it answers is no surer of it than whoever found that.
     """
     member, studies = localiser.member, scene.studies
-    feed = scene.feed(member)
+    try:
+        feed = scene.feed(member)
+    except RuntimeError as error:  # most likely there is no memory for so many studies
+        return _one_by_one(scene, localiser, confidence, tta, error)
     # Places are said in pixels of the first view.
     looking = {number for (number, _), views in zip(feed.places, feed.views, strict=True) if any(views)}
     for number, study in enumerate(studies):
@@ -85,13 +89,21 @@ def answers_of(
     try:
         said = [one.numpy() for one in passes(localiser, feed, tta)]
     except RuntimeError as error:  # what torch raises in a forward pass, out-of-memory included
-        if len(studies) > 1:  # the fault of one study shall not cost the others
-            alone = [(scene.of_one(number), [confidence[number]]) for number in range(len(studies))]
-            return [answers_of(one, localiser, its_own, tta)[0] for one, its_own in alone]
-        problem = Problem(studies[0].study_id, member.name, "localiser-failed", first_line(error))
-        studies[0].problems.append(problem)
-        return [{}]
+        return _one_by_one(scene, localiser, confidence, tta, error)
     return [_of_study(number, study, feed, said, localiser, confidence[number]) for number, study in enumerate(studies)]
+
+
+def _one_by_one(
+    scene: Scene, localiser: LoadedMember, confidence: Sequence[Mapping[str, float]], tta: bool, error: RuntimeError
+) -> list[dict[str, Answer]]:
+    """The fault of one study shall not cost the others.  Raises DeviceLost."""
+    if len(scene.studies) > 1:
+        alone = [(scene.of_one(number), [its_own]) for number, its_own in enumerate(confidence)]
+        return [answers_of(one, localiser, its_own, tta)[0] for one, its_own in alone]
+    check_alive(scene.device)
+    study = scene.studies[0]
+    study.problems.append(Problem(study.study_id, localiser.member.name, "localiser-failed", first_line(error)))
+    return [{}]
 
 
 def _of_study(

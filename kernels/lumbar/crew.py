@@ -13,7 +13,7 @@ import torch
 
 from .budget import Budget
 from .feed import Scene
-from .loaded import LoadedMember, load_fastest
+from .loaded import LoadedMember, is_out_of_memory, load_fastest
 from .locate import Located
 from .manifest import Manifest
 from .passes import in_turn
@@ -50,6 +50,8 @@ class Crew:
         self.members: dict[str, LoadedMember] = {}
         self.problems: dict[str, Problem] = {}
         """Of the members that cannot be used."""
+        self.silent_s = 0.0
+        """Since it last began something; counted by who waits for it."""
 
     def keep(self, names: Collection[str]) -> None:
         """Load these, and let all others go."""
@@ -59,9 +61,12 @@ class Crew:
         for name in names:
             if name in self.members or name in self.problems:
                 continue
+            self.silent_s = 0.0
             try:
                 self.members[name] = load_fastest(self._folder, self._artefacts[name], self.device)
             except WeightsError as error:
+                if is_out_of_memory(error):
+                    continue  # another device, or a round with fewer networks, may have the room
                 self.problems[name] = Problem("", name, "member-unusable", str(error))
 
     @property
@@ -81,6 +86,7 @@ class Crew:
             usable = [job for job in jobs if job[1] in self.members]
             graders = in_turn(scene, [self.members[grader] for _, grader in usable])
             for job, grader in zip(usable, graders, strict=True):
+                self.silent_s = 0.0
                 done.answers[job] = timed_grade(scene, grader, effort.tta, budget)
         return done
 

@@ -16,8 +16,22 @@ class DeviceLost(Exception):
     """A device that does not compute any more: all that it is asked will fail."""
 
 
-def choose_devices(problems: list[Problem]) -> list[torch.device]:
-    """One device a lane of work.  A GPU that this torch cannot use is a Problem, not a crash."""
+def choose_devices(problems: list[Problem], wanted: str = "") -> list[torch.device]:
+    """One device a lane of work: those `wanted` (names with commas between), else all GPUs, else the CPU.
+
+    One that this torch does not know or cannot use is a Problem, not a crash.
+    """
+    named = []
+    for name in filter(None, wanted.split(",")):
+        try:
+            if computes(torch.device(name)):
+                named.append(torch.device(name))
+        except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA asserts
+            problems.append(Problem("", "device", "device-unusable", f"{name}: {str(error).splitlines()[0]}"))
+    return named or _all_devices(problems)
+
+
+def _all_devices(problems: list[Problem]) -> list[torch.device]:
     usable = []
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         device = torch.device("cuda", number)

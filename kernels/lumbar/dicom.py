@@ -73,6 +73,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 # A file that claims more pixels is damaged: decoding it could take all memory.
 LARGEST_RATIO = 64
+LARGEST_FILE_BYTES = 1 << 30
 LARGEST_UNQUESTIONED_PIXELS = 1 << 24
 # Of objects in pydicom's messages: the same file is the same problem in every run.
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -94,6 +95,11 @@ class _SeriesReader:
         self._count += 1
         if not path.is_file():
             self._report.add("unreadable-file", "neither a file nor a link to one", path.name)
+            return []
+        if path.stat().st_size > LARGEST_FILE_BYTES:
+            self._report.add(
+                "unreadable-file", f"larger than {LARGEST_FILE_BYTES >> 20} MiB: no image of a study", path.name
+            )
             return []
         buffer, size = read_file(path)
         if size == 0:

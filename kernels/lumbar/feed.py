@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 
@@ -85,6 +85,11 @@ class Scene:
         kept = {key: view for key, view in self._cut.items() if not key[2]}
         whole = {key: column for key, column in self._columns.items() if not column.at_landmarks}
         return Scene(self.studies, landmarks, self.device, self.helper, {}, kept, whole)
+
+    def let_go(self, still_asked: Collection[ViewRequest]) -> None:
+        """Free the device of the tensors that none of these requests asks for; what was cut is kept."""
+        for key in [key for key in self._columns if key[0] not in still_asked]:
+            self._columns.pop(key, None)
 
     def of_one(self, number: int) -> Scene:
         """One of the studies alone."""

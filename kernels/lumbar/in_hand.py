@@ -6,7 +6,9 @@ hand one by one after them, and leaves out what was in hand at a second death.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -45,22 +47,25 @@ class InHand:
         """The studies that are not taken in hand again."""
         return [study for study, deaths in self.deaths.items() if deaths > DEATHS_ALLOWED]
 
-    def batches(self, studies: Sequence[str], at_once: int) -> list[list[str]]:
-        """Batches of so many studies in their order; after them the suspects, each alone."""
+    def passes(self, studies: Sequence[str]) -> list[list[str]]:
+        """What may be in hand together: all that are innocent; then the suspects, each alone."""
         innocent = [study for study in studies if not self.deaths[study]]
         suspects = [study for study in studies if 0 < self.deaths[study] <= DEATHS_ALLOWED]
-        whole = [innocent[start : start + at_once] for start in range(0, len(innocent), at_once)]
-        return whole + [[study] for study in suspects]
+        return ([innocent] if innocent else []) + [[study] for study in suspects]
 
     def _write(self) -> None:
-        if self._path is not None:
-            # In place and unsynced: the process may die, the machine does not, and a torn line is read as none.
-            self._path.write_text(json.dumps({"deaths": self.deaths, "now": list(self._now)}), encoding="utf-8")
+        if self._path is None:
+            return
+        # Replaced, so that a kill in between loses nothing; unsynced, as the process may die but the machine does not.
+        part = self._path.with_suffix(".part")
+        with contextlib.suppress(OSError):  # a full disk costs the knowledge, not the study
+            part.write_text(json.dumps({"deaths": self.deaths, "now": list(self._now)}), encoding="utf-8")
+            os.replace(part, self._path)
 
 
 def _deaths(path: Path) -> Counter[str]:
     try:
         left = json.loads(path.read_text(encoding="utf-8"))
         return Counter(left["deaths"]) + Counter(set(left["now"]))
-    except (OSError, ValueError, KeyError, TypeError):  # the first kernel, or a torn line
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # the first kernel, or nothing of ours
         return Counter()

@@ -79,7 +79,7 @@ class LoadedMember:
         return answer.clone()  # an ordinary tensor: those of inference mode refuse changes in place
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether a forward failed for want of memory, on a GPU or on the CPU."""
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return True

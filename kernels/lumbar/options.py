@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,16 @@ def parser() -> argparse.ArgumentParser:
     }
     found = argparse.ArgumentParser(prog="lumbar.predict", allow_abbrev=False)
     for name, (convert, default, text) in defaults.items():
-        given = os.environ.get("LUMBAR_" + name.upper().replace("-", "_"))
-        found.add_argument(f"--{name}", type=convert, default=convert(given) if given else default, help=text)
+        found.add_argument(f"--{name}", type=convert, default=_from_environment(name, convert, default), help=text)
     return found
+
+
+def _from_environment(name: str, convert: Callable[[str], Any], default: Any) -> Any:
+    """A variable that says nothing usable must not cost the submission: it is told, and the default holds."""
+    variable = "LUMBAR_" + name.upper().replace("-", "_")
+    given = os.environ.get(variable)
+    try:
+        return convert(given) if given else default
+    except ValueError:
+        sys.stderr.write(f"{variable}={given} says nothing usable: {default} it is\n")
+        return default

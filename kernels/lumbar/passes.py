@@ -18,6 +18,7 @@ def in_turn(scene: Scene, members: Sequence[LoadedMember]) -> Iterator[LoadedMem
         if place + 1 < len(members):
             scene.prepare(members[place + 1].member)
         yield one
+        scene.let_go({request for later in members[place + 1 :] for request in later.member.inputs})
 
 
 def passes(loaded: LoadedMember, feed: Feed, tta: bool) -> list[torch.Tensor]:

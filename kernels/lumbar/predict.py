@@ -38,6 +38,10 @@ from .weights import WeightsError, find_manifest, manifest_digest, read_manifest
 
 # Seconds between two replacements of submission.csv while studies come in.
 WRITE_EVERY_S = 30.0
+# A kernel that was killed once may be again: less is lost.
+WRITE_EVERY_RESTARTED_S = 5.0
+# Whatever the machine's clock says, importing takes no longer.
+LONGEST_START_S = 600.0
 
 
 class ForeignWeights(Exception):
@@ -54,7 +58,7 @@ class Run:
     def __init__(self, competition: Path, out: Path, time_limit_s: float) -> None:
         self.competition, self.out = competition, out
         self.started = time.monotonic()
-        self.budget = Budget(time_limit_s)
+        self.budget = Budget(time_limit_s - _spent_s())
         self.submission = Submission(competition / "sample_submission.csv", public_priors())
         self.problems = [Problem("", row, "unknown-row", "keeps 1/3") for row in self.submission.unknown_rows]
         self.store: Store | None = None
@@ -78,7 +82,12 @@ class Run:
         """Replace submission.csv by the table so far.  A full disk leaves the last complete file, and is a Problem."""
         try:
             self.submission.write(self.out / "submission.csv")
-            if self.progress is not None and self.store is not None and self.manifest_sha256 is not None:
+            if (
+                self.progress is not None
+                and self.progress.is_dir()
+                and self.store is not None
+                and self.manifest_sha256 is not None
+            ):
                 self.store.save(self.progress / "store.npz", self.manifest_sha256)
         except OSError as error:
             self._unwritten(error)
@@ -89,7 +98,7 @@ class Run:
         assert self.store is not None
         for study in studies:
             self.submission.set(study, self.store.rows(study)[0])
-        if time.monotonic() - self._written > WRITE_EVERY_S:
+        if time.monotonic() - self._written > (WRITE_EVERY_RESTARTED_S if self.is_restart else WRITE_EVERY_S):
             self.write()
 
     def _unwritten(self, error: OSError) -> None:
@@ -134,6 +143,8 @@ class Run:
 
     def finish(self) -> None:
         """Write the last file, the landmarks and the report."""
+        if self.progress is not None:
+            shutil.rmtree(self.progress, ignore_errors=True)
         self.write()
         columns = ["study_id", "route", "row", "x_mm", "y_mm", "z_mm", "confidence", "guessed"]
         table = pd.DataFrame(self.store.landmark_table() if self.store else [], columns=columns)
@@ -142,8 +153,6 @@ class Run:
         except OSError as error:
             self._unwritten(error)
         self.write_report()
-        if self.progress is not None:
-            shutil.rmtree(self.progress, ignore_errors=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -207,10 +216,14 @@ def _improve(run: Run, options: argparse.Namespace) -> None:
         if run.store.restore(run.progress / "store.npz", run.manifest_sha256):
             run.keep(run.store.graded())
     run.write()
-    run.devices = [torch.device(name) for name in options.devices.split(",") if name] or choose_devices(run.problems)
-    means = Means(run.budget, run.devices, in_hand, options.batch or None, options.patience)
+    run.devices = choose_devices(run.problems, options.devices)
+    means = Means(run.budget, run.devices, in_hand, max(options.batch, 0) or None, options.patience)
     rounds = Rounds(run.store, path.parent, run.competition / "test_images", table.series, means)
     run.rounds = rounds.done
+    if not rounds.schedule.order:
+        run.problems.append(
+            Problem("", "weights", "no-job", "no grader of a route has a weight: every study keeps its prior")
+        )
     rounds.run(run.keep)
     if not run.store.used and rounds.unusable:
         run.problems.append(Problem("", "weights", "no-usable-member", "every study keeps its prior"))
@@ -240,6 +253,12 @@ def _say(run: Run) -> None:
     print(f"rows of these that kept the prior: {report['fallbacks']['rows']}; problems: {report['problem_counts']}")
     if graded < asked:
         print(f"{asked - graded} studies were not reached: all their rows keep the prior")
+
+
+def _spent_s() -> float:
+    """Seconds since the watching process started this one: imports are on the clock, too."""
+    started = os.environ.get("LUMBAR_STARTED", "")
+    return min(max(time.time() - float(started), 0.0), LONGEST_START_S) if started else 0.0
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -86,31 +86,45 @@ class Rounds:
         while self._left and self.budget.available_s() > 0:
             jobs = self.schedule.next_round(self._left)
             self._left = [job for job in self._left if job not in jobs]
-            started = time.monotonic()
-            outcome = self._round(jobs, keep)
-            studies = len(self.store.studies) - self._undone(jobs)
-            self.done.append(Round(tuple(job[1] for job in jobs), studies, round(time.monotonic() - started, 3)))
-            if outcome.out_of_time:
+            if self._timed_round(jobs, keep).out_of_time:
                 break
+        # What looked too slow for a moment, or had no room on one device, may have time and room now.
+        again = tuple(job for job in self.schedule.order if job[1] not in self.unusable and self._pending([job]))
+        if again and not self._left and self.budget.available_s() > 0:
+            self._timed_round(again, keep)
         self._name_what_was_dropped()
 
+    def _timed_round(self, jobs: tuple[Job, ...], keep: Keep) -> Outcome:
+        started = time.monotonic()
+        outcome = self._round(jobs, keep)
+        studies = len(self.store.studies) - self._undone(jobs)
+        self.done.append(Round(tuple(job[1] for job in jobs), studies, round(time.monotonic() - started, 3)))
+        return outcome
+
     def _round(self, jobs: tuple[Job, ...], keep: Keep) -> Outcome:
+        """A pass for all innocent studies together, and one for each suspect; all again where a device is lost."""
         outcome = Outcome()
         for _ in range(ATTEMPTS):
-            pending = self._pending(jobs)
-            outcome = self._pass(jobs, pending, keep) if pending else Outcome()
-            for crew, reason in outcome.lost.items():
-                self._problem("", str(crew.device), "device-lost", reason)
-                self.crews.remove(crew)
-            if not self.crews:
-                raise DevicesLost("; ".join(outcome.lost.values()))
-            if not outcome.lost:
+            lost = False
+            for studies in self._in_hand.passes(self._pending(jobs)):
+                outcome = self._pass(jobs, studies, keep)
+                for crew, reason in outcome.lost.items():
+                    self._problem("", str(crew.device), "device-lost", reason)
+                    self.crews.remove(crew)
+                if not self.crews:
+                    raise DevicesLost("; ".join(outcome.lost.values()))
+                self.schedule.lanes = len(self.crews)
+                lost |= bool(outcome.lost)
+                if outcome.out_of_time:
+                    return outcome
+            if not lost:
                 break
         return outcome
 
     def _pass(self, jobs: tuple[Job, ...], studies: list[str], keep: Keep) -> Outcome:
         """One time over some studies, on all devices."""
-        batches = self._in_hand.batches(studies, self._at_once)
+        size = self._at_once
+        batches = [studies[start : start + size] for start in range(0, len(studies), size)]
         window = max(self._readers, LOOK_AHEAD * len(self.crews))
         given = (self._images, self._series, batches, self.budget, self._in_hand)
         reading = ReadAhead(*given, threads=self._readers, ahead=window, patience_s=self._patience_s)
@@ -125,12 +139,12 @@ class Rounds:
 
         label = f"round {len(self.done) + 1}, {len(networks)} network{'s' if len(networks) > 1 else ''}"
         with tqdm(total=len(studies), unit="study", desc=label) as bar:
-            lanes = Pass(self.crews, names, set(networks), reading, self._in_hand)
+            lanes = Pass(self.crews, names, set(networks), reading, self._in_hand, self._patience_s)
             outcome = lanes.run(partial(self._decide, jobs), self._work, merge, self.budget.left_s, bar)
         for crew in self.crews:
             self.store.problems.update(dict.fromkeys(crew.problems.values()))
-        if reading.stalled:
-            self._give_up(reading.missing)
+        self._given_up |= reading.stalled
+        self.schedule.studies = len(self.store.studies) - len(self._given_up)
         return outcome
 
     def _decide(self, jobs: tuple[Job, ...], crew: Crew, batch: Batch) -> Effort:
@@ -158,31 +172,27 @@ class Rounds:
             self.store.problems.update(dict.fromkeys(study.problems))
 
     def _pending(self, jobs: Sequence[Job]) -> list[str]:
-        """The studies that lack one of some jobs, and are not given up."""
+        """The studies that lack one of some jobs, or were shown to it too seldom, and are not given up."""
+        short = {study for job in jobs for study in self.store.without_tta(job, self._passes(job[1]))}
         return [
             study
             for study in self.store.studies
-            if study not in self._given_up and not all(self.store.is_done(study, job) for job in jobs)
+            if study not in self._given_up
+            and (study in short or not all(self.store.is_done(study, job) for job in jobs))
         ]
 
     def _undone(self, jobs: Sequence[Job]) -> int:
         return sum(not all(self.store.is_done(study, job) for job in jobs) for study in self.store.studies)
 
-    def _give_up(self, studies: Sequence[str]) -> None:
-        for study in studies:
-            detail = f"nothing could be read for {self._patience_s:.0f} s: no later round waits for it"
-            self._problem(study, "", "reading-stalled", detail)
-        self._given_up.update(studies)
-
     def _name_what_was_dropped(self) -> None:
         """Say what there was no time for, so that nobody takes the answers for those of the whole ensemble."""
         asked, unusable = len(self.store.studies), self.unusable
         for job in self.schedule.order:
-            undone = len(self._pending([job]))
+            undone = sum(not self.store.is_done(study, job) for study in set(self.store.studies) - self._given_up)
             if undone and job[1] not in unusable:
                 kind = "fold-dropped" if self.schedule.ranks[job[1]] else "member-dropped"
                 self._problem("", job[1], kind, f"route {job[0]}: no time was left for {undone} of {asked} studies")
-        short = sum(self.store.without_tta(job, self._passes(job[1])) for job in self.schedule.order)
+        short = sum(len(self.store.without_tta(job, self._passes(job[1]))) for job in self.schedule.order)
         if short:
             detail = f"{short} answers of networks to studies are without test-time augmentation, for want of time"
             self._problem("", "clock", "tta-dropped", detail)

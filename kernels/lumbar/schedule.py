@@ -35,7 +35,7 @@ class Schedule:
 
     def __init__(self, manifest: Manifest, budget: Budget, studies: int, lanes: int = 1, readers: int = 1) -> None:
         self.manifest, self.budget = manifest, budget
-        self._studies, self._lanes, self._readers = studies, lanes, readers
+        self.studies, self.lanes, self._readers = studies, lanes, readers
         self.artefacts = {artefact.member.name: artefact for artefact in manifest.artefacts}
         self.routes = {route.name: route for route in manifest.routes}
         self.ranks = _fold_ranks(manifest.artefacts)
@@ -50,13 +50,14 @@ class Schedule:
             return self._first_answers(left)
         chosen: list[Job] = []
         costs = self._costs({})
-        longest_s = self.budget.available_s() * ROUND_SHARE
+        # Where reading is what takes the time, a round is for as many networks as can be used meanwhile.
+        reading_s = self.studies * (self.budget.seconds("read") or 0.0) / self._readers
+        longest_s = max(self.budget.available_s() * ROUND_SHARE, reading_s)
         for job in left:
             more = [*chosen, job]
             size = sum(self.artefacts[name].weights.bytes for name in {grader for _, grader in more})
-            if chosen and (
-                size > ROUND_BYTES or self._seconds([(one, self._studies) for one in more], {}, costs) > longest_s
-            ):
+            seconds = self._seconds([(one, self.studies) for one in more], {}, costs) / self.lanes
+            if chosen and (size > ROUND_BYTES or seconds > longest_s):
                 break
             chosen = more
         return tuple(chosen)
@@ -93,19 +94,20 @@ class Schedule:
         `unlocated`: route → studies that still have to be located.  `golden_s`: seconds a row, by loaded member, for
         those that no study was shown yet.
         """
-        work = [(job, studies_now) for job in now] + [(job, self._studies) for job in later]
-        found = self._fitting(work, {route: unlocated(route) for route in self.routes}, self._costs({}))
+        work = [(job, studies_now) for job in now] + [(job, self.studies) for job in later]
+        everywhere = {route: unlocated(route) for route in self.routes}
+        found = self._fitting(work, everywhere, self._costs({}), self.lanes)
         jobs = tuple(job for job in now if job in found.jobs) or tuple(now[:1])
         # Networks that were never measured count nothing above; here they must not run beyond the limit.
         locating = {route: min(unlocated(route), studies_at_once) for route in self.routes}
-        batch = self._fitting([(job, studies_at_once) for job in jobs], locating, self._costs(golden_s))
+        batch = self._fitting([(job, studies_at_once) for job in jobs], locating, self._costs(golden_s), 1)
         return Effort(found.tta and batch.tta, found.all_folds and batch.all_folds, batch.jobs)
 
     def _fitting(
-        self, work: Sequence[tuple[Job, int]], unlocated: Mapping[str, int], costs: Mapping[str, float]
+        self, work: Sequence[tuple[Job, int]], unlocated: Mapping[str, int], costs: Mapping[str, float], lanes: int
     ) -> Effort:
-        """The largest effort whose cost fits the time left."""
-        available = self.budget.available_s()
+        """The largest effort whose networks fit the time left; reading, which is beside them, gains nothing by it."""
+        available = self.budget.available_s() * lanes
         jobs = tuple(job for job, _ in work)
         for tta, all_folds in ((True, True), (False, True), (False, False)):
             if self._seconds(work, unlocated, costs, tta, all_folds) <= available:
@@ -125,7 +127,7 @@ class Schedule:
         tta: bool = True,
         all_folds: bool = True,
     ) -> float:
-        """What jobs will take for so many studies each."""
+        """What jobs will take for so many studies each, on one device."""
 
         def member_s(name: str) -> float:
             return costs[name] * (self.artefacts[name].member.passes if tta else 1)
@@ -133,8 +135,7 @@ class Schedule:
         models = sum(count * member_s(grader) for (_, grader), count in work)
         for route in {route for (route, _), _ in work}:
             models += unlocated.get(route, 0) * sum(member_s(name) for name in self.localisers(route, all_folds))
-        reading = max((count for _, count in work), default=0) * (self.budget.seconds("read") or 0.0)
-        return max(models / self._lanes, reading / self._readers)
+        return models
 
     def _costs(self, golden_s: Mapping[str, float]) -> dict[str, float]:
         """Member → seconds a study and pass: as measured, else by the golden input, else by its GFLOPs, else 0."""

@@ -68,10 +68,22 @@ def write_priors(out: Path, sample: Path) -> str:
 
 
 def forget(out: Path) -> None:
-    """Remove the report and the progress of an earlier run: this one's kernel may die before it has its own."""
-    with contextlib.suppress(OSError):
-        (out / REPORT).unlink(missing_ok=True)
+    """Remove what an earlier run left: this one's kernel may die before it has its own, and that is no answer to it."""
+    for name in (REPORT, SUBMISSION):
+        with contextlib.suppress(OSError):
+            (out / name).unlink(missing_ok=True)
     forget_progress(out)
+
+
+def progress_mark(out: Path) -> tuple[int, ...]:
+    """Changes where a kernel has got on: studies done, or another one found that kills it."""
+    marks = []
+    for name in ("store.npz", "in_hand.json"):
+        try:
+            marks += [(out / PROGRESS / name).stat().st_mtime_ns]
+        except OSError:
+            marks += [0]
+    return tuple(marks)
 
 
 def forget_progress(out: Path) -> None:

@@ -90,10 +90,10 @@ class Store:
         looked = set(np.flatnonzero(self.passes.max(1, initial=0)).tolist())
         return [study for study, number in self.studies.items() if number in looked]
 
-    def without_tta(self, job: Job, passes: int) -> int:
-        """The number of studies that a job was done for in fewer passes than these."""
+    def without_tta(self, job: Job, passes: int) -> list[str]:
+        """The studies that a job was done for in fewer passes than these."""
         done = self.passes[:, self.jobs[job]]
-        return int(((done > 0) & (done < passes)).sum())
+        return [study for study, number in self.studies.items() if 0 < done[number] < passes]
 
     def landmark_table(self) -> list[tuple[object, ...]]:
         """study, route, row, x, y, z in mm, confidence, guessed: of all that were located."""
@@ -111,29 +111,36 @@ class Store:
         """Replace a file by what is known; `made_by` names the weights."""
         temporary = path.with_name(f".{path.name}.part")
         problems = [[one.study, one.where, one.kind, one.detail] for one in self.problems]
-        with open(temporary, "wb") as file:
-            np.savez(
-                file,
-                allow_pickle=False,
-                made_of=json.dumps([made_by, list(self.studies)]),
-                problems=json.dumps(problems),
-                used=json.dumps(sorted(self.used)),
-                **self._arrays(),
-            )
-        os.replace(temporary, path)
+        known = {"made_of": self._made_of(made_by), "problems": problems, "used": sorted(self.used)}
+        try:
+            with open(temporary, "wb") as file:
+                np.savez(file, allow_pickle=False, known=json.dumps(known), **self._arrays())
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def _made_of(self, made_by: str) -> list[object]:
+        return [made_by, list(self.studies)]
 
     def restore(self, path: Path, made_by: str) -> bool:
         """Take up what a killed kernel had saved for the same weights and studies; False where there is none."""
+        own = self._arrays()
         try:
             with np.load(path, allow_pickle=False) as saved:
-                if str(saved["made_of"]) != json.dumps([made_by, list(self.studies)]):
-                    return False
-                for name, array in self._arrays().items():
-                    array[...] = saved[name]
-                self.used = set(json.loads(str(saved["used"])))
-                self.problems = {Problem(*one): None for one in json.loads(str(saved["problems"]))}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # none, or a damaged one: begin anew
+                known = json.loads(str(saved["known"]))
+                arrays = {name: saved[name] for name in own}
+            problems = {Problem(*map(str, one)): None for one in known["problems"]}
+            fits = known["made_of"] == self._made_of(made_by) and all(
+                arrays[name].shape == array.shape and arrays[name].dtype == array.dtype for name, array in own.items()
+            )
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
+            return False  # none, or a damaged one: begin anew
+        if not fits:
             return False
+        for name, array in own.items():
+            array[...] = arrays[name]
+        self.problems, self.used = problems, set(known["used"])
         return True
 
     def _arrays(self) -> dict[str, np.ndarray]:

@@ -23,7 +23,8 @@ from . import standing
 from .options import parser
 from .relay import Relay
 
-MOST_RESTARTS = 2
+# In all; and in vain, which is without a study done or another one found that kills it.
+MOST_RESTARTS, MOST_IN_VAIN = 20, 2
 # Another start with less time left than this would not come beyond loading.
 LEAST_RESTART_S = 60.0
 # A kernel that is asked to stop, or that is over its time, ends by itself within seconds: then it is made to.
@@ -31,7 +32,7 @@ OVERRUN_S, STOP_S = 60.0, 30.0
 POLL_S = 0.2
 DONE, NO_DATA, FOREIGN_WEIGHTS = 0, 2, 3
 # How often the kernel was started before; where it is set, the kernel keeps what the next start needs.
-RESTART = "LUMBAR_RESTART"
+RESTART, STARTED = "LUMBAR_RESTART", "LUMBAR_STARTED"
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     standing.forget(options.out)
     with Signals() as signals:
-        endings = _run(arguments, options.time_limit, signals)
-        if endings[-1].is_orderly and endings[-1].code == NO_DATA:
+        endings = _run(arguments, options.out, options.time_limit, signals)
+        if len(endings) == 1 and endings[0].is_orderly and endings[0].code == NO_DATA:
             return NO_DATA
         problems = _problems(endings)
-        code = endings[-1].code if endings[-1].is_orderly else DONE
+        # Data that were there at the first start and are not at a later one leave what stands.
+        code = endings[-1].code if endings[-1].is_orderly and endings[-1].code != NO_DATA else DONE
         if fault := _make_stand(options.out, standing.find_sample(options.competition, options.input_root), problems):
             _say(f"no valid submission.csv stands: {fault}")
             code = NO_DATA
@@ -106,17 +108,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _run(arguments: Sequence[str], limit_s: float, signals: Signals) -> list[Ending]:
+def _run(arguments: Sequence[str], out: Path, limit_s: float, signals: Signals) -> list[Ending]:
     """Run the kernel until it ends in order, or there is no point in another start."""
     end = time.monotonic() + limit_s
     endings: list[Ending] = []
+    mark, in_vain = standing.progress_mark(out), 0
     while True:
         left_s = end - time.monotonic()
         # The last of several options of one name counts.
         more = ["--time-limit", f"{left_s:.1f}"] if endings else []
         endings.append(run_once([*arguments, *more], left_s, len(endings), signals))
-        left_s = end - time.monotonic()
-        is_last = endings[-1].reason or signals.received or len(endings) > MOST_RESTARTS or left_s < LEAST_RESTART_S
+        left_s, before, mark = end - time.monotonic(), mark, standing.progress_mark(out)
+        in_vain = in_vain + 1 if mark == before else 0
+        no_use = in_vain > MOST_IN_VAIN or len(endings) > MOST_RESTARTS or left_s < LEAST_RESTART_S
+        is_last = endings[-1].reason or signals.received or no_use
         if not endings[-1].is_orderly:
             _say(f"{endings[-1]}; {'it is not' if is_last else 'it is'} started again, {max(left_s, 0):.0f} s are left")
         if endings[-1].is_orderly or is_last:
@@ -191,7 +196,7 @@ def environment(restart: int) -> dict[str, str]:
     root = Path(__file__).resolve().parents[len(str(__package__).split("."))]
     paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     more = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
-    return {**os.environ, **more, RESTART: str(restart)}
+    return {**os.environ, **more, RESTART: str(restart), STARTED: str(time.time())}
 
 
 def signal_name(number: int) -> str:
