@@ -88,8 +88,9 @@ class Scene:
 
     def let_go(self, still_asked: Collection[ViewRequest]) -> None:
         """Free the device of the tensors that none of these requests asks for; what was cut is kept."""
-        for key in [key for key in self._columns if key[0] not in still_asked]:
-            self._columns.pop(key, None)
+        for key in list(self._columns):  # a copy: the helper may be adding to them
+            if key[0] not in still_asked:
+                self._columns.pop(key, None)
 
     def of_one(self, number: int) -> Scene:
         """One of the studies alone."""
