@@ -161,6 +161,16 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         checkpoint.load(path, {})
 
 
+def test_a_history_that_a_kill_left_behind_is_whole_again(tmp_path):
+    recipe = localiser()
+    fit(recipe, TinySamples(recipe), tmp_path, torch.device("cpu"), 0)
+    history = tmp_path / "history.csv"
+    whole = history.read_text()
+    history.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    fit(recipe, TinySamples(recipe), tmp_path, torch.device("cpu"), 0)
+    assert history.read_text() == whole
+
+
 def test_files_are_whole_or_as_before(tmp_path):
     path = tmp_path / "history.csv"
     path.write_text("before")

@@ -58,6 +58,53 @@ def test_a_second_split_keeps_what_is_answered_and_another_one_does_not(ten_stud
         merge(out)
 
 
+def lose_a_row(data: Path) -> None:
+    table = pd.read_csv(data / "test_series_descriptions.csv", dtype=str)
+    table.iloc[1:].to_csv(data / "test_series_descriptions.csv", index=False)
+
+
+def lose_a_file(data: Path) -> None:
+    next(path for path in sorted((data / "test_images").rglob("*")) if path.is_file()).unlink()
+
+
+def other_kernel(data: Path) -> None:
+    shards.PACKAGE = data / "lumbar"
+
+
+@pytest.mark.parametrize("change", [lose_a_row, lose_a_file, other_kernel])
+def test_answers_of_other_files_or_another_kernel_are_forgotten(ten_studies, tmp_path, monkeypatch, change):
+    data, out = Path(shutil.copytree(ten_studies, tmp_path / "data")), tmp_path / "out"
+    monkeypatch.setattr(shards, "PACKAGE", shards.PACKAGE)
+    package = Path(shutil.copytree(shards.PACKAGE, data / "lumbar"))
+    (package / "further.py").write_text('"""Another module."""')
+    for folder in split(data, out, 2):
+        (folder / "out").mkdir()
+    split(data, out, 2)
+    assert len(list(out.glob("shards/*/out"))) == 2
+    change(data)
+    split(data, out, 2)
+    assert len(list(out.glob("shards/*/out"))) == (0 if change is other_kernel else 1)
+
+
+def test_studies_without_a_usable_series_are_asked_for_all_the_same(tmp_path, ten_studies, monkeypatch):
+    images = Path(shutil.copytree(ten_studies / "test_images", tmp_path / "images"))
+    first, *others = sorted(path.name for path in images.iterdir())
+    rows = [(study, "1", "Axial T2") for study in others]
+    monkeypatch.setattr(shards, "series_table", lambda path: (pd.DataFrame(rows, columns=list(shards.COLUMNS)), []))
+    folders = split(images, tmp_path / "out", 2)
+    asked = pd.read_csv(tmp_path / "out" / "sample_submission.csv", dtype=str)["row_id"]
+    assert first in set(asked.str.partition("_")[0]) and len(asked) == 10 * len(ROWS)
+    assert shards.without_series(folders) == 1
+
+
+@pytest.mark.parametrize("name", ["sample_submission.csv", "test_series_descriptions.csv"])
+def test_an_empty_table_is_named(ten_studies, tmp_path, name):
+    data = Path(shutil.copytree(ten_studies, tmp_path / "data"))
+    (data / name).write_text("")
+    with pytest.raises(ShardError, match=f"{name} cannot be read"):
+        split(data, tmp_path / "out", 1)
+
+
 def test_studies_without_tables_get_them_and_what_fits_no_kind_is_said(ten_studies, tmp_path, capsys):
     with pytest.raises(ShardError, match="holds no study"):
         split(ten_studies / "test_images", tmp_path / "bare", 1)

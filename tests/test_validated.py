@@ -14,9 +14,9 @@ from tiny_runs import write_runs
 from kernels.lumbar.submission import replace_json
 from training.evaluation import validated
 from training.evaluation.metric import Score
-from training.evaluation.validate import fold_manifest
+from training.evaluation.validate import all_of, fold_manifest
 from training.recipes import load_named
-from training.runs import RunFolder
+from training.runs import RunFolder, RunsError
 
 SCORE = Score(0.25, 0.5, 0.5, 0.25, 0.375)
 STUDIES = {0: ["1", "2"]}
@@ -119,3 +119,13 @@ def test_other_studies_tables_or_code_are_validated_again(folder: RunFolder, mon
     assert known(folder, fingerprint="others") is None
     monkeypatch.setattr(validated.kernels.lumbar, "__path__", [str(folder.runs)])
     assert known(folder) is None
+
+
+@pytest.mark.parametrize("name", ["weights.ts", "artefact.json"])
+def test_a_damaged_network_is_named_and_not_left_out(folder: RunFolder, name: str) -> None:
+    path = folder.job("split_and_global_spinal_tiny", 0) / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(RunsError, match=f"spinal_tiny.*{name}"):
+        all_of(fold_manifest(folder, folder.recipe.members(), 0), folder)

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
 import time
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -12,14 +18,18 @@ import pytest
 from tests.dicom_factory import write_foreign_dataset
 from tests.tiny_grid import call, command, weights, write_recipe
 from training import train_all
+from training.data.cache_sources import images_digest
+from training.data.tables import read_tables
 from training.run_lock import BusyError, alone
+from training.runs import image_digests
 from training.workflow import __main__ as workflow
+from training.workflow import step as step_module
 from training.workflow.costs import Costs, told
 from training.workflow.grid import Grid, Order, keep_grid, make_grid, read_grid
 from training.workflow.journal import attempt, is_running
 from training.workflow.run import ExecutorError, profile_of
 from training.workflow.states import Books
-from training.workflow.tables import plan_of, status_of, todo_of
+from training.workflow.tables import plan_of, state_of, status_of, todo_of
 
 FAILING = 1e30
 
@@ -218,6 +228,8 @@ def test_two_runs_of_one_folder_are_refused(place: Path, tmp_path: Path, capsys:
         (["plan", "--data", "nowhere", "--runs", "r", "--recipes", "split_and_global"], "is no folder"),
         (["plan", "--data", ".", "--runs", "r", "--recipes", "ghost"], "there is no recipe 'ghost'"),
         (["plan", "--data", ".", "--runs", "r", "--recipes", "split_and_global", "--folds", "9"], "folds 0 to 4"),
+        (["plan", "--data", ".", "--runs", "r{0}"], "has braces in its name"),
+        (["plan", "--data", ".", "--runs", "r", "--executor", "ghost"], "there is no executor 'ghost'"),
         (["plan", "--data", ".", "--runs", "r", "--jobs", "0"], "JOBS is the number of jobs at a time"),
         (
             ["plan", "--data", ".", "--runs", "r", "--recipes", "view_fusion", "view_fusion"],
@@ -235,3 +247,101 @@ def test_executors_are_profiles() -> None:
         assert (profile_of(name) / "config.yaml").is_file()
     with pytest.raises(ExecutorError, match="there are: kubernetes, shell, slurm"):
         profile_of("ghost")
+
+
+def changed_copy(place: Path, tmp_path: Path) -> tuple[Path, Grid]:
+    """A copy of data and runs, and its grid."""
+    shutil.copytree(place / "data", tmp_path / "data")
+    shutil.copytree(place / "runs", tmp_path / "runs")
+    recipes = (str(place / "alpha.yaml"),)
+    order = Order(data=tmp_path / "data", runs=tmp_path / "runs", recipes=recipes, profile="smoke", search=False)
+    return next(path for path in sorted((tmp_path / "data" / "train_images").rglob("*.dcm"))), make_grid(order)
+
+
+def open_jobs(grid: Grid) -> set[str]:
+    return {name.removeprefix("alpha/smoke/") for name in todo_of(grid, Books(grid).verdicts())}
+
+
+def test_a_fold_that_is_named_twice_is_one(place: Path) -> None:
+    order = Order(data=place / "data", runs=place / "runs", recipes=(str(place / "alpha.yaml"),), folds=(1, 0, 1))
+    assert make_grid(order.model_copy(update={"profile": "smoke"})).folds == {"alpha": (1, 0)}
+
+
+def test_a_changed_image_file_is_followed_by_everything(
+    place: Path, tmp_path: Path, first: CompletedProcess[str]
+) -> None:
+    file, grid = changed_copy(place, tmp_path)
+    assert not open_jobs(grid), "a copy is the same"
+    images = image_digests(tmp_path / "runs")
+    digest = images_digest(grid.order.data, read_tables(grid.order.data), images)
+    content = bytearray(file.read_bytes())
+    file.touch()
+    assert len(open_jobs(grid)) == 5 and "not known before prepare" in plan_of(grid, 1)
+    assert images_digest(grid.order.data, read_tables(grid.order.data), images) == digest and not open_jobs(grid)
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert images_digest(grid.order.data, read_tables(grid.order.data), images) != digest
+    assert len(open_jobs(grid)) == 5 and "its recipe, its data or" in plan_of(grid, 1)
+
+
+@pytest.mark.parametrize("name", ["weights.ts", "artefact.json", "done.json"])
+def test_a_damaged_network_is_trained_again(
+    place: Path, tmp_path: Path, first: CompletedProcess[str], name: str
+) -> None:
+    _, grid = changed_copy(place, tmp_path)
+    file = tmp_path / "runs" / "alpha" / "smoke" / "alpha_spinal_tiny" / "fold0" / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 255
+    file.write_bytes(content)
+    assert open_jobs(grid) == {"alpha_spinal_tiny/fold0", "validate"}
+
+
+def test_a_killed_job_is_shown_as_such(place: Path, tmp_path: Path, first: CompletedProcess[str]) -> None:
+    _, grid = changed_copy(place, tmp_path)
+    step = grid.steps["alpha/smoke/validate"]
+    entry = grid.own / "journal" / f"{step.name}.json"
+    entry.write_text(json.dumps(json.loads(entry.read_text()) | {"state": "running"}))
+    grid.stamp(step).unlink()
+    assert state_of(grid, step, Books(grid).verdicts()[step.name]) == "killed"
+
+
+def test_a_step_of_a_run_that_is_gone_ends_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    monkeypatch.setenv(step_module.WARM, str(tmp_path / "warm"))
+    monkeypatch.setenv(step_module.RUN, str(gone.pid))
+    assert step_module.main(["grid.json", "name"]) == step_module.STOPPED
+    assert "the run that began this is gone" in capsys.readouterr().err
+
+
+def test_a_job_that_was_killed_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(step_module.WARM, str(tmp_path / "warm"))
+    monkeypatch.setenv(step_module.RUN, str(os.getpid()))
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "warm"))
+        listener.listen()
+        answering = threading.Thread(target=lambda: listener.accept()[0].close())
+        answering.start()
+        assert step_module.main(["grid.json", "name"]) == step_module.KILLED
+        answering.join()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert "for want of memory" in capfd.readouterr().err
+
+
+def test_a_lost_file_of_the_package_is_noticed(place: Path, tmp_path: Path) -> None:
+    order = Order(data=place / "data", runs=tmp_path, recipes=("split_and_global",), package=tmp_path / "package")
+    books = Books(make_grid(order))
+    (tmp_path / "package").mkdir()
+    weights = {"file": "a.bin", "offset": 2, "bytes": 3}
+    (tmp_path / "package" / "manifest.json").write_text(json.dumps({"artefacts": [{"weights": weights}]}))
+    assert books.lost_from_package() == tmp_path / "package" / "a.bin"
+    (tmp_path / "package" / "a.bin").write_bytes(b"abcd")
+    assert books.lost_from_package() == tmp_path / "package" / "a.bin"
+    (tmp_path / "package" / "a.bin").write_bytes(b"abcde")
+    assert books.lost_from_package() is None

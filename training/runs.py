@@ -13,6 +13,10 @@ from kernels.lumbar.manifest import Artefact
 from training.recipe import MemberRecipe, Recipe
 
 
+class RunsError(ValueError):
+    """A file of a finished run that cannot be used: which, and what to do."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """RUNS/<recipe>: folds.csv, priors.json and, for each profile, its jobs."""
@@ -68,9 +72,17 @@ class RunFolder:
         return self.profile / "seconds.json"
 
     def artefact(self, member: str, fold: int, below: Path | None = None) -> Artefact:
-        """The finished artefact of a job, its file named relative to the profile's folder, or to that one."""
+        """The finished artefact of a job, its file named relative to the profile's folder, or to that one.
+
+        Raises RunsError where it cannot be read.
+        """
         folder = self.job(member, fold)
-        artefact = Artefact.model_validate_json((folder / "artefact.json").read_text())
+        try:
+            artefact = Artefact.model_validate_json((folder / "artefact.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunsError(
+                f"{folder / 'artefact.json'} is damaged: make train-all trains this network again"
+            ) from error
         file = (folder / artefact.weights.file).relative_to(below or self.profile).as_posix()
         return artefact.model_copy(update={"weights": artefact.weights.model_copy(update={"file": file})})
 
@@ -78,6 +90,16 @@ class RunFolder:
 def digest(*parts: Any) -> str:
     """sha256 of JSON-able parts: names what made a result."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def image_digests(runs: Path) -> Path:
+    """Where the digests of all series are written down, so that their files are read once."""
+    return runs / "image_digests.json"
+
+
+def fingerprint_of(tables: str, images: str | None) -> str:
+    """Names the data that networks are made of: tables and image files."""
+    return digest(tables, images)
 
 
 def job_digest(
@@ -94,9 +116,32 @@ def job_digest(
 
 
 def is_finished(folder: Path, made_by: str) -> bool:
-    """Whether a job's done.json says that exactly this was made."""
-    path = folder / "done.json"
-    return path.is_file() and json.loads(path.read_text()).get("digest") == made_by
+    """Whether a job's done.json says that exactly this was made, and it is there and whole.
+
+    Weights are read only where they were touched after they were done.
+    """
+    done, weights = folder / "done.json", folder / "weights.ts"
+    if read_object(done).get("digest") != made_by:
+        return False
+    try:
+        known = Artefact.model_validate_json((folder / "artefact.json").read_text(encoding="utf-8")).weights
+        if weights.stat().st_size != known.bytes:
+            return False
+        if weights.stat().st_mtime_ns <= done.stat().st_mtime_ns:
+            return True
+        with open(weights, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == known.sha256
+    except (OSError, ValueError):
+        return False
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none, or none that can be read: then it is made again."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def git_commit() -> str:

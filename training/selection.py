@@ -19,7 +19,7 @@ def folds_of(recipe: Recipe, asked: Sequence[int]) -> list[int]:
     wrong = [fold for fold in asked if fold not in range(recipe.folds)]
     if wrong:
         raise RecipeError(f"{recipe.name} has folds 0 to {recipe.folds - 1}; {wrong} is none of them")
-    return list(asked or recipe.train_folds or range(recipe.folds))
+    return list(dict.fromkeys(asked) or recipe.train_folds or range(recipe.folds))
 
 
 def add_order(parser: argparse.ArgumentParser) -> None:

@@ -10,24 +10,30 @@ its own below OUT/shards; `make predict` runs the kernels in between by the work
 from __future__ import annotations
 
 import argparse
-import json
+import hashlib
 import os
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from kernels.build_notebook import PACKAGE, read_modules, sources_digest
 from kernels.lumbar.devices import STUDIES_ON_GPU
 from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.submission import SubmissionError, check, replace_json, replace_text
+from training.data.cache_sources import LISTING_THREADS, listing_of
 from training.data.series_kinds import COLUMNS, series_table
+from training.runs import digest, read_object
 
 IMAGES, SERIES, SAMPLE = "test_images", "test_series_descriptions.csv", "sample_submission.csv"
 SUBMISSION, REPORT, LANDMARKS = "submission.csv", "run_report.json", "landmarks.csv"
+# Of what a shard's answers are made, beside its tables.
+MADE_OF = "made_of.json"
 
 
 class ShardError(Exception):
@@ -38,7 +44,8 @@ def split(data: Path, out: Path, shards: int) -> list[Path]:
     """Write OUT/sample_submission.csv and a competition folder for each shard; returns these.
 
     Shards hold whole batches of the largest size, so that a study has the same companions as in one run, and the same
-    answer to the last bit.  A shard that is there already with the very same studies is left as it is.
+    answer to the last bit.  A shard that is there already with the very same studies is left as it is; its answers are
+    forgotten where its tables, image files or the kernel changed since.
     Raises ShardError.
     """
     images, table, sample = _tables(data)
@@ -50,12 +57,14 @@ def split(data: Path, out: Path, shards: int) -> list[Path]:
     replace_text(out / SAMPLE, sample.to_csv(index=False))
     starts = [number * batches // shards * STUDIES_ON_GPU for number in range(shards + 1)]
     folders = []
+    kernel = sources_digest(read_modules(PACKAGE))
     for number in range(shards):
         its = set(studies[starts[number] : starts[number + 1]])
         folder = shard_folder(out, number)
         if (folder / "competition").is_dir() and not _holds(folder / "competition", its, images):
             shutil.rmtree(folder)  # of another split
         _write_competition(folder / "competition", images, table[table["study_id"].isin(its)], sample, its)
+        _forget_old_answers(folder, kernel)
         folders.append(folder)
     for other in sorted((out / "shards").iterdir()):
         if other not in folders:
@@ -74,7 +83,7 @@ def _tables(data: Path) -> tuple[Path, pd.DataFrame, pd.DataFrame]:
     if not images.is_dir():
         raise ShardError(f"{data} is not a folder: DATA= is one of studies, or of the competition")
     if (data / SERIES).is_file():
-        table = pd.read_csv(data / SERIES, dtype=str)
+        table = _read(data / SERIES)
     else:
         table, left_out = series_table(images)
         for sentence in left_out:
@@ -82,20 +91,45 @@ def _tables(data: Path) -> tuple[Path, pd.DataFrame, pd.DataFrame]:
     if absent := [name for name in COLUMNS if name not in table]:
         raise ShardError(f"{data / SERIES} has no column {absent[0]}")
     if (data / SAMPLE).is_file():
-        sample = pd.read_csv(data / SAMPLE, dtype={"row_id": str})
+        sample = _read(data / SAMPLE)
     else:
-        ids = [f"{study}_{row}" for study in table["study_id"].drop_duplicates() for row in ROWS]
+        # Those without a series that can be used keep their priors; where there is none at all, it is no such folder.
+        studies = sorted(path.name for path in images.iterdir() if path.is_dir() and not path.name.startswith("."))
+        ids = [f"{study}_{row}" for study in studies for row in ROWS] if len(table) else []
         sample = pd.DataFrame({"row_id": ids, **dict.fromkeys(SEVERITIES, 1 / 3)})
     if sample.empty or "row_id" not in sample:
         raise ShardError(f"{data} holds no study: expected STUDY/SERIES/*.dcm, or the competition's tables")
     return images.resolve(), table, sample
 
 
+def _read(path: Path) -> pd.DataFrame:
+    """A table as text.  Raises ShardError."""
+    try:
+        return pd.read_csv(path, dtype=str)
+    except (OSError, ValueError) as error:
+        raise ShardError(f"{path} cannot be read: {error}") from error
+
+
+def _forget_old_answers(folder: Path, kernel: str) -> None:
+    """Remove the answers of a shard that were made of other files, or by another kernel."""
+    competition = folder / "competition"
+    rows = pd.read_csv(competition / SERIES, dtype=str)[list(COLUMNS[:2])].drop_duplicates().itertuples(index=False)
+    series = [competition / IMAGES / str(study) / str(name) for study, name in rows]
+    with ThreadPoolExecutor(LISTING_THREADS) as pool:
+        listed = list(pool.map(listing_of, series))
+    tables = [hashlib.sha256((competition / name).read_bytes()).hexdigest() for name in (SERIES, SAMPLE)]
+    made_of = {"kernel": kernel, "tables": tables, "images": digest(listed)}
+    if read_object(competition / MADE_OF) != made_of:
+        if (folder / "out").is_dir():
+            shutil.rmtree(folder / "out")
+        replace_json(competition / MADE_OF, made_of)
+
+
 def _holds(competition: Path, studies: set[str], images: Path) -> bool:
     sample, link = competition / SAMPLE, competition / IMAGES
     if not sample.is_file() or link.resolve() != images:
         return False
-    return {row_id.partition("_")[0] for row_id in pd.read_csv(sample, dtype=str)["row_id"]} == studies
+    return {row_id.partition("_")[0] for row_id in _read(sample)["row_id"]} == studies
 
 
 def _write_competition(
@@ -111,21 +145,31 @@ def _write_competition(
             replace_text(folder / name, text)
 
 
+def without_series(shards: Sequence[Path]) -> int:
+    """How many studies are asked for of which no series stands in the table."""
+    count = 0
+    for shard in shards:
+        asked = {row_id.partition("_")[0] for row_id in _read(shard / "competition" / SAMPLE)["row_id"]}
+        count += len(asked - set(_read(shard / "competition" / SERIES)["study_id"]))
+    return count
+
+
 def merge(out: Path) -> dict[str, Any]:
     """One submission, report and table of landmarks from those of all shards, checked; returns the report.
 
     Raises ShardError where a shard is missing, or has not answered what it was asked.
     """
     shards = sorted((out / "shards").iterdir()) if (out / "shards").is_dir() else []
-    ids = list(pd.read_csv(out / SAMPLE, dtype=str)["row_id"])
+    ids = list(_read(out / SAMPLE)["row_id"])
     reports, frames, landmarks = [], [], []
     for shard in shards:
         answers = shard / "out"
-        if not (answers / REPORT).is_file():
+        report = read_object(answers / REPORT)
+        if not report:
             raise ShardError(f"{shard.name} of {len(shards)} shards has no {REPORT}: the same command goes on there")
-        reports.append(json.loads((answers / REPORT).read_text(encoding="utf-8")))
-        frames.append(pd.read_csv(answers / SUBMISSION, dtype=str))
-        landmarks.append(pd.read_csv(answers / LANDMARKS, dtype=str))
+        reports.append(report)
+        frames.append(_read(answers / SUBMISSION))
+        landmarks.append(_read(answers / LANDMARKS))
     whole = pd.concat(frames, ignore_index=True)
     if len(whole) != len(ids) or set(whole["row_id"]) != set(ids):
         raise ShardError("the shards' rows are not those of the sample submission, each once: remove OUT and run again")
@@ -140,7 +184,7 @@ def merge(out: Path) -> dict[str, Any]:
     # As text, so that the digits are those that the kernels wrote.
     replace_text(out / SUBMISSION, whole.to_csv(index=False, lineterminator="\n"))
     replace_text(out / LANDMARKS, pd.concat(landmarks, ignore_index=True).to_csv(index=False))
-    report = _merged(reports)
+    report = _merged(reports) | {"without_series": without_series(shards)}
     replace_json(out / REPORT, report)
     return report
 

@@ -19,6 +19,7 @@ import torch
 from kernels.lumbar.submission import replace_json
 from training.clock import Clock
 from training.data.cache import Cache, build_cache, requests_of
+from training.data.cache_sources import images_digest
 from training.data.crop_groups import CropGroups
 from training.data.external import LevelImages, read_pretraining, with_improved_coordinates
 from training.data.external_samples import pretrainable
@@ -31,7 +32,7 @@ from training.evaluation.metric import Score
 from training.evaluation.priors import weighted_priors
 from training.evaluation.validate import localiser_errors, validate
 from training.recipe import MemberRecipe, Recipe, RecipeError
-from training.runs import RunFolder, git_commit
+from training.runs import RunFolder, fingerprint_of, git_commit, image_digests
 from training.selection import members_of
 from training.train import Job, train
 
@@ -112,7 +113,10 @@ def begin(recipe: Recipe, source: Source, clock: Clock | None = None, fingerprin
     tables = read_tables(source.data)
     if fingerprint is not None:
         tables = replace(tables, fingerprint=fingerprint)
-    elif source.coordinates is not None:
+    else:
+        files = images_digest(source.data, tables, image_digests(source.runs))
+        tables = replace(tables, fingerprint=fingerprint_of(tables.fingerprint, files))
+    if fingerprint is None and source.coordinates is not None:
         tables = with_improved_coordinates(source.coordinates, source.data, tables)
     images, opinions = images_for(recipe, source.coordinates), opinions_for(recipe, source.labels)
     folds = read_or_make_folds(folder.folds, tables, recipe.folds, recipe.seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import time
@@ -28,7 +27,7 @@ from training.fitting.loop import CHECKPOINT, FitError, FitResult, fit
 from training.fitting.scalars import PATTERN as SCALARS
 from training.networks import NetworkError
 from training.recipe import MemberRecipe, Recipe
-from training.runs import RunFolder, is_finished, job_digest
+from training.runs import RunFolder, is_finished, job_digest, read_object
 
 log = logging.getLogger("train")
 PRETRAINING, SECOND = "pretraining", "second_step"
@@ -119,6 +118,8 @@ def train(job: Job) -> None:
 
 def _finish(job: Job, artefact: Artefact, result: FitResult, seconds: float) -> None:
     """Mark the job as done, and remove what only a resumed one needs."""
+    if artefact.member.role == "localiser":  # what it misses by and its calibration are to be measured anew
+        job.folder.localiser_errors(job.fold).unlink(missing_ok=True)
     replace_json(
         job.out / "done.json",
         {
@@ -175,7 +176,7 @@ def _begin(out: Path, made_by: str) -> None:
     """Make the folder; what another recipe or other data left in it must not be resumed."""
     out.mkdir(parents=True, exist_ok=True)
     mark = out / "begun.json"
-    if not mark.is_file() or json.loads(mark.read_text()).get("digest") != made_by:
+    if read_object(mark).get("digest") != made_by:
         for name in (CHECKPOINT, "weights.ts", "artefact.json", "history.csv", "curves.png", "done.json"):
             (out / name).unlink(missing_ok=True)
         for old in out.glob(SCALARS):

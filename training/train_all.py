@@ -30,14 +30,14 @@ from training.networks import NetworkError
 from training.recipe import Profile, Recipe, RecipeError
 from training.recipes import load_named, names_of
 from training.run_lock import BusyError, alone
-from training.runs import RunFolder
+from training.runs import RunFolder, RunsError
 from training.selection import add_order, folds_of, members_of
 from training.steps import Source, begin, missed_by, prepare, score_folds, train_member
 from training.train import TrainingError
 
 OUT_OF_TIME = 3
 # What a step raises with a sentence for people.
-STEP_ERRORS = (RecipeError, TablesError, FoldsError, CacheError, TrainingError, OutOfFoldError)
+STEP_ERRORS = (RecipeError, TablesError, FoldsError, CacheError, TrainingError, OutOfFoldError, RunsError)
 # So many of the networks that are left are named.
 SHOWN = 8
 log = logging.getLogger("train-all")

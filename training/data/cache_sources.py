@@ -1,12 +1,14 @@
-"""What a crop cache depends on, as one digest: tables, image files, and the code that reads and cuts them."""
+"""What crops and networks depend on, as digests: tables, image files, and the code that reads and cuts them."""
 
 from __future__ import annotations
 
 import ast
+import fcntl
 import hashlib
 import importlib.util
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import cv2
 
+from kernels.lumbar.submission import replace_json
 from training.data.tables import Tables
 from training.runs import digest
 
@@ -40,14 +43,80 @@ def sources_of(root: Path, tables: Tables) -> Sources:
     A file that was replaced, added or removed changes the digest, by its name, size or time of change; a copy of the
     data that does not keep the times counts as other data.
     """
-    names = [f"{study}/{series}" for study in tables.labels.index for series, _ in tables.series.get(study, [])]
-    with ThreadPoolExecutor(LISTING_THREADS) as pool:
-        listed = list(pool.map(lambda name: _listing(root / "train_images" / name), names))
+    names, listed = _listed(root, tables)
     missing = tuple(name for name, found in zip(names, listed, strict=True) if found is None)
     return Sources(digest(tables.fingerprint, names, listed, code_digest(), cv2.__version__), len(names), missing)
 
 
-def _listing(folder: Path) -> str | None:
+def images_digest(root: Path, tables: Tables, kept: Path, may_read: bool = True) -> str | None:
+    """sha256 of the bytes of every file of every series of the tables: what networks are made of, wherever it lies.
+
+    `kept`: where it is written down of each series, so that only those are read whose files look changed; None where
+    there is something to read and it may not be.
+    """
+    names, listed = _listed(root, tables)
+    looks = dict(zip(names, listed, strict=True))
+    known = _known(kept)
+    if _changed(looks, known):
+        if not may_read:
+            return None
+        known = _read_again(root, looks, kept)
+    return digest([(name, known[name][1] if name in known else None) for name in names])
+
+
+def _changed(looks: Mapping[str, str | None], known: Mapping[str, list[str | None]]) -> list[str]:
+    """The series whose files look other than when they were read."""
+    return [name for name, found in looks.items() if known.get(name, [None])[0] != found]
+
+
+def _read_again(root: Path, looks: Mapping[str, str | None], kept: Path) -> dict[str, list[str | None]]:
+    """Read what changed, and write down what is known of all series."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with open(kept.with_name(f".{kept.name}.lock"), "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several jobs may begin at once: one reads
+        known = _known(kept)
+        changed = _changed(looks, known)
+        there = [name for name in changed if looks[name] is not None]
+        with ThreadPoolExecutor(LISTING_THREADS) as pool:
+            read = list(pool.map(lambda name: _content(root / "train_images" / name), there))
+        known = {name: pair for name, pair in known.items() if looks.get(name) == pair[0]}
+        known |= {name: [looks[name], content] for name, content in zip(there, read, strict=True)}
+        if changed:
+            replace_json(kept, known)
+    return known
+
+
+def _listed(root: Path, tables: Tables) -> tuple[list[str], list[str | None]]:
+    """<study>/<series> of all series of the tables, and the listing of each."""
+    names = [f"{study}/{series}" for study in tables.labels.index for series, _ in tables.series.get(study, [])]
+    with ThreadPoolExecutor(LISTING_THREADS) as pool:
+        return names, list(pool.map(lambda name: listing_of(root / "train_images" / name), names))
+
+
+def _known(kept: Path) -> dict[str, list[str | None]]:
+    """Series → its listing and content when it was read; empty where nothing is kept that can be read."""
+    try:
+        found = json.loads(kept.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    pairs = found.items() if isinstance(found, dict) else ()
+    return {name: pair for name, pair in pairs if isinstance(pair, list) and len(pair) == 2}
+
+
+def _content(folder: Path) -> str:
+    """sha256 of the names and bytes of a series; of a file that cannot be read, its name."""
+    content = hashlib.sha256()
+    names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
+    for name in names:
+        content.update(f"{name}\0".encode("utf-8", "surrogateescape"))
+        try:
+            content.update(hashlib.sha256((folder / name).read_bytes()).digest())
+        except OSError:  # a link to nothing, a folder: named when crops are made
+            continue
+    return content.hexdigest()
+
+
+def listing_of(folder: Path) -> str | None:
     """sha256 of the names, sizes and times of a series; None where there is no file."""
     try:
         with os.scandir(folder) as entries:

@@ -26,7 +26,7 @@ from training.evaluation.calibrate import calibrate
 from training.evaluation.landmarks import LandmarkError, landmark_errors
 from training.evaluation.metric import Score, score
 from training.recipe import MemberRecipe
-from training.runs import RunFolder
+from training.runs import RunFolder, RunsError, read_object
 
 log = logging.getLogger("validate")
 
@@ -86,9 +86,10 @@ def localiser_errors(
     manifest = fold_manifest(folder, localisers, fold)
     made_by = {artefact.member.name: artefact.weights.sha256 for artefact in manifest.artefacts}
     path = folder.localiser_errors(fold)
-    if path.is_file() and (kept := json.loads(path.read_text()))["made_by"] == made_by:
+    kept = read_object(path)
+    if kept.get("made_by") == made_by and "errors" in kept:
         return {view: LandmarkError(**error) for view, error in kept["errors"].items()}
-    predictor = Predictor(manifest, folder.profile, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    predictor = all_of(manifest, folder)
     predictions = predict_studies(predictor, data / "train_images", tables.series, studies)
     located = {study: one.located[folder.recipe.name] for study, one in predictions.items()}
     known = {study: truth[study] for study in studies if study in truth}
@@ -116,12 +117,10 @@ def validate(
     if (kept := validated.kept_score(folder, made, manifests)) is not None:
         log.info("%s/%s is validated already", folder.recipe.name, folder.recipe.profile)
         return kept
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    frames, problems = [], 0
+    frames = []
     budget = Budget(float("inf"))
     for fold, manifest in manifests.items():
-        predictor = Predictor(manifest, folder.profile, device)
-        problems += len(predictor.problems)
+        predictor = all_of(manifest, folder)
         predictions = predict_studies(predictor, data / "train_images", tables.series, studies[fold], budget=budget)
         frames.append(as_frame({study: one.rows for study, one in predictions.items()}))
         keep_answers(folder, members, fold, predictions, tables.labels)
@@ -132,9 +131,20 @@ def validate(
     result = score(solution_of(tables.labels.loc[scored]), pooled)
     replace_json(folder.score, {"folds": list(trained), "studies": len(scored), **asdict(result)})
     replace_json(folder.seconds, seconds_of(folder.recipe.name, members, trained, budget))
-    if not problems:  # a network that was left out may load another time
-        validated.keep(folder, made, trained)
+    validated.keep(folder, made, trained)
     return result
+
+
+def all_of(manifest: Manifest, folder: RunFolder) -> Predictor:
+    """All networks of a fold.  Raises RunsError for one that the kernel would leave out."""
+    predictor = Predictor(manifest, folder.profile, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if predictor.problems:
+        first = predictor.problems[0]
+        raise RunsError(
+            f"{folder.profile}: {first.detail}: the same command trains a damaged network again; if it says this "
+            "once more, remove the folder of that network"
+        )
+    return predictor
 
 
 def keep_answers(

@@ -49,8 +49,9 @@ def load(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     remedy = "remove the folder to start anew"
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path} cannot be read ({str(error).splitlines()[0]}): {remedy}") from error
+    except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        said = str(error) if isinstance(error, OSError) else "it is damaged"
+        raise CheckpointError(f"{path} cannot be read ({said}): {remedy}") from error
     if state.get("format") != FORMAT:
         raise CheckpointError(f"{path} has format {state.get('format')}, this code writes {FORMAT}: {remedy}")
     changed = sorted(key for key, value in identity.items() if state["identity"].get(key) != value)

@@ -77,6 +77,8 @@ def fit(
         run = Run(recipe, samples, shared, pretrained=saved is None and initial is None, initial=initial, only=only)
         if saved is not None:
             run.restore(saved)
+            if shared.first and run.history:  # a kill may have come between the two files
+                write_history(out / "history.csv", run.history)
         done = len(run.history)
         begun = done * steps + (0 if run.within is None else run.within["step"])
         quiet = None if shared.first else True

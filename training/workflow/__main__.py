@@ -24,7 +24,7 @@ from training.selection import add_order
 from training.workflow.bench import bench
 from training.workflow.gpus import gpus_here
 from training.workflow.grid import PATHS, Grid, Order, make_grid, own_folder, read_grid
-from training.workflow.run import ExecutorError, Ways, run, slots_of
+from training.workflow.run import ExecutorError, Ways, profile_of, run, slots_of
 from training.workflow.tables import plan_of, status_of
 
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(given)
     try:
         return _do(options, further)
-    except (RecipeError, TablesError, OutOfFoldError, BusyError, ExecutorError) as error:
+    except (RecipeError, TablesError, OutOfFoldError, BusyError, ExecutorError, OSError) as error:
         print(f"train-all stopped: {error}", file=sys.stderr)
         return 1
 
@@ -87,6 +87,8 @@ def _do(options: argparse.Namespace, further: Sequence[str]) -> int:
     gpus = gpus_here() if options.gpus is None else options.gpus
     ways = Ways(0 if options.executor else gpus, options.executor, options.threads, tuple(further))
     if options.command == "plan":
+        if ways.executor is not None:
+            profile_of(ways.executor)
         print(plan_of(grid, slots_of(grid, ways)))
         return 0
     return run(grid, ways)
@@ -97,7 +99,10 @@ def _kept_grid(runs: Path) -> Grid:
     path = own_folder(runs.resolve()) / "grid.json"
     if not path.is_file():
         raise RecipeError(f"{runs} holds no grid: begin one with make train-all, or name its folder with RUNS=")
-    return read_grid(path)
+    try:
+        return read_grid(path)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RecipeError(f"{path} cannot be read: the next make train-all writes it anew") from error
 
 
 if __name__ == "__main__":

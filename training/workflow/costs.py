@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import heapq
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
 from training.recipe import MemberRecipe
+from training.runs import read_object
 from training.workflow.grid import TRAININGS, Grid, Step
 from training.workflow.journal import read_entry
+from training.workflow.states import history_of
 
 
 class Costs:
@@ -72,17 +72,11 @@ def epochs_of(member: MemberRecipe) -> int:
 def _epochs_and_seconds(job: Path) -> tuple[int, float]:
     """Epochs that are behind a training, without those of its pretraining, and what all of it took."""
     epochs, spent_s = 0, 0.0
-    for table in (job / "history.csv", job / "second_step" / "history.csv", job / "pretraining" / "history.csv"):
-        if table.is_file():
-            with open(table, encoding="utf-8", newline="") as file:
-                seconds = [float(line["seconds"]) for line in csv.DictReader(file)]
-            spent_s += sum(seconds)
-            epochs += len(seconds) if table.parent.name != "pretraining" else 0
-    try:
-        spent_s = max(spent_s, float(json.loads((job / "done.json").read_text())["seconds"]))
-    except (OSError, ValueError, KeyError):
-        pass
-    return epochs, spent_s
+    for table in (job, job / "second_step", job / "pretraining"):
+        seconds = [float(line["seconds"]) for line in history_of(table)]
+        spent_s += sum(seconds)
+        epochs += len(seconds) if table.name != "pretraining" else 0
+    return epochs, max(spent_s, float(read_object(job / "done.json").get("seconds", 0.0)))
 
 
 def told(seconds: float | None) -> str:

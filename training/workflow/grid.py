@@ -148,6 +148,7 @@ def own_folder(runs: Path) -> Path:
 
 def make_grid(order: Order) -> Grid:
     """The grid that is asked for.  Raises RecipeError."""
+    refuse_braces(order.runs)
     names = names_of(order.recipes)
     recipes = [load_named(name, order.profile) for name in names]
     folds = {recipe.name: tuple(folds_of(recipe, order.folds)) for recipe in recipes}
@@ -155,6 +156,22 @@ def make_grid(order: Order) -> Grid:
         raise RecipeError(f"two recipes have one name, so one folder below RUNS=: {', '.join(names)}")
     named = tuple(str(Path(name).resolve()) if name.endswith(".yaml") else name for name in names)
     return Grid(order.model_copy(update={"recipes": named}), {recipe.name: recipe for recipe in recipes}, folds)
+
+
+def refuse_braces(folder: Path) -> None:
+    """Raises RecipeError for a folder whose name Snakemake would fill in."""
+    if set("{}") & set(str(folder)):
+        raise RecipeError(f"{folder} has braces in its name, which Snakemake fills in: name a folder without them")
+
+
+def remember_grid(grid: Grid) -> None:
+    """Write the grid where none is kept that can be read and has its steps: status then shows them."""
+    try:
+        kept = set(read_grid(grid.own / "grid.json").steps)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        kept = set()
+    if not set(grid.steps) <= kept:
+        keep_grid(grid)
 
 
 def keep_grid(grid: Grid) -> Path:

@@ -19,10 +19,10 @@ from tqdm import tqdm
 from training.run_lock import alone
 from training.workflow.costs import Costs, told
 from training.workflow.gpus import GPUS
-from training.workflow.grid import Grid, Step, keep_grid
+from training.workflow.grid import Grid, Step, keep_grid, remember_grid
 from training.workflow.journal import is_running, read_entry
 from training.workflow.states import Books
-from training.workflow.step import STOPPED, WARM
+from training.workflow.step import RUN, STOPPED, WARM
 from training.workflow.tables import todo_of
 
 HERE = Path(__file__).resolve().parent
@@ -33,6 +33,8 @@ BAR = "{desc}: {n}/{total} jobs |{bar}| {elapsed}{postfix}"
 ESTIMATE_EVERY_S = 5.0
 # So many failed jobs are named, each with the last line of its log.
 NAMED = 10
+# Of the folder of a socket, for the system takes no longer path.
+LONGEST_PLACE = 80
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,12 @@ def run(grid: Grid, ways: Ways) -> int:
     Raises BusyError, ExecutorError, and as Books does.
     """
     order = grid.order
+    if ways.executor is not None:
+        profile_of(ways.executor)
     with alone(order.runs) as lock:
         todo = todo_of(grid, Books(grid).verdicts())
         if not todo:
+            remember_grid(grid)
             sys.stdout.write(f"nothing is to be done: all {len(grid.steps)} jobs are finished\n")
             return 0
         grid = replace(grid, todo=todo, threads=threads_of(grid, ways))
@@ -73,8 +78,16 @@ def run(grid: Grid, ways: Ways) -> int:
             process = subprocess.Popen(
                 command, env=variables, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, pass_fds=[lock]
             )
-            stopped = _watch(grid, process, end_jobs, slots_of(grid, ways))
+            name_holder(lock, process)
+            stopped = _watch(grid, process, end_jobs, slots_of(grid, ways), ways.executor is None)
         return _say_stopped(grid) if stopped else _report(grid, began, log)
+
+
+def name_holder(lock: int, process: subprocess.Popen[bytes]) -> None:
+    """Write into a lock that Snakemake holds it as well, and goes on with it where we are killed alone."""
+    os.ftruncate(lock, 0)
+    ours = f"process {os.getpid()} on {os.uname().nodename}"
+    os.write(lock, f"{ours}, or its Snakemake, process {process.pid}".encode())
 
 
 def threads_of(grid: Grid, ways: Ways) -> int | None:
@@ -84,7 +97,9 @@ def threads_of(grid: Grid, ways: Ways) -> int | None:
         return ways.threads
     if ways.gpus:
         return max(1, cores // ways.gpus)
-    return 1 if grid.order.jobs > 1 else int(os.environ.get("OMP_NUM_THREADS") or cores)
+    # Of several numbers the first is that of the outermost level.
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return 1 if grid.order.jobs > 1 else int(asked) if asked.isdigit() and int(asked) else cores
 
 
 def slots_of(grid: Grid, ways: Ways) -> int:
@@ -133,8 +148,10 @@ def environment(grid: Grid, ways: Ways) -> Iterator[tuple[dict[str, str], Callab
     if ways.gpus:
         seen = variables.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(ways.gpus)))
         variables[GPUS] = ",".join(seen.split(",")[: ways.gpus])
-    folder = Path(tempfile.mkdtemp(prefix="lumbar_"))
-    variables[WARM] = str(folder / "warm")
+    # The path of a socket may have about a hundred letters.
+    place = "/tmp" if len(tempfile.gettempdir()) > LONGEST_PLACE else None
+    folder = Path(tempfile.mkdtemp(prefix="lumbar_", dir=place))
+    variables |= {WARM: str(folder / "warm"), RUN: str(os.getpid())}
     log = open(grid.order.runs / "logs" / "warm.log", "ab")
     server = subprocess.Popen(
         [sys.executable, "-m", "training.workflow.warm", variables[WARM]],
@@ -145,13 +162,19 @@ def environment(grid: Grid, ways: Ways) -> Iterator[tuple[dict[str, str], Callab
     try:
         yield variables, server.stdin.close
     finally:
+        # They are stopping already: a second Ctrl-C must not keep us from waiting for it.
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         server.stdin.close()
         server.wait()
         log.close()
         shutil.rmtree(folder, ignore_errors=True)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _watch(grid: Grid, process: subprocess.Popen[bytes], end_jobs: Callable[[], None], slots: int) -> bool:
+def _watch(
+    grid: Grid, process: subprocess.Popen[bytes], end_jobs: Callable[[], None], slots: int, is_here: bool
+) -> bool:
     """Show how many jobs are done, and how long the others will take; returns whether a signal stopped it all."""
     left = {name: grid.stamp(grid.steps[name]) for name in grid.todo}
     stopped, estimated = False, -ESTIMATE_EVERY_S
@@ -173,7 +196,8 @@ def _watch(grid: Grid, process: subprocess.Popen[bytes], end_jobs: Callable[[], 
                 time.sleep(LOOK_S)
             except KeyboardInterrupt:
                 if not stopped:
-                    bar.write("stopping: the jobs save what they have")
+                    theirs = "jobs already submitted go on; the next run finds them"
+                    bar.write(f"stopping: {'the jobs save what they have' if is_here else theirs}")
                     process.send_signal(signal.SIGINT)
                     end_jobs()
                 stopped = True

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from training.data.cache_sources import images_digest
 from training.data.external import IMPROVED, PRETRAINING
 from training.data.opinions import read_opinions
 from training.data.tables import read_tables
 from training.evaluation import validated
-from training.runs import digest, is_finished, job_digest
+from training.runs import digest, fingerprint_of, image_digests, is_finished, job_digest, read_object
 from training.workflow.grid import TRAININGS, Grid, Step
 
 
@@ -61,9 +61,19 @@ class Books:
         """Fingerprints of tables, pretraining images and opinions for a recipe; None before they were prepared."""
         opinions = self._opinions if any(one.fitting.labels.any for one in self.grid.members(name)) else None
         if self.grid.order.coordinates is None:
-            return self._tables, None, opinions
+            return (self._tables, None, opinions) if self._tables is not None else None
         kept = self._stamp(self.grid.steps[f"{name}/{self.grid.order.profile}/prepare"])
         return (kept["tables"], kept["images"], opinions) if kept.get("source") == self.source else None
+
+    def lost_from_package(self) -> Path | None:
+        """The first file that the package's manifest names and that has not all of its bytes there."""
+        place = self.grid.order.package or Path()
+        for artefact in read_object(place / "manifest.json").get("artefacts", []):
+            weights = artefact["weights"]
+            file = place / weights["file"]
+            if not file.is_file() or file.stat().st_size < weights.get("offset", 0) + weights["bytes"]:
+                return file
+        return None
 
     @cached_property
     def source(self) -> str:
@@ -73,8 +83,12 @@ class Books:
         return digest(self._tables, [_sha256(file) for file in files])
 
     @cached_property
-    def _tables(self) -> str:
-        return read_tables(self.grid.order.data).fingerprint
+    def _tables(self) -> str | None:
+        """Names tables and image files; None where files look changed: preparation reads them."""
+        order = self.grid.order
+        tables = read_tables(order.data)
+        images = images_digest(order.data, tables, image_digests(order.runs), may_read=False)
+        return None if images is None else fingerprint_of(tables.fingerprint, images)
 
     @cached_property
     def _opinions(self) -> str | None:
@@ -82,7 +96,7 @@ class Books:
 
     @cached_property
     def _kernel(self) -> dict[str, str]:
-        return validated.made_of({}, {}, self._tables)
+        return validated.made_of({}, {}, self._tables or "")
 
     def _own(self, step: Step) -> Verdict:
         results = self._results(step)
@@ -96,6 +110,8 @@ class Books:
             return Verdict(False, "not done yet" if not begun else "not recorded yet", False)
         if kept.get("made_of") != expected:
             return Verdict(False, "what it is made of changed", True)
+        if step.kind == "package" and (lost := self.lost_from_package()):
+            return Verdict(False, f"{lost} is lost or not whole", True)
         if step.kind == "ensemble" and kept.get("result") != _sha256(results[0]):
             return Verdict(False, f"{results[0]} is of another search", True)
         return Verdict(True)
@@ -104,11 +120,11 @@ class Books:
         job = self.grid.job(step)
         if there and expected is not None and is_finished(job, expected):
             return Verdict(True)
-        mark = _json(job / "begun.json").get("digest")
+        mark = read_object(job / "begun.json").get("digest")
         if mark is None:
             return Verdict(False, "not trained yet")
         if expected is None:
-            return Verdict(False, "its points are not known before prepare", there)
+            return Verdict(False, "its data are not known before prepare", there)
         if mark != expected:
             return Verdict(False, "its recipe, its data or what its localisers miss by changed", True)
         done, epochs = epochs_done(job), self.grid.member(step).fitting.optimisation.epochs
@@ -140,7 +156,7 @@ class Books:
         return False
 
     def _stamp(self, step: Step) -> dict[str, Any]:
-        return _json(self.grid.stamp(step))
+        return read_object(self.grid.stamp(step))
 
     def _of_prepare(self, step: Step) -> str:
         recipe, order = self.grid.recipes[step.recipe], self.grid.order
@@ -162,7 +178,7 @@ class Books:
         return self._of_training(step, {})
 
     def _of_grader(self, step: Step) -> str | None:
-        kept = _json(self.grid.folder(step.recipe).localiser_errors(step.fold))
+        kept = read_object(self.grid.folder(step.recipe).localiser_errors(step.fold))
         return self._of_training(step, {kind: one["sigma_mm"] for kind, one in kept.get("errors", {}).items()})
 
     def _of_errors(self, step: Step) -> str:
@@ -172,7 +188,7 @@ class Books:
 
     def _errors_kept(self, step: Step) -> dict[str, Any]:
         """Of which networks the errors are, as training/evaluation/validate.py keeps it beside them."""
-        kept = _json(self.grid.folder(step.recipe).localiser_errors(step.fold))
+        kept = read_object(self.grid.folder(step.recipe).localiser_errors(step.fold))
         return {"made_of": digest(kept["made_by"])} if "made_by" in kept else {}
 
     def _of_validate(self, step: Step) -> str:
@@ -198,7 +214,7 @@ class Books:
 
     def _network(self, recipe: str, member: str, fold: int) -> dict[str, Any]:
         """What is known of a finished network, but for where it came from, as validation writes its score there."""
-        known = _json(self.grid.folder(recipe).job(member, fold) / "artefact.json")
+        known = read_object(self.grid.folder(recipe).job(member, fold) / "artefact.json")
         return {name: value for name, value in known.items() if name != "provenance"}
 
 
@@ -208,21 +224,12 @@ def epochs_done(job: Path) -> int:
 
 
 def history_of(job: Path) -> list[dict[str, str]]:
-    """The lines of a training's history.csv."""
+    """The whole lines of a training's history.csv."""
     try:
         with open(job / "history.csv", encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+            return [line for line in csv.DictReader(file) if None not in line.values()]
     except FileNotFoundError:
         return []
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is none, or none that can be read: then it is made again."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _sha256(path: Path) -> str | None:

@@ -15,9 +15,10 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 
-WARM = "LUMBAR_WARM"
+WARM, RUN = "LUMBAR_WARM", "LUMBAR_RUN"
 STOP = b"T"
 # What a shell says of a process that was killed.
 KILLED = 137
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             try:
                 connection.connect(place)
             except OSError:
-                return do(given)
+                return do(given) if _has_run() else _gone()
             return _have_done(connection, given)
     return do(given)
 
@@ -43,14 +44,42 @@ def _have_done(connection: socket.socket, given: list[str]) -> int:
     """Let the warm process do it with our outputs; a signal to us reaches the one who works."""
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        connection.send(STOP)
+        with suppress(OSError):  # it may have ended
+            connection.send(STOP)
 
     signal.signal(signal.SIGTERM, pass_on)
     # Of a terminal's Ctrl-C the run that began all this tells the one who works.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     socket.send_fds(connection, [json.dumps(given).encode()], [sys.stdout.fileno(), sys.stderr.fileno()])
-    answer = connection.recv(1)
-    return answer[0] if answer else KILLED
+    try:
+        answer = connection.recv(1)
+    except ConnectionError:
+        answer = b""
+    if answer:
+        return answer[0]
+    if not _has_run():
+        return _gone()
+    sys.stderr.write(
+        "its process was killed, most often for want of memory: run fewer at a time with JOBS=; "
+        "the next run goes on at its last epoch\n"
+    )
+    return KILLED
+
+
+def _has_run() -> bool:
+    """Whether the run that began this is still there."""
+    try:
+        os.kill(int(os.environ.get(RUN, os.getpid())), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _gone() -> int:
+    sys.stderr.write("the run that began this is gone; the next one goes on here\n")
+    return STOPPED
 
 
 def do(given: Sequence[str]) -> int:

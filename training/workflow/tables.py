@@ -61,14 +61,14 @@ def status_of(grid: Grid) -> str:
 
 
 def state_of(grid: Grid, step: Step, verdict: Verdict) -> str:
-    """waiting, running, finished, failed or stale."""
+    """waiting, running, finished, failed, killed or stale."""
     if is_running(grid, step):
         return "running"
     if verdict.done:
         return "finished"
     entry = read_entry(grid, step)
-    if entry is not None and entry.state == "failed":
-        return "failed"
+    if entry is not None and entry.state in ("failed", "running"):
+        return "failed" if entry.state == "failed" else "killed"
     return "stale" if verdict.begun else "waiting"
 
 
