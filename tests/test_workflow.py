@@ -218,7 +218,7 @@ def test_two_runs_of_one_folder_are_refused(place: Path, tmp_path: Path, capsys:
             pass
         assert workflow.main(["run", *given]) == 1 and train_all.main(given) == 1
     said = capsys.readouterr().err
-    assert said.count("is in use by process") == 2 and said.count("name another folder with RUNS=") == 2
+    assert said.count("is in use by process") == 2 and said.count("or name another folder") == 2
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,7 @@ def alone(runs: Path) -> Iterator[int]:
         except BlockingIOError:
             stream.seek(0)
             by = stream.read().strip() or "another process"
-            raise BusyError(
-                f"{runs} is in use by {by}: wait for it, end it, or name another folder"
-            ) from None
+            raise BusyError(f"{runs} is in use by {by}: wait for it, end it, or name another folder") from None
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {os.uname().nodename}")
         stream.flush()
