@@ -4,13 +4,13 @@
         [--executor slurm|kubernetes|shell|DIR] [--time-limit SECONDS]
 
 DIR is a folder in the competition's layout, or any folder of STUDY/SERIES/*.dcm.  The merged submission has the bytes
-of a single run.  The same command goes on where it was interrupted.
+of a single run; on a CPU of one with as many threads, which is one unless OMP_NUM_THREADS says more.  The same command
+goes on where it was interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import signal
 import subprocess
@@ -114,8 +114,8 @@ def _run(options: argparse.Namespace, shards: Sequence[Path], lock: int) -> tupl
     else:
         command += [*(["gpu=1", "--resources", f"gpu={gpus}"] if gpus else []), "--workflow-profile", "none"]
         command += ["--cores", str(options.jobs)]
-    at_once = min(options.jobs, len(shards))
-    threads = str(max(1, math.floor((os.cpu_count() or 1) / at_once)))
+    # The same whatever the number of shards and jobs: on a CPU the last bits of an answer hang on it.
+    threads = os.environ.get(THREAD_LIMITS[0]) or "1"
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     variables = {**os.environ, "PYTHONPATH": paths, "LUMBAR_PYTHON": sys.executable}
     if options.executor is None:
