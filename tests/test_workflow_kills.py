@@ -17,6 +17,7 @@ import pytest
 
 from tests.dicom_factory import write_foreign_dataset
 from tests.tiny_grid import call, command, environment, weights, write_recipe
+from training.run_lock import is_busy
 
 pytestmark = pytest.mark.slow
 KILLS = 4
@@ -62,6 +63,8 @@ def progress(runs: Path) -> int:
 
 def kill(given: list[str], runs: Path, steps: int, then_s: float) -> None:
     """SIGKILL for the run and for everything that it began, all at once, so many steps of progress later."""
+    while is_busy(runs):  # what was killed before is not gone yet
+        time.sleep(0.02)
     until = progress(runs) + steps
     run = subprocess.Popen(
         given, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -69,6 +72,9 @@ def kill(given: list[str], runs: Path, steps: int, then_s: float) -> None:
     while run.poll() is None and progress(runs) < until:
         time.sleep(0.02)
     time.sleep(then_s)
+    if run.poll() is not None:
+        assert run.returncode == 0, "it ended before it could be killed, and was not done"
+        return
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
 
