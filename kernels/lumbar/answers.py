@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .devices import check_alive
 from .feed import Feed, Scene
 from .geometry import between
 from .labels import row_of
-from .loaded import LoadedMember, first_line
+from .loaded import LoadedMember
 from .manifest import Calibration
-from .passes import passes
+from .passes import look
 from .problems import Problem
 from .specs import Member
 from .study import Study
@@ -72,38 +71,13 @@ def answers_of(
     What goes wrong is a Problem of the study.  `confidence`: of the landmarks of each study, by row; a localiser that
     starts from the landmark that it answers is no surer of it than whoever found that.
     """
-    member, studies = localiser.member, scene.studies
-    try:
-        feed = scene.feed(member)
-    except RuntimeError as error:  # most likely there is no memory for so many studies
-        return _one_by_one(scene, localiser, confidence, tta, error)
-    # Places are said in pixels of the first view.
-    looking = {number for (number, _), views in zip(feed.places, feed.views, strict=True) if any(views)}
-    for number, study in enumerate(studies):
-        if number not in looking:
-            study.problems.append(
-                Problem(study.study_id, member.name, "nothing-to-look-at", "none of its views exists")
-            )
-    if not looking:
-        return [{} for _ in studies]
-    try:
-        said = [one.numpy() for one in passes(localiser, feed, tta)]
-    except RuntimeError as error:  # what torch raises in a forward pass, out-of-memory included
-        return _one_by_one(scene, localiser, confidence, tta, error)
-    return [_of_study(number, study, feed, said, localiser, confidence[number]) for number, study in enumerate(studies)]
-
-
-def _one_by_one(
-    scene: Scene, localiser: LoadedMember, confidence: Sequence[Mapping[str, float]], tta: bool, error: RuntimeError
-) -> list[dict[str, Answer]]:
-    """The fault of one study shall not cost the others.  Raises DeviceLost."""
-    if len(scene.studies) > 1:
-        alone = [(scene.of_one(number), [its_own]) for number, its_own in enumerate(confidence)]
-        return [answers_of(one, localiser, its_own, tta)[0] for one, its_own in alone]
-    check_alive(scene.device)
-    study = scene.studies[0]
-    study.problems.append(Problem(study.study_id, localiser.member.name, "localiser-failed", first_line(error)))
-    return [{}]
+    found: list[dict[str, Answer]] = [{} for _ in scene.studies]
+    for one in look(scene, localiser, tta):
+        said = [points.numpy() for points in one.said]
+        for place, number in enumerate(one.numbers):
+            study, its_confidence = scene.studies[number], confidence[number]
+            found[number] = _of_study(place, study, one.feed, said, localiser, its_confidence)
+    return found
 
 
 def _of_study(

@@ -1,4 +1,4 @@
-"""The kernel's options, in one place for the kernel and for the process that watches over it."""
+"""The kernel's options and variables, in one place for it and for the process that watches over it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 DEFAULT_TIME_LIMIT_S = 8.5 * 3600
+# What the watching process tells the kernel: how often it was started before (where it is set, the kernel keeps what
+# the next start needs), and when it was started now.
+RESTART, STARTED = "LUMBAR_RESTART", "LUMBAR_STARTED"
 PATIENCE_S = 300.0
 
 

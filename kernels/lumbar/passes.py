@@ -3,11 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
+from .devices import check_alive
 from .feed import Feed, Scene, mirrored_points, mirrored_targets, mirrored_tensors, turned_tensors
-from .loaded import LoadedMember
+from .loaded import LoadedMember, first_line
+from .problems import Problem
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a member saw and said of some studies of a scene."""
+
+    numbers: tuple[int, ...]
+    """Of the studies, in the scene; `feed` counts them from 0."""
+    feed: Feed
+    said: list[torch.Tensor]
+    """One a pass."""
+
+
+def look(scene: Scene, loaded: LoadedMember, tta: bool) -> list[Look]:
+    """Show the studies of a scene to a member: all at once, or one by one where that fails.
+
+    One that sees nothing, or at which the member fails, gets a Problem.  Raises DeviceLost.
+    """
+    member, studies = loaded.member, scene.studies
+    try:
+        feed = scene.feed(member)
+        said = passes(loaded, feed, tta) if any(feed.seen) else []
+    except RuntimeError as error:  # what torch raises while views are prepared and passed, out-of-memory included
+        if len(studies) > 1:  # the fault of one study shall not cost the others
+            alone = [(number, look(scene.of_one(number), loaded, tta)) for number in range(len(studies))]
+            return [replace(one, numbers=(number,)) for number, looks in alone for one in looks]
+        check_alive(scene.device)
+        problem = Problem(studies[0].study_id, member.name, f"{member.role}-failed", first_line(error))
+        studies[0].problems.append(problem)
+        return []
+    looking = {number for (number, _), seen in zip(feed.places, feed.seen, strict=True) if seen}
+    for number, study in enumerate(studies):
+        if number not in looking:
+            detail = "none of its views exists"
+            study.problems.append(Problem(study.study_id, member.name, "nothing-to-look-at", detail))
+    return [Look(tuple(range(len(studies))), feed, said)] if looking else []
 
 
 def in_turn(scene: Scene, members: Sequence[LoadedMember]) -> Iterator[LoadedMember]:

@@ -28,7 +28,7 @@ from .budget import Budget
 from .competition import CompetitionNotFound, find_competition, read_series_table
 from .devices import choose_devices
 from .in_hand import InHand
-from .options import parser
+from .options import RESTART, STARTED, parser
 from .priors import public_priors
 from .problems import Problem
 from .rounds import DevicesLost, Means, Round, Rounds
@@ -59,7 +59,7 @@ class Run:
         self.competition, self.out = competition, out
         self.started = time.monotonic()
         self.budget = Budget(time_limit_s - _spent_s())
-        self.submission = Submission(competition / "sample_submission.csv", public_priors())
+        self.submission = Submission(competition / standing.SAMPLE, public_priors())
         self.problems = [Problem("", row, "unknown-row", "keeps 1/3") for row in self.submission.unknown_rows]
         self.store: Store | None = None
         self.rounds: list[Round] = []
@@ -71,24 +71,24 @@ class Run:
     @property
     def progress(self) -> Path | None:
         """Where a supervised kernel keeps what the next one needs, should it be killed."""
-        return self.out / ".progress" if "LUMBAR_RESTART" in os.environ else None
+        return self.out / standing.PROGRESS if RESTART in os.environ else None
 
     @property
     def is_restart(self) -> bool:
         """Whether an earlier kernel was killed, and may have left a better file than the priors'."""
-        return os.environ.get("LUMBAR_RESTART", "0") != "0"
+        return os.environ.get(RESTART, "0") != "0"
 
     def write(self) -> None:
         """Replace submission.csv by the table so far.  A full disk leaves the last complete file, and is a Problem."""
         try:
-            self.submission.write(self.out / "submission.csv")
+            self.submission.write(self.out / standing.SUBMISSION)
             if (
                 self.progress is not None
                 and self.progress.is_dir()
                 and self.store is not None
                 and self.manifest_sha256 is not None
             ):
-                self.store.save(self.progress / "store.npz", self.manifest_sha256)
+                self.store.save(self.progress / standing.STORE, self.manifest_sha256)
         except OSError as error:
             self._unwritten(error)
         self._written = time.monotonic()
@@ -134,15 +134,17 @@ class Run:
             "problems": [asdict(problem) for problem in problems],
         }
 
-    def write_report(self) -> None:
-        """Write run_report.json."""
+    def write_report(self) -> dict[str, Any]:
+        """Write run_report.json; returns what it holds."""
+        report = self.report()
         try:
-            replace_json(self.out / "run_report.json", self.report())
+            replace_json(self.out / standing.REPORT, report)
         except OSError as error:
             self._unwritten(error)
+        return report
 
-    def finish(self) -> None:
-        """Write the last file, the landmarks and the report."""
+    def finish(self) -> dict[str, Any]:
+        """Write the last file, the landmarks and the report; returns the report."""
         if self.progress is not None:
             shutil.rmtree(self.progress, ignore_errors=True)
         self.write()
@@ -152,7 +154,7 @@ class Run:
             replace_text(self.out / "landmarks.csv", table.to_csv(index=False))
         except OSError as error:
             self._unwritten(error)
-        self.write_report()
+        return self.write_report()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -168,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = Run(competition, options.out, options.time_limit)
         run.notebook = options.notebook or None
         if not run.is_restart or standing.submission_fault(options.out, competition / standing.SAMPLE):
-            run.submission.write(options.out / "submission.csv")
+            run.submission.write(options.out / standing.SUBMISSION)
     except (CompetitionNotFound, SubmissionError, OSError) as error:
         print(f"No submission can be written: {error}", file=sys.stderr)
         return 2
@@ -189,8 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - offline, nobody can debug: the file so far must stand
         run.problems.append(Problem("", "predict", "run-cut-short", f"{type(error).__name__}: {error}"))
         traceback.print_exc()
-    run.finish()
-    _say(run)
+    _say(run.finish())
     return 0
 
 
@@ -212,8 +213,8 @@ def _improve(run: Run, options: argparse.Namespace) -> None:
     in_hand = InHand()
     if run.progress is not None:
         run.progress.mkdir(exist_ok=True)
-        in_hand = InHand(run.progress / "in_hand.json")
-        if run.store.restore(run.progress / "store.npz", run.manifest_sha256):
+        in_hand = InHand(run.progress / standing.IN_HAND)
+        if run.store.restore(run.progress / standing.STORE, run.manifest_sha256):
             run.keep(run.store.graded())
     run.write()
     run.devices = choose_devices(run.problems, options.devices)
@@ -245,10 +246,8 @@ def _check_expected(run: Run, expected: str) -> None:
     run.problems.append(Problem("", "weights", "foreign-weights", detail))
 
 
-def _say(run: Run) -> None:
-    report = run.report()
-    asked, seconds = len(run.submission.studies), report["seconds"]["total"]
-    graded = report["studies"]["graded"]
+def _say(report: dict[str, Any]) -> None:
+    asked, graded, seconds = report["studies"]["asked"], report["studies"]["graded"], report["seconds"]["total"]
     print(f"graded {graded} of {asked} studies on {report['device']} in {seconds} s")
     print(f"rows of these that kept the prior: {report['fallbacks']['rows']}; problems: {report['problem_counts']}")
     if graded < asked:
@@ -257,7 +256,7 @@ def _say(run: Run) -> None:
 
 def _spent_s() -> float:
     """Seconds since the watching process started this one: imports are on the clock, too."""
-    started = os.environ.get("LUMBAR_STARTED", "")
+    started = os.environ.get(STARTED, "")
     return min(max(time.time() - float(started), 0.0), LONGEST_START_S) if started else 0.0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from .locate import Located
 from .manifest import Manifest
 from .predictor import multipliers_of, shares_of
 from .problems import Problem
+from .submission import whole_file
 
 Job = tuple[str, str]
 """A route, and one of its graders."""
@@ -108,17 +108,11 @@ class Store:
         return table
 
     def save(self, path: Path, made_by: str) -> None:
-        """Replace a file by what is known; `made_by` names the weights."""
-        temporary = path.with_name(f".{path.name}.part")
+        """Replace a file by what is known; `made_by` names the weights.  Raises OSError."""
         problems = [[one.study, one.where, one.kind, one.detail] for one in self.problems]
         known = {"made_of": self._made_of(made_by), "problems": problems, "used": sorted(self.used)}
-        try:
-            with open(temporary, "wb") as file:
-                np.savez(file, allow_pickle=False, known=json.dumps(known), **self._arrays())
-            os.replace(temporary, path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        with whole_file(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, allow_pickle=False, known=json.dumps(known), **self._arrays())
 
     def _made_of(self, made_by: str) -> list[object]:
         return [made_by, list(self.studies)]

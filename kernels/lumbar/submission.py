@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,20 +81,27 @@ def _row_ids(sample: Path) -> list[str]:
     return [row_id.strip() for row_id in frame["row_id"]]
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old file or the new one, never a part.  Raises OSError."""
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; what is written there takes its place at once, so that a reader sees the old
+    file or the new one, never a part.  Where the block or the disk fails nothing is left.  Raises OSError."""
     temporary = path.with_name(f".{path.name}.part")
     try:
-        # Names of files need not be text: what is none comes as an escape, which JSON reads back.
-        with open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()  # on a full disk a part would keep the room that the next file needs
         raise
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a text file at once.  Raises OSError."""
+    # Names of files need not be text: what is none comes as an escape, which JSON reads back.
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def replace_json(path: Path, content: Any) -> None:

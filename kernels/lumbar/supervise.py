@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 from . import standing
-from .options import parser
+from .options import RESTART, STARTED, parser
 from .relay import Relay
 
 # In all; and in vain, which is without a study done or another one found that kills it.
@@ -31,8 +31,6 @@ LEAST_RESTART_S = 60.0
 OVERRUN_S, STOP_S = 60.0, 30.0
 POLL_S = 0.2
 DONE, NO_DATA, FOREIGN_WEIGHTS = 0, 2, 3
-# How often the kernel was started before; where it is set, the kernel keeps what the next start needs.
-RESTART, STARTED = "LUMBAR_RESTART", "LUMBAR_STARTED"
 
 
 @dataclass(frozen=True)

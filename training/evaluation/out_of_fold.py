@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import pandas as pd
 
 from kernels.lumbar.ensemble import softmax
 from kernels.lumbar.labels import GROUPS, ROW_INDEX, ROWS, SEVERITIES
+from kernels.lumbar.submission import whole_file
 from training.data.tables import MISSING
 from training.evaluation.metric import ROW_GROUPS
 
@@ -56,12 +56,8 @@ def rows_of(
 def write(path: Path, table: pd.DataFrame) -> None:
     """Check the table and replace the Parquet file at once.  Raises OutOfFoldError, and then replaces nothing."""
     _check(table, str(path))
-    temporary = path.with_name(f".{path.name}.part")
-    with open(temporary, "wb") as stream:
-        table[COLUMNS].to_parquet(stream, index=False)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        table[COLUMNS].to_parquet(temporary, index=False)
 
 
 def read(paths: Iterable[Path]) -> pd.DataFrame:

@@ -27,9 +27,18 @@ from training.recipe import RecipeError
 from training.run_lock import BusyError, alone
 from training.runs import read_object
 from training.shards import REPORT, ShardError, merge, split
-from training.workflow.gpus import GPUS, gpus_here
+from training.workflow.gpus import gpus_here
 from training.workflow.grid import refuse_braces
-from training.workflow.run import HERE, LOOK_S, ROOT, THREAD_LIMITS, ExecutorError, last_line, name_holder, profile_of
+from training.workflow.run import (
+    LOOK_S,
+    THREAD_LIMITS,
+    ExecutorError,
+    last_line,
+    name_holder,
+    profile_of,
+    snakemake,
+    variables_of,
+)
 from training.workflow.shard import end
 from training.workflow.step import STOPPED
 
@@ -105,23 +114,11 @@ def _run(options: argparse.Namespace, shards: Sequence[Path], lock: int) -> tupl
     own = out / ".workflow"
     own.mkdir(parents=True, exist_ok=True)
     (out / "logs").mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(HERE / "predict.smk"), "--directory", str(own)]
-    command += ["--keep-going", "--nolock", "--ignore-incomplete", "--drop-metadata", "--rerun-triggers", "mtime"]
     config = [f"out={out}", f"shards={len(shards)}", f"weights={options.weights.resolve()}"]
-    command += ["--scheduler", "greedy", "--config", *config, f"time_limit={options.time_limit}"]
-    if options.executor is not None:
-        command += ["--workflow-profile", str(profile_of(options.executor)), "--jobs", str(options.jobs)]
-    else:
-        command += [*(["gpu=1", "--resources", f"gpu={gpus}"] if gpus else []), "--workflow-profile", "none"]
-        command += ["--cores", str(options.jobs)]
+    config += [f"time_limit={options.time_limit}"]
+    command = snakemake("predict.smk", own, config, options.jobs, gpus, options.executor)
     # The same whatever the number of shards and jobs: on a CPU the last bits of an answer hang on it.
-    threads = os.environ.get(THREAD_LIMITS[0]) or "1"
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    variables = {**os.environ, "PYTHONPATH": paths, "LUMBAR_PYTHON": sys.executable}
-    if options.executor is None:
-        variables |= dict.fromkeys(THREAD_LIMITS, threads)
-    if gpus:
-        variables[GPUS] = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+    variables = variables_of(options.executor, os.environ.get(THREAD_LIMITS[0]) or "1", gpus)
     log = out / "logs" / "snakemake.log"
     with open(log, "ab") as stream:
         process = subprocess.Popen(

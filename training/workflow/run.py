@@ -109,16 +109,32 @@ def slots_of(grid: Grid, ways: Ways) -> int:
 
 def command_of(grid: Grid, ways: Ways, grid_file: Path) -> list[str]:
     """What is given to Snakemake.  Raises ExecutorError."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(HERE / "Snakefile"), "--directory", str(grid.own)]
+    jobs = grid.order.jobs
+    return [*snakemake("Snakefile", grid.own, [f"grid={grid_file}"], jobs, ways.gpus, ways.executor), *ways.further]
+
+
+def snakemake(rules: str, folder: Path, config: Sequence[str], jobs: int, gpus: int, executor: str | None) -> list[str]:
+    """The command that does what rules of this package ask for, `folder` being its own.  Raises ExecutorError."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(HERE / rules), "--directory", str(folder)]
     # What is to be done is decided already, and one run at a time is seen to: no locks, no marks of unfinished files.
     command += ["--keep-going", "--nolock", "--ignore-incomplete", "--drop-metadata", "--rerun-triggers", "mtime"]
-    command += ["--scheduler", "greedy", "--config", f"grid={grid_file}"]
-    if ways.executor is not None:
-        command += ["--workflow-profile", str(profile_of(ways.executor)), "--jobs", str(grid.order.jobs)]
-    else:
-        command += [*(["gpu=1", "--resources", f"gpu={ways.gpus}"] if ways.gpus else []), "--workflow-profile", "none"]
-        command += ["--cores", str(grid.order.jobs)]
-    return [*command, *ways.further]
+    command += ["--scheduler", "greedy", "--config", *config]
+    if executor is not None:
+        return [*command, "--workflow-profile", str(profile_of(executor)), "--jobs", str(jobs)]
+    command += [*(["gpu=1", "--resources", f"gpu={gpus}"] if gpus else []), "--workflow-profile", "none"]
+    return [*command, "--cores", str(jobs)]
+
+
+def variables_of(executor: str | None, threads: int | str | None, gpus: int) -> dict[str, str]:
+    """The environment of Snakemake and its jobs; on this machine with the threads and GPUs that they may use."""
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "LUMBAR_PYTHON": sys.executable}
+    if executor is None:
+        variables |= dict.fromkeys(THREAD_LIMITS, str(threads))
+        if gpus:
+            seen = variables.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+            variables[GPUS] = ",".join(seen.split(",")[:gpus])
+    return variables
 
 
 def profile_of(executor: str) -> Path:
@@ -138,16 +154,10 @@ def environment(grid: Grid, ways: Ways) -> Iterator[tuple[dict[str, str], Callab
 
     And what ends the jobs of this machine: they save what they have, and go on with the next run.
     """
-    variables = dict(os.environ)
-    paths = [str(ROOT), variables.get("PYTHONPATH", "")]
-    variables |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "LUMBAR_PYTHON": sys.executable}
+    variables = variables_of(ways.executor, grid.threads, ways.gpus)
     if ways.executor is not None:
         yield variables, lambda: None
         return
-    variables |= dict.fromkeys(THREAD_LIMITS, str(grid.threads))
-    if ways.gpus:
-        seen = variables.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(ways.gpus)))
-        variables[GPUS] = ",".join(seen.split(",")[: ways.gpus])
     # The path of a socket may have about a hundred letters.
     place = "/tmp" if len(tempfile.gettempdir()) > LONGEST_PLACE else None
     folder = Path(tempfile.mkdtemp(prefix="lumbar_", dir=place))
