@@ -78,16 +78,16 @@ status: .venv/installed ## a line a job of the last train-all [RUNS=DIR]
 
 predict: .venv/installed ## any number of studies through the kernel, in shards: DATA=DIR WEIGHTS=DIR [SHARDS=N] [JOBS=N] [EXECUTOR=…] [OUT=DIR]
 	@test -n "$(DATA)" || { echo "say which studies: make predict DATA=DIR (the competition's layout, or STUDY/SERIES/*.dcm)"; exit 2; }
-	$(PY) -m training.workflow.predict --data "$(DATA)" --weights "$(WEIGHTS)" --out "$(or $(OUT),predicted)" --shards $(or $(SHARDS),1) --jobs $(JOBS) $(if $(EXECUTOR),--executor "$(EXECUTOR)")
+	$(PY) -m training.workflow.predict_shards --data "$(DATA)" --weights "$(WEIGHTS)" --out "$(or $(OUT),predicted)" --shards $(or $(SHARDS),1) --jobs $(JOBS) $(if $(EXECUTOR),--executor "$(EXECUTOR)")
 
 package: .venv/installed ## finished runs → a verified Kaggle dataset folder [RUNS=DIR] [RECIPES="…"] [FOLDS="…"] [OWNER=NAME] [OUT=DIR] [PROFILE=…] [LOCATE=own|together|apart] [ENSEMBLE=FILE]
 	$(PY) build_dataset.py --runs "$(RUNS)" --out "$(or $(OUT),$(WEIGHTS))" --profile $(PROFILE) --owner "$(OWNER)" $(if $(RECIPES),--recipes "$(subst $(space),$(comma),$(strip $(RECIPES)))") $(if $(FOLDS),--folds $(FOLDS)) $(if $(LOCATE),--locate $(LOCATE)) $(if $(ENSEMBLE),--ensemble "$(ENSEMBLE)")
 
 ensemble: .venv/installed ## the best weights and order of all finished graders, by their out-of-fold answers [RUNS=DIR] [RECIPES="…"] [PROFILE=…] [SECONDS_A_STUDY=N] [OUT=FILE]
-	$(PY) -m training.evaluation.ensemble --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/ensemble.json)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SECONDS_A_STUDY),--seconds "$(SECONDS_A_STUDY)")
+	$(PY) -m training.ensemble.find --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/ensemble.json)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SECONDS_A_STUDY),--seconds "$(SECONDS_A_STUDY)")
 
 report: .venv/installed ## all that finished runs say, as one HTML page [RUNS=DIR] [DATA=DIR] [PROFILE=…] [RECIPES="…"] [ENSEMBLE=FILE] [OUT=FILE] [REPORT_WORST=N]
-	$(PY) -m training.evaluation.report --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/report.html)" $(if $(DATA),--data "$(DATA)") $(if $(RECIPES),--recipes $(RECIPES)) $(if $(ENSEMBLE),--ensemble "$(ENSEMBLE)") $(if $(REPORT_WORST),--worst $(REPORT_WORST))
+	$(PY) -m training.report --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/report.html)" $(if $(DATA),--data "$(DATA)") $(if $(RECIPES),--recipes $(RECIPES)) $(if $(ENSEMBLE),--ensemble "$(ENSEMBLE)") $(if $(REPORT_WORST),--worst $(REPORT_WORST))
 
 comma := ,
 space := $(subst ,, )
@@ -96,7 +96,7 @@ kernel: .venv/installed ## build kernels/inference: the notebook and its metadat
 	$(PY) -m kernels.build_notebook --out kernels/inference $(if $(filter-out your-kaggle-name,$(OWNER)),--owner "$(OWNER)")
 
 pretrained: .venv/installed ## published weights for machines without network: OUT=DIR [RECIPES="…"] [PROFILE=full]
-	$(PY) -m training.networks.fetch --profile $(PROFILE) --out "$(or $(OUT),pretrained)" $(if $(RECIPES),--recipes $(RECIPES))
+	$(PY) -m training.networks.parts.fetch_pretrained --profile $(PROFILE) --out "$(or $(OUT),pretrained)" $(if $(RECIPES),--recipes $(RECIPES))
 
 simulate: .venv/installed ## run the built notebook as Kaggle would: DATA=DIR [WEIGHTS=DIR] [OUT=DIR] [TIME_LIMIT=SECONDS] [LAYOUT=new|old] [MEMORY_GB=29] [PUBLIC=no]
 	@test -n "$(DATA)" || { echo "say which data: make simulate DATA=DIR (a folder in the competition's layout)"; exit 2; }
@@ -151,13 +151,13 @@ test-all: .venv/installed lint ## every test, the slow ones too
 	@touch $@
 
 test-image: .venv/installed .venv-image/installed ## the notebook with the libraries of Kaggle's image: the same submission
-	$(PY) -m pytest tests/test_image.py
+	$(PY) -m pytest tests/lumbar/test_image.py
 
 bench: .venv/installed ## the design's numbers, side by side in one run [DATA=DIR] [WEIGHTS=DIR] [OUT=FILE]
-	$(PY) -m training.evaluation.bench --markdown $(if $(DATA),--data "$(DATA)") $(if $(filter-out file,$(origin WEIGHTS)),--weights "$(WEIGHTS)") $(if $(OUT),--out "$(OUT)")
+	$(PY) -m training.benchmarks.kernel --markdown $(if $(DATA),--data "$(DATA)") $(if $(filter-out file,$(origin WEIGHTS)),--weights "$(WEIGHTS)") $(if $(OUT),--out "$(OUT)")
 
 bench-train: .venv/installed ## the data path of training: loader over model, PNG and DICOM, growth of the cache, sizes [DATA=DIR] [OUT=FILE]
-	$(PY) -m training.evaluation.bench_train --markdown --jobs $(JOBS) $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)")
+	$(PY) -m training.benchmarks.data_path --markdown --jobs $(JOBS) $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)")
 
 # Without DATA a phantom is made, and without RUNS its folder is used; all localisers are trained that are not yet.
 bench-locate: DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROFILE)),bench,$(PROFILE))
@@ -166,7 +166,7 @@ bench-locate: MEASURED_RUNS = $(if $(or $(DATA),$(filter-out file,$(origin RUNS)
 bench-locate: .venv/installed ## every localiser on the same phantoms, one table [DATA=DIR] [RUNS=DIR] [RECIPES="…"] [PROFILE=bench] [COORDINATES=DIR] [OUT=DIR]
 	$(if $(DATA),,$(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep)
 	$(PY) -m training.train_all --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) --folds 0 --jobs $(JOBS) --localisers-only $(if $(RECIPES),--recipes $(RECIPES)) $(if $(COORDINATES),--coordinates "$(COORDINATES)")
-	$(PY) -m training.evaluation.bench_locate --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(OUT),--out "$(OUT)")
+	$(PY) -m training.benchmarks.localisers --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(OUT),--out "$(OUT)")
 
 bench-grade: DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROFILE)),bench,$(PROFILE))
 bench-grade: MEASURED = $(or $(DATA),$(DEMO)/data)
@@ -174,7 +174,7 @@ bench-grade: MEASURED_RUNS = $(if $(or $(DATA),$(filter-out file,$(origin RUNS))
 bench-grade: .venv/installed ## every grader and the ensemble of all on the same phantoms, tables and verdicts [DATA=DIR] [RUNS=DIR] [RECIPES="…"] [PROFILE=bench] [OUT=DIR]
 	$(if $(DATA),,$(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep)
 	$(PY) -m training.train_all --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) --folds 0 --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES))
-	$(PY) -m training.evaluation.bench_grade --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(OUT),--out "$(OUT)")
+	$(PY) -m training.benchmarks.graders --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(OUT),--out "$(OUT)")
 
 fuzz: .venv/installed ## damaged files, tables and manifests [MINUTES=10] [SEED=N] [OUT=DIR]
 	$(PY) -m tests.fuzz --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0) --out "$(or $(OUT),fuzzed)"

@@ -23,7 +23,7 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from kernels.lumbar.submission import replace_json, replace_text
+from kernels.lumbar.run.submission import replace_json, replace_text
 
 PACKAGE = Path(__file__).resolve().parent / "lumbar"
 COMPETITION = "rsna-2024-lumbar-spine-degenerative-classification"

@@ -33,7 +33,7 @@ from kernels.build_notebook import (
     kernel_metadata,
     whole_notebook,
 )
-from kernels.lumbar.submission import replace_json, replace_text
+from kernels.lumbar.run.submission import replace_json, replace_text
 from kernels.training_sources import INSTALLED, RECIPES, read_sources
 
 TRAINING_TITLE = "Lumbar Training"

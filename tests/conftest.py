@@ -11,24 +11,25 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from dicom_factory import write_foreign_dataset
-from fault_runs import Answered, run_here, write_studies
-from kaggle_server import KaggleServer
-from recipe_members import export_untrained
-from seeing_networks import seeing_package
-from tiny_members import PROVENANCE, grader
-from tiny_runs import write_runs
-from warm_client import WarmClient
+from tests.support.dicom_factory import write_foreign_dataset
+from tests.support.fault_runs import Answered, run_here, write_studies
+from tests.support.kaggle_server import KaggleServer
+from tests.support.recipe_members import export_untrained
+from tests.support.seeing_networks import seeing_package
+from tests.support.tiny_members import PROVENANCE, grader
+from tests.support.tiny_runs import write_runs
+from tests.support.warm_client import WarmClient
 
 import build_dataset
 from kernels.kaggle import client
-from kernels.lumbar.competition import read_series_table
-from kernels.lumbar.dicom import read_study
+from kernels.lumbar.run.competition import read_series_table
+from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.manifest import Artefact
-from training import networks, torchvision_shim
+from training import networks
+from training.networks.parts import torchvision_shim
 from training.fitting.export import export
-from training.recipe import MemberRecipe
-from training.recipes import load_named
+from training.recipe.schema import MemberRecipe
+from training.recipe.load import load_named
 
 torchvision_shim.apply()
 torch.set_num_threads(1)

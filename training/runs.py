@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kernels.lumbar.manifest import Artefact
-from training.recipe import MemberRecipe, Recipe
+from training.recipe.schema import MemberRecipe, Recipe
 
 
 class RunsError(ValueError):
@@ -53,7 +53,7 @@ class RunFolder:
         return self.profile / f"localiser_errors_fold{fold}.json"
 
     def out_of_fold(self, fold: int) -> Path:
-        """What the graders answered for the studies that a fold held out (training/evaluation/out_of_fold.py)."""
+        """What the graders answered for the studies that a fold held out (training/data/out_of_fold.py)."""
         return self.profile / f"out_of_fold{fold}.parquet"
 
     @property

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import torch
 
-from kernels.lumbar.competition import search_folders
-from kernels.lumbar.submission import replace_json
+from kernels.lumbar.run.competition import search_folders
+from kernels.lumbar.run.submission import replace_json
 from training import train_all
 from training.data.external import PRETRAINING
-from training.recipe import RecipeError
+from training.recipe.schema import RecipeError
 
 INPUT_ROOT = Path("/kaggle/input")
 # Outside of its output a session has some 60 GB, of which libraries and published weights take some.

@@ -18,20 +18,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.checks import check_recipes
-from training.clock import Clock, OutOfTime
-from training.data.cache import CacheError
+from training.fitting.preflight import check_recipes
+from training.fitting.time_limit import Clock, OutOfTime
+from training.data.cache.crop_cache import CacheError
 from training.data.folds import FoldsError
-from training.data.opinions import check_coverage, read_opinions
+from training.data.label_correction import check_coverage, read_opinions
 from training.data.tables import TablesError, read_tables
-from training.evaluation.out_of_fold import OutOfFoldError
+from training.data.out_of_fold import OutOfFoldError
 from training.fitting.stop import Stopped
 from training.networks import NetworkError
-from training.recipe import Profile, Recipe, RecipeError
-from training.recipes import load_named, names_of
-from training.run_lock import BusyError, alone
+from training.recipe.schema import Profile, Recipe, RecipeError
+from training.recipe.load import load_named, names_of
+from training.locks import BusyError, alone
 from training.runs import RunFolder, RunsError
-from training.selection import add_order, folds_of, members_of
+from training.recipe.selection import add_order, folds_of, members_of
 from training.steps import Source, begin, missed_by, prepare, score_folds, train_member
 from training.train import TrainingError
 
@@ -59,7 +59,7 @@ def train_recipe(
     """Everything of one recipe, up to its out-of-fold score; or its localisers and what they miss by.
 
     The arguments are those of training.steps.Source.  Raises OutOfTime between two epochs, when the clock says so.
-    What the recipe asks of networks is not checked here: training.checks does it for all recipes before the first one
+    What the recipe asks of networks is not checked here: training.fitting.preflight does it for all recipes before the first one
     is trained.
     """
     source = Source(data, runs, jobs, localisers_only, coordinates, labels, cache, cache_gb)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kernels.build_notebook import OWNER_PLACEHOLDER
 from kernels.lumbar.manifest import Manifest
-from kernels.lumbar.weights import MANIFEST_FILE, WeightsError, checked_bytes, manifest_digest, read_manifest
+from kernels.lumbar.networks.weights import MANIFEST_FILE, WeightsError, checked_bytes, manifest_digest, read_manifest
 
 from .client import Answer, KaggleError, ask, ask_json, call, user_in
 from .patience import Patience

@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from kernels.build_notebook import COMPETITION
-from kernels.lumbar.submission import replace_json
+from kernels.lumbar.run.submission import replace_json
 
 from .access import ask_admission
 from .client import Answer, KaggleError, ask, call

@@ -13,7 +13,7 @@ import pandas as pd
 
 from kernels.build_notebook import PACKAGE, read_modules, sources_digest
 from kernels.lumbar.labels import ROWS
-from kernels.lumbar.submission import SubmissionError, check
+from kernels.lumbar.run.submission import SubmissionError, check
 
 from .client import KaggleError, ask
 from .dataset import Package

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kernels.lumbar.submission import replace_json
+from kernels.lumbar.run.submission import replace_json
 
 from .client import KaggleError
 

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from kernels.build_notebook import COMPETITION
-from kernels.lumbar.weights import MANIFEST_FILE, manifest_digest
+from kernels.lumbar.networks.weights import MANIFEST_FILE, manifest_digest
 
 from .client import KaggleError, ask_json, call
 from .patience import Patience

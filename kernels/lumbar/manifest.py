@@ -7,7 +7,6 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, model_validator
 
 from .labels import GROUPS, ROWS
-from .shape import Shape
 from .specs import Group, Member, Spec
 
 MANIFEST_FORMAT: Final = "lumbar-kit-manifest"

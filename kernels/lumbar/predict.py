@@ -23,18 +23,18 @@ from typing import Any, NoReturn
 import pandas as pd
 import torch
 
-from . import standing
-from .budget import Budget
-from .competition import CompetitionNotFound, find_competition, read_series_table
-from .devices import choose_devices
-from .in_hand import InHand
+from .run import output_check
+from .run.clock import Budget
+from .run.competition import CompetitionNotFound, find_competition, read_series_table
+from .networks.devices import choose_devices
+from .run.in_progress import InHand
 from .options import RESTART, STARTED, parser
-from .priors import public_priors
+from .answers.priors import public_priors
 from .problems import Problem
-from .rounds import DevicesLost, Means, Round, Rounds
-from .store import Store
-from .submission import Submission, SubmissionError, replace_json, replace_text
-from .weights import WeightsError, find_manifest, manifest_digest, read_manifest
+from .run.rounds import DevicesLost, Means, Round, Rounds
+from .run.results import Store
+from .run.submission import Submission, SubmissionError, replace_json, replace_text
+from .networks.weights import WeightsError, find_manifest, manifest_digest, read_manifest
 
 # Seconds between two replacements of submission.csv while studies come in.
 WRITE_EVERY_S = 30.0
@@ -59,7 +59,7 @@ class Run:
         self.competition, self.out = competition, out
         self.started = time.monotonic()
         self.budget = Budget(time_limit_s - _spent_s())
-        self.submission = Submission(competition / standing.SAMPLE, public_priors())
+        self.submission = Submission(competition / output_check.SAMPLE, public_priors())
         self.problems = [Problem("", row, "unknown-row", "keeps 1/3") for row in self.submission.unknown_rows]
         self.store: Store | None = None
         self.rounds: list[Round] = []
@@ -71,7 +71,7 @@ class Run:
     @property
     def progress(self) -> Path | None:
         """Where a supervised kernel keeps what the next one needs, should it be killed."""
-        return self.out / standing.PROGRESS if RESTART in os.environ else None
+        return self.out / output_check.PROGRESS if RESTART in os.environ else None
 
     @property
     def is_restart(self) -> bool:
@@ -81,14 +81,14 @@ class Run:
     def write(self) -> None:
         """Replace submission.csv by the table so far.  A full disk leaves the last complete file, and is a Problem."""
         try:
-            self.submission.write(self.out / standing.SUBMISSION)
+            self.submission.write(self.out / output_check.SUBMISSION)
             if (
                 self.progress is not None
                 and self.progress.is_dir()
                 and self.store is not None
                 and self.manifest_sha256 is not None
             ):
-                self.store.save(self.progress / standing.STORE, self.manifest_sha256)
+                self.store.save(self.progress / output_check.STORE, self.manifest_sha256)
         except OSError as error:
             self._unwritten(error)
         self._written = time.monotonic()
@@ -138,7 +138,7 @@ class Run:
         """Write run_report.json; returns what it holds."""
         report = self.report()
         try:
-            replace_json(self.out / standing.REPORT, report)
+            replace_json(self.out / output_check.REPORT, report)
         except OSError as error:
             self._unwritten(error)
         return report
@@ -169,8 +169,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
         run = Run(competition, options.out, options.time_limit)
         run.notebook = options.notebook or None
-        if not run.is_restart or standing.submission_fault(options.out, competition / standing.SAMPLE):
-            run.submission.write(options.out / standing.SUBMISSION)
+        if not run.is_restart or output_check.submission_fault(options.out, competition / output_check.SAMPLE):
+            run.submission.write(options.out / output_check.SUBMISSION)
     except (CompetitionNotFound, SubmissionError, OSError) as error:
         print(f"No submission can be written: {error}", file=sys.stderr)
         return 2
@@ -213,8 +213,8 @@ def _improve(run: Run, options: argparse.Namespace) -> None:
     in_hand = InHand()
     if run.progress is not None:
         run.progress.mkdir(exist_ok=True)
-        in_hand = InHand(run.progress / standing.IN_HAND)
-        if run.store.restore(run.progress / standing.STORE, run.manifest_sha256):
+        in_hand = InHand(run.progress / output_check.IN_HAND)
+        if run.store.restore(run.progress / output_check.STORE, run.manifest_sha256):
             run.keep(run.store.graded())
     run.write()
     run.devices = choose_devices(run.problems, options.devices)

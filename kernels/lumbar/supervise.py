@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from . import standing
+from .run import output_check
 from .options import RESTART, STARTED, parser
 from .relay import Relay
 
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     options, _ = parser().parse_known_args(arguments)
     started = time.monotonic()
-    standing.forget(options.out)
+    output_check.forget(options.out)
     with Signals() as signals:
         endings = _run(arguments, options.out, options.time_limit, signals)
         if len(endings) == 1 and endings[0].is_orderly and endings[0].code == NO_DATA:
@@ -98,11 +98,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         problems = _problems(endings)
         # Data that were there at the first start and are not at a later one leave what stands.
         code = endings[-1].code if endings[-1].is_orderly and endings[-1].code != NO_DATA else DONE
-        if fault := _make_stand(options.out, standing.find_sample(options.competition, options.input_root), problems):
+        if fault := _make_stand(options.out, output_check.find_sample(options.competition, options.input_root), problems):
             _say(f"no valid submission.csv stands: {fault}")
             code = NO_DATA
         _report(options.out, endings, problems, time.monotonic() - started)
-        standing.forget_progress(options.out)
+        output_check.forget_progress(options.out)
     return code
 
 
@@ -110,13 +110,13 @@ def _run(arguments: Sequence[str], out: Path, limit_s: float, signals: Signals) 
     """Run the kernel until it ends in order, or there is no point in another start."""
     end = time.monotonic() + limit_s
     endings: list[Ending] = []
-    mark, in_vain = standing.progress_mark(out), 0
+    mark, in_vain = output_check.progress_mark(out), 0
     while True:
         left_s = end - time.monotonic()
         # The last of several options of one name counts.
         more = ["--time-limit", f"{left_s:.1f}"] if endings else []
         endings.append(run_once([*arguments, *more], left_s, len(endings), signals))
-        left_s, before, mark = end - time.monotonic(), mark, standing.progress_mark(out)
+        left_s, before, mark = end - time.monotonic(), mark, output_check.progress_mark(out)
         in_vain = in_vain + 1 if mark == before else 0
         no_use = in_vain > MOST_IN_VAIN or len(endings) > MOST_RESTARTS or left_s < LEAST_RESTART_S
         is_last = endings[-1].reason or signals.received or no_use
@@ -216,11 +216,11 @@ def _problem(kind: str, detail: str) -> dict[str, str]:
 
 def _make_stand(out: Path, sample: Path | None, problems: list[dict[str, str]]) -> str:
     """See to it that a valid submission stands; why none does, or nothing."""
-    if not (fault := standing.submission_fault(out, sample)):
+    if not (fault := output_check.submission_fault(out, sample)):
         return ""
     if sample is None:
         return f"{fault}; no competition data was found to write one for"
-    if failure := standing.write_priors(out, sample):
+    if failure := output_check.write_priors(out, sample):
         return f"{fault}; one of priors could not be written: {failure}"
     detail = f"the kernel left no valid submission.csv ({fault}): every study has the public priors"
     _say(detail)
@@ -233,7 +233,7 @@ def _report(out: Path, endings: Sequence[Ending], problems: Sequence[Mapping[str
         return
     records = [ending.record() for ending in endings if not ending.is_orderly]
     try:
-        standing.add_to_report(out, records, problems, seconds)
+        output_check.add_to_report(out, records, problems, seconds)
     except OSError as error:
         _say(f"run_report.json could not be written: {error}")
 

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kernels.lumbar import header as tags
+from kernels.lumbar.dicom import header as tags
 from tests.fuzz.bytes_of import EDGES, Random, pick
 
 PREFIX = 132

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable
 from functools import cache
 
-from kernels.lumbar import header as tags
+from kernels.lumbar.dicom import header as tags
 from tests.fuzz.bytes_of import EDGES, Random, pick
 from tests.fuzz.dicom_bytes import PREFIX, UNDEFINED, Element, element, elements
 

@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from kernels.lumbar.labels import LEVELS
 from training.data.tables import CONDITION_TEXTS, LEVEL_TEXTS, Tables, TablesError, read_csv, translate
-from training.runs import digest
+from training.digests import digest
 
 PRETRAINING, IMPROVED = "coords_pretrain.csv", "coords_rsna_improved.csv"
 SOURCES = ("lsd", "osf", "spider", "tseg")

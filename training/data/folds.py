@@ -9,7 +9,7 @@ import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
 from kernels.lumbar.labels import ROWS, group_of
-from kernels.lumbar.submission import replace_text
+from kernels.lumbar.run.submission import replace_text
 from training.data.tables import Tables
 
 

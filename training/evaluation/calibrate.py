@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from kernels.lumbar.answers import Answer
+from kernels.lumbar.answers.localiser_answers import Answer
 from kernels.lumbar.labels import group_of
-from kernels.lumbar.locate import Located
+from kernels.lumbar.answers.locate import Located
 from kernels.lumbar.manifest import Artefact, Calibration
-from kernels.lumbar.submission import replace_json
-from training.evaluation.landmarks import across_slices_mm, in_plane_mm
-from training.recipe import MemberRecipe
+from kernels.lumbar.run.submission import replace_json
+from training.evaluation.landmark_errors import across_slices_mm, in_plane_mm
+from training.recipe.schema import MemberRecipe
 from training.runs import RunFolder
 
 RIGHT_MM = 5.0

@@ -13,19 +13,20 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from kernels.lumbar.budget import Budget
-from kernels.lumbar.ensemble import softmax
+from kernels.lumbar.run.clock import Budget
+from kernels.lumbar.answers.ensemble import softmax
 from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.manifest import Artefact, GraderWeight, Manifest, Route
-from kernels.lumbar.predictor import Prediction, Predictor
-from kernels.lumbar.reading import read_ahead
-from kernels.lumbar.submission import replace_json
+from training.evaluation.predictor import Prediction, Predictor
+from kernels.lumbar.run.read_ahead import read_ahead
+from kernels.lumbar.run.submission import replace_json
 from training.data.tables import Tables
-from training.evaluation import out_of_fold, validated
+from training.data import out_of_fold
+from training.evaluation import validation_stamp
 from training.evaluation.calibrate import calibrate
-from training.evaluation.landmarks import LandmarkError, landmark_errors
+from training.evaluation.landmark_errors import LandmarkError, landmark_errors
 from training.evaluation.metric import Score, score
-from training.recipe import MemberRecipe
+from training.recipe.schema import MemberRecipe
 from training.runs import RunFolder, RunsError, read_object
 
 log = logging.getLogger("validate")
@@ -113,8 +114,8 @@ def validate(
     """
     studies = {fold: [study for study, its_fold in folds.items() if its_fold == fold] for fold in trained}
     manifests = {fold: fold_manifest(folder, members, fold) for fold in trained}
-    made = validated.made_of(manifests, studies, tables.fingerprint)
-    if (kept := validated.kept_score(folder, made, manifests)) is not None:
+    made = validation_stamp.made_of(manifests, studies, tables.fingerprint)
+    if (kept := validation_stamp.kept_score(folder, made, manifests)) is not None:
         log.info("%s/%s is validated already", folder.recipe.name, folder.recipe.profile)
         return kept
     frames = []
@@ -131,7 +132,7 @@ def validate(
     result = score(solution_of(tables.labels.loc[scored]), pooled)
     replace_json(folder.score, {"folds": list(trained), "studies": len(scored), **asdict(result)})
     replace_json(folder.seconds, seconds_of(folder.recipe.name, members, trained, budget))
-    validated.keep(folder, made, trained)
+    validation_stamp.keep(folder, made, trained)
     return result
 
 
@@ -165,7 +166,7 @@ def answer_table(
     predictions: Mapping[str, Prediction],
     labels: pd.DataFrame,
 ) -> pd.DataFrame:
-    """What the graders of a recipe's fold answered, in the form of training.evaluation.out_of_fold."""
+    """What the graders of a recipe's fold answered, in the form of training.data.out_of_fold."""
     tables = []
     for member in members:
         if member.member.role == "grader" and member.is_trained_in(fold):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from training import torchvision_shim
+from training.networks.parts import torchvision_shim
 
 torchvision_shim.apply()  # before any module of this package imports timm
 

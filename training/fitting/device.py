@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from training.fit_spec import Precision
+from training.recipe.fitting import Precision
 
 from . import FitError
 

@@ -23,9 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from kernels.lumbar.labels import UNITS
 from kernels.lumbar.manifest import Artefact, Provenance, Weights
 from kernels.lumbar.specs import Member
-from kernels.lumbar.weights import golden_inputs
-from training.archive import canonical
-from training.recipe import MemberRecipe
+from kernels.lumbar.networks.weights import golden_inputs
+from training.fitting.archive import canonical
+from training.recipe.schema import MemberRecipe
 
 from .checkpoint import whole_file
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from training.clock import OutOfTime
+from training.fitting.time_limit import OutOfTime
 
 
 class Stopped(OutOfTime):

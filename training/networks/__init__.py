@@ -22,11 +22,11 @@ from typing import Any
 
 from torch import nn
 
-from training import torchvision_shim
-from training.recipe import MemberRecipe
+from training.networks.parts import torchvision_shim
+from training.recipe.schema import MemberRecipe
 
-from .errors import NetworkError
-from .published import Offer, listed
+from training.networks.parts.errors import NetworkError
+from training.networks.parts.pretrained import Offer, listed
 
 torchvision_shim.apply()  # before any architecture imports timm
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from kernels.lumbar.labels import GROUPS, group_of
 
 from . import NetworkError
-from .blocks import SEVERITIES, features_of
-from .encoders import slice_encoder
-from .sequences import AdditiveAttention, Recurrent
+from training.networks.parts.blocks import SEVERITIES, features_of
+from training.networks.parts.encoders import slice_encoder
+from training.networks.parts.sequences import AdditiveAttention, Recurrent
 
 Order = Literal["conditions", "conditions_skip", "slices"]
 

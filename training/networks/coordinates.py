@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from . import NetworkError
-from .encoders import image_encoder
-from .heatmaps import ramps
-from .slices import real_slices
+from training.networks.parts.encoders import image_encoder
+from training.networks.parts.heatmaps import ramps
+from training.networks.parts.slices import real_slices
 
 Pooling = Literal["average", "soft_argmax"]
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from . import NetworkError
-from .heatmaps import points_from_maps, ramps
-from .segmentation import check_encoder, finish_encoder, unet
+from training.networks.parts.heatmaps import points_from_maps, ramps
+from training.networks.parts.segmentation import check_encoder, finish_encoder, unet
 
 
 class Net(nn.Module):

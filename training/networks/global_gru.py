@@ -6,7 +6,7 @@ extractor for both sides, so three in all; 5 × 512 → 15 logits.
 
 from __future__ import annotations
 
-from .blocks import ViewGrader
+from training.networks.parts.blocks import ViewGrader
 
 
 class Net(ViewGrader):

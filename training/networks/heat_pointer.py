@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from . import NetworkError
-from .encoders import slice_encoder
-from .heatmaps import margin, points_from_maps, ramps
-from .segmentation import TIMM, build_unet
-from .slices import NEIGHBOURS, never_empty, pick, real_slices, spread, with_neighbours
+from training.networks.parts.encoders import slice_encoder
+from training.networks.parts.heatmaps import margin, points_from_maps, ramps
+from training.networks.parts.segmentation import TIMM, build_unet
+from training.networks.parts.slices import NEIGHBOURS, never_empty, pick, real_slices, spread, with_neighbours
 
 SIDES = ("left_", "right_")
 # Of a transformer's feature width, what one attention head takes.

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from kernels.lumbar.labels import LEVELS
 
 from . import NetworkError
-from .blocks import SEVERITIES, features_of
-from .encoders import slice_encoder
-from .sequences import Recurrent
+from training.networks.parts.blocks import SEVERITIES, features_of
+from training.networks.parts.encoders import slice_encoder
+from training.networks.parts.sequences import Recurrent
 
 Branch = Literal["plain", "slices", "levels"]
 

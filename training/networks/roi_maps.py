@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from . import NetworkError
-from .heatmaps import margin, points_from_maps, ramps
-from .segmentation import build_unet
-from .slices import never_empty, pick, real_slices, spread
+from training.networks.parts.heatmaps import margin, points_from_maps, ramps
+from training.networks.parts.segmentation import build_unet
+from training.networks.parts.slices import never_empty, pick, real_slices, spread
 
 
 class RoiMaps(NamedTuple):

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from kernels.lumbar.labels import LEVELS
 
 from . import NetworkError
-from .blocks import features_of
-from .encoders import image_encoder
-from .sequences import Recurrent, Transformer, sinusoids
-from .slices import real_slices
+from training.networks.parts.blocks import features_of
+from training.networks.parts.encoders import image_encoder
+from training.networks.parts.sequences import Recurrent, Transformer, sinusoids
+from training.networks.parts.slices import real_slices
 
 Answers = Literal["distance", "classes"]
 

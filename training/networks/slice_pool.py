@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from . import GRADER_LOSSES, NetworkError
-from .blocks import SEVERITIES, features_of
+from training.networks.parts.blocks import SEVERITIES, features_of
 from .csn import CSN, ChannelSeparated
-from .encoders import slice_encoder
-from .sequences import AdditiveAttention, GatedAttention
-from .slices import NEIGHBOURS, with_neighbours
+from training.networks.parts.encoders import slice_encoder
+from training.networks.parts.sequences import AdditiveAttention, GatedAttention
+from training.networks.parts.slices import NEIGHBOURS, with_neighbours
 
 Pooling = Literal["mean", "median", "valid", "attention", "gated", "channels", "volume"]
 BY_SLICE = ("mean", "median", "valid")

@@ -6,7 +6,7 @@ the mean over slices, one linear layer.  Spinal: T2 and axial views, an encoder 
 
 from __future__ import annotations
 
-from .blocks import ViewGrader
+from training.networks.parts.blocks import ViewGrader
 
 
 class Net(ViewGrader):

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from . import NetworkError
-from .blocks import SEVERITIES, features_of
-from .encoders import slice_encoder
-from .sequences import Recurrent
-from .slices import NEIGHBOURS, with_neighbours
+from training.networks.parts.blocks import SEVERITIES, features_of
+from training.networks.parts.encoders import slice_encoder
+from training.networks.parts.sequences import Recurrent
+from training.networks.parts.slices import NEIGHBOURS, with_neighbours
 
 GATE = 64
 

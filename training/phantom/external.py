@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from kernels.lumbar.dicom import read_study
+from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.labels import LEVELS
-from kernels.lumbar.study import Stack, Study
+from kernels.lumbar.dicom.study import Stack, Study
 from training.data.external import AT_THE_CANAL, IMPROVED, PRETRAINING, image_size
 from training.data.tables import CONDITION_TEXTS, LEVEL_TEXTS, Tables, read_tables
 

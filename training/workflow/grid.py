@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from kernels.lumbar.specs import Spec
-from kernels.lumbar.submission import replace_json
-from training.recipe import MemberRecipe, Profile, Recipe, RecipeError
-from training.recipes import load_named, names_of
+from kernels.lumbar.run.submission import replace_json
+from training.recipe.schema import MemberRecipe, Profile, Recipe, RecipeError
+from training.recipe.load import load_named, names_of
 from training.runs import RunFolder
-from training.selection import folds_of, members_of
+from training.recipe.selection import folds_of, members_of
 
 KINDS = ("prepare", "localiser", "errors", "grader", "validate", "ensemble", "package")
 TRAININGS = ("localiser", "grader")

@@ -1,10 +1,10 @@
-# Many studies, a kernel a shard (training/shards.py).  A shard's report is written when its kernel has ended.
+# Many studies, a kernel a shard (training/workflow/shards.py).  A shard's report is written when its kernel has ended.
 #
 #   snakemake --snakefile predict.smk --directory OUT/.workflow --config out=OUT shards=N weights=DIR time_limit=S
 import sys
 from pathlib import Path
 
-from training.shards import REPORT, shard_folder
+from training.workflow.shards import REPORT, shard_folder
 
 OUT = Path(config["out"]).resolve()
 SHARDS = [shard_folder(OUT, number) for number in range(int(config["shards"]))]
@@ -28,5 +28,5 @@ rule kernel:
         weights=Path(config["weights"]).resolve(),
         limit=config["time_limit"],
     shell:
-        "{params.python:q} -m training.workflow.shard {params.shard:q} {params.weights:q}"
+        "{params.python:q} -m training.workflow.run_shard {params.shard:q} {params.weights:q}"
         " --time-limit {params.limit} >> {log:q} 2>&1"

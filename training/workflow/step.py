@@ -2,7 +2,7 @@
 
     python -m training.workflow.step RUNS/.workflow/grid.json NAME --threads N
 
-Where a warm process waits (training/workflow/warm.py) it does the step, else this process does, after seconds of
+Where a warm process waits (training/workflow/warm_process.py) it does the step, else this process does, after seconds of
 imports; so nothing heavy is imported up here.
 """
 
@@ -88,8 +88,8 @@ def do(given: Sequence[str]) -> int:
     from datetime import datetime
     from pathlib import Path
 
-    from training.clock import OutOfTime
-    from training.workflow.doing import EXPECTED, do_step
+    from training.fitting.time_limit import OutOfTime
+    from training.workflow.run_step import EXPECTED, do_step
     from training.workflow.grid import read_grid
 
     parser = argparse.ArgumentParser(prog="training.workflow.step", description=__doc__)

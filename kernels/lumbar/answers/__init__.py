@@ -1,0 +1,1 @@
+"""Network outputs → landmarks in patient mm, logits by row, and the ensemble's 25 rows."""

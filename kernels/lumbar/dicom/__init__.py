@@ -1,0 +1,1 @@
+"""A study folder → stacks of parallel slices in patient millimetres, and named problems."""

@@ -1,0 +1,185 @@
+"""A study folder of DICOM files → stacks.  Nothing in the data raises: every oddity becomes a named Problem."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pydicom
+
+from .geometry import Plane
+from .header import Header, parse, raw_values, scan
+from .multiframe import frame_headers
+from .pixels import decode_by_pydicom, decode_fast, read_dataset, read_file, scratch, to_offset_binary, to_words
+from ..problems import Problem, Report
+from .stacks import Image, build_stacks, with_geometry
+from .study import Stack, Study
+
+
+def read_study(folder: Path, study_id: str, series: Sequence[tuple[str, str]]) -> Study:
+    """Read the (series id, kind) folders of a study.
+
+    What cannot be read is left out and named in `Study.problems`; a study without one usable image has no stacks.
+    """
+    stacks: list[Stack] = []
+    problems: list[Problem] = []
+    source_planes: dict[tuple[str, int], Plane] = {}
+    for series_id, kind in series:
+        report = Report(study_id, series_id)
+        images, assumed = with_geometry(list(_read_images(Path(folder) / series_id, report)), kind, report)
+        planes = [image.plane() for image in images]
+        for image, plane in zip(images, planes, strict=True):
+            if source_planes.setdefault((series_id, image.instance), plane) is not plane:
+                report.add("duplicate-number", f"another file has the number {image.instance} too", image.file)
+        stacks += build_stacks(series_id, kind, images, planes, assumed, report)
+        problems += report.problems
+    return Study(study_id, tuple(stacks), problems, source_planes)
+
+
+def _read_images(folder: Path, report: Report) -> Iterator[Image]:
+    """The readable images of a series folder, by file number and name."""
+    reader = _SeriesReader(report)
+    scratch.clear()
+    for number, path in _files(folder, report):
+        try:
+            yield from reader.read(path, number)
+        except Exception as error:  # noqa: BLE001 - pydicom raises nearly anything on damaged files; recorded by name
+            report.add("unreadable-file", f"{type(error).__name__}: {ADDRESS.sub('', str(error))[:200]}", path.name)
+
+
+def _files(folder: Path, report: Report) -> list[tuple[int | None, Path]]:
+    """Number (from the name, if it is one) and path of a series' files; hidden entries and folders are passed over."""
+    try:
+        with os.scandir(folder) as entries:
+            paths = [Path(entry.path) for entry in entries if not entry.name.startswith(".") and not _is_folder(entry)]
+    except (OSError, ValueError) as error:  # ValueError: no path can be so named
+        report.add("no-folder", f"{type(error).__name__}: {getattr(error, 'strerror', error)}")
+        return []
+    if not paths:
+        report.add("empty-folder", "the series folder holds no files")
+    numbered = [(int(path.stem) if path.stem.isdecimal() else None, path) for path in paths]
+    return sorted(numbered, key=lambda one: (one[0] is None, one[0] or 0, one[1].name))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or a failing mount: named when it is read
+        return False
+
+
+# A file that claims more pixels is damaged: decoding it could take all memory.
+LARGEST_RATIO = 64
+LARGEST_FILE_BYTES = 1 << 30
+LARGEST_UNQUESTIONED_PIXELS = 1 << 24
+# Of objects in pydicom's messages: the same file is the same problem in every run.
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+
+class _SeriesReader:
+    """Reads the files of one series, fast where the fast path is confirmed for files of their kind."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._fast_allowed = True
+        # Kinds of files of this series of which one was read alike by the fast path and by pydicom, bit by bit.  Of no
+        # other series: what is read of one must not depend on those before it.
+        self._confirmed: set[tuple[object, ...]] = set()
+        self._count = 0
+
+    def read(self, path: Path, number: int | None) -> list[Image]:
+        """The images of one file: one, or the frames of a multi-frame file.  Raises what pydicom raises."""
+        self._count += 1
+        if not path.is_file():
+            self._report.add("unreadable-file", "neither a file nor a link to one", path.name)
+            return []
+        if path.stat().st_size > LARGEST_FILE_BYTES:
+            self._report.add(
+                "unreadable-file", f"larger than {LARGEST_FILE_BYTES >> 20} MiB: no image of a study", path.name
+            )
+            return []
+        buffer, size = read_file(path)
+        if size == 0:
+            self._report.add("empty-file", "0 bytes", path.name)
+            return []
+        return self._read_fast(path, buffer, size, number) or self._read_by_pydicom(path, buffer, size, number)
+
+    def _read_fast(self, path: Path, buffer: np.ndarray, size: int, number: int | None) -> list[Image]:
+        found = scan(buffer.data[:size]) if self._fast_allowed else None
+        header = parse(found.values) if found is not None else None
+        if found is None or header is None:
+            return []
+        words = decode_fast(buffer, size, found, header)
+        if words is None:
+            return []
+        if (kind := (found.syntax, *header.encoding)) not in self._confirmed:
+            if not self._agrees(buffer, size, header, words):
+                self._fast_allowed = False
+                self._report.add("fast-path-differs", "the series is read by pydicom instead", path.name)
+                return []
+            self._confirmed.add(kind)
+        return [self._image(path, number, header, words)]
+
+    def _agrees(self, buffer: np.ndarray, size: int, header: Header, words: np.ndarray) -> bool:
+        dataset = read_dataset(buffer, size)
+        return parse(*raw_values(dataset)) == header and np.array_equal(decode_by_pydicom(dataset), words)
+
+    def _read_by_pydicom(self, path: Path, buffer: np.ndarray, size: int, number: int | None) -> list[Image]:
+        dataset = read_dataset(buffer, size)
+        header = parse(*raw_values(dataset))
+        if header is None or not _has_pixels(dataset):
+            self._report.add("no-image", "the file holds no DICOM image", path.name)
+            return []
+        if header.samples != 1 or not header.photometric.startswith("MONOCHROME"):
+            detail = f"{header.samples} samples a pixel, {header.photometric}: not a grey image"
+            self._report.add("not-grey", detail, path.name)
+            return []
+        count = header.rows * header.columns * header.frames
+        if count > max(LARGEST_RATIO * size, LARGEST_UNQUESTIONED_PIXELS):
+            self._report.add("unreadable-file", f"{size} bytes cannot hold the {count} pixels claimed", path.name)
+            return []
+        headers = frame_headers(dataset, header)
+        if headers is None:
+            self._report.add("multi-frame", f"{header.frames} frames without a geometry each", path.name)
+            return []
+        words = decode_by_pydicom(dataset).reshape(len(headers), header.rows, header.columns)
+        if header.frames == 1:
+            return [self._image(path, number, headers[0], words[0])]
+        frames = enumerate(zip(headers, words, strict=True), 1)
+        return [self._image(path, index, one, frame) for index, (one, frame) in frames]
+
+    def _image(self, path: Path, number: int | None, header: Header, words: np.ndarray) -> Image:
+        slope, intercept = header.slope, header.intercept
+        if not header.rescale_usable:
+            self._report.add("bad-rescale", "slope or intercept is no usable number: 1 and 0", path.name)
+        if words.dtype == np.uint16:
+            words, offset, clean = to_offset_binary(words, header)
+            intercept -= slope * offset
+            if not clean:
+                self._report.add("stray-bits", f"bits beside the {header.bits_stored} stored ones", path.name)
+        else:
+            words, step, low = to_words(words)
+            slope, intercept = slope * step, intercept + slope * low
+        if header.photometric == "MONOCHROME1":  # bright means low
+            slope, intercept = -slope, -intercept
+        if number is None:
+            number = header.instance_number if header.instance_number is not None else self._count
+        in_header = number if header.instance_number is None else header.instance_number
+        return Image(
+            file=path.name,
+            instance=number,
+            order=(in_header, number),
+            words=words,
+            slope=slope,
+            intercept=intercept,
+            position_mm=header.position_mm,
+            orientation=header.orientation,
+            spacing_mm=header.spacing_mm,
+        )
+
+
+def _has_pixels(dataset: pydicom.Dataset) -> bool:
+    return any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))

@@ -1,0 +1,113 @@
+"""What a study is once it is read: stacks of parallel slices in canonical order, and its problems."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from .geometry import Plane, body_plane
+from ..labels import SERIES_KINDS
+from ..problems import Problem
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Parallel slices of one series.
+
+    Sagittal slices run to patient left and have rows head → feet, columns anterior → posterior; axial slices run
+    head → feet and have rows anterior → posterior, columns patient right → left.
+    """
+
+    series_id: str
+    kind: str
+    """One of labels.SERIES_KINDS' values."""
+    pixels: np.ndarray
+    """(slice, H, W) uint8, one grey window for the whole stack."""
+    planes: tuple[Plane, ...]
+    """One a slice; gaps may be uneven."""
+    instances: tuple[int, ...]
+    """One a slice: the file's number, as train_label_coordinates.csv names it."""
+    assumed: bool = False
+    """True where the files have no geometry and a standard one was assumed: no projection from other series."""
+
+    @cached_property
+    def centres_mm(self) -> np.ndarray:
+        """(slice, 3) middle of each slice."""
+        return np.stack([plane.to_patient(*self.centre) for plane in self.planes])
+
+    @cached_property
+    def positions_mm(self) -> np.ndarray:
+        """(slice,) position of each slice along the stack: rises with the index."""
+        return self.position_mm(self.centres_mm)
+
+    def position_mm(self, points_mm: np.ndarray) -> np.ndarray:
+        """Position of (..., 3) points along the stack."""
+        return points_mm @ self._along
+
+    @cached_property
+    def _along(self) -> np.ndarray:
+        # Canonical stacks run against the normal of their slices.
+        return -np.mean([plane.normal for plane in self.planes], axis=0)
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Row and column of the middle of a slice."""
+        return (self.pixels.shape[1] - 1) / 2, (self.pixels.shape[2] - 1) / 2
+
+    def to_pixels(self, point_mm: np.ndarray) -> np.ndarray:
+        """(slice, 3) row and column of the point's foot on every slice, and its signed distance in mm."""
+        origins, inverses = self._frames
+        return np.einsum("sij,sj->si", inverses, point_mm - origins)[:, [1, 0, 2]]
+
+    @cached_property
+    def _frames(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.stack([plane.origin_mm for plane in self.planes]), np.stack([plane.inverse for plane in self.planes])
+
+
+@dataclass
+class Study:
+    """All usable stacks of a study, in no particular order of acquisition, and what was wrong with the rest."""
+
+    study_id: str
+    stacks: tuple[Stack, ...]
+    problems: list[Problem]
+    source_planes: Mapping[tuple[str, int], Plane] = field(default_factory=dict, repr=False)
+    """(series id, instance) → plane of the file's own pixel grid, as stored."""
+
+    def of_kind(self, kind: str) -> tuple[Stack, ...]:
+        """The stacks of one series kind."""
+        return tuple(stack for stack in self.stacks if stack.kind == kind)
+
+    def lift(self, series_id: str, instance: int, row: float, column: float) -> np.ndarray | None:
+        """(3,) mm of a pixel of a file, in the file's own frame (train_label_coordinates.csv: x = column, y = row).
+
+        None where the series holds no readable file of that number.
+        """
+        plane = self.source_planes.get((str(series_id), int(instance)))
+        return None if plane is None else plane.to_patient(row, column)
+
+
+def longest(stacks: Sequence[Stack]) -> Stack:
+    """The stack of the most slices; of several, the first by name."""
+    return min(stacks, key=lambda stack: (-len(stack.planes), stack.series_id))
+
+
+def gaps(study: Study) -> list[Problem]:
+    """What a study lacks as a whole, with no file at fault: a kind of series, more than a slice, one grid of slices."""
+    found = []
+    for description, kind in SERIES_KINDS.items():
+        stacks = study.of_kind(kind)
+        slices = sum(len(stack.planes) for stack in stacks)
+        if slices < 2:
+            slug = "single-slice" if slices else "missing-kind"
+            found.append(Problem(study.study_id, description, slug, f"{slices} usable slices of this kind"))
+        if body_plane(kind) == "sagittal":  # axial series often have a stack a disc
+            for series_id, count in Counter(stack.series_id for stack in stacks).items():
+                if count > 1:
+                    detail = f"{count} stacks that differ in size, spacing or orientation"
+                    found.append(Problem(study.study_id, series_id, "several-stacks", detail))
+    return found

@@ -1,0 +1,205 @@
+"""A ViewRequest → pixels: which stacks, which slices, and a crop in square millimetres of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from ..dicom.geometry import CANONICAL_AXES, Plane, between, body_plane, lift_points, project_points
+from ..labels import Unit, row_of
+from .landmark_maps import draw_marks
+from .crops import longer_side_mm, sample
+from ..specs import SliceChoice, ViewRequest
+from ..dicom.study import Stack, Study, longest
+
+Landmarks = Mapping[str, np.ndarray]
+Pixels = TypeVar("Pixels", np.ndarray, torch.Tensor)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One input of a network before normalisation."""
+
+    pixels: np.ndarray
+    """(slice, size_px, size_px) uint8"""
+    planes: tuple[Plane, ...]
+    """One a slice, of the view's own pixel grid; blank slices, at the end, have none."""
+    series_id: str
+
+
+def cut(study: Study, request: ViewRequest, unit: Unit, landmarks: Landmarks) -> View | None:
+    """The view that a request asks for at a unit.
+
+    None where it is missing: no such series, a landmark unknown, or the nearest plane too far away.
+    """
+    stacks = study.of_kind(request.series)
+    unit = request.place(unit)
+    centre = _mean(landmarks, request.centre, unit)
+    if not stacks or (request.centre and centre is None):
+        return None
+    if request.slices.by == "all":
+        view = _whole(stacks, request, centre)
+    else:
+        found = _around(stacks, request, unit, landmarks, centre)
+        if found is None:
+            return None
+        stack, index = found
+        window = _window(stack, index, request.slices.count)
+        size_mm = request.size_mm or longer_side_mm(stack, window)
+        pixels, planes = sample(stack, window, centre, size_mm, request.size_px)
+        view = View(pixels, tuple(planes), stack.series_id)
+    if request.mirror_right and request.side(unit) == "right":
+        view = _mirrored(view, request.series)
+    if not request.marks:
+        return view
+    marks = [landmarks.get(row_of(name, unit)) for name in request.marks]
+    if all(mark is None for mark in marks):
+        return None
+    return View(draw_marks(view.planes, marks, view.pixels.shape), view.planes, view.series_id)
+
+
+def lift(view: View, points: np.ndarray) -> np.ndarray:
+    """(K, 3) patient mm of (K, 3) slice, row, column in the view's pixels; fractional slices lie between planes."""
+    return lift_points(view.planes, points)
+
+
+def project(view: View, points_mm: np.ndarray) -> np.ndarray:
+    """(K, 3) slice, row, column in the view's pixels of (K, 3) patient mm; see geometry.project_points."""
+    return project_points(view.planes, points_mm)
+
+
+def mirror_pixels(pixels: Pixels, series_kind: str) -> Pixels:
+    """(..., slice, H, W) as the mirrored patient shows it: sagittal slices in reversed order, axial columns flipped."""
+    axis = -3 if body_plane(series_kind) == "sagittal" else -1
+    if isinstance(pixels, torch.Tensor):
+        return pixels.flip(axis)
+    return np.ascontiguousarray(np.flip(pixels, axis))
+
+
+def turn_pixels(pixels: torch.Tensor, series_kind: str) -> torch.Tensor:
+    """(..., slice, H, W) with front and back exchanged: columns of sagittal slices, rows of axial ones."""
+    return pixels.flip(-1 if body_plane(series_kind) == "sagittal" else -2)
+
+
+def _mirrored(view: View, series_kind: str) -> View:
+    pixels = mirror_pixels(view.pixels, series_kind)
+    if body_plane(series_kind) == "sagittal":
+        return View(pixels, view.planes[::-1], view.series_id)
+    last = pixels.shape[-1] - 1
+    return View(pixels, tuple(plane.grid(0, last, column_step=-1) for plane in view.planes), view.series_id)
+
+
+def _mean(landmarks: Landmarks, names: Sequence[str], unit: Unit) -> np.ndarray | None:
+    """Mean of the named landmarks in mm; None where one of them is unknown, or none is named."""
+    points = [landmarks.get(row_of(name, unit)) for name in names]
+    known = [point for point in points if point is not None and np.isfinite(point).all()]
+    return np.mean(known, axis=0) if known and len(known) == len(points) else None
+
+
+def _whole(stacks: Sequence[Stack], request: ViewRequest, centre_mm: np.ndarray | None) -> View:
+    """All slices of the longest stack, or of all stacks from head to feet, from patient right to left."""
+    choice = request.slices
+    if choice.stacks == "longest":
+        stacks = [longest(stacks)]
+    along = CANONICAL_AXES[body_plane(request.series)][2]
+    stacks = sorted(stacks, key=lambda stack: (float(stack.centres_mm.mean(0) @ along), stack.series_id))
+    places = [(stack, index) for stack in stacks for index in range(len(stack.planes))]
+    if choice.fit == "pad" and len(places) > choice.count:
+        places = [places[index] for index in np.rint(np.linspace(0, len(places) - 1, choice.count)).astype(int)]
+    taken = [(stack, np.array([index for other, index in places if other is stack])) for stack in stacks]
+    taken = [(stack, indices) for stack, indices in taken if len(indices)]
+    size_mm = request.size_mm or max(longer_side_mm(stack, indices) for stack, indices in taken)
+    parts = [sample(stack, indices, centre_mm, size_mm, request.size_px) for stack, indices in taken]
+    pixels = np.concatenate([part for part, _ in parts])
+    planes = [plane for _, its_own in parts for plane in its_own]
+    if choice.fit == "pad":
+        blank = np.zeros((choice.count - len(pixels), *pixels.shape[1:]), np.uint8)
+        return View(np.concatenate([pixels, blank]), tuple(planes), stacks[0].series_id)
+    return View(*_resampled(pixels, planes, choice.count), stacks[0].series_id)
+
+
+def _resampled(pixels: np.ndarray, planes: Sequence[Plane], count: int) -> tuple[np.ndarray, tuple[Plane, ...]]:
+    """`count` slices evenly from the first to the last, interpolated between neighbours."""
+    positions = np.round(np.linspace(0, len(pixels) - 1, count), 9)
+    low = np.floor(positions).astype(int)
+    share = (positions - low)[:, None, None].astype(np.float32)
+    high = np.minimum(low + 1, len(pixels) - 1)
+    blend = pixels[low] * (1 - share) + pixels[high] * share
+    # Half to even, after the rounding noise is gone, so that a mirrored stack gives mirrored bytes.
+    return np.rint(np.round(blend, 3)).astype(np.uint8), tuple(between(planes, position) for position in positions)
+
+
+def _around(
+    stacks: Sequence[Stack], request: ViewRequest, unit: Unit, landmarks: Landmarks, centre: np.ndarray | None
+) -> tuple[Stack, float] | None:
+    """The stack and the fractional index around which slices are wanted; None where no plane is near enough."""
+    choice = request.slices
+    if choice.by == "landmark":
+        near = _mean(landmarks, choice.near, unit) if choice.near else centre
+        return None if near is None else _nearest_plane(stacks, near, choice.max_distance_mm)
+    stack = longest(stacks)
+    wanted_mm = _wanted_position_mm(stack, choice, unit, request.side(unit))
+    if np.abs(stack.positions_mm - wanted_mm).min() > (choice.max_distance_mm or math.inf):
+        return None
+    return stack, float(np.interp(wanted_mm, stack.positions_mm, np.arange(len(stack.planes))))
+
+
+def _nearest_plane(
+    stacks: Sequence[Stack], point_mm: np.ndarray, farthest_mm: float | None
+) -> tuple[Stack, float] | None:
+    """The stack with the plane that is nearest to the point and has it inside its field, and where along it."""
+    best: tuple[float, Stack, int] | None = None
+    for stack in stacks:
+        rows, columns, distances = stack.to_pixels(point_mm).T
+        height, width = stack.pixels.shape[1:]
+        inside = (np.abs(rows - stack.centre[0]) <= height / 2) & (np.abs(columns - stack.centre[1]) <= width / 2)
+        distances = np.where(inside, np.abs(distances), np.inf)
+        nearest = int(distances.argmin())
+        if np.isfinite(distances[nearest]) and (best is None or distances[nearest] < best[0]):
+            best = (float(distances[nearest]), stack, nearest)
+    if best is None or best[0] > (farthest_mm or math.inf):
+        return None
+    _, stack, nearest = best
+    index = float(np.interp(stack.position_mm(point_mm), stack.positions_mm, np.arange(len(stack.planes))))
+    return stack, min(max(index, nearest - 0.49), nearest + 0.49)
+
+
+def _wanted_position_mm(stack: Stack, choice: SliceChoice, unit: Unit, side: str | None) -> float:
+    """Position along the stack around which slices are wanted: its middle, or an offset from it to the unit's side."""
+    middle = float(stack.positions_mm[0] + stack.positions_mm[-1]) / 2
+    if choice.by == "middle":
+        return middle
+    offset = choice.offset_mm
+    if isinstance(offset, dict):
+        if unit.level not in offset:
+            raise ValueError(f"offset_mm names no offset for level {unit.level}")
+        offset = offset[unit.level]
+    assert offset is not None  # SliceChoice holds that
+    return middle - offset if side == "right" else middle + offset
+
+
+def _window(stack: Stack, index: float, count: int) -> np.ndarray:
+    """(count,) consecutive slice indices whose middle is nearest to a fractional index; edge slices are repeated.
+
+    Of two equally near windows the one nearer to the middle of the stack, then the one nearer to x = 0: choices that a
+    mirrored study repeats.
+    """
+    last = len(stack.planes) - 1
+    start = index - (count - 1) / 2
+    low = math.floor(start)
+    if abs(start - low - 0.5) < 1e-6:
+
+        def preference(first: int) -> tuple[float, float, int]:
+            middle = first + (count - 1) / 2
+            x_mm = float(np.interp(middle, np.arange(last + 1), stack.centres_mm[:, 0]))
+            return abs(middle - last / 2), round(abs(x_mm), 6), first
+
+        low = min((low, low + 1), key=preference)
+    else:
+        low = round(start)
+    return np.clip(np.arange(low, low + count), 0, last)

@@ -1,0 +1,1 @@
+"""TorchScript files: found, verified, loaded on a device, and run with test-time augmentation."""

@@ -1,0 +1,93 @@
+"""Where the competition's files are, under any mount layout, and which series each study has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from ..labels import SERIES_KINDS
+from ..problems import Problem
+
+MARKERS = ("test_series_descriptions.csv", "sample_submission.csv")
+SEARCH_DEPTH = 4
+LISTED = 80  # characters of what nobody expected to be so long
+
+
+class CompetitionNotFound(Exception):
+    """No folder, or more than one, holds the competition's marker files."""
+
+
+def find_competition(roots: Sequence[Path]) -> Path:
+    """The one folder below the roots that holds the marker files.  Raises CompetitionNotFound with what is mounted."""
+    found, seen = search_folders(roots, MARKERS)
+    if len(found) == 1:
+        return found[0]
+    listing = ", ".join(str(folder) for folder in (found or seen)[:20]) or "nothing"
+    reason = "more than one folder holds" if found else "no folder holds"
+    raise CompetitionNotFound(f"{reason} {' and '.join(MARKERS)}; looked at: {listing}")
+
+
+def search_folders(roots: Sequence[Path], markers: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """The folders at or below the roots that hold all marker files, and all that were looked at.
+
+    What lies in image folders, or below a folder that was found, is not searched.
+    """
+    found: list[Path] = []
+    seen: list[Path] = []
+    level = [root for root in roots if root.is_dir()]
+    for _ in range(SEARCH_DEPTH + 1):
+        found += [folder for folder in level if all((folder / marker).is_file() for marker in markers)]
+        seen += level
+        level = [child for folder in level if folder not in found for child in _folders(folder)]
+    return found, seen
+
+
+def _folders(folder: Path) -> list[Path]:
+    # Image folders are not searched: they hold thousands of entries and never a marker.
+    try:
+        return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.endswith("_images"))
+    except OSError:  # what may not be read is not what was attached
+        return []
+
+
+@dataclass
+class SeriesTable:
+    """Study id → (series id, kind) of its series, and what was wrong with the table."""
+
+    series: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def read_series_table(path: Path) -> SeriesTable:
+    """Read a …_series_descriptions.csv.  What cannot be used is a Problem."""
+    table = SeriesTable()
+    try:
+        frame = pd.read_csv(path, dtype=str, encoding="utf-8-sig", index_col=False)
+    except (OSError, ValueError) as error:
+        table.problems.append(Problem("", path.name, "unreadable-table", str(error)))
+        return table
+    frame.columns = [str(column).strip() for column in frame.columns]
+    missing = {"study_id", "series_id", "series_description"} - set(frame.columns)
+    if missing:
+        table.problems.append(Problem("", path.name, "wrong-table", f"columns {sorted(missing)} are missing"))
+        return table
+    columns = frame[["study_id", "series_id", "series_description"]].dropna().apply(lambda column: column.str.strip())
+    for study, series, description in columns.drop_duplicates().itertuples(index=False):
+        kind = SERIES_KINDS.get(description)
+        if not (_names_folder(study) and _names_folder(series)):
+            detail = f"'{series[:LISTED]}' of study '{study[:LISTED]}' cannot be a folder in its images"
+            table.problems.append(Problem(study[:LISTED], path.name, "wrong-id", detail))
+        elif kind is None:
+            detail = f"series {series} is described as '{description[:LISTED]}', which is none of {list(SERIES_KINDS)}"
+            table.problems.append(Problem(study, path.name, "unknown-series-description", detail))
+        else:
+            table.series.setdefault(study, []).append((series, kind))
+    return table
+
+
+def _names_folder(name: str) -> bool:
+    """Whether a name can be that of a folder below another: not the same, not the one above, nothing farther away."""
+    return name not in ("", ".", "..") and not set(name) & set("/\\\0")

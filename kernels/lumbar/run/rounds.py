@@ -1,0 +1,212 @@
+"""All studies again and again, each time through a few more networks; after each round every study is better."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from .clock import Budget
+from .device_worker import Answered, Crew
+from ..networks.devices import studies_at_once
+from .in_progress import InHand
+from .lanes import Outcome, Pass
+from ..problems import Problem
+from .read_ahead import LOOK_AHEAD, PATIENCE_S, Batch, ReadAhead, Series
+from .schedule import Effort, Schedule
+from .results import Job, Store
+
+# How often a round is begun for the studies that a lost lane had in hand.
+ATTEMPTS = 2
+Keep = Callable[[Sequence[str]], None]
+
+
+class DevicesLost(Exception):
+    """No device answers any more; a new process may find them well again."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a run has to work with."""
+
+    budget: Budget
+    devices: Sequence[torch.device]
+    in_hand: InHand
+    at_once: int | None = None
+    """Studies that go through a network together; None = what suits the devices."""
+    patience_s: float = PATIENCE_S
+    """Seconds without a study read after which the reads in hand are given up."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What the report says of one round."""
+
+    networks: tuple[str, ...]
+    studies: int
+    """Those that all of its networks have seen."""
+    seconds: float
+
+
+class Rounds:
+    """One run over all studies."""
+
+    def __init__(
+        self,
+        store: Store,
+        weights: Path,
+        images: Path,
+        series: Series,
+        means: Means,
+    ) -> None:
+        self.store, self._images, self._series = store, images, series
+        self.budget, self._in_hand, self._patience_s = means.budget, means.in_hand, means.patience_s
+        devices = means.devices
+        self.crews = [Crew(store.manifest, weights, device) for device in devices]
+        self._at_once = means.at_once or studies_at_once(devices)
+        self._readers = max(1, min(2 * len(devices), (os.cpu_count() or 1) - len(devices)))
+        self.schedule = Schedule(store.manifest, means.budget, len(store.studies), len(devices), self._readers)
+        self._given_up = set(means.in_hand.given_up)
+        self._left = [job for job in self.schedule.order if self._pending([job])]
+        self._untaken = 0
+        self._lock = threading.Lock()
+        self.done: list[Round] = []
+
+    def run(self, keep: Keep) -> None:
+        """Do all that there is time for.  `keep` is told of the studies that have new answers.  Raises DevicesLost."""
+        for study in self._given_up:
+            self._problem(study, "", "given-up", "the kernel died more than once while it had this study in hand")
+        while self._left and self.budget.available_s() > 0:
+            jobs = self.schedule.next_round(self._left)
+            self._left = [job for job in self._left if job not in jobs]
+            if self._timed_round(jobs, keep).out_of_time:
+                break
+        # What looked too slow for a moment, or had no room on one device, may have time and room now.
+        again = tuple(job for job in self.schedule.order if job[1] not in self.unusable and self._pending([job]))
+        if again and not self._left and self.budget.available_s() > 0:
+            self._timed_round(again, keep)
+        self._name_what_was_dropped()
+
+    def _timed_round(self, jobs: tuple[Job, ...], keep: Keep) -> Outcome:
+        started = time.monotonic()
+        outcome = self._round(jobs, keep)
+        studies = len(self.store.studies) - self._undone(jobs)
+        self.done.append(Round(tuple(job[1] for job in jobs), studies, round(time.monotonic() - started, 3)))
+        return outcome
+
+    def _round(self, jobs: tuple[Job, ...], keep: Keep) -> Outcome:
+        """A pass for all innocent studies together, and one for each suspect; all again where a device is lost."""
+        outcome = Outcome()
+        for _ in range(ATTEMPTS):
+            lost = False
+            for studies in self._in_hand.passes(self._pending(jobs)):
+                outcome = self._pass(jobs, studies, keep)
+                for crew, reason in outcome.lost.items():
+                    self._problem("", str(crew.device), "device-lost", reason)
+                    self.crews.remove(crew)
+                if not self.crews:
+                    raise DevicesLost("; ".join(outcome.lost.values()))
+                self.schedule.lanes = len(self.crews)
+                lost |= bool(outcome.lost)
+                if outcome.out_of_time:
+                    return outcome
+            if not lost:
+                break
+        return outcome
+
+    def _pass(self, jobs: tuple[Job, ...], studies: list[str], keep: Keep) -> Outcome:
+        """One time over some studies, on all devices."""
+        size = self._at_once
+        batches = [studies[start : start + size] for start in range(0, len(studies), size)]
+        window = max(self._readers, LOOK_AHEAD * len(self.crews))
+        given = (self._images, self._series, batches, self.budget, self._in_hand)
+        reading = ReadAhead(*given, threads=self._readers, ahead=window, patience_s=self._patience_s)
+        self._untaken = len(studies)
+        networks = [grader for _, grader in jobs]
+        unlocated = {route for route, _ in jobs if self.store.unlocated(route)}
+        names = {*networks, *(name for route in unlocated for name in self.schedule.localisers(route, True))}
+
+        def merge(answered: Answered) -> None:
+            self._merge(answered)
+            keep([study.study_id for study in answered.batch.studies])
+
+        label = f"round {len(self.done) + 1}, {len(networks)} network{'s' if len(networks) > 1 else ''}"
+        with tqdm(total=len(studies), unit="study", desc=label) as bar:
+            lanes = Pass(self.crews, names, set(networks), reading, self._in_hand, self._patience_s)
+            outcome = lanes.run(partial(self._decide, jobs), self._work, merge, self.budget.left_s, bar)
+        for crew in self.crews:
+            self.store.problems.update(dict.fromkeys(crew.problems.values()))
+        self._given_up |= reading.stalled
+        self.schedule.studies = len(self.store.studies) - len(self._given_up)
+        return outcome
+
+    def _decide(self, jobs: tuple[Job, ...], crew: Crew, batch: Batch) -> Effort:
+        with self._lock:
+            studies = self._untaken
+            self._untaken -= len(batch.studies)
+        usable = [job for job in jobs if job[1] in crew.members]
+        given = (self._left, self.store.unlocated, len(batch.studies), crew.golden_s)
+        return self.schedule.effort(usable, studies, *given)
+
+    def _work(self, crew: Crew, batch: Batch, effort: Effort) -> Answered:
+        return crew.work(batch, effort, self.store, self.schedule, self.budget)
+
+    def _merge(self, answered: Answered) -> None:
+        studies, tta = answered.batch.studies, answered.effort.tta
+        for route, located in answered.located.items():
+            for study, found in zip(studies, located, strict=True):
+                if not self.store.is_located(study.study_id, route):
+                    self.store.set_located(study.study_id, route, found)
+        for job, answers in answered.answers.items():
+            passes = self._passes(job[1]) if tta else 1
+            for study, rows in zip(studies, answers, strict=True):
+                self.store.set_answers(study.study_id, job, rows, passes)
+        for study in studies:
+            self.store.problems.update(dict.fromkeys(study.problems))
+
+    def _pending(self, jobs: Sequence[Job]) -> list[str]:
+        """The studies that lack one of some jobs, or were shown to it too seldom, and are not given up."""
+        short = {study for job in jobs for study in self.store.without_tta(job, self._passes(job[1]))}
+        return [
+            study
+            for study in self.store.studies
+            if study not in self._given_up
+            and (study in short or not all(self.store.is_done(study, job) for job in jobs))
+        ]
+
+    def _undone(self, jobs: Sequence[Job]) -> int:
+        return sum(not all(self.store.is_done(study, job) for job in jobs) for study in self.store.studies)
+
+    def _name_what_was_dropped(self) -> None:
+        """Say what there was no time for, so that nobody takes the answers for those of the whole ensemble."""
+        asked, unusable = len(self.store.studies), self.unusable
+        for job in self.schedule.order:
+            undone = sum(not self.store.is_done(study, job) for study in set(self.store.studies) - self._given_up)
+            if undone and job[1] not in unusable:
+                kind = "fold-dropped" if self.schedule.ranks[job[1]] else "member-dropped"
+                self._problem("", job[1], kind, f"route {job[0]}: no time was left for {undone} of {asked} studies")
+        short = sum(len(self.store.without_tta(job, self._passes(job[1]))) for job in self.schedule.order)
+        if short:
+            detail = f"{short} answers of networks to studies are without test-time augmentation, for want of time"
+            self._problem("", "clock", "tta-dropped", detail)
+        if ungraded := len(set(self.store.studies) - set(self.store.graded()) - self._given_up):
+            if not unusable.issuperset(grader for _, grader in self.schedule.order):
+                self._problem("", "clock", "out-of-time", f"{ungraded} studies keep their prior")
+
+    @property
+    def unusable(self) -> set[str]:
+        """The members that could not be loaded."""
+        return {name for crew in self.crews for name in crew.problems}
+
+    def _passes(self, name: str) -> int:
+        return self.schedule.artefacts[name].member.passes
+
+    def _problem(self, study: str, where: str, kind: str, detail: str) -> None:
+        self.store.problems[Problem(study, where, kind, detail)] = None

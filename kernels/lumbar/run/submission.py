@@ -1,0 +1,109 @@
+"""submission.csv: the rows that sample_submission.csv asks for, always complete, always valid, replaced atomically."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..labels import ROW_INDEX, SEVERITIES
+
+
+class SubmissionError(Exception):
+    """A submission that Kaggle would refuse, or a sample_submission.csv that cannot be answered."""
+
+
+class Submission:
+    """The table in memory: prior-filled at first, then one study after the other is set."""
+
+    def __init__(self, sample: Path, priors: Mapping[str, tuple[float, float, float]]) -> None:
+        self.row_ids = _row_ids(sample)
+        parts = [row_id.partition("_") for row_id in self.row_ids]
+        self.studies = list(dict.fromkeys(study for study, _, _ in parts))
+        self.unknown_rows = [f"{study}_{row}" for study, _, row in parts if row not in ROW_INDEX]
+        self._places: dict[str, list[tuple[int, int]]] = {study: [] for study in self.studies}
+        self._values = np.full((len(parts), len(SEVERITIES)), 1 / 3)
+        for place, (study, _, row) in enumerate(parts):
+            if row in ROW_INDEX:
+                self._places[study].append((place, ROW_INDEX[row]))
+        self.set_priors(priors)
+
+    def set_priors(self, priors: Mapping[str, tuple[float, float, float]]) -> None:
+        """Put every study back to the priors."""
+        rows = np.array([priors[row] for row in ROW_INDEX])
+        for study in self.studies:
+            self.set(study, rows)
+
+    def set(self, study: str, rows: np.ndarray) -> None:
+        """Put (25, 3) probabilities, in the order of labels.ROWS, in the study's place."""
+        for place, row in self._places[study]:
+            self._values[place] = rows[row] / rows[row].sum()
+
+    def frame(self) -> pd.DataFrame:
+        """row_id and the three severities, in the order of sample_submission.csv."""
+        frame = pd.DataFrame(self._values, columns=list(SEVERITIES))
+        frame.insert(0, "row_id", self.row_ids)
+        return frame
+
+    def write(self, path: Path) -> None:
+        """Check the table and replace the file at once.  An invalid one raises SubmissionError and replaces nothing."""
+        frame = self.frame()
+        check(frame, self.row_ids)
+        replace_text(path, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def check(frame: pd.DataFrame, row_ids: list[str]) -> None:
+    """Raise SubmissionError unless the ids are these in this order, all finite, not negative, and rows sum to 1."""
+    if list(frame.columns) != ["row_id", *SEVERITIES]:
+        raise SubmissionError(f"columns are {list(frame.columns)}")
+    if list(frame["row_id"]) != row_ids:
+        raise SubmissionError("row ids are not those of sample_submission.csv, in its order")
+    values = frame[list(SEVERITIES)].to_numpy(np.float64)
+    wrong = ~np.isfinite(values).all(1) | (values < 0).any(1) | (np.abs(values.sum(1) - 1) > 1e-9)
+    if wrong.any():
+        first = row_ids[int(wrong.argmax())]
+        raise SubmissionError(f"{int(wrong.sum())} rows are not probabilities, the first is {first}")
+
+
+def _row_ids(sample: Path) -> list[str]:
+    try:
+        frame = pd.read_csv(sample, dtype=str, encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise SubmissionError(f"{sample}: cannot be read: {error}") from error
+    if "row_id" not in frame.columns or frame["row_id"].isna().any() or frame.empty:
+        raise SubmissionError(f"{sample}: has no complete column row_id")
+    return [row_id.strip() for row_id in frame["row_id"]]
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; what is written there takes its place at once, so that a reader sees the old
+    file or the new one, never a part.  Where the block or the disk fails nothing is left.  Raises OSError."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()  # on a full disk a part would keep the room that the next file needs
+        raise
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a text file at once.  Raises OSError."""
+    # Names of files need not be text: what is none comes as an escape, which JSON reads back.
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+
+
+def replace_json(path: Path, content: Any) -> None:
+    """Write JSON as replace_text does."""
+    replace_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,76 @@
+"""The file that Kaggle reads."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kernels.lumbar.labels import ROWS, SEVERITIES
+from kernels.lumbar.answers.priors import public_priors
+from kernels.lumbar.run.submission import Submission, SubmissionError, check
+
+
+def sample(path: Path, row_ids: list[str], **extra: object) -> Path:
+    pd.DataFrame({"row_id": row_ids, **dict.fromkeys(SEVERITIES, 1 / 3), **extra}).to_csv(path, index=False)
+    return path
+
+
+def ids(*studies: str) -> list[str]:
+    return [f"{study}_{row}" for study in studies for row in ROWS]
+
+
+def test_priors_fill_every_row_in_the_samples_own_order(tmp_path: Path) -> None:
+    order = ids("44036939", "7")[::-1]
+    submission = Submission(sample(tmp_path / "sample.csv", order, remark="x"), public_priors())
+    submission.write(tmp_path / "submission.csv")
+    frame = pd.read_csv(tmp_path / "submission.csv")
+    assert list(frame["row_id"]) == order
+    assert list(frame.columns) == ["row_id", *SEVERITIES]
+    assert np.abs(frame[list(SEVERITIES)].sum(axis=1) - 1).max() < 1e-12
+    assert frame.iloc[0]["severe"] == pytest.approx(public_priors()[ROWS[-1]][2])
+
+
+def test_setting_a_study_changes_that_study_alone(tmp_path: Path) -> None:
+    submission = Submission(sample(tmp_path / "sample.csv", ids("1", "2")), public_priors())
+    before = submission.frame()
+    submission.set("2", np.tile([0.2, 0.3, 0.5], (25, 1)))
+    after = submission.frame()
+    assert after.iloc[:25].equals(before.iloc[:25])
+    assert np.allclose(after.iloc[25:][list(SEVERITIES)], [0.2, 0.3, 0.5])
+
+
+def test_line_ends_byte_order_mark_and_unknown_rows(tmp_path: Path) -> None:
+    path = tmp_path / "sample.csv"
+    rows = [
+        "\ufeffrow_id,normal_mild,moderate,severe",
+        "9_spinal_canal_stenosis_l1_l2,0,0,1",
+        "9_elbow_pain_l1_l2,0,0,1",
+        "",
+    ]
+    text = "\r\n".join(rows)
+    path.write_bytes(text.encode())
+    submission = Submission(path, public_priors())
+    assert submission.unknown_rows == ["9_elbow_pain_l1_l2"]
+    submission.write(tmp_path / "submission.csv")
+    assert np.allclose(submission.frame().iloc[1][list(SEVERITIES)].astype(float), 1 / 3)
+
+
+@pytest.mark.parametrize("content", ["", "row_id\n", "id,severe\n1,2\n"])
+def test_a_sample_that_asks_for_nothing_is_an_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "sample.csv").write_text(content)
+    with pytest.raises(SubmissionError, match="sample.csv"):
+        Submission(tmp_path / "sample.csv", public_priors())
+
+
+def test_an_invalid_table_never_replaces_the_file(tmp_path: Path) -> None:
+    submission = Submission(sample(tmp_path / "sample.csv", ids("1")), public_priors())
+    submission.write(tmp_path / "submission.csv")
+    good = (tmp_path / "submission.csv").read_bytes()
+    submission.set("1", np.full((25, 3), np.nan))
+    with pytest.raises(SubmissionError, match="not probabilities"):
+        submission.write(tmp_path / "submission.csv")
+    assert (tmp_path / "submission.csv").read_bytes() == good
+    frame = submission.frame().fillna(1 / 3)
+    with pytest.raises(SubmissionError, match="order"):
+        check(frame.iloc[::-1], submission.row_ids)

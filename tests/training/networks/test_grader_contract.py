@@ -1,0 +1,135 @@
+"""The contract of every grader of every recipe, as exported: one test for all of them.
+
+The networks of the smoke profiles with random weights; those of the published size behind `make test-all`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests.support.bare_torch import bare_answers
+from tests.support.recipe_members import export_untrained, members
+from tests.support.studies import MINUS_X, mirror_study
+
+from kernels.lumbar.inputs.member_inputs import Scene
+from kernels.lumbar.inputs.mirroring import turned_tensors
+from kernels.lumbar.answers.grade import grade
+from kernels.lumbar.labels import UNITS, mirrored, row_of
+from kernels.lumbar.networks.loading import load_member
+from kernels.lumbar.networks.weights import golden_inputs
+from training import networks
+from training.fitting.export import parity_inputs
+
+CPU = torch.device("cpu")
+SMALL = members("smoke", "grader")
+every_grader = pytest.mark.parametrize("recipe", SMALL, ids=[one.member.name for one in SMALL])
+
+
+@every_grader
+def test_exported_answers_are_logits_whatever_view_is_missing(exported, recipe):
+    folder, artefact = exported(recipe)
+    loaded = load_member(folder, artefact, CPU)
+    for missing in range(len(recipe.member.inputs)):
+        *views, present = parity_inputs(recipe.member, 1, 3)
+        present[:, -1] = 1
+        present[-1, missing] = 0
+        views[missing][-1] = 0
+        answer = loaded(views, present)
+        assert answer.shape == (3, len(recipe.member.targets), 3) and answer.isfinite().all()
+
+
+@every_grader
+def test_exported_networks_work_in_half(exported, recipe):
+    folder, artefact = exported(recipe)
+    *views, present = golden_inputs(recipe.member, 3, 2)
+    half = load_member(folder, artefact, CPU, half=True)(views, present)
+    assert half.dtype == torch.float32 and half.isfinite().all()
+
+
+@every_grader
+def test_what_a_missing_view_holds_does_not_matter(recipe):
+    if len(recipe.member.inputs) == 1:
+        pytest.skip("a unit whose only view is missing is not graded")
+    net = networks.for_member(recipe, pretrained=False).eval()
+    *views, present = golden_inputs(recipe.member, 5, 2)
+    present[1, -1] = 0
+    with torch.no_grad():
+        before = net(*views, present)
+        views[-1][1] = 0
+        torch.testing.assert_close(net(*views, present), before)
+
+
+@every_grader
+def test_every_parameter_learns(recipe):
+    net = networks.for_member(recipe, pretrained=False).train()
+    *views, present = golden_inputs(recipe.member, 5, 4)
+    if len(views) > 1:
+        present[0, 0], present[1, -1] = 0, 0
+    output = net.outputs(*views, present) if hasattr(net, "outputs") else net(*views, present)
+    (output * torch.randn_like(output)).sum().backward()
+    without = [name for name, value in net.named_parameters() if value.grad is None]
+    assert not [name for name in without if "missing" not in name]
+
+
+def test_exported_networks_need_no_source(exported, tmp_path):
+    made = [exported(recipe) for recipe in SMALL]
+    answers = bare_answers([(folder, golden_inputs(a.member, a.weights.golden_seed)) for folder, a in made], tmp_path)
+    for answer, (_, artefact) in zip(answers, made, strict=True):
+        np.testing.assert_allclose(answer.ravel(), artefact.weights.golden_output, rtol=1e-4, atol=1e-4)
+
+
+def sided_as_left(recipe) -> bool:
+    return all(request.mirror_right for request in recipe.member.inputs if request.side(UNITS[recipe.member.unit][0]))
+
+
+SYMMETRIC = [
+    one
+    for one in SMALL
+    if "mirror" in one.member.tta or (one.member.unit in ("side", "level_side") and sided_as_left(one))
+]
+
+
+@pytest.mark.parametrize("recipe", SYMMETRIC, ids=[one.member.name for one in SYMMETRIC])
+def test_a_mirrored_study_is_graded_with_left_and_right_exchanged(exported, recipe, foreign_study):
+    study, landmarks = foreign_study
+    folder, artefact = exported(recipe)
+    member = load_member(folder, artefact, CPU)
+    turned = {mirrored(row): point * MINUS_X for row, point in landmarks.items()}
+    (found,) = grade(Scene([study], [landmarks]), member, tta=True)
+    (opposite,) = grade(Scene([mirror_study(study)], [turned]), member, tta=True)
+    assert found and {mirrored(row) for row in found} == set(opposite)
+    assert max(np.ptp(logits) for logits in found.values()) > 1e-6, "an answer that says nothing proves nothing"
+    for row, logits in found.items():
+        np.testing.assert_allclose(opposite[mirrored(row)], logits, atol=1e-5)
+
+
+TURNED = [one for one in SMALL if one.member.unit != "study"]
+
+
+@pytest.mark.parametrize("recipe", TURNED, ids=[one.member.name for one in TURNED])
+def test_front_to_back_averages_both_ways_to_look(exported, recipe, foreign_study):
+    study, landmarks = foreign_study
+    folder, artefact = exported(recipe)
+    asked = recipe.member.model_copy(update={"tta": ("front_to_back",)})
+    loaded = load_member(folder, artefact.model_copy(update={"member": asked}), CPU)
+    feed = Scene([study], [landmarks]).feed(asked)
+    tensors, present = feed.tensors, feed.present
+    both = torch.stack([loaded(tensors, present), loaded(turned_tensors(asked, tensors), present)]).mean(0).numpy()
+    again = turned_tensors(asked, turned_tensors(asked, tensors))
+    assert all(torch.equal(one, other) for one, other in zip(again, tensors, strict=True))
+    (found,) = grade(Scene([study], [landmarks]), loaded, tta=True)
+    for (_, unit), seen, answers in zip(feed.places, feed.seen, both, strict=True):
+        if not seen:
+            continue
+        for target, logits in zip(asked.targets, answers, strict=True):
+            np.testing.assert_allclose(found[row_of(target, unit)], logits, atol=1e-5)
+
+
+LARGE = members("full", "grader")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", LARGE, ids=[one.member.name for one in LARGE])
+def test_networks_of_the_published_size_export(recipe, tmp_path):
+    load_member(tmp_path, export_untrained(recipe, tmp_path), CPU)

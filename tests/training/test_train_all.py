@@ -1,0 +1,184 @@
+"""The whole training on data that the project's phantom did not make: odd sizes, names, numbering, syntaxes."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from tests.support.dicom_factory import write_foreign_dataset
+from training import train_all
+from training.recipe.schema import Recipe
+from training.recipe.load import merge
+from training.recipe.load import RECIPES
+from training.runs import RunFolder
+
+TINY = {
+    "folds": 2,
+    "train_folds": [0],
+    "localisers": {
+        name: {"fitting": {"optimisation": {"epochs": 1, "batch_size": 4}}}
+        for name in ("sagittal_t2", "sagittal_t1", "axial_t2")
+    },
+    "backbones": {"tiny": {"timm": "test_resnet", "size_px": 32}},
+    "graders": {
+        name: {"fitting": {"network": {"options": {"hidden": 8}}, "optimisation": {"epochs": 1}}}
+        for name in ("spinal", "foraminal", "subarticular", "global")
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    document = yaml.safe_load((RECIPES / "split_and_global.yaml").read_text())
+    smoke = merge(document, document.pop("profiles")["smoke"])
+    return Recipe.model_validate(merge(smoke, TINY) | {"profile": "smoke"})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("foreign")
+    write_foreign_dataset(root, studies=8, seed=21, test_studies=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def runs(recipe: Recipe, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    train_all.train_recipe(recipe, data, folder, [0], jobs=1)
+    return folder
+
+
+def test_every_member_is_finished_with_its_curves(recipe: Recipe, runs: Path) -> None:
+    folder = RunFolder(runs, recipe)
+    for entry in recipe.members():
+        job = folder.job(entry.member.name, 0)
+        for name in ("weights.ts", "artefact.json", "history.csv", "curves.png", "recipe.resolved.yaml", "done.json"):
+            assert (job / name).is_file(), f"{job / name} is missing"
+
+
+def test_out_of_fold_rows_are_of_studies_the_fold_never_saw(recipe: Recipe, runs: Path) -> None:
+    folder = RunFolder(runs, recipe)
+    folds = pd.read_csv(folder.folds, dtype={"study_id": str}).set_index("study_id")["fold"]
+    rows = pd.read_parquet(folder.out_of_fold(0))
+    studies = rows["study"].unique()
+    assert set(studies) == set(folds.index[folds == 0])
+    graders = [entry.member.name for entry in recipe.members() if entry.member.role == "grader"]
+    assert len(rows) == 25 * len(studies) * len(graders) and set(rows["member"]) == set(graders)
+    seconds = json.loads(folder.seconds.read_text())
+    assert set(seconds["members"]) == set(graders) and min(seconds["members"].values()) > 0
+    assert seconds["located"][recipe.name] > 0
+    assert json.loads((folder.profile / "score.json").read_text())["studies"] == len(studies)
+
+
+def test_what_is_finished_is_neither_trained_nor_validated_again(
+    recipe: Recipe, data: Path, runs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = [*runs.rglob("weights.ts"), *runs.rglob("artefact.json"), *runs.rglob("out_of_fold0.parquet")]
+    kept += [*runs.rglob("seconds.json"), *runs.rglob("score.json")]
+    before = [path.stat().st_mtime_ns for path in kept]
+    caplog.set_level("INFO")
+    train_all.train_recipe(recipe, data, runs, [0], jobs=1)
+    assert [path.stat().st_mtime_ns for path in kept] == before
+    score = json.loads((RunFolder(runs, recipe).score).read_text())
+    assert "split_and_global/smoke is validated already" in caplog.text
+    assert f"final={score['final']}" in caplog.text, "the kept score is not told"
+
+
+def test_a_changed_recipe_trains_what_depends_on_it(recipe: Recipe, data: Path, runs: Path) -> None:
+    changed = recipe.model_dump(mode="json")
+    changed["graders"]["foraminal"]["fitting"]["optimisation"]["weight_decay"] = 0.02
+    weights = {path: path.stat().st_mtime_ns for path in runs.glob("**/weights.ts")}
+    validated_ns = RunFolder(runs, recipe).out_of_fold(0).stat().st_mtime_ns
+    train_all.train_recipe(Recipe.model_validate(changed), data, runs, [0], jobs=1)
+    touched = {path.parent.parent.name for path, time_ns in weights.items() if path.stat().st_mtime_ns != time_ns}
+    assert touched == {"split_and_global_foraminal_tiny"}
+    assert RunFolder(runs, recipe).out_of_fold(0).stat().st_mtime_ns != validated_ns
+
+
+def write_coordinates(folder: Path, grey: int) -> None:
+    """Six plain images with five points each."""
+    images = folder / "data" / "processed_spider_jpgs"
+    images.mkdir(parents=True, exist_ok=True)
+    lines = ["filename,source,level,relative_x,relative_y"]
+    for number in range(6):
+        cv2.imwrite(str(images / f"{number}.jpg"), np.full((40, 30), grey, np.uint8))
+        lines += [f"{number}.jpg,spider,L{i}/{'S1' if i == 5 else f'L{i + 1}'},0.5,0.{i}" for i in range(1, 6)]
+    (folder / "coords_pretrain.csv").write_text("\n".join(lines))
+
+
+def test_pretraining_comes_first_and_follows_its_images(
+    recipe: Recipe, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    document = recipe.model_dump(mode="json") | {"graders": {}}
+    document["localisers"] = {"canal": document["localisers"]["sagittal_t2"]}
+    document["localisers"]["canal"]["fitting"]["pretraining"] = {"epochs": 2, "learning_rate": 1e-4}
+    asking = Recipe.model_validate(document)
+    job = RunFolder(tmp_path, asking).job(asking.members()[0].member.name, 0)
+
+    def trained(coordinates: Path | None) -> str:
+        train_all.train_recipe(asking, data, tmp_path, [0], 1, True, coordinates)
+        return json.loads((job / "done.json").read_text())["digest"]
+
+    without = trained(None)
+    assert "no pretraining of split_and_global_canal" in caplog.text and not (job / "pretraining").exists()
+    write_coordinates(tmp_path / "coordinates", grey=90)
+    first = trained(tmp_path / "coordinates")
+    assert len((job / "pretraining" / "history.csv").read_text().splitlines()) == 3
+    write_coordinates(tmp_path / "coordinates", grey=120)
+    assert len({without, first, trained(tmp_path / "coordinates")}) == 3
+
+
+def test_sessions_end_between_epochs_and_come_to_the_same_networks(
+    recipe: Recipe, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = recipe.model_dump(mode="json") | {"graders": {}}
+    document["localisers"] = {view: document["localisers"][view] for view in ("sagittal_t2", "sagittal_t1")}
+    document["localisers"]["sagittal_t2"]["fitting"]["optimisation"]["epochs"] = 2
+    short = Recipe.model_validate(document)
+    monkeypatch.setattr(train_all, "load_named", lambda name, profile: short)
+    names = [entry.member.name for entry in short.members()]
+
+    def session(runs: Path, *limits: str) -> int:
+        given = ["--data", str(data), "--runs", str(runs), "--recipes", short.name, "--jobs", "1"]
+        return train_all.main([*given, "--cache", str(tmp_path / "crops"), *limits])
+
+    def answers(runs: Path) -> list[tuple[float, ...]]:
+        return [RunFolder(runs, short).artefact(name, 0).weights.golden_output for name in names]
+
+    limited = tmp_path / "limited"
+    job = RunFolder(limited, short).job(names[0], 0)
+    limits = ("--time-limit", "0", "--cache-gb", "0")  # one epoch, and the crops of one network
+    assert session(limited, *limits) == train_all.OUT_OF_TIME
+    said = capsys.readouterr().out
+    assert f"0 of 2 networks are finished; left are {job.relative_to(limited)}, " in said and "same command" in said
+    assert len((job / "history.csv").read_text().splitlines()) == 2 and not (job / "weights.ts").exists()
+    assert session(limited, *limits) == train_all.OUT_OF_TIME
+    assert "1 of 2 networks are finished" in capsys.readouterr().out and (job / "weights.ts").exists()
+    assert session(limited, *limits) == 0, "what follows the last epoch was cut"
+    assert session(tmp_path / "whole") == 0
+    assert answers(limited) == answers(tmp_path / "whole")
+    assert not list(tmp_path.glob("*/cache")), "crops lie among the runs"
+    assert not list(tmp_path.rglob("checkpoint.pt")), "checkpoints of finished networks are kept"
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (["--data", "nowhere"], "is no folder"),
+        (
+            ["--data", ".", "--recipes", "ghost"],
+            "there is no recipe 'ghost'; several are named with spaces between, and there are: ",
+        ),
+        (["--data", ".", "--recipes", "split_and_global,ghost"], "there is no recipe 'ghost'"),
+        (["--data", ".", "--recipes", "split_and_global", "--folds", "7"], "folds 0 to 4"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str], sentence: str
+) -> None:
+    assert train_all.main([*given, "--runs", str(tmp_path), "--profile", "smoke"]) == 1
+    assert sentence in capsys.readouterr().err

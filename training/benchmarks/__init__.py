@@ -1,0 +1,1 @@
+"""What the kit costs and how good it is, measured side by side in one run."""

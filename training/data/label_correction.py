@@ -1,0 +1,96 @@
+"""Labels of graders corrected by what an earlier run answered for studies that it had not seen.
+
+Source: the 2nd place's teams left labels out that their models contradicted (seed 000, "noise reduction"), and gave
+missing ones what the models said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from kernels.lumbar.labels import ROWS
+from training.data.tables import MISSING, Tables
+from training.data.out_of_fold import Mixture, OutOfFoldError, Rule, answers_of, read
+from training.recipe.fitting import Labels
+
+log = logging.getLogger("labels")
+TABLE = "out_of_fold"
+
+
+@dataclass(frozen=True)
+class Opinions:
+    """Probabilities of studies, each from networks that were trained without it."""
+
+    studies: tuple[str, ...]
+    probabilities: np.ndarray
+    """(N, 25, 3); NaN where nobody answered."""
+    fingerprint: str
+
+
+def read_opinions(path: Path) -> Opinions:
+    """The mean of all members of an out-of-fold table, or of all tables of a run's folder.  Raises OutOfFoldError."""
+    tables = _tables_of(path)
+    answers = answers_of(read(tables))
+    even: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
+    mixture = Mixture(answers, Rule("probabilities", dict.fromkeys(ROWS, even)))
+    probabilities = mixture.mix(np.ones((len(answers.members), 3)))
+    probabilities[np.isnan(answers.logits[..., 0]).all(0)] = np.nan
+    fingerprint = hashlib.sha256(b"".join(table.read_bytes() for table in tables)).hexdigest()
+    return Opinions(answers.studies, probabilities, fingerprint)
+
+
+def _tables_of(path: Path) -> list[Path]:
+    """The table named, or those of the folder; not those of several runs, which answer the same studies."""
+    remedy = "name the folder of a finished run, RUNS/<recipe>/<profile>"
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise OutOfFoldError(f"LABELS={path} does not exist: {remedy}")
+    if tables := sorted(path.glob(f"{TABLE}*.parquet")):
+        return tables
+    below = sorted({str(table.parent) for table in path.rglob(f"{TABLE}*.parquet")})
+    if not below:
+        raise OutOfFoldError(f"LABELS={path} holds no out-of-fold answers: {remedy}")
+    raise OutOfFoldError(f"LABELS={path} holds no answers itself, folders below it do: name one of {', '.join(below)}")
+
+
+def check_coverage(opinions: Opinions, studies: Sequence[str]) -> None:
+    """Say how many of the studies are answered, where not all are.  Raises OutOfFoldError where none is."""
+    answered = len(set(studies) & set(opinions.studies))
+    if not answered:
+        raise OutOfFoldError("LABELS= answers none of the studies of DATA=: it is a run on other data")
+    if answered < len(studies):
+        log.warning(
+            "LABELS= answers %d of the %d training studies: the labels of the other %d stay as they are "
+            "(train all folds of that run to have answers for all)",
+            *(answered, len(studies), len(studies) - answered),
+        )
+
+
+def with_corrected_labels(tables: Tables, opinions: Opinions | None, asked: Labels, studies: Sequence[str]) -> Tables:
+    """The tables with labels of `studies` corrected; those of others, on which a fold is judged, stay as they are."""
+    if opinions is None or not asked.any:
+        return tables
+    labels = tables.labels.copy()
+    known = [study for study in studies if study in set(opinions.studies)]
+    place = {study: number for number, study in enumerate(opinions.studies)}
+    said = opinions.probabilities[[place[study] for study in known]]
+    given = labels.loc[known, list(ROWS)].to_numpy(int)
+    corrected = given.copy()
+    if asked.doubt is not None:
+        of_label = np.take_along_axis(said, given.clip(0)[..., None], 2)[..., 0]
+        corrected[(given != MISSING) & (of_label < 1 - asked.doubt)] = MISSING
+    if asked.guess is not None:
+        sure = (given == MISSING) & (np.nan_to_num(said).max(2) > asked.guess)
+        corrected[sure] = np.nan_to_num(said).argmax(2)[sure]
+    labels.loc[known, list(ROWS)] = corrected
+    missing, still = given == MISSING, corrected == MISSING
+    dropped, filled = int((still & ~missing).sum()), int((missing & ~still).sum())
+    log.info("%d labels of %d studies are left out, %d missing ones filled in", dropped, len(known), filled)
+    return replace(tables, labels=labels)

@@ -1,0 +1,226 @@
+"""What every member answered for studies that it never saw: one long table, and the arrays that ensembles mix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from kernels.lumbar.answers.ensemble import softmax
+from kernels.lumbar.labels import GROUPS, ROW_INDEX, ROWS, SEVERITIES
+from kernels.lumbar.run.submission import whole_file
+from training.data.tables import MISSING
+from training.data.tables import ROW_GROUPS
+
+KEYS = ["member", "located", "study", "row"]
+COLUMNS = ["recipe", "member", "located", "fold", "study", "row", *SEVERITIES, "label"]
+TRUTH = "truth"
+
+Average = Literal["logits", "probabilities"]
+
+
+class OutOfFoldError(Exception):
+    """A table that ensembles cannot be fitted on, and why."""
+
+
+def rows_of(
+    recipe: str,
+    member: str,
+    located: str,
+    fold: int,
+    answers: Mapping[str, Mapping[str, np.ndarray]],
+    labels: pd.DataFrame,
+) -> pd.DataFrame:
+    """One member's part of the table: 25 rows for each study of `answers` (study → row → (3,) logits).
+
+    A row on which the member is silent stands with NaN logits: a study that nobody answers must not leave the score.
+    `located`: the recipe whose localisers found the landmarks, or TRUTH.  `labels`: study × 25, -100 = missing.
+    Raises OutOfFoldError for studies without labels.
+    """
+    unknown = [study for study in answers if study not in labels.index]
+    if unknown:
+        raise OutOfFoldError(f"{member} answers study {unknown[0]}, which the labels do not have")
+    silent = np.full(len(SEVERITIES), np.nan)
+    logits = [np.asarray(its.get(row, silent), np.float32) for its in answers.values() for row in ROWS]
+    table = pd.DataFrame(np.reshape(logits, (-1, len(SEVERITIES))), columns=list(SEVERITIES))
+    table["study"] = [study for study in answers for _ in ROWS]
+    table["row"] = list(ROWS) * len(answers)
+    table["label"] = labels.loc[list(answers), list(ROWS)].to_numpy(np.int64).ravel()
+    return table.assign(recipe=recipe, member=member, located=located, fold=fold)[COLUMNS]
+
+
+def write(path: Path, table: pd.DataFrame) -> None:
+    """Check the table and replace the Parquet file at once.  Raises OutOfFoldError, and then replaces nothing."""
+    _check(table, str(path))
+    with whole_file(path) as temporary:
+        table[COLUMNS].to_parquet(temporary, index=False)
+
+
+def read(paths: Iterable[Path]) -> pd.DataFrame:
+    """The tables of several runs as one.  Raises OutOfFoldError where one is unreadable or they do not fit together."""
+    tables = []
+    for path in paths:
+        try:
+            table = pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise OutOfFoldError(f"{path} cannot be read: {error}") from error
+        _check(table, str(path))
+        tables.append(table[COLUMNS])
+    return together(tables)
+
+
+def together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Tables that `read` returned as one.  Raises OutOfFoldError where they do not fit together."""
+    if not tables:
+        raise OutOfFoldError("there is no out-of-fold table to read")
+    whole = pd.concat(tables, ignore_index=True)
+    _check(whole, "the tables together")
+    return whole
+
+
+def _check(table: pd.DataFrame, name: str) -> None:
+    missing = set(COLUMNS) - set(table.columns)
+    if missing:
+        raise OutOfFoldError(f"{name}: lacks the columns {sorted(missing)}")
+    if table.empty:
+        raise OutOfFoldError(f"{name}: has no rows")
+    repeated = table.duplicated(KEYS)
+    if repeated.any():
+        raise OutOfFoldError(f"{name}: has {' '.join(map(str, table.loc[repeated, KEYS].iloc[0]))} more than once")
+    strange = set(table["row"].unique()) - set(ROWS)
+    if strange:
+        raise OutOfFoldError(f"{name}: {sorted(strange)[0]} is none of the 25 rows")
+    if not table["label"].isin([0, 1, 2, MISSING]).all():
+        raise OutOfFoldError(f"{name}: labels must be 0, 1, 2 or {MISSING}")
+    logits = table[list(SEVERITIES)].to_numpy(np.float64)
+    silent = np.isnan(logits)
+    if np.isinf(logits).any() or (silent.any(1) != silent.all(1)).any():
+        raise OutOfFoldError(f"{name}: logits must be finite, or all three NaN where the member is silent")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The table as arrays: what M members say of N studies."""
+
+    members: tuple[str, ...]
+    """ "located/member", sorted."""
+    studies: tuple[str, ...]
+    folds: np.ndarray
+    """(N,) int."""
+    labels: np.ndarray
+    """(N, 25) int, negative = missing."""
+    logits: np.ndarray
+    """(M, N, 25, 3) float64, NaN where a member says nothing."""
+    asked: np.ndarray | None = None
+    """(M, N) whether a member was shown a study at all, whatever it said; None = all were."""
+
+    def speaks(self) -> np.ndarray:
+        """(M, 3 groups) 1 where a member answers any row of a group, else 0."""
+        spoken = (~np.isnan(self.logits[..., 0])).any(1)
+        return np.stack([spoken[:, ROW_GROUPS == group].any(1) for group in range(len(GROUPS))], 1).astype(float)
+
+    def only(self, *, studies: np.ndarray | None = None, members: Sequence[str] | None = None) -> Answers:
+        """A part of it: the studies of a mask (N,), the members of these names in this order."""
+        kept = np.arange(len(self.studies)) if studies is None else np.flatnonzero(studies)
+        names = self.members if members is None else tuple(members)
+        places = [self.members.index(name) for name in names]
+        picked = tuple(self.studies[index] for index in kept)
+        logits = self.logits[places][:, kept]
+        asked = None if self.asked is None else self.asked[places][:, kept]
+        return Answers(names, picked, self.folds[kept], self.labels[kept], logits, asked)
+
+
+def answers_of(table: pd.DataFrame) -> Answers:
+    """The arrays of a table that `read` returned.  Raises OutOfFoldError where members disagree on folds or labels."""
+    for column, keys in (("fold", ["study"]), ("label", ["study", "row"])):
+        distinct = table[[*keys, column]].drop_duplicates()
+        twice = distinct.duplicated(keys)
+        if twice.any():
+            place = " ".join(distinct.loc[twice, keys].iloc[0])
+            raise OutOfFoldError(f"members disagree on the {column} of {place}: train them on the same folds and data")
+    member, members = pd.factorize(table["located"] + "/" + table["member"], sort=True)
+    study, studies = pd.factorize(table["study"], sort=True)
+    row = table["row"].map(ROW_INDEX).to_numpy()
+    folds = np.zeros(len(studies), int)
+    folds[study] = table["fold"].to_numpy()
+    labels = np.full((len(studies), len(ROWS)), MISSING)
+    labels[study, row] = table["label"].to_numpy()
+    logits = np.full((len(members), *labels.shape, len(SEVERITIES)), np.nan)
+    logits[member, study, row] = table[list(SEVERITIES)].to_numpy(np.float64)
+    asked = np.zeros(logits.shape[:2], bool)
+    asked[member, study] = True
+    return Answers(tuple(map(str, members)), tuple(map(str, studies)), folds, labels, logits, asked)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How kernels.lumbar.answers.ensemble.combine averages, and what stands where nobody answers."""
+
+    average: Average
+    priors: Mapping[str, tuple[float, float, float]]
+
+    def prior_rows(self) -> np.ndarray:
+        """(25, 3) probabilities in the order of ROWS."""
+        rows = np.array([self.priors[row] for row in ROWS], np.float64)
+        return rows / rows.sum(1, keepdims=True)
+
+
+class Mixture:
+    """kernels.lumbar.answers.ensemble.combine for all studies at once: arranged once, then mixed with many weights."""
+
+    def __init__(self, answers: Answers, rule: Rule) -> None:
+        self._average = rule.average
+        self._priors = rule.prior_rows()[:, None]
+        # Copied in this order, or every mix would copy them again.
+        by_row = np.ascontiguousarray(answers.logits.transpose(2, 0, 1, 3))
+        spoken = ~np.isnan(by_row[..., 0])
+        self.spoken = spoken.astype(np.float64)
+        """(25, M, N) 1 where a member answers, else 0."""
+        self.voices = np.where(spoken[..., None], by_row if rule.average == "logits" else softmax(by_row), 0)
+        """(25, M, N, 3) what is averaged, 0 where a member is silent."""
+
+    def mix(self, weights: np.ndarray, multipliers: np.ndarray | None = None) -> np.ndarray:
+        """(N, 25, 3) probabilities for the weights (M, 3 groups), in the order of GROUPS."""
+        return self.finish(*self.sums(weights), multipliers)
+
+    def sums(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Weighted sums of the voices (25, N, 3), and of the weights (25, N) of those who answer."""
+        shares = weights[:, ROW_GROUPS].T[:, None]
+        rows, members, studies, classes = self.voices.shape
+        total = shares @ self.voices.reshape(rows, members, studies * classes)
+        return total.reshape(rows, studies, classes), (shares @ self.spoken)[:, 0]
+
+    def finish(self, total: np.ndarray, weight: np.ndarray, multipliers: np.ndarray | None = None) -> np.ndarray:
+        """Probabilities (N, 25, 3) of what `sums` returns, by class multipliers (3 groups, 3); then the priors."""
+        mean = total / np.maximum(weight, 1e-12)[..., None]
+        rows = softmax(mean) if self._average == "logits" else mean
+        if multipliers is not None:
+            rows = rows * multipliers[ROW_GROUPS][:, None]
+        rows = np.where((weight > 0)[..., None], rows, self._priors)
+        return (rows / rows.sum(-1, keepdims=True)).transpose(1, 0, 2)
+
+    def slopes(
+        self, weights: np.ndarray, by_probability: np.ndarray, multipliers: np.ndarray | None = None
+    ) -> np.ndarray:
+        """(M, 3 groups): a loss's derivative by the weights, from that by each mixed probability (N, 25, 3)."""
+        total, weight = self.sums(weights)
+        mixed = self.finish(total, weight, multipliers).transpose(1, 0, 2)
+        by_mixed = by_probability.transpose(1, 0, 2)
+        by_mean = by_mixed - (by_mixed * mixed).sum(-1, keepdims=True)
+        weight = np.maximum(weight, 1e-12)[..., None]
+        mean = total / weight
+        if self._average == "logits":
+            by_mean = by_mean * mixed
+        elif multipliers is not None:
+            scaled = multipliers[ROW_GROUPS][:, None]
+            by_mean = by_mean * scaled / np.maximum((mean * scaled).sum(-1, keepdims=True), 1e-12)
+        by_sum = by_mean / weight
+        rows, members, studies, classes = self.voices.shape
+        pulled = self.voices.reshape(rows, members, studies * classes) @ by_sum.reshape(rows, studies * classes, 1)
+        rest = self.spoken @ (by_sum * mean).sum(-1)[..., None]
+        by_row = (pulled - rest)[..., 0]
+        return np.stack([by_row[ROW_GROUPS == group].sum(0) for group in range(len(GROUPS))], -1)

@@ -1,0 +1,1 @@
+"""Cached crops → augmented batches on the device."""

@@ -1,0 +1,126 @@
+"""Random changes of batches of grey values 0–255, as pure functions of tensors and a generator.
+
+All of them come before standardising: sharpening a standardised image and clipping it to [0, 1], as one winner's code
+did, throws half of the grey scale away.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from training.data.samples.staging import send
+from training.recipe.fitting import Augmentation
+
+SHARPEN = torch.tensor([[-1.0, -1, -1], [-1, 9, -1], [-1, -1, -1]])
+SHARPEN_STRENGTH = (0.2, 0.5)
+BLUR_PX = (3, 5, 7)
+
+
+def uniform(generator: torch.Generator, count: int, largest: float) -> torch.Tensor:
+    """(count,) evenly in ± largest, drawn on the CPU so that every device sees the same numbers."""
+    return (torch.rand(count, generator=generator) * 2 - 1) * largest
+
+
+def random_affine(settings: Augmentation, count: int, generator: torch.Generator) -> torch.Tensor:
+    """(count, 2, 2) matrices from output to input offsets (column, row) about the centre: turn, shear, scale."""
+    angle = torch.deg2rad(uniform(generator, count, settings.rotate_deg))
+    shear = torch.tan(torch.deg2rad(uniform(generator, count, settings.shear_deg)))
+    scale = 1 + uniform(generator, count, settings.scale)
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    turn = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
+    skew = torch.eye(2).repeat(count, 1, 1)
+    skew[:, 0, 1] = shear
+    return turn @ skew * scale[:, None, None]
+
+
+def warp(pixels: torch.Tensor, matrix: torch.Tensor, shift_px: torch.Tensor, size_px: int) -> torch.Tensor:
+    """Sample (B, S, H, W) at matrix · (output offset from the centre) + shift, to (B, S, size_px, size_px).
+
+    Offsets are (column, row) pixels; outside is black.  The identity without shift is the central crop, to the bit of
+    float32 rounding.
+    """
+    count, _, height, width = pixels.shape
+    half = send(torch.tensor([width / 2, height / 2]), pixels.device)
+    to_unit = torch.cat([send(matrix, pixels.device) * (size_px / 2), send(shift_px, pixels.device)[:, :, None]], -1)
+    theta = to_unit / half[None, :, None]
+    grid = F.affine_grid(theta, [count, 1, size_px, size_px], align_corners=False)
+    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def warp_points(
+    points: torch.Tensor, matrix: torch.Tensor, shift_px: torch.Tensor, from_px: int, size_px: int
+) -> torch.Tensor:
+    """Where (B, K, 3) slice, row, column of a from_px image lie after `warp`; NaN stays, outside becomes NaN."""
+    offset = points[..., [2, 1]] - (from_px - 1) / 2 - shift_px[:, None, :]
+    moved = torch.linalg.solve_ex(matrix, offset.transpose(1, 2)).result.transpose(1, 2) + (size_px - 1) / 2
+    return inside_only(torch.cat([points[..., :1], moved[..., 1:], moved[..., :1]], -1), size_px)
+
+
+def inside_only(points: torch.Tensor, size_px: int) -> torch.Tensor:
+    """(B, K, 3) slice, row, column with NaN for all that lie outside the image."""
+    inside = ((points[..., 1:] > -0.5) & (points[..., 1:] < size_px - 0.5)).all(-1, keepdim=True)
+    return torch.where(inside, points, torch.nan)
+
+
+def sharpen_or_blur(pixels: torch.Tensor, probability: float, generator: torch.Generator) -> torch.Tensor:
+    """Sharpen or motion-blur some samples of (B, S, H, W), one of the two with even odds; the range stays 0–255."""
+    chosen = torch.nonzero(torch.rand(len(pixels), generator=generator) < probability).flatten()
+    if not len(chosen):
+        return pixels
+    kernels = send(torch.stack([_kernel(generator) for _ in range(len(chosen))]), pixels.device)
+    some = pixels[send(chosen, pixels.device)]
+    slices, size = some.shape[1], kernels.shape[-1]
+    weight = kernels[:, None].repeat_interleave(slices, 0)
+    padded = F.pad(some.flatten(0, 1)[None], [size // 2] * 4, mode="replicate")
+    changed = F.conv2d(padded, weight, groups=len(weight))[0].view_as(some)
+    result = pixels.clone()
+    result[send(chosen, pixels.device)] = changed.clamp(0, 255)
+    return result
+
+
+def _kernel(generator: torch.Generator) -> torch.Tensor:
+    """(7, 7) kernel that sums to 1."""
+    largest = BLUR_PX[-1]
+    kernel = torch.zeros(largest, largest)
+    middle = largest // 2
+    which, amount = torch.rand(2, generator=generator).tolist()
+    if which < 0.5:
+        strength = SHARPEN_STRENGTH[0] + amount * (SHARPEN_STRENGTH[1] - SHARPEN_STRENGTH[0])
+        kernel[middle - 1 : middle + 2, middle - 1 : middle + 2] = SHARPEN * strength
+        kernel[middle, middle] += 1 - strength
+        return kernel
+    reach = BLUR_PX[int(torch.randint(len(BLUR_PX), (1,), generator=generator))] // 2
+    for step in range(-reach, reach + 1):
+        row = middle + round(step * math.sin(math.pi * amount))
+        column = middle + round(step * math.cos(math.pi * amount))
+        kernel[row, column] += 1
+    return kernel / kernel.sum()
+
+
+def grey_changes(pixels: torch.Tensor, settings: Augmentation, generator: torch.Generator) -> torch.Tensor:
+    """Brightness, contrast and noise, a sample at a time; the range stays 0–255."""
+    if not (settings.brightness or settings.contrast or settings.noise):
+        return pixels
+    count = len(pixels)
+    gain = send(1 + uniform(generator, count, settings.contrast), pixels.device)[:, None, None, None]
+    lift = send(uniform(generator, count, settings.brightness) * 255, pixels.device)[:, None, None, None]
+    mean = pixels.mean((1, 2, 3), keepdim=True)
+    changed = (pixels - mean) * gain + mean + lift
+    if settings.noise:
+        # Drawn where the pixels are: a GPU would wait long for millions of numbers from the CPU.
+        here = torch.Generator(pixels.device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        changed += torch.randn(pixels.shape, generator=here, device=pixels.device) * (settings.noise * 255)
+    return changed.clamp(0, 255)
+
+
+def shuffle_slices(pixels: torch.Tensor, probability: float, generator: torch.Generator) -> torch.Tensor:
+    """Put the slices of some samples of (B, S, H, W) in random order."""
+    count, slices = pixels.shape[:2]
+    order = torch.rand(count, slices, generator=generator).argsort(1)
+    keep = torch.rand(count, generator=generator) >= probability
+    order[keep] = torch.arange(slices)
+    index = send(order, pixels.device)[:, :, None, None].expand_as(pixels)
+    return pixels.gather(1, index)

@@ -1,0 +1,73 @@
+"""Changes of finished batches of graders: turned and flipped squares, one batch blended into itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from kernels.lumbar.specs import ViewRequest
+from kernels.lumbar.inputs.views import turn_pixels
+from training.data.samples.batch import Batch
+from training.data.samples.staging import send
+from training.recipe.fitting import Augmentation
+
+
+def turn_some(batch: Batch, inputs: Sequence[ViewRequest], chosen: torch.Tensor) -> Batch:
+    """Front and back exchanged in all views of the `chosen` (B,) samples."""
+    views = [
+        torch.where(chosen[:, None, None, None], turn_pixels(view, request.series), view)
+        for view, request in zip(batch.views, inputs, strict=True)
+    ]
+    return replace(batch, views=tuple(views))
+
+
+def dihedral_some(batch: Batch, probability: float, generator: torch.Generator) -> Batch:
+    """A random one of the eight ways to lay a square, for a share of the samples, alike for all slices and views."""
+    count = len(batch.target)
+    way = torch.randint(8, (count,), generator=generator) * (torch.rand(count, generator=generator) < probability)
+    views = [view.clone() for view in batch.views]
+    for number in range(1, 8):
+        chosen = (way == number).nonzero()[:, 0]
+        for view in views:
+            turned = torch.rot90(view[send(chosen, view.device)], number % 4, (-2, -1))
+            view[send(chosen, view.device)] = turned.flip(-1) if number >= 4 else turned
+    return replace(batch, views=tuple(views))
+
+
+def blended(batch: Batch, settings: Augmentation, epoch: int, generator: torch.Generator) -> Batch:
+    """The batch blended with itself in another order, as a whole (mixup, Zhang et al. 2018) or in one box of all images
+    (cutmix, Yun et al. 2019, seed 002: the same box for all crops and slices)."""
+    count = len(batch.target)
+    mixup = settings.mixup if settings.mixup_epochs is None or epoch <= settings.mixup_epochs else 0.0
+    asked = torch.rand(2, generator=generator).tolist()
+    if count < 2 or not (asked[0] < settings.cutmix or asked[1] < mixup):
+        return batch
+    order = send(torch.randperm(count, generator=generator), batch.target.device)
+    seed = int(torch.randint(2**62, (), generator=generator))
+    share = float(np.random.default_rng(seed).beta(settings.blend_alpha, settings.blend_alpha))
+    # Where either sample lacks a view there is nothing to blend.
+    both = (batch.present * batch.present[order])[:, :, None, None, None]
+    views = []
+    if asked[0] < settings.cutmix:
+        box = _box(batch.views[0].shape[-1], share, generator)
+        share = 1 - float(box.float().mean())
+        kept = [1 - send(box.to(view.dtype), view.device) for view in batch.views]
+    else:
+        kept = [view.new_full((1, 1), share) for view in batch.views]
+    for number, (view, own) in enumerate(zip(batch.views, kept, strict=True)):
+        mixed = view * own + view[order] * (1 - own)
+        views.append(torch.where(both[:, number] > 0, mixed, view))
+    return replace(batch, views=tuple(views), other=batch.target[order], share=share)
+
+
+def _box(size_px: int, share: float, generator: torch.Generator) -> torch.Tensor:
+    """(size_px, size_px) bool: a box of 1 - share of the area around a random middle, cut at the border."""
+    half = size_px * math.sqrt(1 - share) / 2
+    middle = torch.rand(2, generator=generator) * size_px
+    place = torch.arange(size_px) + 0.5
+    rows, columns = ((place - one).abs() < half for one in middle)
+    return rows[:, None] & columns

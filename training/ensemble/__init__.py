@@ -1,0 +1,1 @@
+"""Mixtures of finished graders, compared and fitted on out-of-fold answers."""

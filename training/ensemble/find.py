@@ -1,0 +1,215 @@
+"""Search the best ensemble of all finished runs on their out-of-fold answers.
+
+    python -m training.ensemble.find --runs RUNS --out FILE.json [--recipes A B] [--profile full] [--seconds N]
+
+Reads RUNS/<recipe>/<profile>/out_of_fold<fold>.parquet and seconds.json, and RUNS/<recipe>/priors.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kernels.lumbar.labels import GROUPS
+from kernels.lumbar.run.submission import replace_json
+from training.ensemble.search import Costs, SearchError, Step, best_single, cross_fitted, run_order
+from training.ensemble.sources import Sources, read_costs, read_priors, read_sources
+from training.ensemble.strategies import Standing, shipped, strategies
+from training.ensemble.table import next_step, reason_of, table_of
+from training.evaluation.json_safe import finite
+from training.evaluation.intervals import Difference, Interval, differences, intervals
+from training.evaluation.metric import pooled
+from training.data.out_of_fold import Answers, Mixture, OutOfFoldError, Rule
+from training.recipe.schema import RecipeError
+from training.recipe.load import names_of
+
+
+@dataclass(frozen=True)
+class MemberScore:
+    """One member alone; in `scores` the prior stands in for what it does not answer."""
+
+    studies: int
+    """How many studies it answers at all."""
+    seconds: float
+    """Alone, with its localisers."""
+    scores: dict[str, Interval]
+    against_best: dict[str, Difference]
+    """For each condition group that it grades, to the member that is best at it."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What was found, and what it is worth: what ensemble.json holds."""
+
+    strategy: str
+    """How the ensemble was made (ensemble_strategies): the way with the lowest cross-fitted score, in the budget."""
+    reason: str
+    """The same in words."""
+    average: str
+    studies: int
+    weights: dict[str, dict[str, float]]
+    """ "located/member" → condition group → weight; those of a group sum to 1."""
+    multipliers: dict[str, list[float]]
+    left_to_priors: list[str]
+    """Condition groups that no member answers better than the priors, so that none has a weight."""
+    order: list[str]
+    curve: list[Step]
+    """After each member of `order`: seconds a study and the score on the rows that the weights were fitted on."""
+    unit: str
+    """Of all costs: seconds, or networks where seconds were not measured."""
+    seconds: float
+    budget: float | None
+    scores: dict[str, dict[str, Interval]]
+    """cross_fitted: what is to be expected of the ensemble written; as the best of several ways it is a shade too good.
+    Then each way, cross-fitted with all its choices; best_single, picked for each group with hindsight, so that no gain
+    over it is flattered; each recipe as it stands, "recipe <name>"."""
+    costs: dict[str, float]
+    """Seconds a study of what `scores` names; above `budget` it could not be taken."""
+    against: dict[str, Difference]
+    """The ensemble written, cross-fitted, less each of `scores` that differs: negative is a gain."""
+    fitted_score: float
+    """On the rows that it was fitted on: too good, unless nothing was fitted."""
+    best_single: dict[str, str]
+    members: dict[str, MemberScore]
+
+
+def search(
+    answers: Answers,
+    rule: Rule,
+    costs: Costs,
+    seconds: float | None = None,
+    standing: Sequence[Standing] = (),
+    unit: str = "seconds",
+) -> SearchResult:
+    """The best ensemble of these members [within `seconds` a study] and its honest score beside simpler ones.
+
+    `standing`: recipes as they stand, of which the best may be as good as any ensemble.  Raises SearchError where no
+    member fits or nothing can be cross-fitted.
+    """
+    labels, ways = answers.labels, strategies(answers, rule, costs, seconds, standing)
+    mixed = {name: cross_fitted(answers, rule, fit) for name, fit in ways.fits.items()}
+    made = {name: fit(answers) for name, fit in ways.fits.items()}
+    taken = [name for name in ways.fits if name not in ways.too_dear]
+    chosen = min(taken, key=lambda name: pooled(labels, mixed[name]).final)
+    found = shipped(made[chosen], answers)
+    if not found.members:
+        raise SearchError("no member answers better than the priors: train longer, or on more")
+    single = best_single(answers, rule)
+    fixed = {"best_single": single} | {f"recipe {one.name}": one.ensemble(answers) for one in standing}
+    all_rows = {"cross_fitted": mixed[chosen]} | mixed
+    all_rows |= {name: one.predict(answers, rule) for name, one in fixed.items()}
+    scores = {name: intervals(labels, rows) for name, rows in all_rows.items()}
+    others = [name for name, rows in all_rows.items() if not np.array_equal(rows, mixed[chosen])]
+    against = {name: differences(labels, mixed[chosen], all_rows[name])["final"] for name in others}
+    curve = run_order(answers, rule, found, costs)
+    spent = {name: costs.of(shipped(one, answers).members) for name, one in (made | fixed).items()}
+    recipe = next((one.name for one in standing if one.ensemble(answers).members == made[chosen].members), "")
+    return SearchResult(
+        strategy=chosen,
+        reason=reason_of(chosen, recipe, scores, against, ways.too_dear),
+        average=found.rule(rule).average,
+        studies=len(answers.studies),
+        weights={
+            name: dict(zip(GROUPS, its.tolist(), strict=True))
+            for name, its in zip(found.members, found.weights, strict=True)
+        },
+        multipliers=dict(zip(GROUPS, found.multipliers.tolist(), strict=True)),
+        left_to_priors=[group for at, group in enumerate(GROUPS) if not found.weights[:, at].any()],
+        order=[step.member for step in curve],
+        curve=curve,
+        unit=unit,
+        seconds=costs.of(found.members),
+        budget=seconds,
+        scores=scores,
+        costs={"cross_fitted": spent[chosen]} | spent,
+        against=against,
+        fitted_score=pooled(labels, found.predict(answers, rule)).final,
+        best_single={group: single.members[int(single.weights[:, at].argmax())] for at, group in enumerate(GROUPS)},
+        members=member_scores(answers, rule, costs),
+    )
+
+
+def member_scores(answers: Answers, rule: Rule, costs: Costs) -> dict[str, MemberScore]:
+    """Every member alone, the best first, each with its difference to the best at each group that it grades."""
+    alone = {
+        name: Mixture(answers.only(members=[name]), rule).mix(np.ones((1, len(GROUPS)))) for name in answers.members
+    }
+    scores = {name: intervals(answers.labels, rows) for name, rows in alone.items()}
+    ranked = sorted(scores, key=lambda name: (scores[name]["final"].value, name))
+    answered = ~np.isnan(answers.logits).all((2, 3))
+    against: dict[str, dict[str, Difference]] = {name: {} for name in ranked}
+    for group, speaks in zip(GROUPS, answers.speaks().T.tolist(), strict=True):
+        graders = [name for name, its in zip(answers.members, speaks, strict=True) if its]
+        best = min(graders, key=lambda name: scores[name][group].value, default="")
+        for name in graders:
+            against[name][group] = differences(answers.labels, alone[name], alone[best])[group]
+    return {
+        name: MemberScore(
+            int(answered[answers.members.index(name)].sum()), costs.of([name]), scores[name], against[name]
+        )
+        for name in ranked
+    }
+
+
+def budget_of(text: str | None) -> float | None:
+    """The seconds a study that a command line allows; None = any.  Raises SearchError."""
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise SearchError(
+            f"SECONDS_A_STUDY is a number above 0, such as 2.5, not '{text}'; without it there is no limit"
+        )
+    return seconds
+
+
+def search_runs(sources: Sources, average: str, seconds: float | None) -> tuple[SearchResult, list[str]]:
+    """Search on what was read; and remarks.  Raises SearchError where priors or seconds do not allow it."""
+    priors = read_priors([folder.parent / "priors.json" for folder in sources.folders])
+    rule = Rule("logits" if average == "logits" else "probabilities", priors)
+    costs, uncosted = read_costs([folder / "seconds.json" for folder in sources.folders], sources.answers.members)
+    if uncosted and seconds is not None:
+        raise SearchError(f"{uncosted.partition(':')[0]}, so no budget can be kept: make train-all measures them")
+    unit = "networks" if uncosted else "seconds"
+    result = search(sources.answers, rule, costs, seconds, sources.standing, unit)
+    return result, [*sources.remarks, *filter(None, [uncosted])]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="training.ensemble.find", description=__doc__)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--recipes", nargs="+", default=[], help="default: all that have out-of-fold answers")
+    parser.add_argument("--profile", default="full")
+    parser.add_argument("--average", choices=("logits", "probabilities"), default="logits")
+    parser.add_argument("--seconds", help="what the ensemble may cost a study; default: no limit")
+    options = parser.parse_args(argv)
+    try:
+        seconds = budget_of(options.seconds)
+        if options.out.is_dir():
+            raise SearchError(f"{options.out} is a folder: name a file, such as OUT={options.out / 'ensemble.json'}")
+        names = names_of(options.recipes) if options.recipes else []
+        sources = read_sources(options.runs, options.profile, names)
+        result, remarks = search_runs(sources, options.average, seconds)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        replace_json(options.out, finite(asdict(result)))
+    except (SearchError, OutOfFoldError, RecipeError, OSError) as error:
+        sys.stderr.write(f"no ensemble: {error}\n")
+        return 1
+    then = next_step(result, options.out, options.runs, options.profile, sources.recipes, sources.folds)
+    sys.stdout.write("\n".join([*remarks, table_of(result), "", *then]) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""Which members to mix, with which weights and class multipliers, within which seconds, and in which order to run them.
+
+All is fitted to the metric itself, on out-of-fold rows.  What is reported is cross-fitted: everything, the choice of
+members included, is fitted on the other folds' studies and then applied to the fold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from kernels.lumbar.labels import GROUPS
+from training.ensemble.fit_weights import best_alone, fit_multipliers, fit_weights
+from training.ensemble.parts import TINY, Costs, Ensemble, SearchError, Step
+from training.data.tables import ROW_GROUPS
+from training.evaluation.metric import group_losses
+from training.data.out_of_fold import Answers, Mixture, Rule
+
+# A member that lowers the score by less is not worth its seconds.
+LEAST_GAIN = 1e-4
+PARTS_OF_ONE_FOLD = 5
+
+
+def simple_mean(answers: Answers, rule: Rule) -> Ensemble:
+    """Every member with the same weight."""
+    return _plain(answers.members, np.ones((len(answers.members), len(GROUPS))))
+
+
+def calibrated_mean(answers: Answers, rule: Rule) -> Ensemble:
+    """Every member with the same weight, and fitted multipliers."""
+    plain = simple_mean(answers, rule)
+    return _plain(plain.members, plain.weights, fit_multipliers(answers, rule, plain.weights))
+
+
+def best_single(answers: Answers, rule: Rule, multipliers: np.ndarray | None = None) -> Ensemble:
+    """For each condition group the one member that is best at it."""
+    return _plain(answers.members, best_alone(answers, rule, multipliers), multipliers)
+
+
+def best_subset(
+    answers: Answers,
+    rule: Rule,
+    multipliers: np.ndarray | None = None,
+    costs: Costs | None = None,
+    seconds: float = np.inf,
+    *,
+    per_second: bool = False,
+) -> Ensemble:
+    """Greedy forward selection of equally weighted members: next is whoever lowers the score most [per second].
+
+    A member joins in the groups that it improves.  `seconds`: what the set may cost a study.
+    """
+    costs = costs or Costs.equal(answers.members)
+    mixture, weights = Mixture(answers, rule), np.zeros((len(answers.members), len(GROUPS)))
+    names: list[str] = []
+    while True:
+        reached = mixture.sums(weights)
+        current = group_losses(answers.labels, mixture.finish(*reached, multipliers))
+        best: tuple[float, int, np.ndarray] | None = None
+        for index, name in enumerate(answers.members):
+            cost = costs.of([*names, name])
+            if name in names or cost > seconds:
+                continue
+            with_it = _with(mixture, reached, index, np.ones(len(GROUPS)), multipliers)
+            gain = current - group_losses(answers.labels, with_it)
+            total = float(gain.clip(0).sum())
+            merit = total / max(cost - costs.of(names), TINY) if per_second else total
+            if total >= LEAST_GAIN and (best is None or merit > best[0]):
+                best = merit, index, gain > 0
+        if best is None:
+            return _plain(tuple(names), weights[[answers.members.index(name) for name in names]], multipliers)
+        weights[best[1]] = best[2]
+        names.append(answers.members[best[1]])
+
+
+def check_budget(answers: Answers, costs: Costs, seconds: float | None) -> None:
+    """Raises SearchError where no member fits."""
+    cheapest = min(costs.of([name]) for name in answers.members)
+    if seconds is not None and cheapest > seconds:
+        raise SearchError(f"no member fits in {seconds:g} seconds a study: the cheapest needs {cheapest:g}")
+
+
+def subset_within(
+    answers: Answers, rule: Rule, multipliers: np.ndarray | None, costs: Costs, seconds: float
+) -> Ensemble:
+    """The best subset; where it costs more than `seconds`, the better of those chosen by gain and by gain a second.
+
+    By gain a second many cheap members may shut out a dear one that is better.
+    """
+    free = best_subset(answers, rule, multipliers)
+    if costs.of(free.members) <= seconds:
+        return free
+    sets = [best_subset(answers, rule, multipliers, costs, seconds, per_second=by) for by in (True, False)]
+    return min(sets, key=lambda one: one.loss(answers, rule))
+
+
+def best_ensemble(answers: Answers, rule: Rule, costs: Costs, seconds: float | None = None) -> Ensemble:
+    """Fitted weights and multipliers of all members without those that do not earn their seconds.
+
+    Where that costs more than `seconds` a study, the same of the best subset that does not.  Multipliers are fitted
+    first, to the simple mean, so that members count by what they are worth after them.  Raises SearchError where no
+    member fits.
+    """
+    check_budget(answers, costs, seconds)
+    multipliers = calibrated_mean(answers, rule).multipliers
+    whole = _fitted(answers, rule, multipliers, costs)
+    if seconds is None or costs.of(whole.members) <= seconds:
+        return whole
+    subset = subset_within(answers, rule, multipliers, costs, seconds)
+    return _fitted(answers.only(members=subset.members), rule, multipliers, costs)
+
+
+def _fitted(answers: Answers, rule: Rule, multipliers: np.ndarray, costs: Costs) -> Ensemble:
+    # A member that is silent on a group has no part in it, whatever the fit left it with.
+    weights = fit_weights(answers, rule, multipliers) * answers.speaks()
+    weights = weights / weights.sum(0).clip(TINY)
+    return lean(answers, rule, Ensemble(answers.members, weights, fit_multipliers(answers, rule, weights)), costs)
+
+
+def lean(answers: Answers, rule: Rule, ensemble: Ensemble, costs: Costs) -> Ensemble:
+    """Without the members that do not earn their seconds, in run order.
+
+    Whoever the score misses least goes first, as long as it rises by less than LEAST_GAIN; then those who, run last,
+    raise it.
+    """
+    while True:
+        ensemble = _without_idle(answers, rule, ensemble)
+        curve = run_order(answers, rule, ensemble, costs)
+        lowest = 1 + int(np.argmin([step.score for step in curve])) if curve else 0
+        ensemble = ensemble.only([step.member for step in curve[:lowest]])
+        if lowest == len(curve):
+            return ensemble
+
+
+def _without_idle(answers: Answers, rule: Rule, ensemble: Ensemble) -> Ensemble:
+    mixture = Mixture(answers.only(members=ensemble.members), ensemble.rule(rule))
+    weights, left = ensemble.weights.copy(), list(range(len(ensemble.members)))
+    grades = weights > 0
+
+    def losses_without(*gone: int) -> np.ndarray:
+        rest = weights.copy()
+        rest[list(gone)] = 0
+        return group_losses(answers.labels, mixture.mix(rest, ensemble.multipliers))
+
+    # A member's going changes its own groups alone, so those of others need not be mixed again.
+    losses, without = losses_without(), {member: losses_without(member) for member in left}
+    while left:
+        after = {member: np.where(grades[member], without[member], losses) for member in left}
+        idle = min(left, key=lambda member: float(after[member].sum()))
+        if after[idle].sum() - losses.sum() >= LEAST_GAIN:
+            break
+        weights[idle], losses = 0, after[idle]
+        left.remove(idle)
+        without |= {member: losses_without(member) for member in left if (grades[member] & grades[idle]).any()}
+    return ensemble.only([ensemble.members[member] for member in left])
+
+
+def run_order(answers: Answers, rule: Rule, ensemble: Ensemble, costs: Costs) -> list[Step]:
+    """The members in the order in which the score falls fastest a second, each step greedily.
+
+    Scores are of the ensemble's own weights, renormalised over the members so far, on the rows given.
+    """
+    chosen = answers.only(members=ensemble.members)
+    mixture, steps = Mixture(chosen, ensemble.rule(rule)), list[Step]()
+    weights, left = np.zeros_like(ensemble.weights), list(range(len(ensemble.members)))
+    score = float(group_losses(chosen.labels, mixture.mix(weights)).sum())
+    while left:
+        names, reached = [step.member for step in steps], mixture.sums(weights)
+        offers = []
+        for index in left:
+            name = chosen.members[index]
+            mixed = _with(mixture, reached, index, ensemble.weights[index], ensemble.multipliers)
+            step = Step(name, costs.of([*names, name]), float(group_losses(chosen.labels, mixed).sum()))
+            offers.append(((score - step.score) / max(step.seconds - costs.of(names), TINY), index, step))
+        _, index, step = max(offers, key=lambda offer: offer[0])
+        weights[index], score = ensemble.weights[index], step.score
+        steps.append(step)
+        left.remove(index)
+    return steps
+
+
+def cross_fitted(answers: Answers, rule: Rule, fit: Callable[[Answers], Ensemble]) -> np.ndarray:
+    """(N, 25, 3) probabilities, each study's by what `fit` makes of the other folds (of five parts of a lone fold)."""
+    parts = answers.folds
+    if len(set(parts.tolist())) < 2:
+        parts = np.random.default_rng(0).permutation(len(answers.studies)) % PARTS_OF_ONE_FOLD
+    if len(set(parts.tolist())) < 2:
+        raise SearchError("one study alone cannot be cross-fitted: train and validate on more")
+    mixed = np.empty((*answers.labels.shape, 3))
+    for part in sorted(set(parts.tolist())):
+        here = parts == part
+        mixed[here] = fit(answers.only(studies=~here)).predict(answers.only(studies=here), rule)
+    return mixed
+
+
+def _plain(members: tuple[str, ...], weights: np.ndarray, multipliers: np.ndarray | None = None) -> Ensemble:
+    return Ensemble(members, weights, np.ones((len(GROUPS), 3)) if multipliers is None else multipliers)
+
+
+def _with(
+    mixture: Mixture,
+    reached: tuple[np.ndarray, np.ndarray],
+    index: int,
+    weights: np.ndarray,
+    multipliers: np.ndarray | None = None,
+) -> np.ndarray:
+    """Probabilities after one more member, whose weights (3 groups) are added to the sums reached."""
+    shares = weights[ROW_GROUPS][:, None]
+    total = reached[0] + shares[..., None] * mixture.voices[:, index]
+    return mixture.finish(total, reached[1] + shares * mixture.spoken[:, index], multipliers)

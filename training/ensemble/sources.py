@@ -1,0 +1,226 @@
+"""What the ensemble search reads: finished recipes with their own weights, answers, priors and seconds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pandas as pd
+
+from kernels.lumbar.labels import ROWS
+from training.ensemble.search import Costs, SearchError
+from training.ensemble.strategies import Standing
+from training.data.out_of_fold import TRUTH, Answers, answers_of, read, together
+from training.recipe.schema import MemberRecipe, Profile, Recipe
+from training.recipe.load import load_named, path_of
+from training.runs import RunFolder
+
+TABLES = "out_of_fold*.parquet"
+# Fewer studies than these are not enough to fit weights on, where there are more.
+LEAST_STUDIES = 10
+# So many members that answer a part of the studies are named.
+NAMED = 6
+CHANGED = "was trained with another state of its recipe: make train-all trains it again"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Everything that a search is made of."""
+
+    folders: list[Path]
+    """RUNS/<recipe>/<profile> of the recipes that take part."""
+    folds: tuple[int, ...]
+    answers: Answers
+    standing: list[Standing]
+    recipes: list[Recipe]
+    """Those of them that this project knows."""
+    remarks: list[str]
+
+
+def read_sources(runs: Path, profile: str, names: Sequence[str]) -> Sources:
+    """The answers of the recipes named, or of all that have some in this profile.
+
+    A recipe that cannot be used is left out with a remark, and refused where it was named.  Raises RecipeError for a
+    name that is no recipe; SearchError, OutOfFoldError.
+    """
+    found = names or sorted(path.name for path in runs.glob("*") if (path / profile).is_dir())
+    recipes: dict[str, Recipe] = {}
+    tables: dict[str, pd.DataFrame] = {}
+    refused = []
+    for given in found:
+        recipe, name = _recipe_of(given, profile, asked=bool(names)), Path(given).stem
+        paths = sorted((runs / name / profile).glob(TABLES))
+        table = read(paths) if paths else None
+        if table is None:
+            refused.append(f"{name} has no out-of-fold answers of profile {profile}: make train-all first")
+        elif recipe and (trouble := trouble_with(RunFolder(runs, recipe), table)):
+            refused.append(f"{name} {trouble}")
+        else:
+            tables[name] = table
+            recipes |= {name: recipe} if recipe else {}
+    if names and refused:
+        raise SearchError(f"{refused[0]}, or leave it out of RECIPES")
+    if not tables:
+        nothing = f"{runs} has no out-of-fold answers of profile {profile}: make train-all first"
+        raise SearchError("; ".join(refused) or nothing)
+    table = together(list(tables.values()))
+    answers, remark = usable(answers_of(table))
+    unknown = [name for name in tables if name not in recipes]
+    strange = f"{', '.join(unknown)}: no recipe of this project, so make package will not take it" if unknown else ""
+    return Sources(
+        folders=[runs / name / profile for name in tables],
+        folds=tuple(sorted({int(fold) for fold in answers.folds})),
+        answers=answers,
+        standing=[standing_of(recipe) for recipe in recipes.values()],
+        recipes=list(recipes.values()),
+        remarks=[*(f"left out: {one}" for one in refused), *filter(None, [strange, remark])],
+    )
+
+
+def _recipe_of(name: str, profile: str, asked: bool) -> Recipe | None:
+    """None for a folder that no recipe of this project made, unless it was asked for: that raises RecipeError."""
+    return load_named(name, cast(Profile, profile)) if asked or path_of(name).is_file() else None
+
+
+def standing_of(recipe: Recipe) -> Standing:
+    """The recipe as it stands."""
+    graders = [one for one in recipe.members() if one.member.role == "grader"]
+    weights = {
+        f"{recipe.name}/{one.pooled_as}": {str(group): one.weight[group] for group in one.weight} for one in graders
+    }
+    return Standing(recipe.name, weights, recipe.average)
+
+
+def trouble_with(folder: RunFolder, table: pd.DataFrame) -> str:
+    """Why a recipe's answers are not those of its finished networks, or nothing.  Raises SearchError."""
+    for fold in sorted(int(one) for one in table["fold"].unique()):
+        entries = [one for one in folder.recipe.members() if one.is_trained_in(fold)]
+        graders = {one.pooled_as for one in entries if one.member.role == "grader"}
+        if graders != set(table.loc[table["fold"] == fold, "member"]):
+            return f"{CHANGED} (fold {fold})"
+        for entry in entries:
+            if trouble := _trouble_of(folder.job(entry.member.name, fold), entry):
+                return f"{trouble} ({entry.member.name}, fold {fold})"
+    return ""
+
+
+def _trouble_of(folder: Path, entry: MemberRecipe) -> str:
+    if not (folder / "done.json").is_file():
+        return "has an unfinished network beside its answers: make train-all finishes it"
+    try:
+        made = json.loads((folder / "artefact.json").read_text(encoding="utf-8"))["provenance"]
+        recipe, scores = made["resolved_recipe"], made["oof_score"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SearchError(f"{folder / 'artefact.json'} says nothing of its recipe: {error!r}") from error
+    if recipe != entry.model_dump(mode="json"):
+        return CHANGED
+    # Validation leaves a grader's own scores in its artefact; training begins without.
+    if entry.member.role == "grader" and not scores:
+        return "was trained again since it answered: make train-all lets it answer again"
+    return ""
+
+
+def usable(answers: Answers) -> tuple[Answers, str]:
+    """What an ensemble can be fitted on, and a remark on what that is not.
+
+    Without members that were given true landmarks, where there are others; only the studies that all members were
+    shown.  Raises SearchError where these are too few.
+    """
+    remarks = []
+    real = [name for name in answers.members if not name.startswith(f"{TRUTH}/")]
+    if not real:
+        remarks.append("all members were given true landmarks: Kaggle has none, so this score is out of reach there")
+    elif len(real) < len(answers.members):
+        left_out = len(answers.members) - len(real)
+        remarks.append(f"members given true landmarks are left out ({left_out}): Kaggle has none")
+        answers = answers.only(members=real)
+    answers, partly = _shown_to_all(answers)
+    told = (~np.isnan(answers.logits[..., 0])).any(2).sum(1)
+    silent = _counts(answers.members, told, len(answers.studies))
+    stand_in = f"{silent}; there the others answer, or the priors" if silent else ""
+    return answers, "; ".join(filter(None, [*remarks, partly, stand_in]))
+
+
+def _shown_to_all(answers: Answers) -> tuple[Answers, str]:
+    """Only the studies that all members were shown; a remark where that is a part of them."""
+    if answers.asked is None or answers.asked.all():
+        return answers, ""
+    shared, total = np.asarray(answers.asked.all(0)), len(answers.studies)
+    counts = _counts(answers.members, answers.asked.sum(1), total)
+    if shared.sum() < LEAST_STUDIES:
+        raise SearchError(
+            f"{int(shared.sum())} of {total} studies are answered by all members, too few to fit on: {counts}; "
+            "train all in the same folds, or name with RECIPES those that were"
+        )
+    only = f"only the {int(shared.sum())} of {total} studies count that all members answer"
+    return answers.only(studies=shared), f"{only}: {counts}"
+
+
+def _counts(members: Sequence[str], counts: np.ndarray, total: int) -> str:
+    """Who answers fewer than all studies; members of one recipe with the same count by its name."""
+    alike: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for name, count in zip(members, counts.tolist(), strict=True):
+        alike[name.partition("/")[0], count].append(name)
+    located = [name.partition("/")[0] for name in members]
+    told = []
+    for (recipe, count), names in alike.items():
+        if count < total:
+            whom = [recipe] if len(names) == located.count(recipe) else names
+            told += [f"{one} answers only {count} of {total} studies" for one in whom]
+    more = [f"and {len(told) - NAMED} more answer a part"] if len(told) > NAMED else []
+    return ", ".join([*told[:NAMED], *more])
+
+
+def read_priors(paths: Sequence[Path]) -> dict[str, tuple[float, float, float]]:
+    """The priors of the runs.  Raises SearchError where they are unreadable, incomplete or not the same."""
+    found = []
+    for path in paths:
+        try:
+            priors = json.loads(path.read_text(encoding="utf-8"))
+            found.append({row: (float(priors[row][0]), float(priors[row][1]), float(priors[row][2])) for row in ROWS})
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise SearchError(f"{path} has no priors of the 25 rows: {error!r}") from error
+    if any(priors != found[0] for priors in found):
+        raise SearchError("the recipes were trained on different labels: their priors differ")
+    return found[0]
+
+
+def read_costs(paths: Sequence[Path], names: Sequence[str]) -> tuple[Costs, str]:
+    """Seconds a study from the runs' seconds.json; where any is missing, 1 for each of all, and a remark on it."""
+    members: dict[str, float] = {}
+    located: dict[str, float] = {TRUTH: 0.0}
+    for path in paths:
+        try:
+            measured = json.loads(path.read_text(encoding="utf-8"))
+            members |= _seconds(path, "members", measured["members"])
+            located |= _seconds(path, "located", measured["located"])
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SearchError(f"{path} does not hold seconds of members and localisers: {error!r}") from error
+    pairs = {name: name.partition("/")[::2] for name in names}
+    missing = [name for name, (route, member) in pairs.items() if member not in members or route not in located]
+    if missing:
+        routes = {route: 0.0 if route == TRUTH else 1.0 for route, _ in pairs.values()}
+        return (
+            Costs(dict.fromkeys(names, 1.0), routes),
+            f"no measured seconds of {missing[0]}: every network counts as 1 instead",
+        )
+    return Costs({name: members[member] for name, (_, member) in pairs.items()}, located), ""
+
+
+def _seconds(path: Path, kind: str, measured: Mapping[str, float]) -> dict[str, float]:
+    found = {name: float(seconds) for name, seconds in measured.items()}
+    wrong = [name for name, seconds in found.items() if not (math.isfinite(seconds) and seconds >= 0)]
+    if wrong:
+        raise SearchError(
+            f"{path}: {kind}.{wrong[0]} is {found[wrong[0]]}, and seconds are 0 or more: delete the file, and make "
+            "train-all measures them again"
+        )
+    return found

@@ -1,0 +1,57 @@
+"""Whether a validation is known already: of which networks, studies and code the kept answers and scores are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import kernels.lumbar
+from kernels.lumbar.manifest import Manifest
+from kernels.lumbar.run.submission import replace_json
+from training.evaluation.metric import Score
+from training.runs import RunFolder
+from training.digests import digest
+
+# Where a network came from; its own out-of-fold score, among others, is written there by validation itself.
+NOT_WEIGHED = {"artefacts": {"__all__": {"provenance"}}}
+
+
+def made_of(
+    manifests: Mapping[int, Manifest], studies: Mapping[int, Sequence[str]], fingerprint: str
+) -> dict[str, str]:
+    """All that a validation depends on, by fold where it differs; `fingerprint`: that of the training tables."""
+    networks = {fold: manifest.model_dump(mode="json", exclude=NOT_WEIGHED) for fold, manifest in manifests.items()}
+    code = [path.read_text(encoding="utf-8") for path in sorted(Path(kernels.lumbar.__path__[0]).glob("*.py"))]
+    return {"networks": digest(networks), "studies": digest(studies), "data": fingerprint, "kernel": digest(code)}
+
+
+def keep(folder: RunFolder, made: Mapping[str, str], folds: Sequence[int]) -> None:
+    """Say of what the tables are that were just written."""
+    replace_json(folder.validated, {"made_of": made, "answers": _answers(folder, folds)})
+
+
+def kept_score(folder: RunFolder, made: Mapping[str, str], manifests: Mapping[int, Manifest]) -> Score | None:
+    """The score of a validation of exactly this, where all that it leaves is there; else None."""
+    graders = {member.name for one in manifests.values() for route in one.routes for member in route.graders}
+    scored = [
+        artefact.member.name
+        for one in manifests.values()
+        for artefact in one.artefacts
+        if artefact.provenance.oof_score
+    ]
+    try:
+        known = json.loads(folder.validated.read_text(encoding="utf-8"))
+        score = json.loads(folder.score.read_text(encoding="utf-8"))
+        if known != {"made_of": made, "answers": _answers(folder, list(manifests))} or not folder.seconds.is_file():
+            return None
+        return Score(**{part: score[part] for part in Score.__annotations__}) if graders <= set(scored) else None
+    except (OSError, ValueError, KeyError, TypeError):  # a file that is not there, or not whole
+        return None
+
+
+def _answers(folder: RunFolder, folds: Sequence[int]) -> dict[str, str]:
+    """Name → sha256 of the folds' tables."""
+    paths = [folder.out_of_fold(fold) for fold in folds]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}

@@ -1,0 +1,1 @@
+"""Losses, and the registry that says which network is fitted with which."""

@@ -1,0 +1,149 @@
+"""Losses of graders, by name; blended batches are judged by both of their targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kernels.lumbar.labels import GROUPS, SEVERITIES, SEVERITY_WEIGHTS
+from training.data.samples.batch import Batch
+from training.data.tables import MISSING
+from training.recipe.fitting import Fitting
+
+from training.fitting.losses.loss_sum import LossSum
+
+SEVERE = len(SEVERITIES) - 1
+# Probabilities are kept so far from 0 and 1 in the any-severe part: half floats end near here.
+SUREST = 1e-4
+
+Judge = Callable[[Tensor, Tensor, Batch], LossSum]
+"""From outputs, severities (B, K) and the batch they are of."""
+
+
+def weighted_cross_entropy(logits: Tensor, severities: Tensor) -> LossSum:
+    """Cross entropy of logits (B, K, 3) with the metric's weights 1, 2, 4; severities (B, K) of -100 are left out."""
+    loss, weight = _cross_entropies(logits, severities)
+    return LossSum((loss * weight).sum(), weight.sum())
+
+
+def cross_entropy(logits: Tensor, severities: Tensor, groups: Tensor) -> LossSum:
+    """Mean over the condition groups (K,) of the unweighted cross entropy: the first step of seed 002."""
+    loss, weight = _cross_entropies(logits, severities)
+    return _mean_of(_by_group(loss, (weight > 0).to(loss), groups), len(logits))
+
+
+def competition(logits: Tensor, severities: Tensor, groups: Tensor, studies: Tensor) -> LossSum:
+    """The metric on a batch: mean of the groups' weighted losses and of the any-severe loss of whole studies.
+
+    `groups` (K,) of the targets, `studies` (B,) of the samples, counted from 0.  Source: the organisers' metric; as a
+    loss in seeds 001 and 002.
+    """
+    loss, weight = _cross_entropies(logits, severities)
+    parts = _by_group(loss * weight, weight, groups)
+    canal = groups == GROUPS.index("spinal")
+    if canal.any():
+        labelled = severities[:, canal] != MISSING
+        severe = logits.float().softmax(2)[..., SEVERE][:, canal] * labelled
+        truth = ((severities[:, canal] == SEVERE) & labelled).to(severe)
+        peak, peak_truth, peak_weight = (_peak(one, studies) for one in (severe, truth, weight[:, canal]))
+        binary = functional.binary_cross_entropy(peak.clamp(SUREST, 1 - SUREST), peak_truth, reduction="none")
+        parts = torch.cat([parts, torch.stack([(binary * peak_weight).sum(), peak_weight.sum()])[None]])
+    return _mean_of(parts, len(logits))
+
+
+def weighted_bce(logits: Tensor, severities: Tensor) -> LossSum:
+    """Binary cross entropy of each class of logits (B, K, 3), with the metric's weights: seed 000."""
+    known, weight = severities.clamp_min(0), _weights(severities)
+    onehot = functional.one_hot(known, len(SEVERITIES)).to(torch.float32)
+    loss = functional.binary_cross_entropy_with_logits(logits.float(), onehot, reduction="none").mean(2)
+    return LossSum((loss * weight).sum(), weight.sum())
+
+
+def valid_slices_bce(said: Tensor, severities: Tensor, distance_mm: Tensor, *, valid_mm: float = 8.0) -> LossSum:
+    """weighted_bce on the slices (B, S, K, 3 + 1) within valid_mm of the target, and whether a slice is one of them.
+
+    distance_mm (B, S, K), NaN where the target was not annotated, whose slices then take part in nothing.  Source: the
+    all-slices graders of seed 000.
+    """
+    known = distance_mm.isfinite() & (severities != MISSING)[:, None]
+    valid = (distance_mm.nan_to_num(valid_mm).abs() < valid_mm) & known
+    of_slice = torch.where(valid, severities[:, None], MISSING).flatten(0, 1)
+    grade = weighted_bce(said[..., : SEVERE + 1].flatten(0, 1), of_slice)
+    shows = functional.binary_cross_entropy_with_logits(said[..., -1].float(), valid.float(), reduction="none")
+    validity = LossSum((shows * known).sum(), known.sum().to(shows))
+    return LossSum((grade.mean + validity.mean) * len(said), torch.full_like(grade.total, len(said)))
+
+
+def _cross_entropies(logits: Tensor, severities: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, K) losses, and the metric's weights of the labels: 0 where there is none."""
+    loss = functional.cross_entropy(
+        logits.float().flatten(0, 1), severities.flatten(), ignore_index=MISSING, reduction="none"
+    )
+    return loss.reshape(severities.shape), _weights(severities)
+
+
+def _weights(severities: Tensor) -> Tensor:
+    of_class = torch.tensor(SEVERITY_WEIGHTS, device=severities.device)
+    return of_class[severities.clamp_min(0)] * (severities != MISSING)
+
+
+def _by_group(loss: Tensor, weight: Tensor, groups: Tensor) -> Tensor:
+    """(groups, 2) sums of loss and of weight."""
+    member = functional.one_hot(groups, len(GROUPS)).to(loss)
+    return torch.stack([(loss @ member).sum(0), (weight @ member).sum(0)], 1)
+
+
+def _mean_of(parts: Tensor, count: int) -> LossSum:
+    """The mean of the parts that have any weight, as a sum over `count` samples."""
+    total, weight = parts.unbind(1)
+    used = (weight > 0).to(total)
+    mean = (total / weight.clamp_min(1e-12) * used).sum() / used.sum().clamp_min(1)
+    return LossSum(mean * count, used.sum().clamp_max(1) * count)
+
+
+def _peak(values: Tensor, studies: Tensor) -> Tensor:
+    """(studies,) the largest of (B, K) values of each study; they are not negative."""
+    highest = values.amax(1)
+    return highest.new_zeros(int(studies.max()) + 1).scatter_reduce(0, studies, highest, "amax")
+
+
+def _by_slice(said: Tensor, severities: Tensor) -> tuple[Tensor, Tensor]:
+    """Answers by slice (B, S, K, 3) as samples of their own, each with the label of its crop."""
+    if said.dim() == 3:
+        return said, severities
+    return said.flatten(0, 1), severities.repeat_interleave(said.shape[1], 0)
+
+
+def _judged(judge: Callable[[Tensor, Tensor, Batch, Fitting], LossSum]) -> Callable[[Any, Batch, Fitting], LossSum]:
+    """The loss of a batch whose images may be blended with others: a share of it is the others' loss."""
+
+    def loss(said: Tensor, batch: Batch, fitting: Fitting) -> LossSum:
+        own = judge(said, batch.target, batch, fitting)
+        if batch.other is None:
+            return own
+        others = judge(said, batch.other, batch, fitting)
+        share = batch.share
+        return LossSum(share * own.total + (1 - share) * others.total, share * own.weight + (1 - share) * others.weight)
+
+    return loss
+
+
+LOSSES: dict[str, Callable[[Any, Batch, Fitting], LossSum]] = {
+    "weighted_cross_entropy": _judged(lambda said, target, batch, _: weighted_cross_entropy(*_by_slice(said, target))),
+    "cross_entropy": _judged(
+        lambda said, target, batch, _: cross_entropy(*_by_slice(said, target), batch.of_grader.groups)
+    ),
+    "weighted_bce": _judged(lambda said, target, batch, _: weighted_bce(*_by_slice(said, target))),
+    "valid_slices_bce": _judged(
+        lambda said, target, batch, fitting: valid_slices_bce(
+            said, target, batch.known_distances, **fitting.loss_options
+        )
+    ),
+    "competition": _judged(
+        lambda said, target, batch, _: competition(said, target, batch.of_grader.groups, batch.of_grader.studies)
+    ),
+}

@@ -1,0 +1,1 @@
+"""Finished runs → packs of weights and a manifest."""

@@ -1,0 +1,141 @@
+"""An ensemble that training.ensemble.find found, laid onto packaged runs: who takes part, how much, and when."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field, ValidationError, model_validator
+
+from kernels.lumbar.labels import UNITS, group_of, row_of
+from kernels.lumbar.manifest import Factor, GraderWeight, Route
+from kernels.lumbar.specs import Group, Spec
+from training.packaging.packs import Run, UnusableRun
+from training.recipe.messages import told
+
+ALL_GROUPS: tuple[Group, ...] = get_args(Group)
+Weight = Annotated[float, Field(ge=0, le=100)]
+
+
+class FoundEnsemble(Spec):
+    """The part of the search's result that a package needs; the rest is for people."""
+
+    average: Literal["logits", "probabilities"]
+    weights: dict[str, dict[Group, Weight]] = Field(min_length=1)
+    """ "located/member" → weight by condition group."""
+    multipliers: dict[Group, tuple[Factor, Factor, Factor]]
+    left_to_priors: tuple[Group, ...] = ()
+    """Groups in which nobody has a weight, and that is meant."""
+    order: tuple[str, ...] = Field(min_length=1)
+    """Members as they should run, so that the score falls fastest."""
+
+    @model_validator(mode="after")
+    def _every_condition_is_answered(self) -> FoundEnsemble:
+        places = {f"weights.{name}": its.keys() for name, its in self.weights.items()}
+        for place, there in (places | {"multipliers": self.multipliers.keys()}).items():
+            if absent := [group for group in ALL_GROUPS if group not in there]:
+                raise ValueError(f"{place}.{absent[0]}: is missing")
+        for group in ALL_GROUPS:
+            if group not in self.left_to_priors and not any(its[group] > 0 for its in self.weights.values()):
+                raise ValueError(f"weights: those of {group} are all 0, so nobody would answer it")
+        return self
+
+    @model_validator(mode="after")
+    def _order_is_of_the_members(self) -> FoundEnsemble:
+        for name, times in Counter(self.order).items():
+            if times > 1:
+                raise ValueError(f"order: names {name} {times} times")
+            if name not in self.weights:
+                raise ValueError(f"order: names {name}, which has no weights")
+        if absent := [name for name in self.weights if name not in self.order]:
+            raise ValueError(f"order: lacks {absent[0]}, which has weights")
+        return self
+
+
+def read_ensemble(path: Path) -> FoundEnsemble:
+    """Raises UnusableRun where the file is not what the search writes."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UnusableRun(f"{path} is not there: make ensemble writes it") from error
+    except (OSError, ValueError) as error:
+        raise UnusableRun(f"{path} cannot be read ({error}): make ensemble writes it anew") from error
+    if not isinstance(content, dict):
+        raise UnusableRun(f"{path} holds no ensemble: make ensemble writes it anew")
+    fields = FoundEnsemble.model_fields
+    try:
+        return FoundEnsemble.model_validate({name: one for name, one in content.items() if name in fields})
+    except ValidationError as error:
+        problems = told(error)
+        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+        raise UnusableRun(f"{path}: {problems[0]}{more}; make ensemble writes it anew") from error
+
+
+def chosen_runs(runs: Mapping[str, Sequence[Run]], found: FoundEnsemble) -> dict[str, list[Run]]:
+    """The runs of each recipe that take part: graders with a weight, and the localisers of their recipe.
+
+    Raises UnusableRun where the ensemble names what is not there, or weighs a grader where it is silent.
+    """
+    there = set(_models(runs).values())
+    if absent := [name for name in found.order if name not in there]:
+        raise UnusableRun(f"the ensemble wants {', '.join(absent)}, which is not among the finished runs given")
+    chosen = {}
+    for recipe, its in runs.items():
+        kept = [run for run in its if _is_localiser(run) or f"{recipe}/{run.recipe.pooled_as}" in found.order]
+        graders = [run for run in kept if not _is_localiser(run)]
+        for run in graders:
+            _check_grades(run, f"{recipe}/{run.recipe.pooled_as}", found)
+        if graders:
+            chosen[recipe] = kept
+    return chosen
+
+
+def _check_grades(run: Run, name: str, found: FoundEnsemble) -> None:
+    member = run.recipe.member
+    graded = {group_of(row_of(target, unit)) for unit in UNITS[member.unit] for target in member.targets}
+    for group, weight in found.weights[name].items():
+        if weight > 0 and group not in graded:
+            raise UnusableRun(
+                f"weights.{name}.{group} of the ensemble is {weight:g}, but {name} grades {', '.join(sorted(graded))} "
+                "alone: make ensemble writes it anew"
+            )
+
+
+def weighted(routes: Sequence[Route], runs: Mapping[str, Sequence[Run]], found: FoundEnsemble) -> tuple[Route, ...]:
+    """The routes, one a recipe, with the found weights, in the found order.  A model's folds share its weight."""
+    order = {name: place for place, name in enumerate(found.order)}
+    models = _models(runs)
+    folds = Counter(models.values())
+    new = []
+    for route in routes:
+        ranked = sorted(route.graders, key=lambda grader: order[models[grader.name]])
+        graders = []
+        for grader in ranked:
+            model = models[grader.name]
+            share = {group: weight / folds[model] for group, weight in found.weights[model].items()}
+            graders.append(GraderWeight(name=grader.name, weight=share))
+        new.append(route.model_copy(update={"graders": tuple(graders)}))
+    return tuple(sorted(new, key=lambda route: order[models[route.graders[0].name]]))
+
+
+def order_of(runs: Mapping[str, Sequence[Run]], found: FoundEnsemble) -> tuple[str, ...]:
+    """The graders' names as they should run: the first folds of all models in the found order, then the second …"""
+    by_model: dict[str, list[str]] = {model: [] for model in found.order}
+    for name, model in _models(runs).items():
+        if model in by_model:
+            by_model[model].append(name)
+    ranked = [(rank, name) for names in by_model.values() for rank, name in enumerate(names)]
+    return tuple(name for _, name in sorted(ranked, key=lambda one: one[0]))
+
+
+def _models(runs: Mapping[str, Sequence[Run]]) -> dict[str, str]:
+    """Name of each run's member in a manifest → "located/member" of the search."""
+    pairs = [(recipe, run) for recipe, its in runs.items() for run in its]
+    return {run.artefact.member.name: f"{recipe}/{run.recipe.pooled_as}" for recipe, run in pairs}
+
+
+def _is_localiser(run: Run) -> bool:
+    return run.recipe.member.role == "localiser"

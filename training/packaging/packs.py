@@ -1,0 +1,178 @@
+"""From finished runs to packs: networks are laid end to end in a few files that Kaggle leaves as they are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tqdm import tqdm
+
+from kernels.lumbar.manifest import Artefact, Route
+from training.evaluation.validate import route_of
+from training.recipe.schema import MemberRecipe
+from training.runs import RunFolder
+
+# Kaggle takes 50 files at most, so networks share files; small enough, still, to be sent again if an upload breaks off.
+PACK_BYTES = 1_500_000_000
+# A TorchScript file is a ZIP archive, and Kaggle unpacks archives.  With other bytes before and, farther than a ZIP
+# reader looks back, behind, a pack is none.
+PACK_HEADER = b"lumbar-kit weights\n".ljust(64, b"\0")
+PACK_TRAILER = bytes(1 << 17)
+
+
+Located = Literal["own", "together", "apart"]
+
+
+class UnusableRun(Exception):
+    """A run that is missing, unfinished or not what it says, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished network: what the recipe says of it, what its export says of it, and where its weights lie."""
+
+    recipe: MemberRecipe
+    artefact: Artefact
+    weights: Path
+
+
+def collect(folder: RunFolder, folds: Sequence[int], allow_partial: bool) -> list[Run]:
+    """The finished runs of a recipe in some folds, in the recipe's order.  Raises UnusableRun naming the others."""
+    wanted = [
+        (entry, fold)
+        for entry in folder.recipe.members()
+        for fold in folds
+        if entry.is_trained_in(fold) and fold in (folder.recipe.packed_folds(entry.member.name) or folds)
+    ]
+    found: list[Run] = []
+    missing: list[str] = []
+    changed: list[str] = []
+    for entry, fold in wanted:
+        place = folder.job(entry.member.name, fold)
+        run = read_run(place, entry)
+        if run is not None:
+            found.append(run)
+        else:
+            (changed if is_done(place) else missing).append(str(place.relative_to(folder.runs)))
+    if (missing or changed) and not allow_partial:
+        raise UnusableRun(_what_to_do(len(wanted), missing, changed))
+    return found
+
+
+def _what_to_do(count: int, missing: Sequence[str], changed: Sequence[str]) -> str:
+    told = []
+    if changed:
+        told.append(
+            f"{len(changed)} of {count} runs were trained with another state of the recipe: {', '.join(changed)}"
+            " (make train-all trains them again)"
+        )
+    if missing:
+        told.append(
+            f"{len(missing)} of {count} runs are not finished: {', '.join(missing)}"
+            " (finish them with make train-all, choose --folds, or give --allow-partial)"
+        )
+    return "; ".join(told)
+
+
+def is_done(folder: Path) -> bool:
+    """Whether a network was trained to its end, with whatever state of its recipe."""
+    return (folder / "done.json").is_file()
+
+
+def routes_of(runs: Mapping[str, Sequence[Run]], locate: Located) -> tuple[Route, ...]:
+    """How the localisers and graders of several recipes (by name) work together.  Raises UnusableRun.
+
+    own: each recipe's graders look where its own localisers point.  together: all graders look where all localisers
+    agree.  apart: each recipe's graders look once where each recipe's localisers point (seed 002: "run stage 2 once for
+    each stage 1").
+    """
+    graders = {name: part for name, found in runs.items() if (part := _with_role(found, "grader"))}
+    localisers = {name: part for name, found in runs.items() if (part := _with_role(found, "localiser"))}
+    if not graders or not localisers:
+        raise UnusableRun(f"{', '.join(runs)}: no finished {'localiser' if graders else 'grader'}, so nothing to ship")
+    if locate == "own":
+        alone = sorted({*localisers, *graders} - (localisers.keys() & graders.keys()))
+        if alone:
+            raise UnusableRun(
+                f"{', '.join(alone)}: localisers without graders, or graders without localisers: "
+                "join them to other recipes with --locate together or apart"
+            )
+        return tuple(_route(name, localisers[name], graders[name]) for name in graders)
+    if locate == "together":
+        everyone = [run for found in localisers.values() for run in found]
+        return tuple(_route(name, everyone, found) for name, found in graders.items())
+    pairs = [(finder, name) for name in graders for finder in localisers]
+    return tuple(_route(f"{name}_at_{finder}", localisers[finder], graders[name]) for finder, name in pairs)
+
+
+def _with_role(runs: Sequence[Run], role: str) -> list[Run]:
+    return [run for run in runs if run.recipe.member.role == role]
+
+
+def _route(name: str, localisers: Sequence[Run], graders: Sequence[Run]) -> Route:
+    runs = [*localisers, *graders]
+    return route_of(name, [run.artefact for run in runs], [run.recipe for run in runs])
+
+
+def read_run(folder: Path, recipe: MemberRecipe) -> Run | None:
+    """A finished run, or None where it is not finished or was made by another state of the recipe.
+
+    Raises UnusableRun where the run says that it is done and is not.
+    """
+    if not is_done(folder):
+        return None
+    try:
+        artefact = Artefact.model_validate_json((folder / "artefact.json").read_bytes())
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UnusableRun(f"{folder} says that it is done, but cannot be read: {reason}") from error
+    if artefact.provenance.resolved_recipe != recipe.model_dump(mode="json"):
+        return None
+    weights = folder / artefact.weights.file
+    if not weights.is_file():
+        raise UnusableRun(f"{folder} says that it is done, but has no {artefact.weights.file}")
+    return Run(recipe, artefact, weights)
+
+
+def pack(runs: Sequence[Run], folder: Path, pack_bytes: int = PACK_BYTES) -> list[Artefact]:
+    """Lay all weights end to end in weights-<n>.bin; returns the artefacts with file and offset in their packs.
+
+    Raises UnusableRun for weights that are not the bytes their artefact speaks of.
+    """
+    packed: list[Artefact] = []
+    with tqdm(total=len(runs), desc="pack", unit="file") as progress:
+        for number, group in enumerate(_groups(runs, pack_bytes)):
+            path = folder / f"weights-{number}.bin"
+            with path.open("wb") as file:
+                file.write(PACK_HEADER)
+                for run in group:
+                    place = run.artefact.weights.model_copy(update={"file": path.name, "offset": file.tell()})
+                    file.write(_checked_bytes(run))
+                    packed.append(run.artefact.model_copy(update={"weights": place}))
+                    progress.update()
+                file.write(PACK_TRAILER)
+    return packed
+
+
+def _groups(runs: Sequence[Run], pack_bytes: int) -> list[list[Run]]:
+    """Consecutive runs, as many as fit a pack; a larger one has a pack of its own."""
+    groups: list[list[Run]] = []
+    size = pack_bytes
+    for run in runs:
+        if size + run.artefact.weights.bytes > pack_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(run)
+        size += run.artefact.weights.bytes
+    return groups
+
+
+def _checked_bytes(run: Run) -> bytes:
+    data = run.weights.read_bytes()
+    said = run.artefact.weights
+    if len(data) != said.bytes or hashlib.sha256(data).hexdigest() != said.sha256:
+        raise UnusableRun(f"{run.weights} is not what its artefact.json speaks of: run this fold again")
+    return data

@@ -1,0 +1,233 @@
+"""Recipes: one YAML a system, typed; defaults live here and a recipe lists differences only.
+
+A recipe describes the full system (the published hyper-parameters) and, under `profiles`, what a smaller profile
+changes of it.  `load_recipe(path, profile)` merges, checks and returns it; `Recipe.members()` lists what is trained.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from kernels.lumbar.labels import GROUPS
+from kernels.lumbar.specs import Group, Member, Spec, Tta, UnitKind, ViewRequest
+from training.recipe.fitting import Fitting
+from training.recipe.messages import listed, told
+from training.recipe.consistency import problems_of
+from training.recipe.shorthand import expand_targets, expand_views
+
+Profile = Literal["smoke", "bench", "full"]
+
+
+class RecipeError(Exception):
+    """A recipe that cannot be used, with the file, the dotted path and the reason."""
+
+
+Views = Annotated[tuple[ViewRequest, ...], BeforeValidator(expand_views)]
+
+
+class Stage(Spec):
+    """What localisers and graders have in common: what a network looks at, and what it answers."""
+
+    unit: UnitKind
+    inputs: Views
+    targets: tuple[str, ...]
+    """Relative to the unit; names without a level or side that the unit does not have, either, stand for all."""
+    tta: tuple[Tta, ...] = ()
+    fitting: Fitting
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _all_levels_and_sides(cls, targets: Any, info: ValidationInfo) -> Any:
+        return expand_targets(info.data.get("unit", ""), targets)
+
+
+class Localiser(Stage):
+    """A stage-1 network: finds landmarks."""
+
+    answers: Literal["points", "slices"] = "points"
+    packed_folds: tuple[int, ...] | None = None
+    """Folds whose networks are shipped; None = all.  All are trained: each locates what its own fold held out."""
+
+
+class Backbone(Spec):
+    """An encoder that graders are trained with, and what it needs."""
+
+    timm: str
+    size_px: int = Field(ge=16, le=1024)
+    learning_rate: float = Field(gt=0)
+    pretrained: bool = True
+    folds: tuple[int, ...] | None = None
+    """Folds in which graders are trained with it; None = all.  A different backbone in each makes one model of five."""
+    options: dict[str, Any] = {}
+
+
+class Grader(Stage):
+    """A stage-2 network: grades crops.  Trained once with each backbone, which sets size_px and learning rate."""
+
+    backbones: tuple[str, ...] | None = None
+    """Names of the recipe's backbones it is trained with; None = all."""
+    weight: dict[Group, Annotated[float, Field(ge=0, le=100)]]
+    """The grader's weight in the ensemble, by condition group."""
+
+    @field_validator("weight")
+    @classmethod
+    def _counts_for_something(cls, weight: dict[Group, float], info: ValidationInfo) -> dict[Group, float]:
+        graded = [one for one in GROUPS if any(one in target for target in info.data.get("targets", ()))]
+        if graded and not any(weight.get(group, 0.0) > 0 for group in graded):  # type: ignore[call-overload]
+            raise ValueError(f"is 0 for all that it grades ({', '.join(graded)}): it would be trained for nothing")
+        return weight
+
+
+class MemberRecipe(Spec):
+    """One network of a recipe: what the kernel must know of it, and how it is fitted."""
+
+    member: Member
+    model: str = ""
+    """Of graders with a backbone of its own in each fold, the name of the one model that they are together."""
+    backbone: Backbone | None = None
+    weight: dict[Group, float] = {}
+    fitting: Fitting
+
+    @model_validator(mode="after")
+    def _changes_that_labels_bear(self) -> MemberRecipe:
+        augmentation, is_grader = self.fitting.augmentation, self.member.role == "grader"
+        for change in ("front_to_back", "dihedral", "mixup", "cutmix"):
+            if getattr(augmentation, change) and not is_grader:
+                raise ValueError(f"fitting.augmentation.{change}: is for graders: points would not follow")
+        if augmentation.dihedral and len(self.member.targets) > 1:
+            raise ValueError(
+                "fitting.augmentation.dihedral: exchanges left and right, so it is for graders of one target"
+            )
+        whole = self.member.unit == "study" or self.fitting.optimisation.whole_studies
+        second = self.fitting.second_step
+        losses = {"fitting": self.fitting.loss} | ({"fitting.second_step": second.loss} if second else {})
+        for place, loss in losses.items():
+            if loss == "competition" and not whole:
+                raise ValueError(f"{place}.loss: needs all levels of a study: set fitting.optimisation.whole_studies")
+        return self
+
+    @property
+    def pooled_as(self) -> str:
+        """The name under which its answers for held-out studies are pooled."""
+        return self.model or self.member.name
+
+    def is_trained_in(self, fold: int) -> bool:
+        """Whether there is a network of this member in a fold."""
+        return self.backbone is None or self.backbone.folds is None or fold in self.backbone.folds
+
+
+class Recipe(Spec):
+    """A system."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    source: str
+    profile: Profile = "full"
+    folds: int = Field(default=5, ge=2, le=20)
+    train_folds: tuple[int, ...] | None = None
+    """Folds trained by default; None = all."""
+    seed: int = 42
+    average: Literal["logits", "probabilities"] = "logits"
+    localisers: dict[str, Localiser]
+    backbones: dict[str, Backbone]
+    graders: dict[str, Grader]
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Recipe:
+        if problems := problems_of(self):
+            raise ValueError("\n".join(problems))
+        return self
+
+    def backbones_of(self, grader: str) -> tuple[str, ...]:
+        """Names of the backbones that a grader is trained with."""
+        asked = self.graders[grader].backbones
+        return tuple(self.backbones) if asked is None else asked
+
+    def packed_folds(self, member: str) -> tuple[int, ...] | None:
+        """The folds whose network of this name is shipped; None = all."""
+        localiser = self.localisers.get(member.removeprefix(f"{self.name}_"))
+        return None if localiser is None else localiser.packed_folds
+
+    def members(self) -> tuple[MemberRecipe, ...]:
+        """All networks of the recipe: localisers first, in their order, then every grader with every backbone."""
+        graders = [(name, backbone) for name in self.graders for backbone in self.backbones_of(name)]
+        return (
+            *[self.localiser(name) for name in self.localisers],
+            *[self.grader(name, backbone) for name, backbone in graders],
+        )
+
+    def place_of(self, member: str) -> tuple[str, str]:
+        """Dotted paths of the parts that describe the network of this name: its stage, and its backbone or ""."""
+        for name in self.localisers:
+            if member == f"{self.name}_{name}":
+                return f"localisers.{name}", ""
+        for name in self.graders:
+            for backbone in self.backbones_of(name):
+                if member == f"{self.name}_{name}_{backbone}":
+                    return f"graders.{name}", f"backbones.{backbone}"
+        raise KeyError(member)
+
+    def localiser(self, name: str) -> MemberRecipe:
+        """The network of one of `localisers`."""
+        spec = self.localisers[name]
+        return MemberRecipe(member=_member(f"{self.name}_{name}", "localiser", spec), fitting=spec.fitting)
+
+    def grader(self, name: str, backbone_name: str) -> MemberRecipe:
+        """The network of one of `graders` with one of its backbones."""
+        grader, backbone = self.graders[name], self.backbones[backbone_name]
+        inputs = tuple(view.model_copy(update={"size_px": backbone.size_px}) for view in grader.inputs)
+        rate = {"learning_rate": backbone.learning_rate}
+        optimisation = grader.fitting.optimisation.model_copy(update=rate)
+        return MemberRecipe(
+            member=_member(
+                f"{self.name}_{name}_{backbone_name}", "grader", grader.model_copy(update={"inputs": inputs})
+            ),
+            model="" if backbone.folds is None else f"{self.name}_{name}",
+            backbone=backbone,
+            weight=grader.weight,
+            fitting=grader.fitting.model_copy(update={"optimisation": optimisation}),
+        )
+
+
+def _member(name: str, role: Literal["localiser", "grader"], spec: Localiser | Grader) -> Member:
+    answers = spec.answers if isinstance(spec, Localiser) else "points"
+    return Member(
+        name=name, role=role, unit=spec.unit, inputs=spec.inputs, targets=spec.targets, answers=answers, tta=spec.tta
+    )
+
+
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A copy of `base` with nested `changes`; a change to null removes the key."""
+    merged = dict(base)
+    for key, value in changes.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def load_recipe(path: Path, profile: Profile = "full") -> Recipe:
+    """Read a recipe in one of its profiles.  Raises RecipeError with the dotted path of what is wrong."""
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(document, dict):
+        raise RecipeError(f"{path}: a recipe is a YAML mapping")
+    profiles = document.pop("profiles", None) or {}
+    if not isinstance(profiles, dict) or not isinstance(profiles.get(profile) or {}, dict):
+        raise RecipeError(f"{path}: profiles: is a mapping of profile to what changes in it")
+    if profile != "full" and profile not in profiles:
+        raise RecipeError(f"{path}: has no profile '{profile}'; it has: full, {', '.join(profiles)}")
+    resolved = merge(document, profiles.get(profile) or {})
+    resolved["profile"] = profile
+    try:
+        return Recipe.model_validate(resolved)
+    except ValidationError as error:
+        raise RecipeError(listed(path, told(error))) from error

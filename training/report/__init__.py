@@ -1,0 +1,1 @@
+"""All that finished runs say, as one HTML page."""

@@ -1,0 +1,182 @@
+"""The report's drawings: reliability curves, fold spread, the gain curve, and crops around a landmark."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Polygon
+from matplotlib.patheffects import withStroke
+
+from kernels.lumbar.labels import GROUPS, SEVERITIES
+from training.ensemble.search import Step
+from training.evaluation.overlays import ROUTE_COLOURS, TRUE_COLOUR
+from training.report.numbers import Bin
+from training.report.page import Image
+
+# Okabe and Ito's colours, which the colour-blind tell apart; shapes say the same.
+COLOURS = ("#0072b2", "#e69f00", "#cc3d00", "#009e73", "#cc79a7", "#56b4e9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# Shapes that leave what lies beneath them to be seen.
+CROSSES = ("x", "+", "1", "2", "3", "4")
+# What a number takes beside a point.
+NUMBER_POINTS = 15
+# Bins of fewer rows are drawn hollow.
+FEW = 10
+STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "report"}
+
+
+def severity_text(severity: str) -> str:
+    """normal/mild of normal_mild."""
+    return severity.replace("_", "/")
+
+
+def reliability_figure(curves: Mapping[tuple[str, str], Sequence[Bin]]) -> Image:
+    """(group, severity) → bins: observed over predicted share, and beneath it how many rows each bin has."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            2, len(GROUPS), figsize=(9.4, 4.9), sharex=True, squeeze=False, height_ratios=(3, 1), layout="constrained"
+        )
+        for column, group in enumerate(GROUPS):
+            _draw_reliability(axes[0, column], axes[1, column], {one: curves[group, one] for one in SEVERITIES})
+            axes[0, column].set_title(group)
+        axes[0, 0].set_ylabel("observed share")
+        axes[1, 0].set_ylabel("rows (log)")
+        handles, names = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, names, frameon=False, loc="outside upper center", ncols=len(names))
+        return _svg(figure)
+
+
+def _draw_reliability(curve: Axes, counts: Axes, bins: Mapping[str, Sequence[Bin]]) -> None:
+    curve.plot([0, 1], [0, 1], color="#8c959f", linewidth=1, linestyle=":")
+    for severity, colour, marker in zip(SEVERITIES, COLOURS, MARKERS, strict=False):
+        found = bins[severity]
+        style = {"color": colour, "marker": marker}
+        for hollow in (True, False):
+            some = [one for one in found if (one.rows < FEW) == hollow]
+            look = {"linestyle": "none", "markerfacecolor": "white"} if hollow else {"label": severity_text(severity)}
+            shares = [one.observed for one in some]
+            curve.plot([one.predicted for one in some], shares, markersize=5, linewidth=1.2, **style, **look)  # type: ignore[arg-type]
+        rows = [one.rows for one in found]
+        counts.plot([one.predicted for one in found], rows, markersize=3.5, linewidth=0.8, **style)  # type: ignore[arg-type]
+    curve.set(xlim=(-0.02, 1.02), ylim=(-0.03, 1.03))
+    counts.set(yscale="log", xlabel="predicted probability", ylim=(0.7, None))
+
+
+def folds_figure(scores: Mapping[str, Mapping[int, float]]) -> Image:
+    """Name → fold → score: a column of marks for each fold."""
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(7.4, 3.4), layout="constrained")
+        folds = sorted({fold for its in scores.values() for fold in its})
+        for number, (name, its) in enumerate(scores.items()):
+            colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+            line = {"linewidth": 1.6 if number == 0 else 0.7, "color": colour, "marker": marker, "markersize": 5}
+            axis.plot(list(its), list(its.values()), label=name, **line)  # type: ignore[arg-type]
+        axis.set_xticks(folds, [f"fold {fold}" for fold in folds])
+        axis.set_ylabel("score (lower is better)")
+        axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        return _svg(figure)
+
+
+def gain_figure(steps: Sequence[Step]) -> Image:
+    """The score after each member, by its number; what comes before the first lies far above, and is left out."""
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(7.4, 3.6), layout="constrained")
+        seconds, scores = [step.seconds for step in steps], [step.score for step in steps]
+        axis.step(seconds, scores, where="post", color=COLOURS[0], linewidth=1.4)
+        axis.plot(seconds, scores, linestyle="none", marker="o", color=COLOURS[0], markersize=4)
+        axis.margins(x=0.06, y=0.15)
+        axis.set(xlabel="seconds a study", ylabel="score (lower is better)")
+        axis.grid(axis="y", color="#e3e7eb", linewidth=0.7)
+        figure.draw_without_rendering()  # settles where points lie
+        places = axis.transData.transform(np.column_stack([seconds, scores]))
+        for at in apart(places, NUMBER_POINTS * figure.dpi / 72):
+            place = seconds[at], scores[at]
+            number = axis.annotate(str(at + 1), place, (4, 4), textcoords="offset points", fontsize=8)
+            number.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+        return _svg(figure)
+
+
+def apart(places: np.ndarray, distance: float) -> list[int]:
+    """Which of the places (N, 2) may be labelled: the first, the last, and those so far from all labelled ones."""
+    kept: list[int] = []
+    for at in dict.fromkeys([0, len(places) - 1, *range(len(places))]):
+        if 0 <= at < len(places) and all(np.hypot(*(places[at] - places[other])) >= distance for other in kept):
+            kept.append(at)
+    return sorted(kept)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Where someone looked."""
+
+    name: str
+    whole: tuple[float, float]
+    """Row and column in the whole slice, at the foot of the point where it lies on another."""
+    crop: tuple[int, float, float] | None
+    """Which crop, and row and column in it; None where none of them shows it."""
+
+
+def crop_figure(
+    whole: np.ndarray,
+    outline: np.ndarray,
+    aspect: float,
+    crops: np.ndarray,
+    mark: tuple[float, float],
+    size_mm: float,
+    looked: Sequence[Mark] = (),
+) -> Image:
+    """A slice (H, W), its pixels `aspect` times as high as wide, with the outline (4, 2) of the crop in its rows and
+    columns; then the crops (slice, H, W) of size_mm, the middle one ringed at `mark`; crosses where one `looked`."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, len(crops) + 1, figsize=(2.3 * (len(crops) + 1), 2.6), layout="constrained")
+        axes[0].imshow(whole, cmap="gray", vmin=0, vmax=255, aspect=aspect)
+        axes[0].add_patch(Polygon(outline[:, ::-1], fill=False, edgecolor=TRUE_COLOUR, linewidth=1.3))
+        axes[0].set_title("whole slice")
+        for number, (axis, crop) in enumerate(zip(axes[1:], crops, strict=True)):
+            axis.imshow(crop, cmap="gray", vmin=0, vmax=255)
+            beside = number - len(crops) // 2
+            axis.set_title(f"{beside:+d} slice" if beside else f"nearest, {size_mm:g} mm wide")
+            if beside == 0:
+                axis.plot(mark[1], mark[0], "o", markerfacecolor="none", color=TRUE_COLOUR, markersize=13)
+        _draw_marks(axes, looked)
+        for axis in axes:
+            axis.set_axis_off()
+        if looked:
+            figure.legend(loc="outside lower center", frameon=False, ncols=len(looked), handletextpad=0.2)
+        return _saved(figure, "png", dpi=110)
+
+
+def _draw_marks(axes: Sequence[Axes], looked: Sequence[Mark]) -> None:
+    """A colour and a shape for each who looked, on the whole slice and on the crop that shows the point."""
+    for axis in axes:
+        axis.set_autoscale_on(False)
+    for number, one in enumerate(looked):
+        colour, shape = ROUTE_COLOURS[number % len(ROUTE_COLOURS)], CROSSES[number % len(CROSSES)]
+        style = {"linestyle": "none", "color": colour, "marker": shape, "markeredgewidth": 1.4}
+        axes[0].plot(one.whole[1], one.whole[0], markersize=5, **style)  # type: ignore[arg-type]
+        axes[0].plot([], [], markersize=8, label=one.name, **style)  # type: ignore[arg-type]
+        if one.crop is not None:
+            panel, row, column = one.crop
+            axes[panel + 1].plot(column, row, markersize=9, **style)  # type: ignore[arg-type]
+
+
+def _svg(figure: Figure) -> Image:
+    return _saved(figure, "svg+xml", format="svg", metadata={"Date": None})
+
+
+def _saved(figure: Figure, kind: str, **options: object) -> Image:
+    stream = io.BytesIO()
+    figure.savefig(stream, **options)  # type: ignore[arg-type]
+    plt.close(figure)
+    return Image(stream.getvalue(), f"image/{kind}")

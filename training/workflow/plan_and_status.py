@@ -1,0 +1,91 @@
+"""What `plan` and `status` print: nothing is done, and a run that is going on is not disturbed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from training.locks import is_busy
+from training.workflow.costs import Costs, epochs_of, told
+from training.workflow.grid import TRAININGS, Grid, Step
+from training.workflow.step_journal import is_running, read_entry
+from training.workflow.staleness import Books, Verdict, history_of
+
+# What a network's validation is told by: its loss, and of localisers the pixels that it misses by.
+DIGITS = 4
+
+
+def todo_of(grid: Grid, verdicts: Mapping[str, Verdict]) -> dict[str, tuple[str, ...]]:
+    """The steps that are to be done, each with those of its needs that are to be done as well."""
+    names = {name for name, verdict in verdicts.items() if not verdict.done}
+    return {
+        name: tuple(one for one in step.needs if one in names) for name, step in grid.steps.items() if name in names
+    }
+
+
+def plan_of(grid: Grid, slots: int) -> str:
+    """What would run, why, and how long it would take."""
+    verdicts = Books(grid).verdicts()
+    todo, costs = todo_of(grid, verdicts), Costs(grid)
+    if not todo:
+        return f"nothing is to be done: all {len(verdicts)} jobs are finished"
+    rows = [("job", "why", "time")]
+    rows += [(name, verdicts[name].why, told(costs.of(grid.steps[name]))) for name in todo]
+    left_s, unknown = costs.time_left_s(todo, slots)
+    alone = [cost for name in todo if (cost := costs.of(grid.steps[name])) is not None]
+    sums = f"{len(todo)} of {len(verdicts)} jobs would run"
+    if unknown == len(todo):
+        return "\n".join([*_aligned(rows), "", f"{sums}; their time is unknown: none like them was run in this folder"])
+    sums += f": {told(sum(alone))} one after the other, {told(left_s)} with {slots} at a time"
+    sums += f", and {unknown} jobs of unknown time" if unknown else ""
+    return "\n".join([*_aligned(rows), "", sums])
+
+
+def status_of(grid: Grid) -> str:
+    """The run table: a line a job."""
+    verdicts = Books(grid).verdicts()
+    rows = [("job", "state", "epoch", "score", "seconds", "device")]
+    counts: dict[str, int] = {}
+    for name, step in grid.steps.items():
+        state = state_of(grid, step, verdicts[name])
+        counts[state] = counts.get(state, 0) + 1
+        entry = read_entry(grid, step)
+        epoch, score, spent_s = _progress(grid, step) if step.kind in TRAININGS else ("", "", 0.0)
+        if entry is not None:
+            running_s = time.time() - entry.began
+            spent_s = running_s if state == "running" else max(spent_s, entry.longest_s)
+        rows.append((name, state, epoch, score, f"{spent_s:.0f}" if spent_s else "", entry.device if entry else ""))
+    told_counts = ", ".join(f"{count} {state}" for state, count in counts.items())
+    going_on = "a run is going on" if is_busy(grid.order.runs) else "no run is going on"
+    return "\n".join([*_aligned(rows), "", f"{len(verdicts)} jobs: {told_counts}; {going_on}"])
+
+
+def state_of(grid: Grid, step: Step, verdict: Verdict) -> str:
+    """waiting, running, finished, failed, killed or stale."""
+    if is_running(grid, step):
+        return "running"
+    if verdict.done:
+        return "finished"
+    entry = read_entry(grid, step)
+    if entry is not None and entry.state in ("failed", "running"):
+        return "failed" if entry.state == "failed" else "killed"
+    return "stale" if verdict.begun else "waiting"
+
+
+def _progress(grid: Grid, step: Step) -> tuple[str, str, float]:
+    """Epoch of epochs, validation loss and error of the last one, and the seconds of all of them."""
+    job = grid.job(step)
+    lines = history_of(job)
+    later = history_of(job / "second_step")
+    epochs = f"{len(lines) + len(later)}/{epochs_of(grid.member(step))}"
+    if not lines:
+        return epochs, "", 0.0
+    last = (later or lines)[-1]
+    score = f"{float(last['validation_loss']):.{DIGITS}g}"
+    score += f", {float(last['median_error_px']):.1f} px" if last["median_error_px"] else ""
+    return epochs, score, sum(float(line["seconds"]) for line in (*lines, *later))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,156 @@
+"""Any number of studies through the kernel, in shards on the workflow engine: here, or on a cluster.
+
+    python -m training.workflow.predict_shards --data DIR --weights DIR --out OUT [--shards N] [--jobs N]
+        [--executor slurm|kubernetes|shell|DIR] [--time-limit SECONDS]
+
+DIR is a folder in the competition's layout, or any folder of STUDY/SERIES/*.dcm.  The merged submission has the bytes
+of a single run; on a CPU of one with as many threads, which is one unless OMP_NUM_THREADS says more.  The same command
+goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from tqdm import tqdm
+
+from kernels.lumbar.networks.weights import MANIFEST_FILE, WeightsError, manifest_digest, read_manifest
+from training.recipe.schema import RecipeError
+from training.locks import BusyError, alone
+from training.runs import read_object
+from training.workflow.shards import REPORT, ShardError, merge, split
+from training.workflow.gpus import gpus_here
+from training.workflow.grid import refuse_braces
+from training.workflow.engine import LOOK_S, THREAD_LIMITS, ExecutorError, last_line, name_holder, profile_of, snakemake, variables_of
+from training.workflow.run_shard import end
+from training.workflow.step import STOPPED
+
+DEFAULT_TIME_LIMIT_S = 24 * 3600.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line.  Exit code 1: a shard failed, or an order that cannot be done; one sentence says which and why.
+
+    3: it was told to stop.
+    """
+    parser = argparse.ArgumentParser(prog="training.workflow.predict_shards", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="the competition's layout, or STUDY/SERIES/*.dcm")
+    parser.add_argument("--weights", type=Path, required=True, help="folder of manifest.json and its weights")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--shards", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="kernels at a time")
+    parser.add_argument("--executor", help="where kernels run, in place of this machine")
+    parser.add_argument("--time-limit", type=float, default=DEFAULT_TIME_LIMIT_S, help="seconds of each kernel")
+    options = parser.parse_args(argv)
+    try:
+        if options.jobs < 1:
+            raise ShardError(f"JOBS is the number of kernels at a time, 1 or more, not {options.jobs}")
+        refuse_braces(options.out.resolve())
+        if options.executor is not None:
+            profile_of(options.executor)
+        digest = manifest_digest(_manifest(options.weights))
+        with alone(options.out) as lock:
+            shards = split(options.data, options.out, options.shards)
+            _forget_others(shards, digest)
+            stopped, failed = _run(options, shards, lock)
+            if stopped and failed:
+                done = sum((shard / "out" / REPORT).is_file() for shard in shards)
+                told = f"{done} of {len(shards)} shards are answered; the same command goes on there"
+                sys.stderr.write(f"predict was stopped: {told}\n")
+                return STOPPED
+            if failed:
+                sys.stderr.write(f"predict: {failed}; the same command goes on there\n")
+                return 1
+            report = merge(options.out)
+    except (ShardError, WeightsError, BusyError, ExecutorError, RecipeError, OSError) as error:
+        sys.stderr.write(f"predict stopped: {error}\n")
+        return 1
+    graded, asked = report["studies"]["graded"], report["studies"]["asked"]
+    without = f", {report['without_series']} of all have no usable series" if report["without_series"] else ""
+    sys.stdout.write(
+        f"{options.out / 'submission.csv'}: {graded} of {asked} studies graded in {len(shards)} shards{without}; "
+        f"rows of those graded that kept the prior: {report['fallbacks']['rows']}; "
+        f"problems: {report['problem_counts'] or 'none'}\n"
+    )
+    return 0
+
+
+def _manifest(weights: Path) -> Path:
+    path = weights / MANIFEST_FILE
+    if not path.is_file():
+        raise WeightsError(f"{weights} holds no {MANIFEST_FILE}: WEIGHTS= is what `make package` wrote")
+    read_manifest(path)
+    return path
+
+
+def _forget_others(shards: Sequence[Path], digest: str) -> None:
+    """Answers of other weights are not kept."""
+    for shard in shards:
+        path = shard / "out" / REPORT
+        if path.is_file() and read_object(path).get("manifest_sha256") != digest:
+            path.unlink()
+
+
+def _run(options: argparse.Namespace, shards: Sequence[Path], lock: int) -> tuple[bool, str]:
+    """Let Snakemake run the kernels that have not answered yet: whether a signal ended it; what failed, or nothing."""
+    out, gpus = options.out.resolve(), 0 if options.executor else gpus_here()
+    own = out / ".workflow"
+    own.mkdir(parents=True, exist_ok=True)
+    (out / "logs").mkdir(exist_ok=True)
+    config = [f"out={out}", f"shards={len(shards)}", f"weights={options.weights.resolve()}"]
+    config += [f"time_limit={options.time_limit}"]
+    command = snakemake("predict.smk", own, config, options.jobs, gpus, options.executor)
+    # The same whatever the number of shards and jobs: on a CPU the last bits of an answer hang on it.
+    variables = variables_of(options.executor, os.environ.get(THREAD_LIMITS[0]) or "1", gpus)
+    log = out / "logs" / "snakemake.log"
+    with open(log, "ab") as stream:
+        process = subprocess.Popen(
+            command, env=variables, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, pass_fds=[lock]
+        )
+        name_holder(lock, process)
+        stopped = _watch(process, shards, options.executor is None)
+    missing = [shard for shard in shards if not (shard / "out" / REPORT).is_file()]
+    if not missing:
+        return stopped, ""
+    tried = [shard for shard in missing if (out / "logs" / f"{shard.name}.log").is_file()]
+    where = out / "logs" / f"{tried[0].name}.log" if tried else log
+    return stopped, f"{len(missing)} of {len(shards)} shards have no answers: {last_line(where)} ({where})"
+
+
+def _watch(process: subprocess.Popen[bytes], shards: Sequence[Path], is_here: bool) -> bool:
+    """Show how many shards are answered; returns whether a signal ended Snakemake, and on this machine the kernels."""
+    reports = [shard / "out" / REPORT for shard in shards]
+    stopped = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopped
+        if not stopped:
+            process.send_signal(signal.SIGINT)
+        stopped = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    with tqdm(total=len(reports), unit="shard", desc="predict") as bar:
+        while process.poll() is None:
+            bar.n = sum(path.is_file() for path in reports)
+            bar.refresh()
+            if stopped and is_here:  # each time, as one may just have begun
+                for shard in shards:
+                    end(shard)
+            time.sleep(LOOK_S)
+        bar.n = sum(path.is_file() for path in reports)
+        bar.refresh()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    return stopped
+
+
+if __name__ == "__main__":
+    sys.exit(main())

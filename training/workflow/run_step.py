@@ -1,0 +1,118 @@
+"""Does one step of a grid, and says of what its results were made."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+import torch
+
+import build_dataset
+from kernels.build_notebook import BuildError
+from kernels.lumbar.run.submission import replace_json
+from training import steps
+from training.fitting.preflight import check_recipes
+from training.data.label_correction import check_coverage
+from training.ensemble import find
+from training.fitting.device import ranks
+from training.networks import NetworkError
+from training.train_all import STEP_ERRORS
+from training.workflow.gpus import one_gpu
+from training.workflow.grid import Grid, Step
+from training.workflow.step_journal import attempt
+from training.workflow.staleness import Books
+
+log = logging.getLogger("step")
+
+
+class StepError(Exception):
+    """A step that another command of this project could not do; it has said why."""
+
+
+EXPECTED = (*STEP_ERRORS, NetworkError, BuildError, StepError, OSError)
+
+
+def do_step(grid: Grid, step: Step, threads: int) -> None:
+    """Do it, unless its results are there; in the end comes the file that Snakemake waits for."""
+    torch.set_num_threads(threads)
+    if step.kind in ("prepare", "ensemble", "package"):
+        with attempt(grid, step, "cpu"):
+            _stamped(grid, step)
+        return
+    if int(os.environ.get("RANK", "0")) and ranks() > 1:
+        _of_recipe(grid, step)  # the first rank writes everything, the books too
+        return
+    with one_gpu(grid.own):
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+        with attempt(grid, step, device):
+            _stamped(grid, step)
+
+
+def _stamped(grid: Grid, step: Step) -> None:
+    if step.kind == "ensemble":
+        known = _search(grid)
+    elif step.kind == "package":
+        known = _package(grid)
+    else:
+        known = _of_recipe(grid, step)
+    stamp = grid.stamp(step)
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    replace_json(stamp, {"made_of": Books(grid).made_of(step), **known})
+
+
+def _of_recipe(grid: Grid, step: Step) -> dict[str, object]:
+    """One step of one recipe; returns what its file is to say besides."""
+    order, recipe = grid.order, grid.recipes[step.recipe]
+    help_by = (order.coordinates, order.labels, order.cache)
+    source = steps.Source(order.data, order.runs, order.jobs, order.localisers_only, *help_by)
+    if step.kind == "prepare":
+        return _prepare(grid, steps.begin(recipe, source))
+    known = Books(grid).source_of(step.recipe) if order.coordinates else None
+    work = steps.begin(recipe, source, fingerprint=known[0] if known else None)
+    if step.kind == "validate":
+        steps.score_folds(work, grid.folds[step.recipe])
+        return {}
+
+    if step.kind == "localiser":
+        steps.train_member(work, grid.member(step), step.fold, lambda member: work.make_crops([member]))
+        return {}
+    errors = steps.missed_by(work, step.fold, lambda: work.make_crops([]).landmarks)
+    if step.kind == "grader":
+        steps.train_member(work, grid.member(step), step.fold, lambda member: work.make_crops([member]), errors)
+    return {}
+
+
+def _prepare(grid: Grid, work: steps.Work) -> dict[str, object]:
+    """Check the recipe, make its folds, crops, priors and shape."""
+    check_recipes([work.recipe], grid.order.localisers_only)
+    if work.opinions is not None:
+        check_coverage(work.opinions, list(work.tables.labels.index))
+    crops = work.make_crops(work.members)
+    steps.prepare(work, crops.points)
+    return {
+        "source": Books(grid).source,
+        "tables": work.tables.fingerprint,
+        "images": work.images.fingerprint if work.images else None,
+        "crops": sorted({str(Path(view.pixels.filename).resolve()) for view in crops.views.values()}),  # type: ignore[attr-defined]
+    }
+
+
+def _search(grid: Grid) -> dict[str, object]:
+    given = ["--runs", str(grid.order.runs), "--profile", grid.order.profile, "--out", str(grid.ensemble)]
+    if find.main([*given, "--recipes", *grid.order.recipes]):
+        raise StepError
+    return {"result": hashlib.sha256(grid.ensemble.read_bytes()).hexdigest()}
+
+
+def _package(grid: Grid) -> dict[str, object]:
+    order = grid.order
+    given = ["--runs", str(order.runs), "--out", str(order.package), "--profile", order.profile]
+    given += ["--recipes", ",".join(order.recipes)]
+    given += ["--folds", *map(str, order.folds)] if order.folds else []
+    given += ["--owner", order.owner] if order.owner else []
+    given += ["--ensemble", str(grid.ensemble)] if grid.has_ensemble else []
+    if build_dataset.main(given):
+        raise StepError
+    return {}

@@ -1,0 +1,237 @@
+"""What of a grid is done, told from the digests that the steps themselves leave: no times of files, no torch.
+
+A step is done if its results were made of exactly what they would be made of now.  What follows from a step that is
+to be done is to be done as well, as nobody knows yet what it will be made of; where that turns out to be the same as
+before, the step finds its results and ends at once.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from training.data.cache.cache_sources import images_digest
+from training.data.external import IMPROVED, PRETRAINING
+from training.data.label_correction import read_opinions
+from training.data.tables import read_tables
+from training.evaluation import validation_stamp
+from training.digests import digest, fingerprint_of, job_digest
+from training.runs import image_digests, is_finished, read_object
+from training.workflow.grid import TRAININGS, Grid, Step
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a step is done; if not, why it is to be done."""
+
+    done: bool
+    why: str = ""
+    begun: bool = False
+    """Whether results of it lie there that are of something else: stale."""
+
+
+class Books:
+    """What the files of a grid say.  Raises TablesError, OutOfFoldError where data or labels cannot be read."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+
+    def verdicts(self) -> dict[str, Verdict]:
+        """Name → verdict of every step."""
+        found: dict[str, Verdict] = {}
+        for step in self.grid.steps.values():
+            needs = [name for name in step.needs if self.grid.steps[name].kind != "prepare"]
+            waits = next((name for name in needs if not found[name].done), None)
+            found[step.name] = self._own(step) if waits is None else self._after(step, waits)
+        for step in self.grid.steps.values():
+            if step.kind == "prepare" and found[step.name].done and self._lacks_crops(step, found):
+                found[step.name] = Verdict(False, "the crops are gone")
+        return found
+
+    def made_of(self, step: Step) -> str | None:
+        """The digest of what a step's results would be made of now; None where that is not known yet."""
+        made_of: str | None = getattr(self, f"_of_{step.kind}")(step)
+        return made_of
+
+    def source_of(self, name: str) -> tuple[str, str | None, str | None] | None:
+        """Fingerprints of tables, pretraining images and opinions for a recipe; None before they were prepared."""
+        opinions = self._opinions if any(one.fitting.labels.any for one in self.grid.members(name)) else None
+        if self.grid.order.coordinates is None:
+            return (self._tables, None, opinions) if self._tables is not None else None
+        kept = self._stamp(self.grid.steps[f"{name}/{self.grid.order.profile}/prepare"])
+        return (kept["tables"], kept["images"], opinions) if kept.get("source") == self.source else None
+
+    def lost_from_package(self) -> Path | None:
+        """The first file that the package's manifest names and that has not all of its bytes there."""
+        place = self.grid.order.package or Path()
+        for artefact in read_object(place / "manifest.json").get("artefacts", []):
+            weights = artefact["weights"]
+            file = place / weights["file"]
+            if not file.is_file() or file.stat().st_size < weights.get("offset", 0) + weights["bytes"]:
+                return file
+        return None
+
+    @cached_property
+    def source(self) -> str:
+        """Names the tables of data and coordinates."""
+        folder = self.grid.order.coordinates
+        files = [folder / name for name in (IMPROVED, PRETRAINING)] if folder else []
+        return digest(self._tables, [_sha256(file) for file in files])
+
+    @cached_property
+    def _tables(self) -> str | None:
+        """Names tables and image files; None where files look changed: preparation reads them."""
+        order = self.grid.order
+        tables = read_tables(order.data)
+        images = images_digest(order.data, tables, image_digests(order.runs), may_read=False)
+        return None if images is None else fingerprint_of(tables.fingerprint, images)
+
+    @cached_property
+    def _opinions(self) -> str | None:
+        return None if self.grid.order.labels is None else read_opinions(self.grid.order.labels).fingerprint
+
+    @cached_property
+    def _kernel(self) -> dict[str, str]:
+        return validation_stamp.made_of({}, {}, self._tables or "")
+
+    def _own(self, step: Step) -> Verdict:
+        results = self._results(step)
+        missing = next((path for path in results if not path.is_file()), None)
+        begun = bool(results) and results[0].is_file()
+        expected = self.made_of(step)
+        if step.kind in TRAININGS:
+            return self._of_training_state(step, expected, begun and missing is None)
+        kept = self._errors_kept(step) if step.kind == "errors" else self._stamp(step)
+        if missing is not None or not kept:
+            return Verdict(False, "not done yet" if not begun else "not recorded yet", False)
+        if kept.get("made_of") != expected:
+            return Verdict(False, "what it is made of changed", True)
+        if step.kind == "package" and (lost := self.lost_from_package()):
+            return Verdict(False, f"{lost} is lost or not whole", True)
+        if step.kind == "ensemble" and kept.get("result") != _sha256(results[0]):
+            return Verdict(False, f"{results[0]} is of another search", True)
+        return Verdict(True)
+
+    def _of_training_state(self, step: Step, expected: str | None, there: bool) -> Verdict:
+        job = self.grid.job(step)
+        if there and expected is not None and is_finished(job, expected):
+            return Verdict(True)
+        mark = read_object(job / "begun.json").get("digest")
+        if mark is None:
+            return Verdict(False, "not trained yet")
+        if expected is None:
+            return Verdict(False, "its data are not known before prepare", there)
+        if mark != expected:
+            return Verdict(False, "its recipe, its data or what its localisers miss by changed", True)
+        done, epochs = epochs_done(job), self.grid.member(step).fitting.optimisation.epochs
+        return Verdict(False, f"goes on after epoch {done} of {epochs}" if done < epochs else "not exported yet")
+
+    def _after(self, step: Step, waits: str) -> Verdict:
+        begun = any(path.is_file() for path in self._results(step)[:1])
+        return Verdict(False, f"follows {waits}", begun)
+
+    def _results(self, step: Step) -> list[Path]:
+        """The files that a step leaves, the last one it writes first."""
+        if step.kind in TRAININGS:
+            return [self.grid.job(step) / name for name in ("done.json", "weights.ts", "artefact.json")]
+        if step.kind == "ensemble":
+            return [self.grid.ensemble]
+        if step.kind == "package":
+            return [self.grid.order.package / "manifest.json"] if self.grid.order.package else []
+        folder = self.grid.folder(step.recipe)
+        if step.kind == "prepare":
+            return [folder.shape, folder.priors, folder.folds]
+        if step.kind == "errors":
+            return [folder.localiser_errors(step.fold)]
+        return [folder.score, folder.seconds, *map(folder.out_of_fold, self.grid.folds[step.recipe])]
+
+    def _lacks_crops(self, step: Step, found: Mapping[str, Verdict]) -> bool:
+        if any(Path(file).is_file() is False for file in self._stamp(step).get("crops", [])):
+            others = [one for one in self.grid.steps.values() if one.recipe == step.recipe]
+            return any(one.kind in (*TRAININGS, "errors") and not found[one.name].done for one in others)
+        return False
+
+    def _stamp(self, step: Step) -> dict[str, Any]:
+        return read_object(self.grid.stamp(step))
+
+    def _of_prepare(self, step: Step) -> str:
+        recipe, order = self.grid.recipes[step.recipe], self.grid.order
+        views = [one.member.model_dump(mode="json") for one in self.grid.members(step.recipe)]
+        asking = any(one.fitting.pretraining is not None for one in self.grid.members(step.recipe))
+        return digest(self.source, views, recipe.folds, recipe.seed, asking, str(order.cache))
+
+    def _of_training(self, step: Step, jitter_mm: dict[str, float]) -> str | None:
+        source = self.source_of(step.recipe)
+        if source is None:
+            return None
+        tables, images, opinions = source
+        member = self.grid.member(step)
+        images = images if member.fitting.pretraining else None
+        opinions = opinions if member.fitting.labels.any else None
+        return job_digest(member, step.fold, self.grid.recipes[step.recipe].seed, tables, jitter_mm, images, opinions)
+
+    def _of_localiser(self, step: Step) -> str | None:
+        return self._of_training(step, {})
+
+    def _of_grader(self, step: Step) -> str | None:
+        kept = read_object(self.grid.folder(step.recipe).localiser_errors(step.fold))
+        return self._of_training(step, {kind: one["sigma_mm"] for kind, one in kept.get("errors", {}).items()})
+
+    def _of_errors(self, step: Step) -> str:
+        located = [self.grid.steps[name] for name in step.needs]
+        found = [self._network(step.recipe, one.member, one.fold) for one in located]
+        return digest({one["member"]["name"]: one["weights"]["sha256"] for one in found if one})
+
+    def _errors_kept(self, step: Step) -> dict[str, Any]:
+        """Of which networks the errors are, as training/evaluation/validate.py keeps it beside them."""
+        kept = read_object(self.grid.folder(step.recipe).localiser_errors(step.fold))
+        return {"made_of": digest(kept["made_by"])} if "made_by" in kept else {}
+
+    def _of_validate(self, step: Step) -> str:
+        networks: list[Any] = []
+        for fold in self.grid.folds[step.recipe]:
+            trained = [one for one in self.grid.members(step.recipe) if one.is_trained_in(fold)]
+            networks += [self._network(step.recipe, one.member.name, fold) for one in trained]
+            networks += [one.weight for one in trained]
+        return digest(networks, self.grid.folds[step.recipe], self.grid.recipes[step.recipe].average, self._kernel)
+
+    def _of_ensemble(self, step: Step) -> str:
+        folders = [self.grid.folder(name) for name in self.grid.recipes]
+        files = [
+            file for one in folders for file in [one.seconds, one.priors, *one.profile.glob("out_of_fold*.parquet")]
+        ]
+        return digest(step.name, sorted((str(file), _sha256(file)) for file in files))
+
+    def _of_package(self, step: Step) -> str:
+        networks = [_sha256(self.grid.job(one) / "artefact.json") for one in self.grid.steps.values() if one.member]
+        found = _sha256(self.grid.ensemble) if self.grid.has_ensemble else None
+        averages = [recipe.average for recipe in self.grid.recipes.values()]
+        return digest(step.name, networks, found, averages, str(self.grid.order.package), self.grid.order.owner)
+
+    def _network(self, recipe: str, member: str, fold: int) -> dict[str, Any]:
+        """What is known of a finished network, but for where it came from, as validation writes its score there."""
+        known = read_object(self.grid.folder(recipe).job(member, fold) / "artefact.json")
+        return {name: value for name, value in known.items() if name != "provenance"}
+
+
+def epochs_done(job: Path) -> int:
+    """The epochs of a training that are saved."""
+    return len(history_of(job))
+
+
+def history_of(job: Path) -> list[dict[str, str]]:
+    """The whole lines of a training's history.csv."""
+    try:
+        with open(job / "history.csv", encoding="utf-8", newline="") as file:
+            return [line for line in csv.DictReader(file) if None not in line.values()]
+    except FileNotFoundError:
+        return []
+
+
+def _sha256(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
