@@ -26,16 +26,16 @@ from kernels.build_notebook import DATASET_SLUG, OWNER_PLACEHOLDER, BuildError, 
 from kernels.kaggle.client import KaggleError
 from kernels.kaggle.dataset import METADATA_FILE, MOST_FILES, upload
 from kernels.kaggle.patience import Patience
-from kernels.lumbar.networks.loading import load_member
 from kernels.lumbar.manifest import MANIFEST_FORMAT, Manifest
-from kernels.lumbar.run.submission import replace_json
+from kernels.lumbar.networks.loading import load_member
 from kernels.lumbar.networks.weights import WeightsError, read_manifest
+from kernels.lumbar.run.submission import replace_json
+from training.packaging.ensemble_weights import FoundEnsemble, chosen_runs, order_of, read_ensemble, weighted
 from training.packaging.packs import Located, Run, UnusableRun, collect, pack, routes_of
+from training.recipe.load import load_named, names_of
 from training.recipe.messages import told
 from training.recipe.schema import Profile, Recipe, RecipeError
-from training.recipe.load import load_named, names_of
 from training.runs import RunFolder
-from training.packaging.ensemble_weights import FoundEnsemble, chosen_runs, order_of, read_ensemble, weighted
 
 RELEASES = Path(__file__).resolve().parent / "weights_manifest"
 

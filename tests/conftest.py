@@ -11,6 +11,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+
+import build_dataset
+from kernels.kaggle import client
+from kernels.lumbar.dicom.read_study import read_study
+from kernels.lumbar.manifest import Artefact
+from kernels.lumbar.run.competition import read_series_table
 from tests.support.dicom_factory import write_foreign_dataset
 from tests.support.fault_runs import Answered, run_here, write_studies
 from tests.support.kaggle_server import KaggleServer
@@ -19,17 +25,11 @@ from tests.support.seeing_networks import seeing_package
 from tests.support.tiny_members import PROVENANCE, grader
 from tests.support.tiny_runs import write_runs
 from tests.support.warm_client import WarmClient
-
-import build_dataset
-from kernels.kaggle import client
-from kernels.lumbar.run.competition import read_series_table
-from kernels.lumbar.dicom.read_study import read_study
-from kernels.lumbar.manifest import Artefact
 from training import networks
-from training.networks.parts import torchvision_shim
 from training.fitting.export import export
-from training.recipe.schema import MemberRecipe
+from training.networks.parts import torchvision_shim
 from training.recipe.load import load_named
+from training.recipe.schema import MemberRecipe
 
 torchvision_shim.apply()
 torch.set_num_threads(1)

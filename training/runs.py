@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kernels.lumbar.manifest import Artefact
-from training.recipe.schema import MemberRecipe, Recipe
+from training.recipe.schema import Recipe
 
 
 class RunsError(ValueError):
@@ -87,32 +87,9 @@ class RunFolder:
         return artefact.model_copy(update={"weights": artefact.weights.model_copy(update={"file": file})})
 
 
-def digest(*parts: Any) -> str:
-    """sha256 of JSON-able parts: names what made a result."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
 def image_digests(runs: Path) -> Path:
     """Where the digests of all series are written down, so that their files are read once."""
     return runs / "image_digests.json"
-
-
-def fingerprint_of(tables: str, images: str | None) -> str:
-    """Names the data that networks are made of: tables and image files."""
-    return digest(tables, images)
-
-
-def job_digest(
-    member: MemberRecipe,
-    fold: int,
-    seed: int,
-    fingerprint: str,
-    jitter_mm: dict[str, float],
-    images: str | None = None,
-    opinions: str | None = None,
-) -> str:
-    """What a job's weights depend on; `images`, `opinions`: what it was pretrained on, and its labels corrected by."""
-    return digest(member.model_dump(mode="json"), fold, seed, fingerprint, jitter_mm, images, opinions)
 
 
 def is_finished(folder: Path, made_by: str) -> bool:

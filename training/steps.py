@@ -17,24 +17,24 @@ import numpy as np
 import torch
 
 from kernels.lumbar.run.submission import replace_json
-from training.fitting.time_limit import Clock
-from training.data.cache.crop_cache import Cache, build_cache, requests_of
 from training.data.cache.cache_sources import images_digest
+from training.data.cache.crop_cache import Cache, build_cache, requests_of
 from training.data.cache.crop_groups import CropGroups
 from training.data.external import LevelImages, read_pretraining, with_improved_coordinates
-from training.data.samples.external_samples import pretrainable
+from training.data.fit_spine_shape import fit_shape
 from training.data.folds import read_or_make_folds
 from training.data.label_correction import Opinions, read_opinions
-from training.data.fit_spine_shape import fit_shape
+from training.data.samples.external_samples import pretrainable
 from training.data.tables import Tables, read_tables
+from training.digests import fingerprint_of
 from training.evaluation.landmark_errors import LandmarkError
 from training.evaluation.metric import Score
 from training.evaluation.training_priors import weighted_priors
 from training.evaluation.validate import localiser_errors, validate
+from training.fitting.time_limit import Clock
 from training.recipe.schema import MemberRecipe, Recipe, RecipeError
-from training.runs import RunFolder, git_commit, image_digests
-from training.digests import fingerprint_of
 from training.recipe.selection import members_of
+from training.runs import RunFolder, git_commit, image_digests
 from training.train import Job, train
 
 log = logging.getLogger("train-all")

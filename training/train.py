@@ -14,21 +14,21 @@ import yaml
 
 from kernels.lumbar.manifest import Artefact, Provenance, PublishedWeights
 from kernels.lumbar.run.submission import replace_json, replace_text
-from training.fitting.time_limit import Clock
 from training.data.cache.crop_cache import Cache
 from training.data.external import LevelImages
-from training.data.samples.external_samples import PretrainingSamples
 from training.data.label_correction import Opinions, with_corrected_labels
+from training.data.samples.external_samples import PretrainingSamples
 from training.data.samples.member_samples import MemberSamples
 from training.data.tables import Tables
+from training.digests import job_digest
 from training.fitting.device import Device, device_of
 from training.fitting.export import ExportError, export
 from training.fitting.loop import CHECKPOINT, FitError, FitResult, fit
 from training.fitting.scalars import PATTERN as SCALARS
+from training.fitting.time_limit import Clock
 from training.networks import NetworkError
 from training.recipe.schema import MemberRecipe, Recipe
 from training.runs import RunFolder, is_finished, read_object
-from training.digests import job_digest
 
 log = logging.getLogger("train")
 PRETRAINING, SECOND = "pretraining", "second_step"

@@ -18,20 +18,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.fitting.preflight import check_recipes
-from training.fitting.time_limit import Clock, OutOfTime
 from training.data.cache.crop_cache import CacheError
 from training.data.folds import FoldsError
 from training.data.label_correction import check_coverage, read_opinions
-from training.data.tables import TablesError, read_tables
 from training.data.out_of_fold import OutOfFoldError
+from training.data.tables import TablesError, read_tables
+from training.fitting.preflight import check_recipes
 from training.fitting.stop import Stopped
-from training.networks import NetworkError
-from training.recipe.schema import Profile, Recipe, RecipeError
-from training.recipe.load import load_named, names_of
+from training.fitting.time_limit import Clock, OutOfTime
 from training.locks import BusyError, alone
-from training.runs import RunFolder, RunsError
+from training.networks import NetworkError
+from training.recipe.load import load_named, names_of
+from training.recipe.schema import Profile, Recipe, RecipeError
 from training.recipe.selection import add_order, folds_of, members_of
+from training.runs import RunFolder, RunsError
 from training.steps import Source, begin, missed_by, prepare, score_folds, train_member
 from training.train import TrainingError
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
-from .labels import GROUPS, ROWS
+from .labels import ROWS
 from .specs import Group, Member, Spec
 
 MANIFEST_FORMAT: Final = "lumbar-kit-manifest"
@@ -95,6 +95,31 @@ class Route(Spec):
     graders: tuple[GraderWeight, ...]
 
 
+STACK_CENTRES = tuple(f"centre_{kind}" for kind in SERIES_KINDS.values())
+
+
+NAMES = (*ROWS, *STACK_CENTRES)
+
+
+class Shape(Spec):
+    """Mean and variation of D = 3 × 28 coordinates: NAMES by x, y, z, in patient mm."""
+
+    mean_mm: tuple[float, ...]
+    modes_mm: tuple[tuple[float, ...], ...]
+    """Each (D,): one standard deviation along a principal direction."""
+    rest_mm: tuple[float, ...]
+    """(D,) standard deviation beyond the modes."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Shape:
+        size = 3 * len(NAMES)
+        if {len(self.mean_mm), len(self.rest_mm), *(len(mode) for mode in self.modes_mm)} != {size}:
+            raise ValueError(f"a shape has {size} coordinates")
+        if min(self.rest_mm) <= 0:
+            raise ValueError("rest_mm must be positive")
+        return self
+
+
 class Manifest(Spec):
     """A released ensemble: its files, routes, weights and priors."""
 
@@ -135,6 +160,3 @@ class Manifest(Spec):
             if min(prior) <= 0 or abs(sum(prior) - 1) > 1e-6:
                 raise ValueError(f"the prior of {row} must be positive and sum to 1")
         return self
-
-
-EQUAL_WEIGHT: dict[Group, float] = dict.fromkeys(GROUPS, 1.0)  # type: ignore[arg-type]

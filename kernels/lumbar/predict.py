@@ -23,18 +23,18 @@ from typing import Any, NoReturn
 import pandas as pd
 import torch
 
+from .answers.priors import public_priors
+from .networks.devices import choose_devices
+from .networks.weights import WeightsError, find_manifest, manifest_digest, read_manifest
+from .options import RESTART, STARTED, parser
+from .problems import Problem
 from .run import output_check
 from .run.clock import Budget
 from .run.competition import CompetitionNotFound, find_competition, read_series_table
-from .networks.devices import choose_devices
 from .run.in_progress import InHand
-from .options import RESTART, STARTED, parser
-from .answers.priors import public_priors
-from .problems import Problem
-from .run.rounds import DevicesLost, Means, Round, Rounds
 from .run.results import Store
+from .run.rounds import DevicesLost, Means, Round, Rounds
 from .run.submission import Submission, SubmissionError, replace_json, replace_text
-from .networks.weights import WeightsError, find_manifest, manifest_digest, read_manifest
 
 # Seconds between two replacements of submission.csv while studies come in.
 WRITE_EVERY_S = 30.0

@@ -7,21 +7,22 @@ small.  Exit code 0 = a valid submission.csv stands, 2 = none can be written, 3 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any, TextIO
 
-from .run import output_check
 from .options import RESTART, STARTED, parser
-from .relay import Relay
+from .run import output_check
 
 # In all; and in vain, which is without a study done or another one found that kills it.
 MOST_RESTARTS, MOST_IN_VAIN = 20, 2
@@ -98,7 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         problems = _problems(endings)
         # Data that were there at the first start and are not at a later one leave what stands.
         code = endings[-1].code if endings[-1].is_orderly and endings[-1].code != NO_DATA else DONE
-        if fault := _make_stand(options.out, output_check.find_sample(options.competition, options.input_root), problems):
+        if fault := _make_stand(
+            options.out, output_check.find_sample(options.competition, options.input_root), problems
+        ):
             _say(f"no valid submission.csv stands: {fault}")
             code = NO_DATA
         _report(options.out, endings, problems, time.monotonic() - started)
@@ -242,6 +245,43 @@ def _say(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):  # nobody listens: no reason to fail
         sys.stderr.write(f"supervise: {text}\n")
         sys.stderr.flush()
+
+
+CHUNK_BYTES = 1 << 16
+# A grandchild that outlives the child may hold its pipes open.
+PIPES_TIMEOUT_S = 5.0
+
+
+class Relay:
+    """Two threads that copy a child's stdout and stderr to ours, which in a notebook are no files."""
+
+    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+        pairs = ((child.stdout, sys.stdout), (child.stderr, sys.stderr))
+        self._threads = [
+            threading.Thread(target=_copy, args=pair, daemon=True) for pair in pairs if pair[0] is not None
+        ]
+
+    def __enter__(self) -> Relay:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for thread in self._threads:
+            thread.join(PIPES_TIMEOUT_S)
+
+
+def _copy(source: IO[bytes], sink: TextIO) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    is_open = True
+    with source:
+        while chunk := source.read1(CHUNK_BYTES):  # type: ignore[attr-defined]
+            try:
+                if is_open:
+                    sink.write(decoder.decode(chunk))
+                    sink.flush()
+            except (OSError, ValueError):  # nobody listens any more: still to be read, or the child would wait for us
+                is_open = False
 
 
 if __name__ == "__main__":

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kernels.lumbar.run.competition import CompetitionNotFound, SeriesTable, find_competition, read_series_table
-from kernels.lumbar.dicom.read_study import read_study
+from kernels.lumbar.answers.priors import public_priors
+from kernels.lumbar.answers.spine_shape import Expectation, stack_centres
 from kernels.lumbar.dicom.header import SPACING_MM
+from kernels.lumbar.dicom.read_study import read_study
+from kernels.lumbar.dicom.study import Stack, Study, gaps
+from kernels.lumbar.inputs.views import cut
 from kernels.lumbar.labels import ROWS, SERIES_KINDS, Unit
 from kernels.lumbar.manifest import Manifest
-from kernels.lumbar.answers.priors import public_priors
-from kernels.lumbar.problems import Problem
-from kernels.lumbar.answers.spine_shape import Expectation, stack_centres
-from kernels.lumbar.specs import SliceChoice, ViewRequest
-from kernels.lumbar.dicom.study import Stack, Study, gaps
-from kernels.lumbar.run.submission import Submission, SubmissionError, check, replace_json
-from kernels.lumbar.inputs.views import cut
 from kernels.lumbar.networks.weights import WeightsError, checked_bytes, find_manifest, read_manifest
+from kernels.lumbar.problems import Problem
+from kernels.lumbar.run.competition import CompetitionNotFound, SeriesTable, find_competition, read_series_table
+from kernels.lumbar.run.submission import Submission, SubmissionError, check, replace_json
+from kernels.lumbar.specs import SliceChoice, ViewRequest
 from tests.fuzz.cases import SOUND, Case
 from tests.fuzz.material import NETWORK
 from tests.fuzz.material import series as series_files

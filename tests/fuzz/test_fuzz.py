@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.lumbar.dicom import pixels
-from kernels.lumbar.run.competition import read_series_table
 from kernels.lumbar.dicom.read_study import read_study
-from kernels.lumbar.run.submission import replace_json
 from kernels.lumbar.networks.weights import WeightsError, checked_bytes, find_manifest, read_manifest
-from tests.support.dicom_writer import texture, upright_grid, write_series
+from kernels.lumbar.run.competition import read_series_table
+from kernels.lumbar.run.submission import replace_json
 from tests.fuzz import bytes_of, cases, checks, dicom_bytes, dicom_pixels, hunt, material, worker
 from tests.fuzz.__main__ import main
+from tests.support.dicom_writer import texture, upright_grid, write_series
 
 SEED, CASES = 20, 200
 

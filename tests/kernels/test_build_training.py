@@ -22,8 +22,8 @@ from kernels import build_training as builder
 from kernels import training_sources
 from kernels.build_notebook import METADATA_NAME, BuildError
 from kernels.training_sources import ROOT
-from tests.support.dicom_factory import write_foreign_dataset
 from tests.kernels.test_notebook import LARGEST_NOTEBOOK_BYTES
+from tests.support.dicom_factory import write_foreign_dataset
 
 RECIPES = sorted(path.stem for path in (ROOT / "training" / "recipes").glob("*.yaml"))
 

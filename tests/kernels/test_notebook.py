@@ -13,8 +13,8 @@ import pytest
 from slugify import slugify
 
 from kernels import build_notebook as builder
-from kernels.simulate import __main__ as simulate
 from kernels.lumbar import predict
+from kernels.simulate import __main__ as simulate
 
 COMMITTED = Path(builder.__file__).resolve().parent / "inference"
 # Kaggle refuses larger sources.

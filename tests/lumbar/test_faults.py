@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernels.simulate import __main__ as simulate
 from kernels.build_notebook import NOTEBOOK_NAME, write_kernel
 from kernels.lumbar.labels import ROWS
+from kernels.simulate import __main__ as simulate
 from tests.support.fault_runs import SAMPLE, SERIES_TABLE, Answered, answered, with_tables, write_studies
 from tests.support.fault_table import CONSEQUENCES, FAULTS
 from tests.support.seeing_networks import NanOnImages, artefacts, network_of, replace_network, seeing_package

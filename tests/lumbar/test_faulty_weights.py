@@ -15,7 +15,15 @@ from kernels.lumbar.labels import ROWS
 from kernels.lumbar.manifest import Artefact
 from kernels.lumbar.networks.weights import MANIFEST_FILE
 from tests.support.fault_runs import Answered, assert_same, run_here
-from tests.support.seeing_networks import FailsOnImages, NanOnImages, artefacts, network_of, replace_bytes, replace_network, seeing_package
+from tests.support.seeing_networks import (
+    FailsOnImages,
+    NanOnImages,
+    artefacts,
+    network_of,
+    replace_bytes,
+    replace_network,
+    seeing_package,
+)
 
 STUDIES = ("1", "2")
 

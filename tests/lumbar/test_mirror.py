@@ -7,22 +7,22 @@ import pytest
 import torch
 from torch import nn
 
-from kernels.lumbar.run.clock import Budget
-from kernels.lumbar.run.competition import read_series_table
+from kernels.lumbar.answers.priors import public_priors
 from kernels.lumbar.dicom.read_study import read_study
+from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.labels import MIRROR, ROWS, mirrored
 from kernels.lumbar.manifest import Manifest
-from training.evaluation.predictor import Predictor
-from kernels.lumbar.answers.priors import public_priors
-from kernels.lumbar.dicom.study import Study
+from kernels.lumbar.run.clock import Budget
+from kernels.lumbar.run.competition import read_series_table
 from tests.support.dicom_factory import write_foreign_dataset
 from tests.support.studies import MINUS_X, mirror_study
 from tests.support.tiny_members import PROVENANCE
 from tests.support.tiny_runs import GOLDEN_SEED, TinyLocaliser
+from training.evaluation.predictor import Predictor
 from training.evaluation.validate import route_of
 from training.fitting.export import export
-from training.recipe.schema import MemberRecipe
 from training.recipe.load import load_named
+from training.recipe.schema import MemberRecipe
 from training.runs import RunFolder
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from kernels.lumbar import predict
 from kernels.lumbar.labels import ROWS, SEVERITIES
-from kernels.lumbar.run.submission import check
 from kernels.lumbar.networks.weights import manifest_digest
+from kernels.lumbar.run.submission import check
 from tests.support.dicom_factory import write_foreign_dataset
 
 STUDIES = 3

@@ -3,9 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
+from kernels.lumbar.answers.priors import public_priors
 from kernels.lumbar.labels import UNITS, Unit
 from kernels.lumbar.manifest import GraderWeight, Manifest, Route
-from kernels.lumbar.answers.priors import public_priors
 from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
 
 

@@ -17,8 +17,8 @@ import pandas as pd
 import pytest
 
 from kernels.lumbar import relay, supervise
-from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.answers.priors import public_priors
+from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.run.submission import Submission, check
 
 ROOT = Path(supervise.__file__).resolve().parents[2]

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from kernels.lumbar.dicom.geometry import Plane
+from kernels.lumbar.dicom.study import Stack, Study
 from kernels.lumbar.labels import LEVELS, ROWS, UNITS, row_of
 from kernels.lumbar.manifest import Calibration
 from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
-from kernels.lumbar.dicom.study import Stack, Study
 
 SIZE_PX, PIXEL_MM = 160, 1.6
 GREY = {row: 10 * (number + 1) for number, row in enumerate(ROWS)}

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from tests.support.tiny_members import TinySamples, grader, localiser
 
+from tests.support.tiny_members import TinySamples, grader, localiser
 from training.data.samples.batch import Batch
 from training.fitting.device import device_of
 from training.fitting.loop import fit

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from tests.support.clean_study import AXIAL, BRIGHTEST, GRIDS, SERIES, T1, T2, VOLUMES, rewrite, table_rows
-from tests.support.dicom_writer import Grid, make_multiframe, place_tags, texture, upright_grid, write_file, write_series
+from tests.support.dicom_writer import (
+    Grid,
+    make_multiframe,
+    place_tags,
+    texture,
+    upright_grid,
+    write_file,
+    write_series,
+)
 from tests.support.faulty_files import clear
 
 Rows = list[tuple[str, str]]

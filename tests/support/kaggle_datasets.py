@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from tests.support.kaggle_state import WHEN, Body, Dataset, KaggleState, Redirect, Refused, Upload, download, listed, next_of, page
+from tests.support.kaggle_state import (
+    WHEN,
+    Body,
+    Dataset,
+    KaggleState,
+    Redirect,
+    Refused,
+    Upload,
+    download,
+    listed,
+    next_of,
+    page,
+)
 
 
 def start_blob_upload(kaggle: KaggleState, body: Body) -> Body:

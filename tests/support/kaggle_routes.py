@@ -5,8 +5,21 @@ from __future__ import annotations
 import re
 
 import kaggle_datasets
+
 from tests.support.kaggle_datasets import Route
-from tests.support.kaggle_state import WHEN, Body, KaggleState, KernelVersion, Redirect, Refused, Submission, download, listed, next_of, page
+from tests.support.kaggle_state import (
+    WHEN,
+    Body,
+    KaggleState,
+    KernelVersion,
+    Redirect,
+    Refused,
+    Submission,
+    download,
+    listed,
+    next_of,
+    page,
+)
 
 
 def introspect_token(kaggle: KaggleState, body: Body) -> Body:

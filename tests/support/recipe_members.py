@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tests.support.tiny_members import PROVENANCE
 
 from kernels.lumbar.manifest import Artefact
+from tests.support.tiny_members import PROVENANCE
 from training import networks
 from training.fitting.export import export
-from training.recipe.schema import MemberRecipe
 from training.recipe.load import RECIPES, load_named
+from training.recipe.schema import MemberRecipe
 
 
 def members(profile: str, role: str) -> list[MemberRecipe]:

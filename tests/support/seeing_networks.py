@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from kernels.lumbar.manifest import Artefact
-from kernels.lumbar.specs import Member
-from kernels.lumbar.run.submission import replace_json
 from kernels.lumbar.networks.weights import MANIFEST_FILE, golden_inputs
+from kernels.lumbar.run.submission import replace_json
+from kernels.lumbar.specs import Member
 from tests.support.tiny_runs import TinyLocaliser
 
 

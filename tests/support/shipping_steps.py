@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tests.support.kaggle_server import KaggleServer
-from tests.support.kaggle_state import Body, Dataset, Files, RunKernel
 
 from kernels.kaggle import __main__ as shipping
 from kernels.lumbar.labels import ROWS
+from tests.support.kaggle_server import KaggleServer
+from tests.support.kaggle_state import Body, Dataset, Files, RunKernel
 
 KERNEL, DATASET = "ann/lumbar-inference", "ann/lumbar-weights"
 

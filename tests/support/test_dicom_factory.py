@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kernels.lumbar.run.competition import read_series_table
 from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.labels import ROWS, SERIES_KINDS
+from kernels.lumbar.run.competition import read_series_table
 from tests.support.dicom_factory import write_foreign_dataset
 
 

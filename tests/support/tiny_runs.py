@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from kernels.lumbar.manifest import Provenance
 from kernels.lumbar.answers.priors import public_priors
-from kernels.lumbar.specs import Member
+from kernels.lumbar.manifest import Provenance
 from kernels.lumbar.run.submission import replace_json
+from kernels.lumbar.specs import Member
 from tests.support.spines import spine_shape
 from training.fitting.export import export
 from training.recipe.schema import MemberRecipe, Recipe

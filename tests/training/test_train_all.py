@@ -11,9 +11,8 @@ import yaml
 
 from tests.support.dicom_factory import write_foreign_dataset
 from training import train_all
+from training.recipe.load import RECIPES, merge
 from training.recipe.schema import Recipe
-from training.recipe.load import merge
-from training.recipe.load import RECIPES
 from training.runs import RunFolder
 
 TINY = {

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from training.benchmarks.table_text import Table
 from training.data.cache.crop_cache import requests_of
 from training.data.cache.crop_groups import bytes_of
 from training.data.tables import TABLES
-from training.benchmarks.table_text import Table
-from training.recipe.schema import MemberRecipe, Profile
 from training.recipe.load import load_named, names_of
+from training.recipe.schema import MemberRecipe, Profile
 
 REAL_STUDIES = 1975
 MACHINE_GIB = 24

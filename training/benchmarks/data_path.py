@@ -24,17 +24,17 @@ import torch
 from tqdm import tqdm
 
 from kernels.lumbar.run.submission import replace_json
-from training.networks.parts import torchvision_shim
+from training.benchmarks import cache_growth as growing
+from training.benchmarks import data_path_tables as tables_of
+from training.benchmarks import loader_rate as loading
+from training.benchmarks.cache_growth import BenchError
+from training.benchmarks.data_path_tables import Loaded
+from training.benchmarks.loader_rate import Size
+from training.benchmarks.table_text import Table, markdown
+from training.benchmarks.usual_datasets import WORKERS, rate_of
 from training.data.cache.crop_cache import CacheError, build_cache, stored
 from training.data.tables import TablesError, read_tables
-from training.benchmarks import cache_growth as growing
-from training.benchmarks import loader_rate as loading
-from training.benchmarks import data_path_tables as tables_of
-from training.benchmarks.table_text import Table, markdown
-from training.benchmarks.cache_growth import BenchError
-from training.benchmarks.loader_rate import Size
-from training.benchmarks.data_path_tables import Loaded
-from training.benchmarks.usual_datasets import WORKERS, rate_of
+from training.networks.parts import torchvision_shim
 from training.phantom.dataset import Options, make_dataset
 from training.recipe.schema import Profile
 
@@ -145,9 +145,7 @@ def machine(started_s: float, load_before: float) -> dict[str, object]:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line's options."""
-    parser = argparse.ArgumentParser(
-        prog="training.benchmarks.data_path", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog="training.benchmarks.data_path", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="a folder in the competition's layout; default: a phantom, full-size")
     parser.add_argument("--studies", type=int, help=f"the smallest of the growing caches; default: {FULL.counts[0]}")
     parser.add_argument("--jobs", type=int, help=f"processes that decode; default: {FULL.jobs}")

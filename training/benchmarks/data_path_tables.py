@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from training.benchmarks.table_text import Cell, Table
 from training.benchmarks.loader_rate import ENOUGH, Size
+from training.benchmarks.table_text import Cell, Table
 from training.benchmarks.usual_datasets import Rate
 
 NO_GPU = "no GPU: not measured"

@@ -14,16 +14,16 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from kernels.lumbar.dicom.study import Study
+from kernels.lumbar.labels import ROWS, SEVERITIES
+from kernels.lumbar.manifest import Artefact, Manifest, Route
+from kernels.lumbar.networks.loading import LoadedMember
 from kernels.lumbar.run.clock import Budget
 from kernels.lumbar.run.competition import read_series_table
-from kernels.lumbar.labels import ROWS, SEVERITIES
-from kernels.lumbar.networks.loading import LoadedMember
-from kernels.lumbar.manifest import Artefact, Manifest, Route
-from training.evaluation.predictor import Prediction, Predictor
 from kernels.lumbar.run.read_ahead import read_ahead
-from kernels.lumbar.dicom.study import Study
 from training.data import out_of_fold
 from training.data.out_of_fold import Answers
+from training.evaluation.predictor import Prediction, Predictor
 from training.evaluation.truth import read_landmarks
 from training.evaluation.validate import answer_table, route_of
 from training.packaging.packs import read_run

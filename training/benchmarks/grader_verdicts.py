@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.evaluation import intervals
 from training.benchmarks.grader_answers import OWN
 from training.benchmarks.grader_tables import FOUND, FREELY, OUT_OF_FOLD, SIDE_BY_SIDE, TITLES, Row
+from training.evaluation import intervals
 from training.evaluation.intervals import Difference, difference
 
 MIXTURES = (FOUND, FREELY, SIDE_BY_SIDE)

@@ -21,22 +21,22 @@ import numpy as np
 
 from kernels.lumbar.labels import GROUPS, SEVERITIES
 from kernels.lumbar.run.submission import replace_json
+from training.benchmarks.grader_answers import OWN, System, find_system, grade_test_studies, labels_of
+from training.benchmarks.grader_tables import FOUND, FREELY, OUT_OF_FOLD, SIDE_BY_SIDE, Row, tables_of
+from training.benchmarks.grader_verdicts import Scored, foretold_lines, gain_lines, gains_over, noise_line, rivals
 from training.data import out_of_fold
+from training.data.out_of_fold import Answers, Average, OutOfFoldError, Rule
 from training.ensemble.crossfit import cross_fit
 from training.ensemble.find import SearchResult, search
 from training.ensemble.search import Costs, Ensemble, SearchError, best_ensemble
 from training.ensemble.sources import read_costs, read_priors, standing_of
 from training.ensemble.strategies import FREE, Standing, side_by_side
-from training.evaluation.json_safe import finite
-from training.benchmarks.grader_answers import OWN, System, find_system, grade_test_studies, labels_of
-from training.benchmarks.grader_tables import FOUND, FREELY, OUT_OF_FOLD, SIDE_BY_SIDE, Row, tables_of
-from training.benchmarks.grader_verdicts import Scored, foretold_lines, gain_lines, gains_over, noise_line, rivals
 from training.evaluation.intervals import intervals
-from training.data.out_of_fold import Answers, Average, OutOfFoldError, Rule
+from training.evaluation.json_safe import finite
 from training.evaluation.truth import TruthError, read_solution
 from training.packaging.packs import UnusableRun
-from training.recipe.schema import Profile, RecipeError
 from training.recipe.load import load_named, names_of
+from training.recipe.schema import Profile, RecipeError
 
 PLAIN = np.ones((len(GROUPS), len(SEVERITIES)))
 

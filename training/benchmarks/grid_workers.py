@@ -10,8 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from training.workflow.grid import Order
 from training.workflow.engine import ROOT, THREAD_LIMITS
+from training.workflow.grid import Order
 
 
 def bench(order: Order) -> int:

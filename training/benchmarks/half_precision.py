@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from kernels.lumbar.networks.devices import STUDIES_ON_GPU
 from kernels.lumbar.labels import UNITS
-from kernels.lumbar.networks.loading import LoadedMember, load_fastest, load_member
 from kernels.lumbar.manifest import Artefact
+from kernels.lumbar.networks.devices import STUDIES_ON_GPU
+from kernels.lumbar.networks.loading import LoadedMember, load_fastest, load_member
 from kernels.lumbar.networks.weights import WeightsError, golden_inputs, read_manifest
 from training.benchmarks.table_text import Cell, Table
 

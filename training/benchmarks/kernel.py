@@ -23,14 +23,14 @@ from pathlib import Path
 import cv2
 import torch
 
-from kernels.lumbar.run.submission import replace_json
 from kernels.lumbar.networks.weights import WeightsError
+from kernels.lumbar.run.submission import replace_json
 from training.benchmarks import half_precision, kernel_overhead
 from training.benchmarks.kernel_overhead import Plan
-from training.benchmarks.untrained_packages import choose_studies, make_package, many_members, one_member, two_members
-from training.benchmarks.reading import bench_loader, bench_reading
 from training.benchmarks.kernel_runs import BenchError, Runs
+from training.benchmarks.reading import bench_loader, bench_reading
 from training.benchmarks.table_text import Table, markdown
+from training.benchmarks.untrained_packages import choose_studies, make_package, many_members, one_member, two_members
 from training.fitting.export import ExportError
 from training.phantom.dataset import Options, make_dataset
 from training.recipe.schema import MemberRecipe

@@ -60,10 +60,10 @@ class Clocks:
 def run_kernel(options: Sequence[str], clocks_file: Path) -> int:
     """The kernel's exit code; its clocks are left in a file."""
     from kernels.lumbar import predict
-    from kernels.lumbar.run import read_ahead
-    from kernels.lumbar.run.device_worker import Crew
     from kernels.lumbar.inputs.member_inputs import Scene
     from kernels.lumbar.networks.loading import LoadedMember
+    from kernels.lumbar.run import read_ahead
+    from kernels.lumbar.run.device_worker import Crew
 
     clocks = Clocks()
     clocks.put_on(Crew, "keep", "loading")

@@ -15,15 +15,15 @@ import pandas as pd
 import torch
 
 from training import networks
-from training.data.samples.batch import Batch
+from training.benchmarks.usual_datasets import DicomStacks, PngStacks, Rate, places_of
 from training.data.cache.crop_cache import Cache, CachedView, CacheRequest, stored
+from training.data.samples.batch import Batch
 from training.data.samples.member_samples import MemberSamples
 from training.data.tables import Tables
-from training.benchmarks.usual_datasets import DicomStacks, PngStacks, Rate, places_of
 from training.fitting.losses.registry import answer
 from training.fitting.optimise import make_optimiser
-from training.recipe.schema import MemberRecipe
 from training.recipe.load import load_named
+from training.recipe.schema import MemberRecipe
 
 # The measure of a loader that nothing waits for.
 ENOUGH = 100_000

@@ -25,26 +25,26 @@ import torch
 from tqdm import tqdm
 
 from kernels.lumbar.answers.localiser_answers import answers_of
-from kernels.lumbar.run.clock import Budget
-from kernels.lumbar.run.competition import read_series_table
+from kernels.lumbar.answers.locate import Located, answered, locate, needed
+from kernels.lumbar.answers.spine_shape import Expectation
+from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.inputs.member_inputs import Scene
 from kernels.lumbar.labels import ROWS
 from kernels.lumbar.networks.loading import LoadedMember
-from kernels.lumbar.answers.locate import Located, answered, locate, needed
-from training.evaluation.predictor import Predictor
+from kernels.lumbar.run.clock import Budget
+from kernels.lumbar.run.competition import read_series_table
 from kernels.lumbar.run.read_ahead import read_ahead
-from kernels.lumbar.answers.spine_shape import Expectation
-from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.run.submission import replace_json
+from training.benchmarks.localiser_tables import draw_curves, report
 from training.data.cache.crop_cache import CacheError, build_cache
 from training.data.tables import TablesError, read_tables
 from training.evaluation.localiser_findings import Points, average_offsets, average_positions, judge, shown
-from training.benchmarks.localiser_tables import draw_curves, report
+from training.evaluation.predictor import Predictor
 from training.evaluation.truth import TruthError, read_landmarks
 from training.evaluation.validate import fold_manifest
 from training.packaging.packs import UnusableRun, read_run
-from training.recipe.schema import Profile, RecipeError
 from training.recipe.load import load_named, names_of
+from training.recipe.schema import Profile, RecipeError
 from training.runs import RunFolder
 
 MEAN_SHAPE = "mean shape (always the average position)"

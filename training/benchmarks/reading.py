@@ -17,18 +17,18 @@ import pydicom
 import torch
 from tqdm import tqdm
 
-from kernels.lumbar.dicom.read_study import read_study
-from kernels.lumbar.dicom.header import parse, scan
-from kernels.lumbar.labels import ROWS, UNITS, group_of
-from kernels.lumbar.dicom.pixels import TIFF_TAIL, decode_fast, read_file
 from kernels.lumbar.answers.spine_shape import stack_centres
-from kernels.lumbar.specs import ViewRequest
+from kernels.lumbar.dicom.header import parse, scan
+from kernels.lumbar.dicom.pixels import TIFF_TAIL, decode_fast, read_file
+from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.inputs.views import cut
+from kernels.lumbar.labels import ROWS, UNITS, group_of
+from kernels.lumbar.specs import ViewRequest
+from training.benchmarks.table_text import Table
+from training.benchmarks.untrained_packages import Studies
 from training.data.cache.crop_cache import CachedView
 from training.data.samples.member_samples import take
-from training.benchmarks.untrained_packages import Studies
-from training.benchmarks.table_text import Table
 from training.evaluation.truth import TruthError, read_landmarks
 
 ROUNDS = 3

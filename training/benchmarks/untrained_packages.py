@@ -13,18 +13,18 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from kernels.lumbar.run.competition import read_series_table
+from kernels.lumbar.answers.priors import public_priors
 from kernels.lumbar.labels import LEVELS, ROWS, SERIES_KINDS, SEVERITIES
 from kernels.lumbar.manifest import Manifest, Provenance
-from kernels.lumbar.answers.priors import public_priors
-from kernels.lumbar.specs import Member
+from kernels.lumbar.run.competition import read_series_table
 from kernels.lumbar.run.submission import replace_json
+from kernels.lumbar.specs import Member
 from training import networks
 from training.evaluation.validate import route_of
 from training.fitting.export import WEIGHTS_FILE, export
 from training.packaging.packs import Run, pack
-from training.recipe.schema import MemberRecipe
 from training.recipe.load import load_named
+from training.recipe.schema import MemberRecipe
 
 SEED = 7
 EVERY_GROUP = {"spinal": 1.0, "foraminal": 1.0, "subarticular": 1.0}

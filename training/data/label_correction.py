@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from kernels.lumbar.labels import ROWS
-from training.data.tables import MISSING, Tables
 from training.data.out_of_fold import Mixture, OutOfFoldError, Rule, answers_of, read
+from training.data.tables import MISSING, Tables
 from training.recipe.fitting import Labels
 
 log = logging.getLogger("labels")

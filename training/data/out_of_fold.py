@@ -13,8 +13,7 @@ import pandas as pd
 from kernels.lumbar.answers.ensemble import softmax
 from kernels.lumbar.labels import GROUPS, ROW_INDEX, ROWS, SEVERITIES
 from kernels.lumbar.run.submission import whole_file
-from training.data.tables import MISSING
-from training.data.tables import ROW_GROUPS
+from training.data.tables import MISSING, ROW_GROUPS
 
 KEYS = ["member", "located", "study", "row"]
 COLUMNS = ["recipe", "member", "located", "fold", "study", "row", *SEVERITIES, "label"]

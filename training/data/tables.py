@@ -144,3 +144,7 @@ def _coordinates(path: Path) -> pd.DataFrame:
         }
     )
     return table[table["row"].isin(ROW_INDEX)].reset_index(drop=True)
+
+
+# Each row's place in GROUPS.
+ROW_GROUPS = np.array([GROUPS.index(group_of(row)) for row in ROWS])

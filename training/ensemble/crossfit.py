@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
+from training.data.out_of_fold import Answers, Rule
 from training.ensemble.search import Costs, Ensemble, SearchError, cross_fitted
 from training.ensemble.strategies import Standing, strategies
-from training.data.out_of_fold import Answers, Rule
 
 
 class CrossFit:

@@ -18,16 +18,16 @@ import numpy as np
 
 from kernels.lumbar.labels import GROUPS
 from kernels.lumbar.run.submission import replace_json
+from training.data.out_of_fold import Answers, Mixture, OutOfFoldError, Rule
 from training.ensemble.search import Costs, SearchError, Step, best_single, cross_fitted, run_order
 from training.ensemble.sources import Sources, read_costs, read_priors, read_sources
 from training.ensemble.strategies import Standing, shipped, strategies
 from training.ensemble.table import next_step, reason_of, table_of
-from training.evaluation.json_safe import finite
 from training.evaluation.intervals import Difference, Interval, differences, intervals
+from training.evaluation.json_safe import finite
 from training.evaluation.metric import pooled
-from training.data.out_of_fold import Answers, Mixture, OutOfFoldError, Rule
-from training.recipe.schema import RecipeError
 from training.recipe.load import names_of
+from training.recipe.schema import RecipeError
 
 
 @dataclass(frozen=True)

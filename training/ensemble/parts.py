@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from training.evaluation.metric import group_losses
 from training.data.out_of_fold import Answers, Average, Mixture, Rule
+from training.evaluation.metric import group_losses
 
 # Seconds that a member which costs nothing is taken to cost.
 TINY = 1e-9

@@ -11,11 +11,11 @@ from collections.abc import Callable
 import numpy as np
 
 from kernels.lumbar.labels import GROUPS
+from training.data.out_of_fold import Answers, Mixture, Rule
+from training.data.tables import ROW_GROUPS
 from training.ensemble.fit_weights import best_alone, fit_multipliers, fit_weights
 from training.ensemble.parts import TINY, Costs, Ensemble, SearchError, Step
-from training.data.tables import ROW_GROUPS
 from training.evaluation.metric import group_losses
-from training.data.out_of_fold import Answers, Mixture, Rule
 
 # A member that lowers the score by less is not worth its seconds.
 LEAST_GAIN = 1e-4

@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 
 from kernels.lumbar.labels import ROWS
+from training.data.out_of_fold import TRUTH, Answers, answers_of, read, together
 from training.ensemble.search import Costs, SearchError
 from training.ensemble.strategies import Standing
-from training.data.out_of_fold import TRUTH, Answers, answers_of, read, together
-from training.recipe.schema import MemberRecipe, Profile, Recipe
 from training.recipe.load import load_named, path_of
+from training.recipe.schema import MemberRecipe, Profile, Recipe
 from training.runs import RunFolder
 
 TABLES = "out_of_fold*.parquet"

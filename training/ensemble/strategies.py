@@ -9,8 +9,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kernels.lumbar.labels import GROUPS, SEVERITIES
-from training.ensemble.search import Costs, Ensemble, best_ensemble, calibrated_mean, check_budget, lean, simple_mean, subset_within
 from training.data.out_of_fold import Answers, Average, Rule
+from training.ensemble.search import (
+    Costs,
+    Ensemble,
+    best_ensemble,
+    calibrated_mean,
+    check_budget,
+    lean,
+    simple_mean,
+    subset_within,
+)
 
 FREE, MEAN, CALIBRATED, SUBSET = "free_weights", "simple_mean", "calibrated_mean", "best_subset"
 RECIPE, SIDE_BY_SIDE = "best_recipe", "side_by_side"

@@ -8,8 +8,8 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from kernels.lumbar.answers.localiser_answers import Answer
-from kernels.lumbar.labels import group_of
 from kernels.lumbar.answers.locate import Located
+from kernels.lumbar.labels import group_of
 from kernels.lumbar.manifest import Artefact, Calibration
 from kernels.lumbar.run.submission import replace_json
 from training.evaluation.landmark_errors import across_slices_mm, in_plane_mm

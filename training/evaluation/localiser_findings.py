@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kernels.lumbar.labels import LEVELS, ROWS, group_of
 from kernels.lumbar.answers.spine_shape import stack_centres
 from kernels.lumbar.dicom.study import Stack, Study
+from kernels.lumbar.labels import LEVELS, ROWS, group_of
 from training.evaluation.landmark_errors import VIEW_OF_GROUP
 
 # Slices of the competition's series are up to 6.6 mm apart: what is farther from all of them lies beside the stack.

@@ -13,13 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kernels.lumbar.labels import GROUPS, ROW_INDEX, ROWS, SEVERITIES, SEVERITY_WEIGHTS, group_of
+from kernels.lumbar.labels import GROUPS, ROW_INDEX, ROWS, SEVERITIES, SEVERITY_WEIGHTS
 
 # What sklearn.metrics.log_loss clips float64 probabilities at.
 CLIP = float(np.finfo(np.float64).eps)
 PARTS = (*GROUPS, "any_severe")
-# Each row's place in GROUPS.
-ROW_GROUPS = np.array([GROUPS.index(group_of(row)) for row in ROWS])
 CANAL = np.flatnonzero(ROW_GROUPS == GROUPS.index("spinal"))
 
 

@@ -16,10 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from kernels.lumbar.dicom.geometry import body_plane
-from kernels.lumbar.labels import LEVELS, ROWS, SERIES_KINDS
 from kernels.lumbar.answers.locate import Located
+from kernels.lumbar.dicom.geometry import body_plane
 from kernels.lumbar.dicom.study import Stack, Study
+from kernels.lumbar.labels import LEVELS, ROWS, SERIES_KINDS
 from training.evaluation.localiser_findings import Points, level_of, nearest_slice
 
 # What is drawn in one strip of panels, and on which series: on the second where the study lacks the first.

@@ -5,26 +5,23 @@ The kernel does the same with many studies at once, member by member (rounds.py)
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from kernels.lumbar.run.clock import Budget
 from kernels.lumbar.answers.ensemble import combine
-from kernels.lumbar.inputs.member_inputs import Scene
-from kernels.lumbar.answers.grade import grade
-from kernels.lumbar.networks.loading import LoadedMember, load_member
-from kernels.lumbar.answers.locate import Located, locate
-from kernels.lumbar.manifest import GraderWeight, Manifest, Route
-from kernels.lumbar.problems import Problem
+from kernels.lumbar.answers.locate import Located
 from kernels.lumbar.answers.spine_shape import Expectation
 from kernels.lumbar.dicom.study import Study
+from kernels.lumbar.inputs.member_inputs import Scene
+from kernels.lumbar.manifest import Manifest, Route
+from kernels.lumbar.networks.loading import LoadedMember, load_member
 from kernels.lumbar.networks.weights import WeightsError
+from kernels.lumbar.problems import Problem
+from kernels.lumbar.run.clock import Budget
 
 
 @dataclass
@@ -82,40 +79,3 @@ class Predictor:
             return Located(dict(landmarks), dict.fromkeys(landmarks, 1.0))
         localisers = [self.members[name] for name in route.localisers if name in self.members]
         return timed_locate([study], localisers, self.expectation, True, self.device, budget)[0]
-
-
-def shares_of(route: Route, part: GraderWeight) -> dict[str, float]:
-    """A grader's weight by condition group, in the whole ensemble."""
-    return {group: share * route.weight for group, share in part.weight.items()}
-
-
-def multipliers_of(manifest: Manifest) -> dict[str, tuple[float, float, float]]:
-    """By condition group, under plain names."""
-    return {str(group): factors for group, factors in manifest.multipliers.items()}
-
-
-def timed_grade(scene: Scene, grader: LoadedMember, tta: bool, budget: Budget) -> list[dict[str, np.ndarray]]:
-    """grade.grade, its seconds recorded under the member's name."""
-    started = time.monotonic()
-    answers = grade(scene, grader, tta)
-    passes = grader.member.passes if tta else 1
-    budget.record(grader.member.name, time.monotonic() - started, len(scene.studies), passes)
-    return answers
-
-
-def timed_locate(
-    studies: Sequence[Study],
-    localisers: Sequence[LoadedMember],
-    expectation: Expectation | None,
-    tta: bool,
-    device: torch.device,
-    budget: Budget,
-    helper: Executor | None = None,
-) -> list[Located]:
-    """locate.locate, its seconds shared among the localisers, under their names."""
-    started = time.monotonic()
-    found = locate(studies, localisers, expectation, tta, device, helper)
-    share = (time.monotonic() - started) / max(len(localisers), 1)
-    for localiser in localisers:
-        budget.record(localiser.member.name, share, len(studies), localiser.member.passes if tta else 1)
-    return found

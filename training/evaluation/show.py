@@ -15,23 +15,23 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from kernels.lumbar.answers.locate import Located
+from kernels.lumbar.dicom.read_study import read_study
+from kernels.lumbar.dicom.study import Study
+from kernels.lumbar.manifest import Manifest
+from kernels.lumbar.networks.weights import WeightsError, find_manifest, read_manifest
 from kernels.lumbar.run.clock import Budget
 from kernels.lumbar.run.competition import read_series_table
-from kernels.lumbar.dicom.read_study import read_study
-from kernels.lumbar.answers.locate import Located
-from kernels.lumbar.manifest import Manifest
-from training.evaluation.predictor import Predictor
-from kernels.lumbar.dicom.study import Study
-from kernels.lumbar.networks.weights import WeightsError, find_manifest, read_manifest
 from training.data.cache.decode import Annotation, lift_all
 from training.data.tables import TablesError, read_tables
 from training.evaluation.localiser_findings import Points, judge, shown, summary
 from training.evaluation.overlays import draw_located
+from training.evaluation.predictor import Predictor
 from training.evaluation.truth import TruthError, read_landmarks
 from training.evaluation.validate import fold_manifest
 from training.packaging.packs import UnusableRun, read_run
-from training.recipe.schema import Profile, RecipeError
 from training.recipe.load import load_named, names_of
+from training.recipe.schema import Profile, RecipeError
 from training.runs import RunFolder
 
 SPLITS = ("test", "train")

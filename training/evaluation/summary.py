@@ -17,15 +17,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kernels.lumbar.run.competition import read_series_table
 from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.labels import ROWS, SEVERITIES
-from training.evaluation.predictor import Predictor
-from kernels.lumbar.run.submission import replace_json
 from kernels.lumbar.networks.weights import read_manifest
+from kernels.lumbar.run.competition import read_series_table
+from kernels.lumbar.run.submission import replace_json
 from training.evaluation.landmark_errors import landmark_errors
 from training.evaluation.metric import score
 from training.evaluation.overlays import draw
+from training.evaluation.predictor import Predictor
 from training.evaluation.truth import TruthError, read_landmarks, read_solution
 from training.evaluation.validate import as_frame, predict_studies
 

@@ -13,19 +13,19 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from kernels.lumbar.run.clock import Budget
 from kernels.lumbar.answers.ensemble import softmax
 from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.manifest import Artefact, GraderWeight, Manifest, Route
-from training.evaluation.predictor import Prediction, Predictor
+from kernels.lumbar.run.clock import Budget
 from kernels.lumbar.run.read_ahead import read_ahead
 from kernels.lumbar.run.submission import replace_json
-from training.data.tables import Tables
 from training.data import out_of_fold
+from training.data.tables import Tables
 from training.evaluation import validation_stamp
 from training.evaluation.calibrate import calibrate
 from training.evaluation.landmark_errors import LandmarkError, landmark_errors
 from training.evaluation.metric import Score, score
+from training.evaluation.predictor import Prediction, Predictor
 from training.recipe.schema import MemberRecipe
 from training.runs import RunFolder, RunsError, read_object
 

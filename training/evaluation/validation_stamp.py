@@ -10,9 +10,9 @@ from pathlib import Path
 import kernels.lumbar
 from kernels.lumbar.manifest import Manifest
 from kernels.lumbar.run.submission import replace_json
+from training.digests import digest
 from training.evaluation.metric import Score
 from training.runs import RunFolder
-from training.digests import digest
 
 # Where a network came from; its own out-of-fold score, among others, is written there by validation itself.
 NOT_WEIGHED = {"artefacts": {"__all__": {"provenance"}}}

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from training.data.samples.batch import Batch
-
 from training.fitting import FitError
 
 

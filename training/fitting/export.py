@@ -22,8 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kernels.lumbar.labels import UNITS
 from kernels.lumbar.manifest import Artefact, Provenance, Weights
-from kernels.lumbar.specs import Member
 from kernels.lumbar.networks.weights import golden_inputs
+from kernels.lumbar.specs import Member
 from training.fitting.archive import canonical
 from training.recipe.schema import MemberRecipe
 

@@ -15,15 +15,15 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from training.fitting.time_limit import Clock, OutOfTime
 from training.data.samples.batch import Samples
+from training.fitting.time_limit import Clock, OutOfTime
+from training.fitting.training_run import LOOK_EVERY, Run
 from training.recipe.schema import MemberRecipe
 
 from . import FitError, checkpoint
 from .curves import EpochRecord, draw_curves, write_history
 from .device import Device, deterministic, device_of
 from .randomness import seed_everything
-from training.fitting.training_run import LOOK_EVERY, Run
 from .scalars import Scalars
 from .stop import Stop, Stopped, stop_on_sigterm
 

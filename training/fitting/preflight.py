@@ -9,13 +9,13 @@ from typing import Any
 from tqdm import tqdm
 
 from training import networks
-from training.recipe.fitting import Loss
 from training.fitting.losses.coordinate_losses import coordinate_smooth_l1
 from training.fitting.losses.grade_losses import valid_slices_bce
 from training.fitting.losses.map_losses import heat_and_pointer_bce
 from training.fitting.losses.slice_losses import level_classes, level_distance
 from training.networks.parts import pretrained
 from training.networks.parts.pretrained import Offer
+from training.recipe.fitting import Loss
 from training.recipe.schema import MemberRecipe, Recipe, RecipeError
 
 # What takes longer says how far it is.

@@ -14,17 +14,15 @@ from tqdm import tqdm
 
 from training import networks
 from training.data.samples.batch import Batch, Samples
-from training.networks.parts import pretrained
-from training.recipe.schema import MemberRecipe
-
 from training.fitting import FitError
+from training.fitting.batch_parts import at_least_two, part_of
 from training.fitting.curves import EpochRecord
 from training.fitting.device import Device
 from training.fitting.losses.registry import LossSum, answer
-from training.fitting.optimise import make_ema, make_optimiser, rate_at
-from training.fitting.batch_parts import at_least_two, part_of
-from training.fitting.randomness import generators, seed_everything, set_generators
 from training.fitting.losses.target_heatmaps import known_points
+from training.fitting.optimise import make_ema, make_optimiser, rate_at
+from training.fitting.randomness import generators, seed_everything, set_generators
+from training.recipe.schema import MemberRecipe
 
 GRADIENT_NORM = 1.0
 # The loss is looked at every so many steps: each look makes a GPU wait.

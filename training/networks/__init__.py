@@ -23,10 +23,9 @@ from typing import Any
 from torch import nn
 
 from training.networks.parts import torchvision_shim
-from training.recipe.schema import MemberRecipe
-
 from training.networks.parts.errors import NetworkError
 from training.networks.parts.pretrained import Offer, listed
+from training.recipe.schema import MemberRecipe
 
 torchvision_shim.apply()  # before any architecture imports timm
 

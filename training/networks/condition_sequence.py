@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from kernels.lumbar.labels import GROUPS, group_of
-
-from . import NetworkError
 from training.networks.parts.blocks import SEVERITIES, features_of
 from training.networks.parts.encoders import slice_encoder
 from training.networks.parts.sequences import AdditiveAttention, Recurrent
+
+from . import NetworkError
 
 Order = Literal["conditions", "conditions_skip", "slices"]
 

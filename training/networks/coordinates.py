@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from . import NetworkError
 from training.networks.parts.encoders import image_encoder
 from training.networks.parts.heatmaps import ramps
 from training.networks.parts.slices import real_slices
+
+from . import NetworkError
 
 Pooling = Literal["average", "soft_argmax"]
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from kernels.lumbar.labels import LEVELS
-
-from . import NetworkError
 from training.networks.parts.blocks import SEVERITIES, features_of
 from training.networks.parts.encoders import slice_encoder
 from training.networks.parts.sequences import Transformer, sinusoids
+
+from . import NetworkError
 
 
 class Net(nn.Module):

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from . import NetworkError
 from training.networks.parts.encoders import local_state, reading
 from training.networks.parts.pretrained import Offer, weights_of
+
+from . import NetworkError
 
 EXPANSION = 4
 # Name → (blocks of each stage, channels of the stem and of the first stage's middle).

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from . import NetworkError
 from training.networks.parts.heatmaps import points_from_maps, ramps
 from training.networks.parts.segmentation import check_encoder, finish_encoder, unet
+
+from . import NetworkError
 
 
 class Net(nn.Module):

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from . import NetworkError
 from training.networks.parts.encoders import slice_encoder
 from training.networks.parts.heatmaps import margin, points_from_maps, ramps
 from training.networks.parts.segmentation import TIMM, build_unet
 from training.networks.parts.slices import NEIGHBOURS, never_empty, pick, real_slices, spread, with_neighbours
+
+from . import NetworkError
 
 SIDES = ("left_", "right_")
 # Of a transformer's feature width, what one attention head takes.

@@ -13,10 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import NetworkError
 from training.networks.parts.heatmaps import margin, points_from_maps, ramps
 from training.networks.parts.segmentation import build_unet
 from training.networks.parts.slices import never_empty, pick, real_slices, spread
+
+from . import NetworkError
 
 
 class RoiMaps(NamedTuple):

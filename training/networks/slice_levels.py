@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from kernels.lumbar.labels import LEVELS
-
-from . import NetworkError
 from training.networks.parts.blocks import features_of
 from training.networks.parts.encoders import image_encoder
 from training.networks.parts.sequences import Recurrent, Transformer, sinusoids
 from training.networks.parts.slices import real_slices
+
+from . import NetworkError
 
 Answers = Literal["distance", "classes"]
 

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from . import GRADER_LOSSES, NetworkError
 from training.networks.parts.blocks import SEVERITIES, features_of
-from .csn import CSN, ChannelSeparated
 from training.networks.parts.encoders import slice_encoder
 from training.networks.parts.sequences import AdditiveAttention, GatedAttention
 from training.networks.parts.slices import NEIGHBOURS, with_neighbours
+
+from . import GRADER_LOSSES, NetworkError
+from .csn import CSN, ChannelSeparated
 
 Pooling = Literal["mean", "median", "valid", "attention", "gated", "channels", "volume"]
 BY_SLICE = ("mean", "median", "valid")

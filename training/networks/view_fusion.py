@@ -12,11 +12,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from . import NetworkError
 from training.networks.parts.blocks import SEVERITIES, features_of
 from training.networks.parts.encoders import slice_encoder
 from training.networks.parts.sequences import Recurrent
 from training.networks.parts.slices import NEIGHBOURS, with_neighbours
+
+from . import NetworkError
 
 GATE = 64
 

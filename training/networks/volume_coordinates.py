@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from . import NetworkError
-from .coordinates import Places, PointHead, Pooling, Pyramid, on_real_slices, points_from_places
 from training.networks.parts.encoders import slice_encoder
 from training.networks.parts.heatmaps import ramps
+
+from . import NetworkError
+from .coordinates import Places, PointHead, Pooling, Pyramid, on_real_slices, points_from_places
 
 DENSENETS: Mapping[str, dict[str, Any]] = {
     "densenet121": {"init_features": 64, "growth_rate": 32, "block_config": (6, 12, 24, 16)},

@@ -22,8 +22,8 @@ import numpy as np
 import pandas as pd
 
 from kernels.lumbar.dicom.read_study import read_study
-from kernels.lumbar.labels import LEVELS
 from kernels.lumbar.dicom.study import Stack, Study
+from kernels.lumbar.labels import LEVELS
 from training.data.external import AT_THE_CANAL, IMPROVED, PRETRAINING, image_size
 from training.data.tables import CONDITION_TEXTS, LEVEL_TEXTS, Tables, read_tables
 

@@ -6,17 +6,14 @@ changes of it.  `load_recipe(path, profile)` merges, checks and returns it; `Rec
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from kernels.lumbar.labels import GROUPS
 from kernels.lumbar.specs import Group, Member, Spec, Tta, UnitKind, ViewRequest
-from training.recipe.fitting import Fitting
-from training.recipe.messages import listed, told
 from training.recipe.consistency import problems_of
+from training.recipe.fitting import Fitting
 from training.recipe.shorthand import expand_targets, expand_views
 
 Profile = Literal["smoke", "bench", "full"]
@@ -197,37 +194,3 @@ def _member(name: str, role: Literal["localiser", "grader"], spec: Localiser | G
     return Member(
         name=name, role=role, unit=spec.unit, inputs=spec.inputs, targets=spec.targets, answers=answers, tta=spec.tta
     )
-
-
-def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """A copy of `base` with nested `changes`; a change to null removes the key."""
-    merged = dict(base)
-    for key, value in changes.items():
-        if value is None:
-            merged.pop(key, None)
-        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = merge(merged[key], value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def load_recipe(path: Path, profile: Profile = "full") -> Recipe:
-    """Read a recipe in one of its profiles.  Raises RecipeError with the dotted path of what is wrong."""
-    try:
-        document = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(document, dict):
-        raise RecipeError(f"{path}: a recipe is a YAML mapping")
-    profiles = document.pop("profiles", None) or {}
-    if not isinstance(profiles, dict) or not isinstance(profiles.get(profile) or {}, dict):
-        raise RecipeError(f"{path}: profiles: is a mapping of profile to what changes in it")
-    if profile != "full" and profile not in profiles:
-        raise RecipeError(f"{path}: has no profile '{profile}'; it has: full, {', '.join(profiles)}")
-    resolved = merge(document, profiles.get(profile) or {})
-    resolved["profile"] = profile
-    try:
-        return Recipe.model_validate(resolved)
-    except ValidationError as error:
-        raise RecipeError(listed(path, told(error))) from error

@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kernels.lumbar.run.submission import replace_text
-from training.ensemble.search import SearchError
 from training.data.out_of_fold import OutOfFoldError
+from training.ensemble.search import SearchError
 from training.report.details import calibration, cases, gain, localisation
 from training.report.ensemble_file import ReportError
+from training.report.finished_runs import Network, Run, Sources, read_sources
 from training.report.page import Html, Section, details, joined, note, page, paragraph, table, tag
 from training.report.predictions import predicted_from
 from training.report.sections import NOT_TOLD, conditions, folds, headline, systems
-from training.report.finished_runs import Network, Run, Sources, read_sources
 from training.runs import git_commit
 
 COMMIT_LETTERS, FINGERPRINT_LETTERS = 12, 16

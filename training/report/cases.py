@@ -10,21 +10,21 @@ from typing import cast
 
 import numpy as np
 
-from kernels.lumbar.dicom.geometry import Plane
-from kernels.lumbar.labels import Unit, group_of
 from kernels.lumbar.answers.locate import Located
-from kernels.lumbar.specs import SeriesKind, SliceChoice, ViewRequest
+from kernels.lumbar.dicom.geometry import Plane
 from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.inputs.views import View, cut
+from kernels.lumbar.labels import Unit, group_of
+from kernels.lumbar.specs import SeriesKind, SliceChoice, ViewRequest
 from training.data.tables import TablesError
 from training.evaluation.landmark_errors import VIEW_OF_GROUP, across_slices_mm, in_plane_mm
 from training.evaluation.localiser_findings import level_of
 from training.evaluation.overlays import KIND_TITLES, level_text
+from training.evaluation.show import ShowError, known_landmarks, open_study
+from training.evaluation.truth import TruthError
 from training.report.figures import Mark, crop_figure
 from training.report.localisation import Looking
 from training.report.page import Image
-from training.evaluation.show import ShowError, known_landmarks, open_study
-from training.evaluation.truth import TruthError
 
 # As the recipes cut their crops.
 SIZE_MM, SIZE_PX, SLICES = 50.0, 160, 3

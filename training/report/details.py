@@ -16,14 +16,14 @@ from training.evaluation.landmark_errors import VIEW_OF_GROUP, LandmarkError
 from training.evaluation.metric import pooled
 from training.evaluation.overlays import KIND_TITLES
 from training.report.cases import picture_of, row_text
-from training.report.figures import gain_figure, reliability_figure, severity_text
 from training.report.ensemble_file import Found
+from training.report.figures import gain_figure, reliability_figure, severity_text
+from training.report.finished_runs import Sources
 from training.report.localisation import Looking
 from training.report.numbers import Case, confusion, reliability, worst
 from training.report.page import Html, Section, figure, joined, paragraph, shaded, table, tag, with_small
 from training.report.predictions import Predicted
 from training.report.sections import NOT_TOLD, PARTS, member_text, number, span
-from training.report.finished_runs import Sources
 
 # Scores that look different with four digits.
 TOLD_APART = 5e-5

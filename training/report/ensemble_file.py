@@ -10,11 +10,11 @@ from typing import Any, cast
 import numpy as np
 
 from kernels.lumbar.labels import GROUPS
+from training.data.out_of_fold import Answers, Average, Rule
 from training.ensemble.search import Ensemble
 from training.ensemble.strategies import FREE
 from training.evaluation.intervals import Interval
 from training.evaluation.metric import pooled
-from training.data.out_of_fold import Answers, Average, Rule
 
 AVERAGES: tuple[Average, ...] = ("logits", "probabilities")
 # An ensemble file whose own score differs by more from that of these answers was made from others.

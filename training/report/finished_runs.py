@@ -13,14 +13,14 @@ from pydantic import ValidationError
 
 from kernels.lumbar.labels import GROUPS
 from kernels.lumbar.manifest import Provenance
+from training.data.out_of_fold import Answers, Average, Rule, answers_of, read
 from training.ensemble.search import Costs, Ensemble, simple_mean
 from training.ensemble.sources import TABLES, read_costs, read_priors, standing_of, trouble_with, usable
 from training.ensemble.strategies import Standing
 from training.evaluation.landmark_errors import LandmarkError
-from training.data.out_of_fold import Answers, Average, Rule, answers_of, read
-from training.report.ensemble_file import Found, ReportError, find_ensemble
-from training.recipe.schema import Profile, Recipe, RecipeError
 from training.recipe.load import load_named
+from training.recipe.schema import Profile, Recipe, RecipeError
+from training.report.ensemble_file import Found, ReportError, find_ensemble
 from training.runs import RunFolder
 
 PLAIN = np.ones((len(GROUPS), 3))

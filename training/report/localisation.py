@@ -8,14 +8,14 @@ from typing import cast
 
 import torch
 
-from kernels.lumbar.run.clock import Budget
 from kernels.lumbar.answers.locate import Located
-from training.evaluation.predictor import Predictor
 from kernels.lumbar.dicom.study import Study
+from kernels.lumbar.run.clock import Budget
+from training.evaluation.predictor import Predictor
 from training.evaluation.validate import fold_manifest
 from training.packaging.packs import UnusableRun, read_run
-from training.recipe.schema import Profile, RecipeError
 from training.recipe.load import load_named
+from training.recipe.schema import Profile, RecipeError
 from training.runs import RunFolder
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from kernels.lumbar.labels import CONDITIONS, GROUPS, LEVELS
+from training.data.tables import ROW_GROUPS
 from training.ensemble.find import member_scores
 from training.evaluation.intervals import FIGURES, RESAMPLES, Difference, Interval, difference, intervals
-from training.data.tables import ROW_GROUPS
 from training.evaluation.metric import Score, pooled
 from training.evaluation.overlays import level_text
-from training.report.figures import folds_figure
 from training.report.ensemble_file import Found
+from training.report.figures import folds_figure
 from training.report.numbers import Cell, by_condition_and_level, by_fold
 from training.report.page import Html, Section, figure, joined, note, paragraph, shaded, table, tiles, with_small
 from training.report.predictions import Predicted

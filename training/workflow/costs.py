@@ -11,8 +11,8 @@ from statistics import fmean
 from training.recipe.schema import MemberRecipe
 from training.runs import read_object
 from training.workflow.grid import TRAININGS, Grid, Step
-from training.workflow.step_journal import read_entry
 from training.workflow.staleness import history_of
+from training.workflow.step_journal import read_entry
 
 
 class Costs:

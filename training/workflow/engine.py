@@ -20,10 +20,10 @@ from training.locks import alone
 from training.workflow.costs import Costs, told
 from training.workflow.gpus import GPUS
 from training.workflow.grid import Grid, Step, keep_grid, remember_grid
-from training.workflow.step_journal import is_running, read_entry
+from training.workflow.plan_and_status import todo_of
 from training.workflow.staleness import Books
 from training.workflow.step import RUN, STOPPED, WARM
-from training.workflow.plan_and_status import todo_of
+from training.workflow.step_journal import is_running, read_entry
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kernels.lumbar.specs import Spec
 from kernels.lumbar.run.submission import replace_json
-from training.recipe.schema import MemberRecipe, Profile, Recipe, RecipeError
+from kernels.lumbar.specs import Spec
 from training.recipe.load import load_named, names_of
-from training.runs import RunFolder
+from training.recipe.schema import MemberRecipe, Profile, Recipe, RecipeError
 from training.recipe.selection import folds_of, members_of
+from training.runs import RunFolder
 
 KINDS = ("prepare", "localiser", "errors", "grader", "validate", "ensemble", "package")
 TRAININGS = ("localiser", "grader")

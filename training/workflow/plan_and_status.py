@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from training.locks import is_busy
 from training.workflow.costs import Costs, epochs_of, told
 from training.workflow.grid import TRAININGS, Grid, Step
-from training.workflow.step_journal import is_running, read_entry
 from training.workflow.staleness import Books, Verdict, history_of
+from training.workflow.step_journal import is_running, read_entry
 
 # What a network's validation is told by: its loss, and of localisers the pixels that it misses by.
 DIGITS = 4

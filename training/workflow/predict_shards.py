@@ -23,14 +23,23 @@ from types import FrameType
 from tqdm import tqdm
 
 from kernels.lumbar.networks.weights import MANIFEST_FILE, WeightsError, manifest_digest, read_manifest
-from training.recipe.schema import RecipeError
 from training.locks import BusyError, alone
+from training.recipe.schema import RecipeError
 from training.runs import read_object
-from training.workflow.shards import REPORT, ShardError, merge, split
+from training.workflow.engine import (
+    LOOK_S,
+    THREAD_LIMITS,
+    ExecutorError,
+    last_line,
+    name_holder,
+    profile_of,
+    snakemake,
+    variables_of,
+)
 from training.workflow.gpus import gpus_here
 from training.workflow.grid import refuse_braces
-from training.workflow.engine import LOOK_S, THREAD_LIMITS, ExecutorError, last_line, name_holder, profile_of, snakemake, variables_of
 from training.workflow.run_shard import end
+from training.workflow.shards import REPORT, ShardError, merge, split
 from training.workflow.step import STOPPED
 
 DEFAULT_TIME_LIMIT_S = 24 * 3600.0

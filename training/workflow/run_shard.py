@@ -18,8 +18,8 @@ from pathlib import Path
 
 from kernels.lumbar import supervise
 from training.runs import read_object
-from training.workflow.shards import REPORT
 from training.workflow.gpus import one_gpu
+from training.workflow.shards import REPORT
 
 LOCK = "shard.lock"
 

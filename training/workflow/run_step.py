@@ -13,16 +13,16 @@ import build_dataset
 from kernels.build_notebook import BuildError
 from kernels.lumbar.run.submission import replace_json
 from training import steps
-from training.fitting.preflight import check_recipes
 from training.data.label_correction import check_coverage
 from training.ensemble import find
 from training.fitting.device import ranks
+from training.fitting.preflight import check_recipes
 from training.networks import NetworkError
 from training.train_all import STEP_ERRORS
 from training.workflow.gpus import one_gpu
 from training.workflow.grid import Grid, Step
-from training.workflow.step_journal import attempt
 from training.workflow.staleness import Books
+from training.workflow.step_journal import attempt
 
 log = logging.getLogger("step")
 

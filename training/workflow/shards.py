@@ -23,8 +23,8 @@ from typing import Any
 import pandas as pd
 
 from kernels.build_notebook import PACKAGE, read_modules, sources_digest
-from kernels.lumbar.networks.devices import STUDIES_ON_GPU
 from kernels.lumbar.labels import ROWS, SEVERITIES
+from kernels.lumbar.networks.devices import STUDIES_ON_GPU
 from kernels.lumbar.run.submission import SubmissionError, check, replace_json, replace_text
 from training.data.cache.cache_sources import LISTING_THREADS, listing_of
 from training.data.series_kinds import COLUMNS, series_table

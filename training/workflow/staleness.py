@@ -19,8 +19,8 @@ from training.data.cache.cache_sources import images_digest
 from training.data.external import IMPROVED, PRETRAINING
 from training.data.label_correction import read_opinions
 from training.data.tables import read_tables
-from training.evaluation import validation_stamp
 from training.digests import digest, fingerprint_of, job_digest
+from training.evaluation import validation_stamp
 from training.runs import image_digests, is_finished, read_object
 from training.workflow.grid import TRAININGS, Grid, Step
 

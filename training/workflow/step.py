@@ -89,8 +89,8 @@ def do(given: Sequence[str]) -> int:
     from pathlib import Path
 
     from training.fitting.time_limit import OutOfTime
-    from training.workflow.run_step import EXPECTED, do_step
     from training.workflow.grid import read_grid
+    from training.workflow.run_step import EXPECTED, do_step
 
     parser = argparse.ArgumentParser(prog="training.workflow.step", description=__doc__)
     parser.add_argument("grid", type=Path)

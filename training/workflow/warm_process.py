@@ -28,7 +28,6 @@ def serve(place: str) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(place)
     listener.listen(256)
-    import training.workflow.run_step
 
     children: set[int] = set()
     with selectors.DefaultSelector() as selector:

@@ -63,3 +63,13 @@ def combine_arrays(
     for row in fallen:
         rows[ROW_INDEX[row]] = priors[row]
     return rows / rows.sum(1, keepdims=True), fallen
+
+
+def shares_of(route: Route, part: GraderWeight) -> dict[str, float]:
+    """A grader's weight by condition group, in the whole ensemble."""
+    return {group: share * route.weight for group, share in part.weight.items()}
+
+
+def multipliers_of(manifest: Manifest) -> dict[str, tuple[float, float, float]]:
+    """By condition group, under plain names."""
+    return {str(group): factors for group, factors in manifest.multipliers.items()}

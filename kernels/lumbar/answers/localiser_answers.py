@@ -9,16 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..inputs.member_inputs import Feed, Scene
 from ..dicom.geometry import between
+from ..dicom.study import Study
+from ..inputs.member_inputs import Feed, Scene
+from ..inputs.views import lift
 from ..labels import row_of
-from ..networks.loading import LoadedMember
 from ..manifest import Calibration
+from ..networks.loading import LoadedMember
 from ..networks.tta import look
 from ..problems import Problem
 from ..specs import Member
-from ..dicom.study import Study
-from ..inputs.views import lift
 
 # Answers farther apart speak of different places: half the distance of two discs.
 AGREEMENT_MM = 15.0

@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from .localiser_answers import Answer, answers_of, merge
+from ..dicom.study import Study
 from ..inputs.member_inputs import CPU, Scene
 from ..labels import ROWS, UNITS, row_of
 from ..networks.loading import LoadedMember
 from ..networks.tta import in_turn
 from ..problems import Problem
-from .spine_shape import Expectation, stack_centres
 from ..specs import Member
-from ..dicom.study import Study
+from .localiser_answers import Answer, answers_of, merge
+from .spine_shape import Expectation, stack_centres
 
 # A calibrated localiser that gives a point so little chance of being right has not found it.
 LEAST_CONFIDENCE = 0.05

@@ -10,14 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from pydantic import model_validator
 
-from ..labels import ROWS, SERIES_KINDS
-from ..specs import Spec
 from ..dicom.study import Study, longest
+from ..labels import SERIES_KINDS
 
-STACK_CENTRES = tuple(f"centre_{kind}" for kind in SERIES_KINDS.values())
-NAMES = (*ROWS, *STACK_CENTRES)
 # A patient may lie anywhere in the scanner: the standard deviation of the whole shape's place.
 ANYWHERE_MM = 1e4
 # A point is contradicted where the others expect it farther off than this, and than so many standard deviations.
@@ -30,25 +26,6 @@ ROUNDS = 5
 LOCATED_MM = 3.0
 
 Points = Mapping[str, np.ndarray]
-
-
-class Shape(Spec):
-    """Mean and variation of D = 3 × 28 coordinates: NAMES by x, y, z, in patient mm."""
-
-    mean_mm: tuple[float, ...]
-    modes_mm: tuple[tuple[float, ...], ...]
-    """Each (D,): one standard deviation along a principal direction."""
-    rest_mm: tuple[float, ...]
-    """(D,) standard deviation beyond the modes."""
-
-    @model_validator(mode="after")
-    def _complete(self) -> Shape:
-        size = 3 * len(NAMES)
-        if {len(self.mean_mm), len(self.rest_mm), *(len(mode) for mode in self.modes_mm)} != {size}:
-            raise ValueError(f"a shape has {size} coordinates")
-        if min(self.rest_mm) <= 0:
-            raise ValueError("rest_mm must be positive")
-        return self
 
 
 def stack_centres(study: Study) -> dict[str, np.ndarray]:

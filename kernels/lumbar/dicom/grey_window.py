@@ -1,4 +1,4 @@
-"""Grey values: one uint8 window for a whole stack, and the named normalisations of network inputs."""
+"""One grey window for a whole stack: 16-bit values → uint8."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-import torch
 
 WINDOW_PERCENTILES = (0.5, 99.5)
-FLAT_STD = 1.0
 
 
 def grey_window(slices: Sequence[np.ndarray]) -> tuple[int, int]:
@@ -42,20 +40,3 @@ def to_uint8(slices: Sequence[np.ndarray], window: tuple[int, int]) -> np.ndarra
         cv2.subtract(words, floor, dst=risen)  # saturating: below the window is 0
         cv2.convertScaleAbs(risen, dst=out, alpha=alpha)
     return scaled
-
-
-def normalise(pixels: torch.Tensor, name: str) -> torch.Tensor:
-    """Network input, float32, of (B, slice, H, W) grey values 0–255 (uint8 or floating).
-
-    "unit": 0–1.  "zscore": each sample has mean 0 and standard deviation 1 over all its slices and pixels; a sample
-    that varies by less than one grey level stays flat, as there is no signal to stretch.
-    """
-    values = pixels.to(torch.float32)
-    if name == "unit":
-        return values / 255
-    if name == "zscore":
-        flat = values.flatten(1)
-        std, mean = torch.std_mean(flat, dim=1, correction=0)
-        shape = (-1, *(1,) * (values.dim() - 1))
-        return (values - mean.view(shape)) / std.clamp_min(FLAT_STD).view(shape)
-    raise ValueError(f"unknown normalisation '{name}'")

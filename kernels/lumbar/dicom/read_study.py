@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
+from ..problems import Problem, Report
 from .geometry import Plane
 from .header import Header, parse, raw_values, scan
 from .multiframe import frame_headers
 from .pixels import decode_by_pydicom, decode_fast, read_dataset, read_file, scratch, to_offset_binary, to_words
-from ..problems import Problem, Report
 from .stacks import Image, build_stacks, with_geometry
 from .study import Stack, Study
 

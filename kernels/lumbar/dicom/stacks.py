@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..problems import Report
 from .geometry import CANONICAL_AXES, Plane, body_plane, canonical, group_parallel, tilt_deg
 from .grey_window import grey_window, to_uint8
-from ..problems import Report
 from .study import Stack
 
 # A series without geometry: the slice grid that most of the competition's series have (mean values).

@@ -9,9 +9,9 @@ from functools import cached_property
 
 import numpy as np
 
-from .geometry import Plane, body_plane
 from ..labels import SERIES_KINDS
 from ..problems import Problem
+from .geometry import Plane, body_plane
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from ..dicom.geometry import CANONICAL_AXES, Plane, between, body_plane, lift_points, project_points
-from ..labels import Unit, row_of
-from .landmark_maps import draw_marks
-from .crops import longer_side_mm, sample
-from ..specs import SliceChoice, ViewRequest
 from ..dicom.study import Stack, Study, longest
+from ..labels import Unit, row_of
+from ..specs import SliceChoice, ViewRequest
+from .crops import longer_side_mm, sample
+from .landmark_maps import draw_marks
 
 Landmarks = Mapping[str, np.ndarray]
 Pixels = TypeVar("Pixels", np.ndarray, torch.Tensor)

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .devices import check_alive
 from ..manifest import Artefact
 from ..specs import Member
+from .devices import check_alive
 from .weights import WeightsError, checked_bytes, golden_inputs
 
 # Largest difference from the exporting machine's answer, relative to max(1, |answer|).  Other CPUs add in another

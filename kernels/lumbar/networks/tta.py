@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .devices import check_alive
 from ..inputs.member_inputs import Feed, Scene
 from ..inputs.mirroring import mirrored_points, mirrored_targets, mirrored_tensors, turned_tensors
-from .loading import LoadedMember, first_line
 from ..problems import Problem
+from .devices import check_alive
+from .loading import LoadedMember, first_line
 
 
 @dataclass(frozen=True)

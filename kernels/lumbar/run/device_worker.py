@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .clock import Budget
-from ..inputs.member_inputs import Scene
-from ..networks.loading import LoadedMember, is_out_of_memory, load_fastest
 from ..answers.locate import Located
-from ..manifest import Manifest
-from ..networks.tta import in_turn
-from ..problems import Problem
-from .read_ahead import Batch
-from .schedule import Effort, Schedule
 from ..answers.spine_shape import Expectation
-from .results import Job, Store
+from ..inputs.member_inputs import Scene
+from ..manifest import Manifest
+from ..networks.loading import LoadedMember, is_out_of_memory, load_fastest
+from ..networks.tta import in_turn
 from ..networks.weights import WeightsError
+from ..problems import Problem
+from .clock import Budget
+from .read_ahead import Batch
+from .results import Job, Store
+from .schedule import Effort, Schedule
 
 
 @dataclass
@@ -103,3 +103,30 @@ class Crew:
             store.landmarks(study.study_id, route) if before else done.located[route][number].points
             for number, (study, before) in enumerate(zip(studies, known, strict=True))
         ]
+
+
+def timed_grade(scene: Scene, grader: LoadedMember, tta: bool, budget: Budget) -> list[dict[str, np.ndarray]]:
+    """grade.grade, its seconds recorded under the member's name."""
+    started = time.monotonic()
+    answers = grade(scene, grader, tta)
+    passes = grader.member.passes if tta else 1
+    budget.record(grader.member.name, time.monotonic() - started, len(scene.studies), passes)
+    return answers
+
+
+def timed_locate(
+    studies: Sequence[Study],
+    localisers: Sequence[LoadedMember],
+    expectation: Expectation | None,
+    tta: bool,
+    device: torch.device,
+    budget: Budget,
+    helper: Executor | None = None,
+) -> list[Located]:
+    """locate.locate, its seconds shared among the localisers, under their names."""
+    started = time.monotonic()
+    found = locate(studies, localisers, expectation, tta, device, helper)
+    share = (time.monotonic() - started) / max(len(localisers), 1)
+    for localiser in localisers:
+        budget.record(localiser.member.name, share, len(studies), localiser.member.passes if tta else 1)
+    return found

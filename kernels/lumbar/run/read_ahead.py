@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .clock import Budget
 from ..dicom.read_study import read_study
-from .in_progress import InHand
+from ..dicom.study import Study, gaps
 from ..options import PATIENCE_S
 from ..problems import Problem
-from ..dicom.study import Study, gaps
+from .clock import Budget
+from .in_progress import InHand
 
 # Batches read ahead of the models: measured to keep these 98 % busy.
 LOOK_AHEAD = 2

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..answers.ensemble import combine_arrays, shares_by_row
-from ..labels import ROW_INDEX, ROWS
+from ..answers.ensemble import combine_arrays, multipliers_of, shares_by_row, shares_of
 from ..answers.locate import Located
+from ..labels import ROW_INDEX, ROWS
 from ..manifest import Manifest
-from ..answers.ensemble import multipliers_of, shares_of
 from ..problems import Problem
 from .submission import whole_file
 

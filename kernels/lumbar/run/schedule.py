@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from .clock import Budget
 from ..labels import GROUPS, UNITS, group_of, row_of
 from ..manifest import Artefact, Manifest, Route
+from .clock import Budget
 from .results import Job
 
 # Networks that are in memory together, and the share of the time left after which the file shall be better all over.

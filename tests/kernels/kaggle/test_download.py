@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.kaggle_server import KaggleServer
 
 from kernels.build_notebook import COMPETITION
 from kernels.kaggle import download, unpack
 from kernels.kaggle.access import Access, Admission
 from kernels.kaggle.client import Answer, KaggleError
 from kernels.kaggle.contents import COMPETITION_COUNTS, IMAGES, LABELLED, STUDIES, count_contents, differences
+from tests.support.kaggle_server import KaggleServer
 
 FILES = {
     "train.csv": b"study_id,spinal_canal_stenosis_l1_l2\n7,Moderate\n8,Severe\n",

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import requests
-from tests.support.kaggle_server import KaggleServer
-from tests.support.kaggle_state import Body, Dataset, Files, Redirect, Refused
 
 from kernels.build_notebook import COMPETITION
 from kernels.kaggle.client import Answer, call
+from tests.support.kaggle_server import KaggleServer
+from tests.support.kaggle_state import Body, Dataset, Files, Redirect, Refused
 
 DATASET, KERNEL = "ann/lumbar-weights", "ann/lumbar-inference"
 BIG = bytes(range(256)) * 1200

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.support.kaggle_state import Body, Faults, Files, RunKernel
 
 from kernels.kaggle import __main__ as shipping
 from kernels.kaggle import training
 from kernels.kaggle.client import KaggleError
+from tests.support.kaggle_state import Body, Faults, Files, RunKernel
 
 KERNEL = "ann/lumbar-training"
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from tests.support.kaggle_state import Body, Files
-from tests.support.shipping_steps import DATASET, KERNEL, ship
-
-from kernels.simulate import __main__ as simulate
 from kernels.kaggle import client
 from kernels.lumbar import predict
+from kernels.simulate import __main__ as simulate
+from tests.support.kaggle_state import Body, Files
+from tests.support.shipping_steps import DATASET, KERNEL, ship
 
 
 def run_as_kaggle(data: Path, scratch: Path):

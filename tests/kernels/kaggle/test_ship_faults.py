@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.kaggle_server import KaggleServer
-from tests.support.kaggle_state import Faults
-from tests.support.shipping_steps import DATASET, KERNEL, ran, ship, store
 
 from kernels.kaggle import __main__ as shipping
 from kernels.kaggle import client, dataset
+from tests.support.kaggle_server import KaggleServer
+from tests.support.kaggle_state import Faults
+from tests.support.shipping_steps import DATASET, KERNEL, ran, ship, store
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kernels.simulate import mounting, session, __main__ as simulate
 from kernels.build_notebook import COMPETITION, DATASET_SLUG
+from kernels.simulate import __main__ as simulate
+from kernels.simulate import mounting, session
 
 ROWS = ["7_a", "7_b", "77_a", "77_b"]
 SAMPLE = pd.DataFrame({"row_id": ROWS, "normal_mild": 1 / 3, "moderate": 1 / 3, "severe": 1 / 3})

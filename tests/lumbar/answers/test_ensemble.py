@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels.lumbar.answers.ensemble import combine, softmax
-from kernels.lumbar.labels import GROUPS, ROWS, group_of
 from kernels.lumbar.answers.priors import public_priors
+from kernels.lumbar.labels import GROUPS, ROWS, group_of
 
 EVERYWHERE = dict.fromkeys(GROUPS, 1.0)
 

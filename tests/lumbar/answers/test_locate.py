@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.support.dotted_studies import CANAL, FORAMINA, PIXEL_MM, RECESSES, Reader, middle_of, stack, study, whole
-from tests.support.spines import spine, spine_shape
 
 from kernels.lumbar.answers import locate as locating
 from kernels.lumbar.answers.localiser_answers import Answer, calibrated, merge
+from kernels.lumbar.answers.spine_shape import Expectation
+from kernels.lumbar.inputs.views import cut
 from kernels.lumbar.labels import ROWS, Unit
 from kernels.lumbar.manifest import Calibration
-from kernels.lumbar.answers.spine_shape import Expectation
 from kernels.lumbar.specs import SliceChoice, ViewRequest
-from kernels.lumbar.inputs.views import cut
+from tests.support.dotted_studies import CANAL, FORAMINA, PIXEL_MM, RECESSES, Reader, middle_of, stack, study, whole
+from tests.support.spines import spine, spine_shape
 
 POINTS = spine(np.random.default_rng(5))
 EXPECTATION = Expectation(spine_shape())

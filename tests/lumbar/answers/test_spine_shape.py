@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.support.spines import spine_shape, spines
 
+from kernels.lumbar.answers.spine_shape import Expectation
 from kernels.lumbar.labels import LEVELS, ROWS, mirrored
 from kernels.lumbar.manifest import NAMES, STACK_CENTRES
-from kernels.lumbar.answers.spine_shape import Expectation
+from tests.support.spines import spine_shape, spines
 from training.data.fit_spine_shape import MINUS_X, fit_shape
 
 SHAPE = spine_shape()

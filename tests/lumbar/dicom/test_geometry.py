@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.lumbar.dicom.geometry import CANONICAL_AXES, Plane, between, canonical, group_parallel, lift_points, project_points, tilt_deg
+from kernels.lumbar.dicom.geometry import (
+    CANONICAL_AXES,
+    Plane,
+    between,
+    canonical,
+    group_parallel,
+    lift_points,
+    project_points,
+    tilt_deg,
+)
 from kernels.lumbar.dicom.header import checked_orientation, checked_position, checked_spacing
 from tests.support.dicom_writer import rotation
 

@@ -12,11 +12,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels.lumbar.dicom import read_study, pixels
-from kernels.lumbar.dicom.read_study import read_study
-from kernels.lumbar.dicom.header import scan
+from kernels.lumbar.dicom import pixels, read_study
 from kernels.lumbar.dicom.grey_window import grey_window, to_uint8
-from tests.support.dicom_writer import SYNTAXES, make_dataset, make_multiframe, place_tags, texture, upright_grid, write_file, write_series
+from kernels.lumbar.dicom.header import scan
+from kernels.lumbar.dicom.read_study import read_study
+from tests.support.dicom_writer import (
+    SYNTAXES,
+    make_dataset,
+    make_multiframe,
+    place_tags,
+    texture,
+    upright_grid,
+    write_file,
+    write_series,
+)
 
 SAGITTAL = upright_grid("sagittal", (6, 30, 24), (0.8, 0.7), 4.0, (3, -2, 5))
 AXIAL = upright_grid("axial", (6, 30, 24), (0.8, 0.7), 4.0, (3, -2, 5))

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.dicom.geometry import Plane
-from kernels.lumbar.labels import UNITS, Unit, mirrored
-from kernels.lumbar.specs import SliceChoice, ViewRequest
+from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.dicom.study import Stack, Study
 from kernels.lumbar.inputs.views import cut, lift, mirror_pixels, project
+from kernels.lumbar.labels import UNITS, Unit, mirrored
+from kernels.lumbar.specs import SliceChoice, ViewRequest
 from tests.support.dicom_writer import Grid, rotation, texture, upright_grid, write_series
 
 POINT = "spinal_canal_stenosis_l3_l4"

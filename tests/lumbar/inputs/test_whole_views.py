@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.support.dotted_studies import AXES, CANAL, RECESSES, middle_of, stack, study, whole
 from pydantic import ValidationError
-from tests.support.spines import spine
 
 from kernels.lumbar.dicom.geometry import slice_distances
-from kernels.lumbar.labels import ROWS, Unit
 from kernels.lumbar.inputs.landmark_maps import SIGMA_MM
-from kernels.lumbar.specs import Member, ViewRequest
 from kernels.lumbar.inputs.views import View, cut, lift, project
+from kernels.lumbar.labels import ROWS, Unit
+from kernels.lumbar.specs import Member, ViewRequest
+from tests.support.dotted_studies import AXES, CANAL, RECESSES, middle_of, stack, study, whole
+from tests.support.spines import spine
 
 POINTS = spine(np.random.default_rng(8))
 CENTRE = middle_of(POINTS, ROWS)

@@ -7,12 +7,12 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from tests.support.tiny_members import PROVENANCE, localiser
 
+from kernels.lumbar.manifest import Artefact
 from kernels.lumbar.networks import loading as loaded_module
 from kernels.lumbar.networks.loading import LoadedMember, load_fastest, load_member
-from kernels.lumbar.manifest import Artefact
 from kernels.lumbar.networks.weights import WeightsError, golden_inputs
+from tests.support.tiny_members import PROVENANCE, localiser
 from training import networks
 from training.fitting.export import export
 

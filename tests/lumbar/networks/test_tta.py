@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from tests.support.recipe_members import members
 
-from kernels.lumbar.inputs.member_inputs import CPU, Scene
 from kernels.lumbar.answers.grade import grade
+from kernels.lumbar.inputs.member_inputs import CPU, Scene
 from kernels.lumbar.networks.loading import load_member
 from kernels.lumbar.networks.tta import in_turn, passes
+from tests.support.recipe_members import members
 
 GRADERS = members("smoke", "grader")[:6]
 

@@ -7,11 +7,11 @@ import json
 
 import pytest
 import torch
-from tests.support.tiny_members import grader
 
-from kernels.lumbar.manifest import MANIFEST_FORMAT, Manifest
 from kernels.lumbar.answers.priors import public_priors
+from kernels.lumbar.manifest import MANIFEST_FORMAT, Manifest
 from kernels.lumbar.networks.weights import WeightsError, find_manifest, golden_inputs, read_manifest
+from tests.support.tiny_members import grader
 
 CPU = torch.device("cpu")
 

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.run import read_ahead
 from kernels.lumbar.run.clock import Budget
 from kernels.lumbar.run.in_progress import InHand
 from kernels.lumbar.run.read_ahead import ReadAhead, read_ahead
-from kernels.lumbar.dicom.study import Study
 
 NAMES = [str(number) for number in range(12)]
 SERIES = {name: [("1", "axial_t2")] for name in NAMES}

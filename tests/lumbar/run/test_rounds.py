@@ -13,21 +13,21 @@ import pytest
 import torch
 
 from kernels.lumbar import predict
+from kernels.lumbar.inputs.member_inputs import Scene
+from kernels.lumbar.labels import GROUPS, ROWS, SEVERITIES, group_of
+from kernels.lumbar.networks.loading import LoadedMember
+from kernels.lumbar.networks.weights import MANIFEST_FILE, read_manifest
 from kernels.lumbar.run import read_ahead
 from kernels.lumbar.run.clock import Budget
 from kernels.lumbar.run.competition import read_series_table
 from kernels.lumbar.run.device_worker import Crew
-from kernels.lumbar.inputs.member_inputs import Scene
 from kernels.lumbar.run.in_progress import InHand
-from kernels.lumbar.labels import GROUPS, ROWS, SEVERITIES, group_of
-from kernels.lumbar.networks.loading import LoadedMember
-from training.evaluation.predictor import Predictor
 from kernels.lumbar.run.read_ahead import read_ahead
-from kernels.lumbar.run.rounds import DevicesLost, Means, Rounds
 from kernels.lumbar.run.results import Store
-from kernels.lumbar.networks.weights import MANIFEST_FILE, read_manifest
+from kernels.lumbar.run.rounds import DevicesLost, Means, Rounds
 from tests.support.dicom_factory import write_foreign_dataset
 from tests.support.fault_runs import Answered, answered, assert_same
+from training.evaluation.predictor import Predictor
 
 STUDIES = 5
 CPU = torch.device("cpu")

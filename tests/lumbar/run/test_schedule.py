@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from kernels.lumbar.run.clock import Budget
-from kernels.lumbar.manifest import Artefact, GraderWeight, Manifest, Provenance, Route, Weights
 from kernels.lumbar.answers.priors import public_priors
+from kernels.lumbar.manifest import Artefact, GraderWeight, Manifest, Provenance, Route, Weights
+from kernels.lumbar.run.clock import Budget
 from kernels.lumbar.run.schedule import Schedule
 from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
 from tests.support.tiny_members import PROVENANCE

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.answers.priors import public_priors
+from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.run.submission import Submission, SubmissionError, check
 
 

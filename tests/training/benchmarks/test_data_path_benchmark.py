@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from kernels.lumbar.dicom.read_study import read_study
-from training.data.cache.crop_cache import widened
-from training.data.tables import read_tables
 from training.benchmarks import data_path
 from training.benchmarks.cache_growth import Grown, growth, link_studies, sizes
-from training.benchmarks.loader_rate import Size, grader
 from training.benchmarks.data_path_tables import NO_GPU, gpu
+from training.benchmarks.loader_rate import Size, grader
 from training.benchmarks.usual_datasets import DicomStacks, PngStacks, places_of
+from training.data.cache.crop_cache import widened
+from training.data.tables import read_tables
 from training.phantom.dataset import Options, make_dataset
 from training.recipe.load import names_of
 

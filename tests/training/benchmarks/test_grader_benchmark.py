@@ -9,24 +9,24 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.support.dicom_factory import write_foreign_dataset
 
-from training.evaluation import predictor
-from kernels.lumbar.run import read_ahead
-from kernels.lumbar.run.competition import read_series_table
 from kernels.lumbar.labels import GROUPS, ROWS
 from kernels.lumbar.networks.loading import load_member
+from kernels.lumbar.run import read_ahead
+from kernels.lumbar.run.competition import read_series_table
+from tests.support.dicom_factory import write_foreign_dataset
 from tests.support.tiny_runs import write_runs
-from training.benchmarks import graders, grader_answers
-from training.data import out_of_fold
+from training.benchmarks import grader_answers, graders
 from training.benchmarks.grader_answers import AGREED, OWN, TRUE, find_system, labels_of
 from training.benchmarks.grader_tables import FOUND, OUT_OF_FOLD, TITLES, Row
 from training.benchmarks.grader_verdicts import MIXTURES, Scored, gain_lines, rivals, unpaired
+from training.data import out_of_fold
+from training.evaluation import predictor
 from training.evaluation.intervals import Difference, Interval, intervals
 from training.evaluation.truth import read_landmarks, read_solution
 from training.evaluation.validate import answer_table, predict_studies
-from training.recipe.schema import Recipe
 from training.recipe.load import load_named
+from training.recipe.schema import Recipe
 from training.runs import RunFolder
 
 NAMES = ["slice_transformer", "split_and_global"]

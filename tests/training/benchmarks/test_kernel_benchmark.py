@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.lumbar.run.competition import read_series_table
 from kernels.lumbar.dicom.read_study import read_study
-from training.benchmarks import kernel, half_precision
+from kernels.lumbar.run.competition import read_series_table
+from training.benchmarks import half_precision, kernel
 from training.benchmarks.kernel_child import Clocks
 from training.benchmarks.kernel_overhead import Plan, growth, lanes
-from training.benchmarks.untrained_packages import Studies, choose_studies, link_studies
-from training.benchmarks.reading import bare_decoding, files_of, framed
 from training.benchmarks.kernel_runs import BenchError, Finished
+from training.benchmarks.reading import bare_decoding, files_of, framed
 from training.benchmarks.table_text import Table, markdown, shown
+from training.benchmarks.untrained_packages import Studies, choose_studies, link_studies
 
 TABLES = ("reading", "loader", "overlap cpu", "growth cpu", "lanes cpu", "batches cpu", "memory cpu")
 
@@ -60,7 +60,12 @@ def test_every_table_is_there_with_numbers(printed):
 
 def test_without_a_gpu_it_says_so(printed):
     text, record = printed
-    assert record["tables"]["gpu"] == {"title": "GPU", "columns": [], "rows": [], "remarks": [half_precision.NOT_MEASURED]}
+    assert record["tables"]["gpu"] == {
+        "title": "GPU",
+        "columns": [],
+        "rows": [],
+        "remarks": [half_precision.NOT_MEASURED],
+    }
     assert "| GPU | no GPU: not measured |" in text
 
 

@@ -20,16 +20,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.dicom.geometry import Plane, lift_points
-from kernels.lumbar.labels import UNITS, Unit
-from kernels.lumbar.specs import SliceChoice, ViewRequest
+from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.inputs.views import cut
+from kernels.lumbar.labels import UNITS, Unit
+from kernels.lumbar.specs import SliceChoice, ViewRequest
 from tests.support.dicom_factory import write_foreign_dataset
 from training.data.cache import cache_making, cache_sources
-from training.data.cache.crop_cache import DAMAGE, CacheError, build_cache, open_view, requests_of, stored, widened
 from training.data.cache.cache_journal import shape_of
+from training.data.cache.crop_cache import DAMAGE, CacheError, build_cache, open_view, requests_of, stored, widened
 from training.data.cache.crop_groups import bytes_of
 from training.data.cache.decode import Annotation, geometry_file, lift_all
 from training.data.tables import read_tables

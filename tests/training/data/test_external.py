@@ -19,9 +19,9 @@ from training.data.external import IMPROVED, PRETRAINING, improved_coordinates, 
 from training.data.external import with_improved_coordinates as with_improved
 from training.data.samples.external_samples import PretrainingSamples, pretrainable
 from training.data.tables import LEVEL_TEXTS, Tables, TablesError, read_tables
-from training.recipe.fitting import Augmentation, Fitting, Network, Optimisation
 from training.phantom.dataset import Options, make_dataset
 from training.phantom.external import write_external
+from training.recipe.fitting import Augmentation, Fitting, Network, Optimisation
 from training.recipe.schema import MemberRecipe
 
 CPU = torch.device("cpu")

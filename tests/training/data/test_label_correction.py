@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from kernels.lumbar.labels import ROWS
-from training.data.label_correction import check_coverage, read_opinions, with_corrected_labels
-from training.data.tables import Tables
 from training.data import out_of_fold
+from training.data.label_correction import check_coverage, read_opinions, with_corrected_labels
 from training.data.out_of_fold import OutOfFoldError
+from training.data.tables import Tables
 from training.recipe.fitting import Labels
 
 STUDIES = ["1", "2", "3"]

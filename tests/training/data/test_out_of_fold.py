@@ -11,10 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.lumbar.answers.ensemble import combine
-from kernels.lumbar.labels import GROUPS, ROWS, SEVERITIES
 from kernels.lumbar.answers.priors import public_priors
+from kernels.lumbar.labels import GROUPS, ROWS, SEVERITIES
+from training.data.out_of_fold import (
+    MISSING,
+    Answers,
+    Average,
+    Mixture,
+    OutOfFoldError,
+    Rule,
+    answers_of,
+    read,
+    rows_of,
+    together,
+    write,
+)
 from training.evaluation.metric import pooled, slopes
-from training.data.out_of_fold import MISSING, Answers, Average, Mixture, OutOfFoldError, Rule, answers_of, read, rows_of, together, write
 
 
 def labels_of(studies: int, seed: int = 0) -> pd.DataFrame:

@@ -9,14 +9,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.lumbar.labels import MIRROR, ROWS
 from kernels.lumbar.answers.priors import public_priors
+from kernels.lumbar.labels import MIRROR, ROWS
+from training.data.out_of_fold import Answers, Average, Mixture, Rule
+from training.data.tables import ROW_GROUPS
 from training.ensemble.fit_weights import fit_multipliers, fit_weights
 from training.ensemble.parts import Costs, Ensemble, SearchError
-from training.ensemble.search import LEAST_GAIN, best_ensemble, best_single, best_subset, cross_fitted, lean, run_order, simple_mean
-from training.data.tables import ROW_GROUPS
+from training.ensemble.search import (
+    LEAST_GAIN,
+    best_ensemble,
+    best_single,
+    best_subset,
+    cross_fitted,
+    lean,
+    run_order,
+    simple_mean,
+)
 from training.evaluation.metric import group_losses, pooled
-from training.data.out_of_fold import Answers, Average, Mixture, Rule
 
 LOGITS = Rule("logits", public_priors())
 FREQUENCIES = np.array([0.7, 0.2, 0.1])

@@ -8,19 +8,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tests.training.ensemble.test_ensemble_search import labels_of
 
-from kernels.lumbar.labels import GROUPS, ROWS
-from training.evaluation.predictor import Prediction
 from kernels.lumbar.answers.priors import public_priors
+from kernels.lumbar.labels import GROUPS, ROWS
+from tests.training.ensemble.test_ensemble_search import labels_of
+from training.data.out_of_fold import answers_of, rows_of, together, write
 from training.ensemble.find import main
 from training.ensemble.parts import SearchError
 from training.ensemble.sources import read_costs, standing_of, usable
-from training.data.out_of_fold import answers_of, rows_of, together, write
+from training.evaluation.predictor import Prediction
 from training.evaluation.validate import answer_table
+from training.recipe.load import RECIPES, load_recipe
 from training.recipe.schema import Recipe
-from training.recipe.load import load_recipe
-from training.recipe.load import RECIPES
 
 FIRST, SECOND = "slice_transformer", "view_fusion"
 STUDIES = 24

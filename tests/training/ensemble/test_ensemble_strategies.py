@@ -6,16 +6,26 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.training.ensemble.test_ensemble_search import LOGITS, answers_with
 
 from kernels.lumbar.labels import GROUPS
+from tests.training.ensemble.test_ensemble_search import LOGITS, answers_with
+from training.data.out_of_fold import Answers
+from training.data.tables import ROW_GROUPS
 from training.ensemble.find import SearchResult, search
 from training.ensemble.parts import Costs, SearchError
-from training.ensemble.strategies import CALIBRATED, FREE, MEAN, RECIPE, SIDE_BY_SIDE, SUBSET, Standing, shipped, strategies
+from training.ensemble.strategies import (
+    CALIBRATED,
+    FREE,
+    MEAN,
+    RECIPE,
+    SIDE_BY_SIDE,
+    SUBSET,
+    Standing,
+    shipped,
+    strategies,
+)
 from training.ensemble.table import table_of
-from training.data.tables import ROW_GROUPS
 from training.evaluation.metric import pooled
-from training.data.out_of_fold import Answers
 
 
 def standing(*members: str, name: str = "", weight: float = 1.0, average: str = "logits") -> Standing:

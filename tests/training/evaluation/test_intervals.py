@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from kernels.lumbar.labels import MIRROR, ROWS
-from training.evaluation.intervals import FIGURES, difference, differences, intervals
 from training.data.tables import ROW_GROUPS
+from training.evaluation.intervals import FIGURES, difference, differences, intervals
 from training.evaluation.metric import group_losses, losses, pooled, with_mean
 
 

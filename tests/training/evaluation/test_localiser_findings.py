@@ -10,20 +10,27 @@ import pandas as pd
 import pytest
 import yaml
 
-from kernels.lumbar.dicom.geometry import Plane
-from kernels.lumbar.labels import ROWS, group_of
 from kernels.lumbar.answers.spine_shape import stack_centres
-from kernels.lumbar.specs import SliceChoice, ViewRequest
+from kernels.lumbar.dicom.geometry import Plane
 from kernels.lumbar.dicom.study import Study
+from kernels.lumbar.labels import ROWS, group_of
+from kernels.lumbar.specs import SliceChoice, ViewRequest
 from tests.support.dicom_factory import write_foreign_dataset
 from tests.support.dotted_studies import CANAL, FORAMINA, RECESSES, Reader, middle_of, stack, study, whole
 from tests.support.spines import spine
 from tests.support.tiny_runs import write_runs
-from training.recipe import load as recipe_files
 from training.benchmarks import localisers
-from training.benchmarks.localisers import MEAN_SHAPE, Finished, candidates
-from training.evaluation.localiser_findings import average_offsets, average_positions, judge, nearest_slice, shown, summary
 from training.benchmarks.localiser_tables import report
+from training.benchmarks.localisers import MEAN_SHAPE, Finished, candidates
+from training.evaluation.localiser_findings import (
+    average_offsets,
+    average_positions,
+    judge,
+    nearest_slice,
+    shown,
+    summary,
+)
+from training.recipe import load as recipe_files
 from training.recipe.load import load_recipe
 
 POINTS = spine(np.random.default_rng(5))

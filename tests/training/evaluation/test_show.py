@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import build_dataset
-from kernels.lumbar.labels import ROWS
 from kernels.lumbar.answers.locate import Located
+from kernels.lumbar.labels import ROWS
 from kernels.lumbar.networks.weights import read_manifest
 from tests.support.dicom_factory import ForeignTruth, write_foreign_dataset
 from tests.support.dotted_studies import CANAL, FORAMINA, RECESSES, middle_of, stack, study

@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from tests.support.tiny_runs import write_runs
 
 from kernels.lumbar.run.submission import replace_json
+from tests.support.tiny_runs import write_runs
 from training.evaluation import validation_stamp
 from training.evaluation.metric import Score
 from training.evaluation.validate import all_of, fold_manifest

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from tests.support.fabric_ranks import CPU, SHARED
 from tests.support.tiny_members import TinySamples, grader, greys
-
 from training.data.samples.batch import Batch, Whose
 from training.fitting import FitError
+from training.fitting.batch_parts import part_of
 from training.fitting.device import Device, deterministic
 from training.fitting.loop import fit
-from training.fitting.batch_parts import part_of
 
 HERE = Path(__file__).parent
 

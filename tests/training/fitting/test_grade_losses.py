@@ -7,13 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.support.tiny_members import grader
 from torch.nn import functional
 
 from kernels.lumbar.labels import GROUPS, ROWS, group_of
+from tests.support.tiny_members import grader
 from training.data.samples.batch import Batch, Whose
 from training.evaluation.metric import pooled
-from training.fitting.losses.grade_losses import LOSSES, competition, cross_entropy, valid_slices_bce, weighted_bce, weighted_cross_entropy
+from training.fitting.losses.grade_losses import (
+    LOSSES,
+    competition,
+    cross_entropy,
+    valid_slices_bce,
+    weighted_bce,
+    weighted_cross_entropy,
+)
 
 GROUP_OF_ROW = torch.tensor([GROUPS.index(group_of(row)) for row in ROWS])
 NAN = torch.nan

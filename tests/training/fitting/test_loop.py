@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tests.support.tiny_members import TinySamples, grader, localiser, optimisation
 from torch import nn
 
+from tests.support.tiny_members import TinySamples, grader, localiser, optimisation
 from training import networks
-from training.fitting.time_limit import OutOfTime
 from training.data.samples.batch import Batch
 from training.fitting import FitError, checkpoint
 from training.fitting.checkpoint import CheckpointError, whole_file
@@ -24,6 +23,7 @@ from training.fitting.curves import EpochRecord, draw_curves
 from training.fitting.loop import fit
 from training.fitting.optimise import make_ema, make_optimiser, rate_at
 from training.fitting.stop import Stopped
+from training.fitting.time_limit import OutOfTime
 
 CPU = torch.device("cpu")
 

@@ -7,16 +7,16 @@ from typing import get_args
 
 import pytest
 import torch
-from tests.support.tiny_members import grader, localiser
 from torch.nn import functional
 
+from tests.support.tiny_members import grader, localiser
 from training import networks
 from training.data.samples.batch import Batch
-from training.recipe.fitting import Fitting
 from training.fitting.losses.grade_losses import weighted_cross_entropy
-from training.fitting.losses.registry import LOSSES, answer, heatmap_mse
 from training.fitting.losses.loss_sum import LossSum
+from training.fitting.losses.registry import LOSSES, answer, heatmap_mse
 from training.fitting.losses.target_heatmaps import gaussian_heatmaps, known_points
+from training.recipe.fitting import Fitting
 
 NAN = float("nan")
 

@@ -8,13 +8,12 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from training.fitting.preflight import WITH_OPTIONS, check_loss_options, check_recipes, options_of
-from training.recipe.fitting import Loss
 from training.fitting.losses.registry import LOSSES
+from training.fitting.preflight import WITH_OPTIONS, check_loss_options, check_recipes, options_of
 from training.networks import NetworkError
+from training.recipe.fitting import Loss
+from training.recipe.load import RECIPES, load_named, merge
 from training.recipe.schema import Profile, Recipe, RecipeError
-from training.recipe.load import merge
-from training.recipe.load import RECIPES, load_named
 
 
 def smoke_of(name: str, changes: str) -> Recipe:

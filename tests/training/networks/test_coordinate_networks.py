@@ -10,21 +10,21 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from tests.support.tiny_members import PROVENANCE, optimisation
 from torch import nn
 from torch.nn import functional
 
 from kernels.lumbar.networks.loading import load_member
 from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
+from tests.support.tiny_members import PROVENANCE, optimisation
 from training import networks
 from training.data.samples.batch import Batch
-from training.recipe.fitting import Fitting, Network
-from training.fitting.losses.coordinate_losses import LOSSES, coordinate_smooth_l1
 from training.fitting.export import export
+from training.fitting.losses.coordinate_losses import LOSSES, coordinate_smooth_l1
 from training.networks import NetworkError
-from training.networks.parts import encoders
 from training.networks.coordinates import Places, PointHead
+from training.networks.parts import encoders
 from training.networks.volume_coordinates import HalvingMean, VolumeEncoder
+from training.recipe.fitting import Fitting, Network
 from training.recipe.schema import MemberRecipe
 
 NAN = float("nan")

@@ -8,15 +8,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.support.bare_torch import bare_answers
-from tests.support.recipe_members import export_untrained, members
-from tests.support.studies import MINUS_X, mirror_study
 
 from kernels.lumbar.answers.localiser_answers import answers_of
 from kernels.lumbar.inputs.member_inputs import Scene
 from kernels.lumbar.labels import mirrored
 from kernels.lumbar.networks.loading import load_member
 from kernels.lumbar.networks.weights import golden_inputs
+from tests.support.bare_torch import bare_answers
+from tests.support.recipe_members import export_untrained, members
+from tests.support.studies import MINUS_X, mirror_study
 from training.fitting.export import parity_inputs
 from training.recipe.schema import MemberRecipe
 

@@ -7,21 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support.tiny_members import PROVENANCE
 
 from kernels.lumbar.networks.loading import load_member
-from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
 from kernels.lumbar.networks.weights import golden_inputs
+from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
+from tests.support.tiny_members import PROVENANCE
 from training import networks
 from training.data.samples.batch import Batch
-from training.recipe.fitting import Fitting, Network, Optimisation
 from training.fitting.export import export
 from training.fitting.losses.map_losses import heat_and_pointer_bce, heatmap_correlation, slice_weights
 from training.fitting.losses.target_heatmaps import gaussian_heatmaps
 from training.networks import NetworkError
 from training.networks.heat_pointer import HeatAndPointer
-from training.networks.roi_maps import RoiMaps, middle_slices
 from training.networks.parts.slices import never_empty, pick, real_slices, spread, with_neighbours
+from training.networks.roi_maps import RoiMaps, middle_slices
+from training.recipe.fitting import Fitting, Network, Optimisation
 from training.recipe.schema import MemberRecipe
 
 NAN = float("nan")

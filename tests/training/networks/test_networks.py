@@ -7,16 +7,15 @@ import sys
 
 import pytest
 import torch
-from tests.support.tiny_members import grader, localiser
 
 from kernels.lumbar.networks.weights import golden_inputs
+from tests.support.tiny_members import grader, localiser
 from training import networks
-from training.networks.parts import torchvision_shim
 from training.networks import NetworkError
-from training.networks.parts import encoders
+from training.networks.parts import encoders, torchvision_shim
 from training.networks.parts.heatmaps import points_from_maps
-from training.recipe.schema import MemberRecipe
 from training.recipe.load import RECIPES, load_named
+from training.recipe.schema import MemberRecipe
 
 SMALLEST: dict[str, list[MemberRecipe]] = {
     "deeplab_heatmap": [

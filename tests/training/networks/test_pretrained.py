@@ -14,20 +14,20 @@ import timm
 import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
-from tests.training.fitting.test_preflight import smoke_of
-from tests.support.tiny_members import TinySamples, grader, localiser
 
 from kernels.lumbar.manifest import PublishedWeights
+from tests.support.tiny_members import TinySamples, grader, localiser
+from tests.training.fitting.test_preflight import smoke_of
 from training import networks
-from training.fitting.preflight import check_recipes
 from training.fitting.loop import fit
+from training.fitting.preflight import check_recipes
 from training.networks import NetworkError
-from training.networks.parts import encoders, fetch_pretrained, pretrained
 from training.networks.csn import ChannelSeparated
+from training.networks.parts import encoders, fetch_pretrained, pretrained
 from training.networks.parts.pretrained import Offer
 from training.networks.parts.segmentation import pretrained_encoder
-from training.recipe.schema import MemberRecipe, Profile
 from training.recipe.load import RECIPES, load_named
+from training.recipe.schema import MemberRecipe, Profile
 
 MODEL, TAGGED = "test_resnet", "test_resnet.r160_in1k"
 OFFER = encoders.timm_offer(MODEL)
@@ -171,7 +171,11 @@ def test_without_folder_and_network_one_sentence_comes_at_once():
     assert time.monotonic() - started < 10
     said = str(caught.value)
     assert "pretrained weights of 'test_resnet', 'test_convnext', 'test_efficientnet' are not in a folder" in said
-    for part in ("PRETRAINED_DIR is not set", "the network cannot be reached", "run python -m training.networks.parts.fetch_pretrained"):
+    for part in (
+        "PRETRAINED_DIR is not set",
+        "the network cannot be reached",
+        "run python -m training.networks.parts.fetch_pretrained",
+    ):
         assert part in said
     assert said.endswith("set pretrained: false") and "\n" not in said
 
@@ -267,7 +271,9 @@ def test_fetching_fills_the_folder_and_goes_on_where_it_stopped(hub, folder, mon
     assert fetch_pretrained.main(given) == 0 and len([one for one in hub if one.startswith("GET")]) == 1
     encoders.slice_encoder(MODEL, size_px=32, pretrained=True)
     set_hub(monkeypatch, NOBODY)
-    monkeypatch.setattr(fetch_pretrained, "offers_of", lambda names, profile: [OFFER, Offer("absent", repository="some/absent")])
+    monkeypatch.setattr(
+        fetch_pretrained, "offers_of", lambda names, profile: [OFFER, Offer("absent", repository="some/absent")]
+    )
     assert fetch_pretrained.main(given) == 1
     assert "fetch stopped: pretrained weights of 'absent'" in capsys.readouterr().err
 

@@ -7,22 +7,22 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support.tiny_members import PROVENANCE, optimisation
 
-from kernels.lumbar.labels import LEVELS
 from kernels.lumbar.answers.locate import answered, needed
+from kernels.lumbar.labels import LEVELS
 from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
+from tests.support.tiny_members import PROVENANCE, optimisation
 from training import networks
 from training.data.samples.batch import Batch
-from training.recipe.fitting import Fitting, Network
 from training.fitting.export import export, parity_inputs
 from training.fitting.losses.registry import LOSSES, answer
-from training.fitting.optimise import make_optimiser
 from training.fitting.losses.slice_losses import level_classes, level_distance
+from training.fitting.optimise import make_optimiser
 from training.networks import NetworkError
 from training.networks.slice_levels import BLANK_LOGIT, BLANK_MM
-from training.recipe.schema import MemberRecipe
+from training.recipe.fitting import Fitting, Network
 from training.recipe.load import load_recipe
+from training.recipe.schema import MemberRecipe
 
 SLICES, SIZE_PX = 8, 32
 CANALS = tuple(f"spinal_canal_stenosis_{level}" for level in LEVELS)

@@ -16,16 +16,15 @@ from kernels.build_notebook import OWNER_PLACEHOLDER
 from kernels.lumbar import manifest as released
 from kernels.lumbar import specs
 from kernels.lumbar.labels import GROUPS
-from kernels.lumbar.manifest import Artefact
-from kernels.lumbar.manifest import Shape
+from kernels.lumbar.manifest import Artefact, Shape
 from kernels.lumbar.networks.weights import read_manifest
 from tests.support.tiny_runs import write_runs
 from training.packaging import packs
-from training.packaging.packs import collect
-from training.recipe.schema import Recipe
-from training.recipe.load import load_named
-from training.runs import RunFolder
 from training.packaging.ensemble_weights import FoundEnsemble, read_ensemble, weighted
+from training.packaging.packs import collect
+from training.recipe.load import load_named
+from training.recipe.schema import Recipe
+from training.runs import RunFolder
 
 
 @pytest.fixture(scope="module")

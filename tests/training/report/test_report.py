@@ -12,29 +12,29 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kernels.lumbar.labels import GROUPS, LEVELS, ROWS, SEVERITIES
 from kernels.lumbar.answers.locate import Located
 from kernels.lumbar.answers.priors import public_priors
 from kernels.lumbar.dicom.study import Study
+from kernels.lumbar.labels import GROUPS, LEVELS, ROWS, SEVERITIES
 from tests.support.dicom_factory import ForeignTruth, write_foreign_dataset
 from tests.support.tiny_runs import write_runs
+from training.data.out_of_fold import Answers, rows_of, write
+from training.data.tables import ROW_GROUPS
 from training.ensemble import find
 from training.ensemble.crossfit import CrossFit
 from training.ensemble.search import Ensemble, Step, simple_mean
 from training.evaluation.intervals import intervals
-from training.data.tables import ROW_GROUPS
 from training.evaluation.metric import pooled, row_losses
-from training.data.out_of_fold import Answers, rows_of, write
+from training.evaluation.show import open_study
+from training.recipe.load import load_named
 from training.report.__main__ import main
 from training.report.cases import picture_of, row_text
 from training.report.figures import apart, gain_figure
+from training.report.finished_runs import read_sources
 from training.report.localisation import Looking
 from training.report.numbers import by_condition_and_level, confusion, reliability, worst
 from training.report.page import Html, Image, Section, figure, page, paragraph
 from training.report.predictions import predicted_from
-from training.report.finished_runs import read_sources
-from training.evaluation.show import open_study
-from training.recipe.load import load_named
 
 SECTIONS = (
     "Score",

@@ -25,11 +25,11 @@ from training.runs import image_digests
 from training.workflow import __main__ as workflow
 from training.workflow import step as step_module
 from training.workflow.costs import Costs, told
-from training.workflow.grid import Grid, Order, keep_grid, make_grid, read_grid
-from training.workflow.step_journal import attempt, is_running
 from training.workflow.engine import ExecutorError, profile_of
-from training.workflow.staleness import Books
+from training.workflow.grid import Grid, Order, keep_grid, make_grid, read_grid
 from training.workflow.plan_and_status import plan_of, state_of, status_of, todo_of
+from training.workflow.staleness import Books
+from training.workflow.step_journal import attempt, is_running
 
 FAILING = 1e30
 

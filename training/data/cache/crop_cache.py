@@ -29,8 +29,8 @@ from training.data.cache.cache_making import CacheError, make
 from training.data.cache.cache_sources import sources_of
 from training.data.cache.decode import CacheRequest, geometry_file
 from training.data.tables import Tables
-from training.recipe.schema import MemberRecipe
 from training.digests import digest
+from training.recipe.schema import MemberRecipe
 
 # Share of a crop's side that is kept beyond each border: a crop turned and sheared by 15 degrees stays inside.
 MARGIN = 0.25

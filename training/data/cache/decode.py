@@ -14,13 +14,13 @@ import cv2
 import numpy as np
 import torch
 
-from kernels.lumbar.dicom.read_study import read_study
-from kernels.lumbar.labels import UNITS
-from kernels.lumbar.problems import Problem
 from kernels.lumbar.answers.spine_shape import stack_centres
-from kernels.lumbar.specs import ViewRequest
+from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.inputs.views import cut
+from kernels.lumbar.labels import UNITS
+from kernels.lumbar.problems import Problem
+from kernels.lumbar.specs import ViewRequest
 
 
 @dataclass(frozen=True)

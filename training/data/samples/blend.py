@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from kernels.lumbar.specs import ViewRequest
 from kernels.lumbar.inputs.views import turn_pixels
+from kernels.lumbar.specs import ViewRequest
 from training.data.samples.batch import Batch
 from training.data.samples.staging import send
 from training.recipe.fitting import Augmentation

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from kernels.lumbar.inputs.mirroring import mirrored_points, mirrored_targets
+from kernels.lumbar.inputs.views import mirror_pixels
 from kernels.lumbar.labels import UNITS
 from kernels.lumbar.specs import Member, ViewRequest
-from kernels.lumbar.inputs.views import mirror_pixels
+from training.data.cache.crop_cache import CachedView
 from training.data.samples.augment import inside_only
 from training.data.samples.batch import Batch
-from training.data.cache.crop_cache import CachedView
 from training.data.samples.staging import send
 
 

@@ -9,10 +9,10 @@ import pandas as pd
 import torch
 
 from kernels.lumbar.dicom.geometry import CANONICAL_AXES, Plane, body_plane
-from kernels.lumbar.labels import LEVELS, UNITS, row_of
-from kernels.lumbar.inputs.crops import longer_side_mm, sample
-from kernels.lumbar.specs import Member
 from kernels.lumbar.dicom.study import Stack
+from kernels.lumbar.inputs.crops import longer_side_mm, sample
+from kernels.lumbar.labels import LEVELS, UNITS, row_of
+from kernels.lumbar.specs import Member
 from training.data.cache.crop_cache import Cache, CachedView, stored
 from training.data.external import SOURCES, LevelImage, LevelImages
 from training.data.samples.member_samples import MemberSamples

@@ -13,19 +13,26 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from kernels.lumbar.inputs.landmark_maps import draw_marks
 from kernels.lumbar.inputs.mirroring import mirrored_targets
 from kernels.lumbar.inputs.normalise import normalise
 from kernels.lumbar.labels import UNITS, row_of
-from kernels.lumbar.inputs.landmark_maps import draw_marks
 from kernels.lumbar.specs import ViewRequest
-from training.data.samples.augment import grey_changes, random_affine, sharpen_or_blur, shuffle_slices, warp, warp_points
+from training.data.cache.crop_cache import Cache
+from training.data.samples.augment import (
+    grey_changes,
+    random_affine,
+    sharpen_or_blur,
+    shuffle_slices,
+    warp,
+    warp_points,
+)
 from training.data.samples.batch import Batch, Whose
 from training.data.samples.blend import blended, dihedral_some, turn_some
-from training.data.cache.crop_cache import Cache
 from training.data.samples.cached_crops import Change, central, grid_of, mirror_some, slice_window, take, take_slices
+from training.data.samples.sample_targets import groups_of, points, severities
 from training.data.samples.staging import Staging, send
 from training.data.tables import Tables
-from training.data.samples.sample_targets import groups_of, points, severities
 from training.recipe.fitting import Augmentation
 from training.recipe.schema import MemberRecipe
 

@@ -11,8 +11,8 @@ import torch
 from kernels.lumbar.dicom.geometry import project_points, slice_distances
 from kernels.lumbar.labels import GROUPS, UNITS, group_of, row_of
 from kernels.lumbar.specs import Member
-from training.data.samples.augment import inside_only
 from training.data.cache.crop_cache import Cache, CachedView
+from training.data.samples.augment import inside_only
 from training.data.tables import MISSING
 
 

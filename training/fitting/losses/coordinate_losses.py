@@ -10,11 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.data.samples.batch import Batch
-from training.recipe.fitting import Fitting
-from training.networks.coordinates import Places
-
 from training.fitting.losses.loss_sum import LossSum
 from training.fitting.losses.target_heatmaps import known_points
+from training.networks.coordinates import Places
+from training.recipe.fitting import Fitting
 
 # Smooth-L1 changes from square to absolute at 1: at an eighth of the image once places are multiplied by this.
 PLACE_SCALE = 8.0

@@ -12,9 +12,8 @@ from torch.nn import functional
 from kernels.lumbar.labels import GROUPS, SEVERITIES, SEVERITY_WEIGHTS
 from training.data.samples.batch import Batch
 from training.data.tables import MISSING
-from training.recipe.fitting import Fitting
-
 from training.fitting.losses.loss_sum import LossSum
+from training.recipe.fitting import Fitting
 
 SEVERE = len(SEVERITIES) - 1
 # Probabilities are kept so far from 0 and 1 in the any-severe part: half floats end near here.

@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.data.samples.batch import Batch
-from training.recipe.fitting import Fitting
-
 from training.fitting.losses.loss_sum import LossSum
 from training.fitting.losses.target_heatmaps import gaussian_heatmaps, known_points
+from training.recipe.fitting import Fitting
 
 # Two slices away the published target is a quarter; what is fainter is no target at all.
 LEAST_WEIGHT = 0.2

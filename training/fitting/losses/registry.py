@@ -11,11 +11,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from training.data.samples.batch import Batch
-from training.recipe.fitting import Fitting
-
 from training.fitting.losses import coordinate_losses, grade_losses, map_losses, slice_losses
 from training.fitting.losses.loss_sum import LossSum
 from training.fitting.losses.target_heatmaps import gaussian_heatmaps, known_points
+from training.recipe.fitting import Fitting
 
 
 def heatmap_mse(

@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.data.samples.batch import Batch
-from training.recipe.fitting import Fitting
-
 from training.fitting.losses.loss_sum import LossSum
+from training.recipe.fitting import Fitting
 
 
 def level_distance(

@@ -17,11 +17,10 @@ from pathlib import Path
 
 from kernels.lumbar.run.submission import replace_json
 from training import networks
-from training.recipe.schema import RecipeError
-from training.recipe.load import load_named, names_of
-
 from training.networks import NetworkError
 from training.networks.parts.pretrained import SUFFIXES, Offer, copy_whole, downloaded, here, reachable, sha256_of
+from training.recipe.load import load_named, names_of
+from training.recipe.schema import RecipeError
 
 SOURCES = "sources.json"
 

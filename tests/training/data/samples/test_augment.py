@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.data.samples.augment import BLUR_PX, grey_changes, inside_only, random_affine, sharpen_or_blur, shuffle_slices, uniform, warp, warp_points
+from training.data.samples.augment import (
+    BLUR_PX,
+    grey_changes,
+    inside_only,
+    random_affine,
+    sharpen_or_blur,
+    shuffle_slices,
+    uniform,
+    warp,
+    warp_points,
+)
 from training.recipe.fitting import Augmentation
 
 STRONG = Augmentation(rotate_deg=40, shear_deg=25, scale=0.3, brightness=0.4, contrast=0.6, noise=0.2)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.support.tiny_members import view
 
+from tests.support.tiny_members import view
 from training.data.samples.batch import Batch
 from training.data.samples.blend import blended, dihedral_some, turn_some
 from training.recipe.fitting import Augmentation

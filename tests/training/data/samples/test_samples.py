@@ -7,21 +7,21 @@ import pandas as pd
 import pytest
 import torch
 
+from kernels.lumbar.dicom.geometry import Plane, lift_points, slice_distances
 from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.inputs.member_inputs import Scene
 from kernels.lumbar.inputs.mirroring import mirrored_targets, mirrored_tensors
-from kernels.lumbar.dicom.geometry import Plane, lift_points, slice_distances
+from kernels.lumbar.inputs.views import project
 from kernels.lumbar.labels import LEVELS, ROWS, UNITS, mirrored, row_of
 from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
-from kernels.lumbar.inputs.views import project
 from tests.support.dicom_factory import write_foreign_dataset
 from training.data.cache.crop_cache import Cache, CachedView, build_cache, requests_of, stored
 from training.data.samples.member_samples import MemberSamples
 from training.data.samples.staging import Staging
 from training.data.tables import MISSING, Tables, read_tables
 from training.recipe.fitting import Augmentation, Fitting, Network, Optimisation
-from training.recipe.schema import MemberRecipe
 from training.recipe.load import load_named
+from training.recipe.schema import MemberRecipe
 
 CPU = torch.device("cpu")
 CANAL = tuple(f"spinal_canal_stenosis_{level}" for level in LEVELS)
