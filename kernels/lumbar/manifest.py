@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
-from .labels import ROWS
+from .labels import ROWS, SERIES_KINDS
 from .specs import Group, Member, Spec
 
 MANIFEST_FORMAT: Final = "lumbar-kit-manifest"

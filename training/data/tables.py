@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kernels.lumbar.labels import CONDITIONS, LEVELS, ROW_INDEX, ROWS, SERIES_KINDS
+from kernels.lumbar.labels import CONDITIONS, GROUPS, LEVELS, ROW_INDEX, ROWS, SERIES_KINDS, group_of
 
 SEVERITY_TEXTS = {"Normal/Mild": 0, "Moderate": 1, "Severe": 2}
 CONDITION_TEXTS = {condition.replace("_", " ").title(): condition for condition in CONDITIONS}

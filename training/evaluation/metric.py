@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kernels.lumbar.labels import GROUPS, ROW_INDEX, ROWS, SEVERITIES, SEVERITY_WEIGHTS
+from training.data.tables import ROW_GROUPS
 
 # What sklearn.metrics.log_loss clips float64 probabilities at.
 CLIP = float(np.finfo(np.float64).eps)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kernels.lumbar.answers.ensemble import combine
+from kernels.lumbar.answers.ensemble import combine, multipliers_of, shares_of
 from kernels.lumbar.answers.locate import Located
 from kernels.lumbar.answers.spine_shape import Expectation
 from kernels.lumbar.dicom.study import Study
@@ -22,6 +22,7 @@ from kernels.lumbar.networks.loading import LoadedMember, load_member
 from kernels.lumbar.networks.weights import WeightsError
 from kernels.lumbar.problems import Problem
 from kernels.lumbar.run.clock import Budget
+from kernels.lumbar.run.device_worker import timed_grade, timed_locate
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What is wrong in a recipe, in lines that a reader can act on: a dotted path and a reason."""
+"""What does not fit together in a recipe whose parts are valid by themselves."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
+
+from training.recipe.messages import told
 
 if TYPE_CHECKING:  # recipes are checked by this module as they are made
     from training.recipe.schema import MemberRecipe, Recipe

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from ..labels import ROW_INDEX, ROWS, group_of
+from ..manifest import GraderWeight, Manifest, Route
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..dicom.study import Study, longest
 from ..labels import SERIES_KINDS
+from ..manifest import NAMES, STACK_CENTRES, Shape
 
 # A patient may lie anywhere in the scanner: the standard deviation of the whole shape's place.
 ANYWHERE_MM = 1e4

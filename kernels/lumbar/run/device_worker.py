@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..answers.locate import Located
+from ..answers.grade import grade
+from ..answers.locate import Located, locate
 from ..answers.spine_shape import Expectation
+from ..dicom.study import Study
 from ..inputs.member_inputs import Scene
 from ..manifest import Manifest
 from ..networks.loading import LoadedMember, is_out_of_memory, load_fastest
