@@ -59,8 +59,8 @@ def train_recipe(
     """Everything of one recipe, up to its out-of-fold score; or its localisers and what they miss by.
 
     The arguments are those of training.steps.Source.  Raises OutOfTime between two epochs, when the clock says so.
-    What the recipe asks of networks is not checked here: training.fitting.preflight does it for all recipes before the first one
-    is trained.
+    What the recipe asks of networks is not checked here: fitting/preflight.py does it for all recipes before the first
+    one is trained.
     """
     source = Source(data, runs, jobs, localisers_only, coordinates, labels, cache, cache_gb)
     work = begin(recipe, source, clock)

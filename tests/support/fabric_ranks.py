@@ -1,4 +1,4 @@
-"""What tests/training/fitting/test_fabric.py lets torchrun start twice: fits shared by two processes.  `fabric_ranks.py OUT`."""
+"""What test_fabric.py lets torchrun start twice: fits shared by two processes.  `fabric_ranks.py OUT`."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from training.fitting.losses.coordinate_losses import coordinate_smooth_l1
 from training.fitting.losses.grade_losses import valid_slices_bce
 from training.fitting.losses.map_losses import heat_and_pointer_bce
 from training.fitting.losses.slice_losses import level_classes, level_distance
-from training.networks.parts import pretrained
-from training.networks.parts.pretrained import Offer
+from training.networks.parts import published_weights
+from training.networks.parts.published_weights import Offer
 from training.recipe.fitting import Loss
 from training.recipe.schema import MemberRecipe, Recipe, RecipeError
 
@@ -48,11 +48,11 @@ def check_published(wanted: Sequence[tuple[MemberRecipe, Sequence[Offer]]]) -> N
     missing: list[Offer] = []
     read: set[Offer] = set()
     for entry, offers in wanted:
-        missing += [one for one in offers if one not in missing and pretrained.here(one) is None]
+        missing += [one for one in offers if one not in missing and published_weights.here(one) is None]
         if not read.issuperset(offers) and not set(missing) & set(offers):
             networks.for_member(entry)
             read |= set(offers)
-    pretrained.reachable(missing)
+    published_weights.reachable(missing)
 
 
 def options_of(loss: Loss) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ class Run:
         self.only = only
         self.recipe, self.samples, self.device = recipe, samples, device
         self.optimisation = recipe.fitting.optimisation
-        with pretrained.noted() as self.published:
+        with published_weights.noted() as self.published:
             net = networks.for_member(recipe, pretrained=pretrained)
         self.net = _channels_last(net.to(device.device))
         if initial is not None:

@@ -24,7 +24,7 @@ from torch import nn
 
 from training.networks.parts import torchvision_shim
 from training.networks.parts.errors import NetworkError
-from training.networks.parts.pretrained import Offer, listed
+from training.networks.parts.published_weights import Offer, listed
 from training.recipe.schema import MemberRecipe
 
 torchvision_shim.apply()  # before any architecture imports timm

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from training.networks.parts.encoders import local_state, reading
-from training.networks.parts.pretrained import Offer, weights_of
+from training.networks.parts.published_weights import Offer, weights_of
 
 from . import NetworkError
 

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from training.recipe.consistency import problems_of
 from training.recipe.messages import listed, told
 from training.recipe.schema import Profile, Recipe, RecipeError
 
@@ -70,6 +71,9 @@ def load_recipe(path: Path, profile: Profile = "full") -> Recipe:
     resolved = merge(document, profiles.get(profile) or {})
     resolved["profile"] = profile
     try:
-        return Recipe.model_validate(resolved)
+        recipe = Recipe.model_validate(resolved)
     except ValidationError as error:
         raise RecipeError(listed(path, told(error))) from error
+    if problems := problems_of(recipe):
+        raise RecipeError(listed(path, problems))
+    return recipe

@@ -1,7 +1,7 @@
 """Recipes: one YAML a system, typed; defaults live here and a recipe lists differences only.
 
 A recipe describes the full system (the published hyper-parameters) and, under `profiles`, what a smaller profile
-changes of it.  `load_recipe(path, profile)` merges, checks and returns it; `Recipe.members()` lists what is trained.
+changes of it.  `load.load_recipe(path, profile)` merges, checks and returns it; `Recipe.members()` lists what is trained.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from kernels.lumbar.labels import GROUPS
 from kernels.lumbar.specs import Group, Member, Spec, Tta, UnitKind, ViewRequest
-from training.recipe.consistency import problems_of
 from training.recipe.fitting import Fitting
 from training.recipe.shorthand import expand_targets, expand_views
 
@@ -131,12 +130,6 @@ class Recipe(Spec):
     localisers: dict[str, Localiser]
     backbones: dict[str, Backbone]
     graders: dict[str, Grader]
-
-    @model_validator(mode="after")
-    def _parts_fit_together(self) -> Recipe:
-        if problems := problems_of(self):
-            raise ValueError("\n".join(problems))
-        return self
 
     def backbones_of(self, grader: str) -> tuple[str, ...]:
         """Names of the backbones that a grader is trained with."""

@@ -2,7 +2,7 @@
 
     python -m training.workflow.step RUNS/.workflow/grid.json NAME --threads N
 
-Where a warm process waits (training/workflow/warm_process.py) it does the step, else this process does, after seconds of
+Where a warm process waits (warm_process.py) it does the step, else this process does, after seconds of
 imports; so nothing heavy is imported up here.
 """
 

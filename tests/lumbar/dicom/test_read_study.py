@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels.lumbar.dicom import pixels, read_study
+from kernels.lumbar.dicom import pixels
+from kernels.lumbar.dicom import read_study as reader
 from kernels.lumbar.dicom.grey_window import grey_window, to_uint8
 from kernels.lumbar.dicom.header import scan
 from kernels.lumbar.dicom.read_study import read_study
@@ -53,7 +54,7 @@ def words_of(path, fast=True):
     found = scan(buffer.data[:size])
     if not fast:
         return pixels.decode_by_pydicom(pixels.read_dataset(buffer, size))
-    header = read_study.parse(found.values) if found else None
+    header = reader.parse(found.values) if found else None
     return None if header is None else pixels.decode_fast(buffer, size, found, header)
 
 
@@ -99,7 +100,7 @@ def test_the_fast_path_is_taken_once_pydicom_has_confirmed_it_on_a_file_of_the_s
     write_series(tmp_path / "7", volume, SAGITTAL, syntax="rle")
     calls = []
     monkeypatch.setattr(
-        read_study, "decode_by_pydicom", lambda dataset: calls.append(1) or pixels.decode_by_pydicom(dataset)
+        reader, "decode_by_pydicom", lambda dataset: calls.append(1) or pixels.decode_by_pydicom(dataset)
     )
     first, second = read(tmp_path), read(tmp_path)
     assert len(calls) == 2  # of twelve files
@@ -110,7 +111,7 @@ def test_the_fast_path_is_taken_once_pydicom_has_confirmed_it_on_a_file_of_the_s
 def test_where_the_fast_path_differs_pydicom_reads_the_series(tmp_path, monkeypatch):
     volume = texture((6, 30, 24))
     write_series(tmp_path / "7", volume, SAGITTAL)
-    monkeypatch.setattr(read_study, "decode_fast", lambda *_: np.zeros((30, 24), np.uint16))
+    monkeypatch.setattr(reader, "decode_fast", lambda *_: np.zeros((30, 24), np.uint16))
     study = read(tmp_path)
     assert kinds(study) == ["fast-path-differs"]
     assert np.array_equal(study.stacks[0].pixels, expected_pixels(volume))

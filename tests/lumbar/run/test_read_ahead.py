@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from kernels.lumbar.dicom.study import Study
-from kernels.lumbar.run import read_ahead
+from kernels.lumbar.run import read_ahead as reading
 from kernels.lumbar.run.clock import Budget
 from kernels.lumbar.run.in_progress import InHand
 from kernels.lumbar.run.read_ahead import ReadAhead, read_ahead
@@ -27,7 +27,7 @@ def begun(monkeypatch) -> list[str]:
         started.append(study_id)
         return Study(study_id, (), [])
 
-    monkeypatch.setattr(read_ahead, "read_study", read)
+    monkeypatch.setattr(reading, "read_study", read)
     return started
 
 
@@ -62,14 +62,14 @@ def test_several_readers_and_takers_hand_over_every_study_once(tmp_path, begun):
 
 
 def test_what_never_comes_costs_itself_alone_and_is_named(tmp_path, begun, monkeypatch):
-    never, read = threading.Event(), read_ahead.read_study
+    never, read = threading.Event(), reading.read_study
 
     def stalling(folder, study_id, series):
         if study_id == "1":
             never.wait()
         return read(folder, study_id, series)
 
-    monkeypatch.setattr(read_ahead, "read_study", stalling)
+    monkeypatch.setattr(reading, "read_study", stalling)
     window = ahead(tmp_path, [NAMES[:3], NAMES[3:5]], patience_s=0.3)
     batches = list(window)
     assert [[study.study_id for study in batch.studies] for batch in batches] == [NAMES[:3], NAMES[3:5]]
@@ -82,7 +82,7 @@ def test_what_never_comes_costs_itself_alone_and_is_named(tmp_path, begun, monke
 
 def test_every_read_may_hang_and_the_rest_still_comes(tmp_path, begun, monkeypatch):
     never = threading.Event()
-    monkeypatch.setattr(read_ahead, "read_study", lambda *given: never.wait() and None)
+    monkeypatch.setattr(reading, "read_study", lambda *given: never.wait() and None)
     window = ahead(tmp_path, [[name] for name in NAMES[:3]], patience_s=0.2)
     assert [batch.studies[0].study_id for batch in window] == NAMES[:3] and window.stalled == set(NAMES[:3])
     never.set()
@@ -90,13 +90,13 @@ def test_every_read_may_hang_and_the_rest_still_comes(tmp_path, begun, monkeypat
 
 def test_a_pause_of_the_machine_is_no_stall(tmp_path, begun, monkeypatch):
     gate = threading.Event()
-    read = read_ahead.read_study
-    monkeypatch.setattr(read_ahead, "read_study", lambda *given: gate.wait() and read(*given))
+    read = reading.read_study
+    monkeypatch.setattr(reading, "read_study", lambda *given: gate.wait() and read(*given))
     window = ahead(tmp_path, [["0"]], patience_s=9.0)
     threading.Timer(0.3, gate.set).start()
     now = time.monotonic
     jumps = iter(range(0, 10**6, 100))
-    monkeypatch.setattr(read_ahead, "time", SimpleNamespace(monotonic=lambda: now() + next(jumps)))
+    monkeypatch.setattr(reading, "time", SimpleNamespace(monotonic=lambda: now() + next(jumps)))
     assert next(window).studies[0].study_id == "0" and not window.stalled
 
 
@@ -104,7 +104,7 @@ def test_a_reader_that_breaks_costs_that_study_alone(tmp_path, begun, monkeypatc
     def breaking(folder, study_id, series):
         raise RecursionError("nobody foresaw this")
 
-    monkeypatch.setattr(read_ahead, "read_study", breaking)
+    monkeypatch.setattr(reading, "read_study", breaking)
     (study,) = read_ahead(tmp_path, SERIES, ["3"], Budget(1e6))
     assert [problem.kind for problem in study.problems] == ["study-unreadable"] and study.stacks == ()
 
@@ -116,6 +116,6 @@ def test_what_is_in_hand_is_on_disk(tmp_path, monkeypatch):
         seen.append(InHand(path).deaths)  # what the next kernel would find, were this one killed now
         return Study(study_id, (), [])
 
-    monkeypatch.setattr(read_ahead, "read_study", read)
+    monkeypatch.setattr(reading, "read_study", read)
     list(ahead(tmp_path, [["7"]], in_hand=InHand(path)))
     assert seen == [{"7": 1}]

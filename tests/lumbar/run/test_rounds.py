@@ -17,7 +17,7 @@ from kernels.lumbar.inputs.member_inputs import Scene
 from kernels.lumbar.labels import GROUPS, ROWS, SEVERITIES, group_of
 from kernels.lumbar.networks.loading import LoadedMember
 from kernels.lumbar.networks.weights import MANIFEST_FILE, read_manifest
-from kernels.lumbar.run import read_ahead
+from kernels.lumbar.run import read_ahead as reading
 from kernels.lumbar.run.clock import Budget
 from kernels.lumbar.run.competition import read_series_table
 from kernels.lumbar.run.device_worker import Crew
@@ -143,14 +143,14 @@ def test_without_any_device_the_priors_stand_and_a_supervised_kernel_asks_to_be_
 @pytest.mark.parametrize("more", [(), ("--batch", "3")])
 def test_a_study_whose_reading_never_ends_costs_itself_alone(data, seeing, plain, tmp_path, monkeypatch, more):
     victim, *others = studies_of(data)
-    read, never = read_ahead.read_study, threading.Event()
+    read, never = reading.read_study, threading.Event()
 
     def stalling(folder: Path, study: str, series: object) -> object:
         if study == victim:
             never.wait()
         return read(folder, study, series)
 
-    monkeypatch.setattr(read_ahead, "read_study", stalling)
+    monkeypatch.setattr(reading, "read_study", stalling)
     found = run(data, seeing, tmp_path, "--patience", "1", *more)
     never.set()
     for study in others:
@@ -230,8 +230,8 @@ def test_slow_networks_end_in_time_and_what_was_dropped_is_said(data, seeing, tm
 
 def test_a_disk_that_answers_nothing_ends_in_time_with_priors(data, seeing, tmp_path, monkeypatch):
     never = threading.Event()
-    read = read_ahead.read_study
-    monkeypatch.setattr(read_ahead, "read_study", lambda *given: never.wait() and read(*given))
+    read = reading.read_study
+    monkeypatch.setattr(reading, "read_study", lambda *given: never.wait() and read(*given))
     started = time.monotonic()
     found = run(data, seeing, tmp_path, "--time-limit", "5")
     never.set()

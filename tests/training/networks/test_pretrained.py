@@ -23,8 +23,8 @@ from training.fitting.loop import fit
 from training.fitting.preflight import check_recipes
 from training.networks import NetworkError
 from training.networks.csn import ChannelSeparated
-from training.networks.parts import encoders, fetch_pretrained, pretrained
-from training.networks.parts.pretrained import Offer
+from training.networks.parts import encoders, fetch_pretrained, published_weights
+from training.networks.parts.published_weights import Offer
 from training.networks.parts.segmentation import pretrained_encoder
 from training.recipe.load import RECIPES, load_named
 from training.recipe.schema import MemberRecipe, Profile
@@ -45,7 +45,7 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing in the hub's cache, and nobody where the hub should be."""
     set_hub(monkeypatch, NOBODY)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.delenv(pretrained.PRETRAINED_VARIABLE, raising=False)
+    monkeypatch.delenv(published_weights.PRETRAINED_VARIABLE, raising=False)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty PRETRAINED_DIR."""
     path = tmp_path / "pretrained"
     path.mkdir()
-    monkeypatch.setenv(pretrained.PRETRAINED_VARIABLE, str(path))
+    monkeypatch.setenv(published_weights.PRETRAINED_VARIABLE, str(path))
     return path
 
 
@@ -84,7 +84,7 @@ def test_graders_start_from_the_folder(folder, file):
         reference = (folder / SNAPSHOT).parents[1] / "refs" / "main"
         reference.parent.mkdir()
         reference.write_text("abc")
-    with pretrained.noted() as notes:
+    with published_weights.noted() as notes:
         net = encoders.slice_encoder(MODEL, size_px=32, pretrained=True)
     assert torch.equal(net.state_dict()["layer4.0.conv1.weight"], source["layer4.0.conv1.weight"])
     # The weights of the three colours are summed for the one grey channel.
@@ -244,7 +244,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def test_with_network_the_hub_is_asked_once(hub):
-    with pretrained.noted() as notes:
+    with published_weights.noted() as notes:
         first = encoders.slice_encoder(MODEL, size_px=32, pretrained=True).state_dict()
     (note,) = notes
     assert note["source"] == "timm/test_resnet.r160_in1k" and len([one for one in hub if one.startswith("GET")]) == 1
@@ -264,7 +264,7 @@ def test_fetching_fills_the_folder_and_goes_on_where_it_stopped(hub, folder, mon
     assert fetch_pretrained.main(given) == 0
     path = folder / f"{TAGGED}.safetensors"
     assert str(path) in capsys.readouterr().out and "apache-2.0" in (folder / fetch_pretrained.SOURCES).read_text()
-    assert pretrained.here(OFFER) == path
+    assert published_weights.here(OFFER) == path
     hub.clear()
     assert fetch_pretrained.main(given) == 0 and hub == []
     cut(path)

@@ -93,9 +93,9 @@ def test_packs_are_no_archives_and_hold_the_bytes(finished, recipe, tmp_path):
     collected = packs.collect(RunFolder(finished, recipe), [0], allow_partial=False)
     largest = max(run.artefact.weights.bytes for run in collected)
     packed = packs.pack(collected, tmp_path, pack_bytes=2 * largest)
-    packs = sorted(tmp_path.iterdir())
-    assert len(packs) > 1 and {path.name for path in packs} == {artefact.weights.file for artefact in packed}
-    assert not any(zipfile.is_zipfile(path) for path in packs)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) > 1 and {path.name for path in files} == {artefact.weights.file for artefact in packed}
+    assert not any(zipfile.is_zipfile(path) for path in files)
     for run, artefact in zip(collected, packed, strict=True):
         place = artefact.weights
         data = (tmp_path / place.file).read_bytes()[place.offset : place.offset + place.bytes]

@@ -78,7 +78,7 @@ def take_slices(distance_mm: torch.Tensor | None, first: torch.Tensor, count: in
 
 
 def mirror_some(batch: Batch, member: Member, partners: Sequence[int], chosen: torch.Tensor) -> Batch:
-    """The batch with the `chosen` (B,) samples mirrored; kernels.lumbar.inputs.member_inputs.mirrored_tensors mirrors all of them.
+    """The batch with the `chosen` (B,) samples mirrored; mirroring.mirrored_tensors mirrors all of them.
 
     `partners`: for each view the one that shows it in the mirrored study.
     """

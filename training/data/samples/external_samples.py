@@ -28,7 +28,7 @@ SLICE_STEP_MM = 1e-4
 
 
 class PretrainingSamples(MemberSamples):
-    """training.data.samples.batch.Samples of images with a point at each level, for localisers that `pretrainable` lets pass.
+    """Samples of images with a point at each level, for localisers that `pretrainable` lets pass.
 
     Each image becomes a study: every slice of the first view shows it, its longer side fills the view, whatever that
     view's size_mm, and the other views are missing.  Targets get the point of their level, in the middle slice and at

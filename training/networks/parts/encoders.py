@@ -1,4 +1,4 @@
-"""Image encoders: any timm model, from scratch or from published weights (training/networks/parts/pretrained.py)."""
+"""Image encoders: any timm model, from scratch or from published weights (published_weights.py)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from timm.models import load_state_dict
 from torch import nn
 
 from training.networks import NetworkError
-from training.networks.parts.pretrained import PRETRAINED_VARIABLE, Offer, weights_of
+from training.networks.parts.published_weights import PRETRAINED_VARIABLE, Offer, weights_of
 
 # What torch says of weights that do not fit.
 FOREIGN = "loading state_dict"

@@ -18,7 +18,15 @@ from pathlib import Path
 from kernels.lumbar.run.submission import replace_json
 from training import networks
 from training.networks import NetworkError
-from training.networks.parts.pretrained import SUFFIXES, Offer, copy_whole, downloaded, here, reachable, sha256_of
+from training.networks.parts.published_weights import (
+    SUFFIXES,
+    Offer,
+    copy_whole,
+    downloaded,
+    here,
+    reachable,
+    sha256_of,
+)
 from training.recipe.load import load_named, names_of
 from training.recipe.schema import RecipeError
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from training.networks import NetworkError
 from training.networks.parts.encoders import check_taken, local_state, overlay, reading, timm_offer, timm_settings
-from training.networks.parts.pretrained import Offer, weights_of
+from training.networks.parts.published_weights import Offer, weights_of
 
 TIMM = "tu-"
 UNET_CHANNELS = (256, 128, 64, 32, 16)

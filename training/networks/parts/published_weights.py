@@ -2,8 +2,7 @@
 
 The folder is named by the environment variable PRETRAINED_DIR and holds `<name>.safetensors` (or .pth, .pt, .bin), with
 the name that the recipe uses, with or without timm's tag: resnet18.safetensors or resnet18.a1_in1k.safetensors.  It may
-be a cache of the hub as well, with folders such as models--timm--resnet18.a1_in1k.  `python -m training.networks.parts.fetch_pretrained`
-fills it.
+be a cache of the hub as well, with folders such as models--timm--resnet18.a1_in1k.  fetch_pretrained.py fills it.
 """
 
 from __future__ import annotations
@@ -63,7 +62,8 @@ class PretrainedError(NetworkError):
         super().__init__(
             f"pretrained weights of {named}{more} are not in {where} as {offers[0].name}.safetensors, nor in the hub's "
             f"cache {constants.HF_HUB_CACHE}, nor can they be downloaded ({reason}): where there is network, run "
-            f"python -m training.networks.parts.fetch_pretrained --recipes <names> --out DIR, and set {PRETRAINED_VARIABLE}=DIR here; "
+            f"python -m training.networks.parts.fetch_pretrained --recipes <names> --out DIR, and set "
+            f"{PRETRAINED_VARIABLE}=DIR here; "
             "or set pretrained: false"
         )
 
