@@ -23,9 +23,11 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from kernels.imports import imports_of
 from kernels.lumbar.run.submission import replace_json, replace_text
 
 PACKAGE = Path(__file__).resolve().parent / "lumbar"
+ROOT_PACKAGE = "lumbar"
 COMPETITION = "rsna-2024-lumbar-spine-degenerative-classification"
 KERNEL_TITLE = "Lumbar Inference"
 KERNEL_SLUG = "lumbar-inference"
@@ -52,7 +54,8 @@ from pathlib import Path
 
 # Outside /kaggle/working, so that the modules do not become outputs of the notebook.
 folder = Path(tempfile.mkdtemp(prefix="lumbar_kernel_"))
-(folder / "lumbar").mkdir()"""
+for name in {folders}:
+    (folder / name).mkdir()"""
 
 RUN_CODE = """\
 import os
@@ -92,46 +95,59 @@ def kaggle_owner() -> str:
     return os.environ.get("KAGGLE_USERNAME") or OWNER_PLACEHOLDER
 
 
-def imported_modules(name: str, tree: ast.Module, package: set[str]) -> set[str]:
-    """Modules of the package that a module imports.  Raises BuildError for an import that only the repository has."""
-    found: set[str] = set()
-    absolute: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            found |= {node.module} if node.module else {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            absolute.add(node.module or "")
-        elif isinstance(node, ast.Import):
-            absolute |= {alias.name for alias in node.names}
-    for module in sorted(absolute):
-        if module.split(".")[0] in ("kernels", "training"):
-            raise BuildError(f"{name}.py imports {module}; inside the package imports must be relative")
-    return found & package
-
-
 def read_modules(package: Path) -> dict[str, str]:
-    """Module name → source, a module after all that it imports, else by name.  Raises BuildError for a circle."""
-    sources = {path.stem: path.read_bytes().decode("utf-8") for path in sorted(package.glob("*.py"))}
-    trees = {name: ast.parse(source, f"{name}.py") for name, source in sources.items()}
-    sorter = TopologicalSorter({name: imported_modules(name, tree, set(trees)) for name, tree in trees.items()})
-    ordered: list[str] = ["__init__"]
+    """Dotted module name → source, a module after all that it imports, else by name.
+
+    Raises BuildError for a circle, and for an import that only the repository has.
+    """
+    paths = {".".join(path.relative_to(package).with_suffix("").parts): path for path in package.rglob("*.py")}
+    sources = {name: paths[name].read_bytes().decode("utf-8") for name in sorted(paths)}
+    sorter = TopologicalSorter({name: _needed(name, source, set(sources)) for name, source in sources.items()})
     try:
-        sorter.prepare()
+        ordered = _by_name_where_free(sorter)
     except CycleError as error:
         raise BuildError(f"modules import each other in a circle: {' → '.join(error.args[1])}") from error
+    return {name: sources[name] for name in ordered}
+
+
+def _by_name_where_free(sorter: TopologicalSorter[str]) -> list[str]:
+    """A topological order that is the same for every build.  Raises CycleError."""
+    ordered: list[str] = []
+    sorter.prepare()
     while sorter.is_active():
         ready = sorted(sorter.get_ready())
-        ordered += [name for name in ready if name != "__init__"]
+        ordered += ready
         sorter.done(*ready)
-    return {name: sources[name] for name in ordered}
+    return ordered
+
+
+def _needed(name: str, source: str, modules: set[str]) -> set[str]:
+    """Modules that are to be written before this one.  Raises BuildError."""
+    folder, _, stem = name.rpartition(".")
+    needed = {one for one in ("__init__", f"{folder}.__init__") if one in modules}
+    for found in imports_of(ast.parse(source, file_of(name)), ".".join(filter(None, [ROOT_PACKAGE, folder]))):
+        if not found.is_relative:
+            if found.top in ("kernels", "training"):
+                raise BuildError(f"{file_of(name)} imports {found.module}; inside the package imports must be relative")
+            continue
+        if found.top != ROOT_PACKAGE:
+            raise BuildError(f"{file_of(name)} has a relative import that leaves the package")
+        inside = [one.removeprefix(ROOT_PACKAGE).lstrip(".") for one in found.candidates]
+        needed |= {one for base in inside for one in (base, f"{base}.__init__".lstrip(".")) if one in modules}
+    return needed - {name}
+
+
+def file_of(name: str) -> str:
+    """The path of a module below the package."""
+    return f"{name.replace('.', '/')}.py"
 
 
 def heading(name: str, source: str) -> str:
     """What stands over a module's cell.  Raises BuildError where it has no docstring."""
     docstring = ast.get_docstring(ast.parse(source))
     if not docstring:
-        raise BuildError(f"{name}.py has no docstring to head its cell")
-    return f"## {name}.py\n{docstring.splitlines()[0]}"
+        raise BuildError(f"{file_of(name)} has no docstring to head its cell")
+    return f"## {file_of(name)}\n{docstring.splitlines()[0]}"
 
 
 def sources_digest(sources: dict[str, str]) -> str:
@@ -145,15 +161,16 @@ def build_notebook(package: Path = PACKAGE, manifest: str = "") -> NotebookNode:
     `manifest`: sha256 of the one manifest that it shall run with; empty: any of this kit.
     """
     sources = read_modules(package)
+    folders = sorted({f"lumbar/{name.replace('.', '/')}".rpartition("/")[0] for name in sources})
     cells = [
         new_markdown_cell(TITLE_TEXT, id="title"),
-        new_code_cell(FOLDER_CODE, id="folder"),
+        new_code_cell(FOLDER_CODE.format(folders=folders), id="folder"),
     ]
     for name, source in sources.items():
-        cell_id = name.strip("_").replace("_", "-")
+        cell_id = "-".join(part.strip("_").replace("_", "-") for part in name.split("."))
         cells += [
             new_markdown_cell(heading(name, source), id=f"heading-{cell_id}"),
-            file_cell(f"lumbar/{name}.py", source, f"module-{cell_id}"),
+            file_cell(f"lumbar/{file_of(name)}", source, f"module-{cell_id}"),
         ]
     cells += [
         new_markdown_cell("## Run\nWrites `submission.csv` and `run_report.json`.", id="heading-run"),

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kernels.build_notebook import PACKAGE, BuildError
+from kernels.imports import imports_of
 
 ROOT = PACKAGE.parents[1]
 RECIPES = "training/recipes"
 # What training begins with.  Architectures are found by their names in recipes, so no import leads to them.
-ENTRANCES = ("training/session.py", "training/networks/*.py", "kernels/lumbar/*.py")
+ENTRANCES = ("training/session.py", "training/networks/*.py", "kernels/lumbar/**/*.py")
 # lightning_fabric comes with pytorch-lightning, huggingface_hub and safetensors with timm.
 IN_IMAGE = {
     "cv2", "huggingface_hub", "lightning_fabric", "matplotlib", "numpy", "pandas", "pydantic", "pydicom", "safetensors",
@@ -47,17 +48,11 @@ def _read(root: Path, path: str) -> str:
 
 def imported_files(path: Path, source: str, root: Path) -> Iterator[Path]:
     """The files, and the packages around them, that a module imports.  Raises BuildError for what nobody has there."""
-    package = path.parent.parts
-    for node in ast.walk(ast.parse(source, str(path))):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else ()
-            base = ".".join([*above, *filter(None, [node.module])])
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names if _file(root, f"{base}.{alias.name}"))]
-        for name in names:
-            yield from _files_of(path, name, root)
+    for found in imports_of(ast.parse(source, str(path)), ".".join(path.parent.parts)):
+        yield from _files_of(path, found.module, root)
+        for name in found.candidates[1:]:
+            if _file(root, name):
+                yield from _files_of(path, name, root)
 
 
 def _files_of(importer: Path, name: str, root: Path) -> Iterator[Path]:

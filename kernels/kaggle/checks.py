@@ -114,13 +114,12 @@ def check_torch() -> Finding:
 
 def kernel_packages() -> list[str]:
     """What the kernel imports beyond Python itself, sorted."""
-    found = set()
-    for path in PACKAGE.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                found |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-                found.add(node.module.split(".")[0])
+    found = {
+        one.top
+        for path in PACKAGE.rglob("*.py")
+        for one in imports_of(ast.parse(path.read_text(encoding="utf-8")), "")
+        if not one.is_relative
+    }
     return sorted(found - sys.stdlib_module_names)
 
 

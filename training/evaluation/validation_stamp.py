@@ -23,7 +23,7 @@ def made_of(
 ) -> dict[str, str]:
     """All that a validation depends on, by fold where it differs; `fingerprint`: that of the training tables."""
     networks = {fold: manifest.model_dump(mode="json", exclude=NOT_WEIGHED) for fold, manifest in manifests.items()}
-    code = [path.read_text(encoding="utf-8") for path in sorted(Path(kernels.lumbar.__path__[0]).glob("*.py"))]
+    code = [path.read_text(encoding="utf-8") for path in sorted(Path(kernels.lumbar.__path__[0]).rglob("*.py"))]
     return {"networks": digest(networks), "studies": digest(studies), "data": fingerprint, "kernel": digest(code)}
 
 

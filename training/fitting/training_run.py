@@ -22,6 +22,7 @@ from training.fitting.losses.registry import LossSum, answer
 from training.fitting.losses.target_heatmaps import known_points
 from training.fitting.optimise import make_ema, make_optimiser, rate_at
 from training.fitting.randomness import generators, seed_everything, set_generators
+from training.networks.parts import published_weights
 from training.recipe.schema import MemberRecipe
 
 GRADIENT_NORM = 1.0

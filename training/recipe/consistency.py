@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from training.recipe.messages import told
-
-if TYPE_CHECKING:  # recipes are checked by this module as they are made
-    from training.recipe.schema import MemberRecipe, Recipe
+from training.recipe.schema import MemberRecipe, Recipe
 
 
 def problems_of(recipe: Recipe) -> list[str]:

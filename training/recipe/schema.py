@@ -1,7 +1,7 @@
 """Recipes: one YAML a system, typed; defaults live here and a recipe lists differences only.
 
 A recipe describes the full system (the published hyper-parameters) and, under `profiles`, what a smaller profile
-changes of it.  `load.load_recipe(path, profile)` merges, checks and returns it; `Recipe.members()` lists what is trained.
+changes of it (load.py merges and checks them).  `Recipe.members()` lists what is trained.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import cv2
 
+from kernels.imports import imports_of, package_of
 from kernels.lumbar.run.submission import replace_json
 from training.data.tables import Tables
 from training.digests import digest
@@ -143,7 +144,9 @@ def code_digest() -> str:
         file = _file_of(name) if name not in read else None
         if file is not None:
             tree = ast.parse(file.read_text(encoding="utf-8"))
-            waiting += [one for one in _imports(tree, name) if one.startswith(FOLLOWED)]
+            package = package_of(name, file.name == "__init__.py")
+            named = (one for found in imports_of(tree, package) for one in found.candidates)
+            waiting += [one for one in named if one.startswith(FOLLOWED)]
             read[name] = meaning(tree)
     return digest(sorted(read.items()))
 
@@ -169,15 +172,3 @@ def meaning(tree: ast.Module) -> str:
 def _is_text(statement: ast.stmt) -> bool:
     value = statement.value if isinstance(statement, ast.Expr) else None
     return isinstance(value, ast.Constant) and isinstance(value.value, str)
-
-
-def _imports(tree: ast.Module, name: str) -> Iterator[str]:
-    """Absolute names of what a module imports, and of what could be modules in it."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = name.split(".")[: -node.level] if node.level else []
-            base = ".".join([*above, *filter(None, [node.module])])
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
