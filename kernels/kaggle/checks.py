@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from kernels.build_notebook import PACKAGE
+from kernels.imports import imports_of
 
 from .client import KaggleError
 from .contents import (

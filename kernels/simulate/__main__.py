@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--memory-gb", type=float, default=KAGGLE_MEMORY_GB, help="what the notebook may hold (%(default)g)"
     )
     parser.add_argument("--no-public", action="store_true", help="only the rerun on all test studies")
-    built = Path(__file__).resolve().parent / "inference" / NOTEBOOK_NAME
+    built = Path(__file__).resolve().parents[1] / "inference" / NOTEBOOK_NAME
     parser.add_argument("--notebook", type=Path, default=built, help="the notebook to run (kernels/inference)")
     parser.add_argument("--python", default=sys.executable, help="the Python that runs it, with ipykernel (this one)")
     try:

@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import Any
 
 from tests.fuzz.cases import CASE
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 # Wall time, on a machine that may be busy; the processor time allowed is less: worker.MOST_CPU_S.
 HANG_S = 30.0
 KEPT_A_SIGNATURE = 3

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.support import ROOT
+
 SOURCE_FOLDERS = ("kernels", "training", "tests", "weights_manifest", ".ci")
 TEXT_SUFFIXES = {"", ".py", ".yaml", ".yml", ".json", ".md", ".toml", ".ipynb", ".txt", ".smk", ".cfg", ".ini", ".html"}
 IN_KAGGLE_IMAGE = {"numpy", "pandas", "cv2", "pydicom", "torch", "pydantic", "tqdm"}

@@ -20,9 +20,9 @@ from nbformat import NotebookNode
 
 from kernels import build_notebook as builder
 from kernels.simulate import __main__ as simulate
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
-REQUIREMENTS = Path(__file__).with_name("image-requirements.txt")
+REQUIREMENTS = ROOT / "tests" / "image-requirements.txt"
 IMAGE_PYTHON = ROOT / ".venv-image" / "bin" / "python"
 # Import name → distribution.  Kaggle's image has these without internet; it lacks timm, monai and pylibjpeg.
 IN_IMAGE = {

@@ -20,8 +20,8 @@ from kernels.lumbar import relay, supervise
 from kernels.lumbar.answers.priors import public_priors
 from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.run.submission import Submission, check
+from tests.support import ROOT
 
-ROOT = Path(supervise.__file__).resolve().parents[2]
 # What the stand-ins for the kernel begin with: {out}, {log} and {source} are filled in.
 PREAMBLE = """
 import os, shutil, signal, sys, time

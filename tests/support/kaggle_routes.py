@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-import kaggle_datasets
-
+from tests.support import kaggle_datasets
 from tests.support.kaggle_datasets import Route
 from tests.support.kaggle_state import (
     WHEN,

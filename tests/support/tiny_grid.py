@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.support import ROOT
+
 EPOCHS = {"epochs": 2, "batch_size": 4, "learning_rate": 0.002}
 VIEW = {"series": "sagittal_t2", "slices": {"by": "middle", "count": 3}}
 SMALL = {"encoder": "tu-test_resnet", "decoder": "unet", "decoder_channels": [16, 8, 8], "depth": 3}

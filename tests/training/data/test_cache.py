@@ -26,6 +26,7 @@ from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.inputs.views import cut
 from kernels.lumbar.labels import UNITS, Unit
 from kernels.lumbar.specs import SliceChoice, ViewRequest
+from tests.support import ROOT
 from tests.support.dicom_factory import write_foreign_dataset
 from training.data.cache import cache_making, cache_sources
 from training.data.cache.cache_journal import shape_of
@@ -357,7 +358,7 @@ if __name__ == "__main__":
     file.write_text(script)
     study = tables.labels.index[0]
     given = [sys.executable, str(file), str(data / "train_images" / study), study]
-    root = str(Path(__file__).parents[1])
+    root = str(ROOT)
     killed = subprocess.Popen(given, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": root})
     assert killed.stdout.readline() == b"0\n"
     killed.kill()

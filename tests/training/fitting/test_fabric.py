@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support import ROOT
 from tests.support.fabric_ranks import CPU, SHARED
 from tests.support.tiny_members import TinySamples, grader, greys
 from training.data.samples.batch import Batch, Whose
@@ -19,16 +20,16 @@ from training.fitting.batch_parts import part_of
 from training.fitting.device import Device, deterministic
 from training.fitting.loop import fit
 
-HERE = Path(__file__).parent
-
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left that torchrun had started."""
     out = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, str(HERE / "fabric_ranks.py"), str(out)], env=environment, capture_output=True)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(ROOT / "tests" / "support" / "fabric_ranks.py"), str(out)], env=environment, capture_output=True
+    )
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     return out
 

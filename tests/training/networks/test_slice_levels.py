@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ import torch
 from kernels.lumbar.answers.locate import answered, needed
 from kernels.lumbar.labels import LEVELS
 from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
+from tests.support import ROOT
 from tests.support.tiny_members import PROVENANCE, optimisation
 from training import networks
 from training.data.samples.batch import Batch
@@ -27,7 +27,7 @@ from training.recipe.schema import MemberRecipe
 SLICES, SIZE_PX = 8, 32
 CANALS = tuple(f"spinal_canal_stenosis_{level}" for level in LEVELS)
 BOTH_SIDES = tuple(f"{side}_subarticular_stenosis_{level}" for side in ("left", "right") for level in LEVELS)
-RECIPE = Path(__file__).resolve().parents[1] / "training" / "recipes" / "slice_experts.yaml"
+RECIPE = ROOT / "training" / "recipes" / "slice_experts.yaml"
 
 
 def finder(marks: int = 2, targets: tuple[str, ...] = BOTH_SIDES, **options: Any) -> MemberRecipe:

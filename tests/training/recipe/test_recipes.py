@@ -11,11 +11,12 @@ import pytest
 import yaml
 
 from kernels.lumbar.labels import GROUPS, LEVELS, UNITS, row_of
+from tests.support import ROOT
 from training.recipe.load import load_named, load_recipe, merge, names_of
 from training.recipe.schema import Profile, Recipe, RecipeError
 from training.recipe.shorthand import expand_targets, expand_views
 
-FOLDER = Path(__file__).resolve().parents[1] / "training" / "recipes"
+FOLDER = ROOT / "training" / "recipes"
 RECIPES = sorted(FOLDER.rglob("*.yaml"))
 PROFILES = get_args(Profile)
 
