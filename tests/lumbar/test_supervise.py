@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kernels.lumbar import relay, supervise
+from kernels.lumbar import supervise
 from kernels.lumbar.answers.priors import public_priors
 from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.run.submission import Submission, check
@@ -318,5 +318,5 @@ def test_a_reader_that_has_gone_does_not_stop_the_kernel(place, run, monkeypatch
         def write(self, _: str) -> None:
             raise BrokenPipeError
 
-    monkeypatch.setattr(relay.sys, "stdout", Closed())
+    monkeypatch.setattr(supervise.sys, "stdout", Closed())
     assert run('print("x" * 1_000_000); finish()') == 0 and place.is_the_kernels
