@@ -31,7 +31,7 @@ from training.evaluation.landmark_errors import LandmarkError
 from training.evaluation.metric import Score
 from training.evaluation.training_priors import weighted_priors
 from training.evaluation.validate import localiser_errors, validate
-from training.fitting.time_limit import Clock
+from training.fitting.time_limit import TimeLimit
 from training.recipe.schema import MemberRecipe, Recipe, RecipeError
 from training.recipe.selection import members_of
 from training.runs import RunFolder, git_commit, image_digests
@@ -77,7 +77,7 @@ class Work:
     commit: str
     images: LevelImages | None = None
     opinions: Opinions | None = None
-    clock: Clock | None = None
+    clock: TimeLimit | None = None
 
     @property
     def members(self) -> list[MemberRecipe]:
@@ -104,7 +104,7 @@ class Work:
         return CropGroups(self.members, len(self.tables.labels), self.source.crops, limit_bytes, self.make_crops)
 
 
-def begin(recipe: Recipe, source: Source, clock: Clock | None = None, fingerprint: str | None = None) -> Work:
+def begin(recipe: Recipe, source: Source, clock: TimeLimit | None = None, fingerprint: str | None = None) -> Work:
     """Read what all steps of a recipe need, and make its folds if there are none yet.
 
     `fingerprint`: that of the tables with improved coordinates, where these need not be read again, as the crops are

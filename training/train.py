@@ -25,7 +25,7 @@ from training.fitting.device import Device, device_of
 from training.fitting.export import ExportError, export
 from training.fitting.loop import CHECKPOINT, FitError, FitResult, fit
 from training.fitting.scalars import PATTERN as SCALARS
-from training.fitting.time_limit import Clock
+from training.fitting.time_limit import TimeLimit
 from training.networks import NetworkError
 from training.recipe.schema import MemberRecipe, Recipe
 from training.runs import RunFolder, is_finished, read_object
@@ -58,7 +58,7 @@ class Job:
     """What networks whose recipe asks for it are pretrained on."""
     opinions: Opinions | None = None
     """What an earlier run answered out of fold, by which networks whose recipe asks for it correct their labels."""
-    clock: Clock | None = None
+    clock: TimeLimit | None = None
 
     @property
     def out(self) -> Path:

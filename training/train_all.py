@@ -24,8 +24,8 @@ from training.data.label_correction import check_coverage, read_opinions
 from training.data.out_of_fold import OutOfFoldError
 from training.data.tables import TablesError, read_tables
 from training.fitting.preflight import check_recipes
-from training.fitting.stop import Stopped
-from training.fitting.time_limit import Clock, OutOfTime
+from training.fitting.stop import StoppedBySignal
+from training.fitting.time_limit import OutOfTime, TimeLimit
 from training.locks import BusyError, alone
 from training.networks import NetworkError
 from training.recipe.load import load_named, names_of
@@ -53,7 +53,7 @@ def train_recipe(
     coordinates: Path | None = None,
     labels: Path | None = None,
     cache: Path | None = None,
-    clock: Clock | None = None,
+    clock: TimeLimit | None = None,
     cache_gb: float = math.inf,
 ) -> None:
     """Everything of one recipe, up to its out-of-fold score; or its localisers and what they miss by.
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache-gb", type=float, default=math.inf, help="room for crops; default: what the disk has")
     parser.add_argument("--time-limit", type=float, default=math.inf, help="seconds after which no epoch is begun")
     options = parser.parse_args(argv)
-    clock = Clock(options.time_limit)
+    clock = TimeLimit(options.time_limit)
     names = names_of(options.recipes)
     try:
         if options.jobs < 1:
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 train_recipe(recipe, *where, options.localisers_only, *helps, clock, options.cache_gb)
     except OutOfTime as stop:
         done, left = progress(options.runs, names, options.profile, options.folds, options.localisers_only)
-        reason = stop if isinstance(stop, Stopped) else "stopped at its time limit"
+        reason = stop if isinstance(stop, StoppedBySignal) else "stopped at its time limit"
         print(
             f"train-all {reason}: {len(done)} of {len(done) + len(left)} networks are finished; "
             f"left are {', '.join(left[:SHOWN])}{' ...' if len(left) > SHOWN else ''}; "

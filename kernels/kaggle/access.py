@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kernels.build_notebook import COMPETITION
 
-from .client import Answer, KaggleError, call
+from .client import ClientAnswer, KaggleError, call
 
 RULES_LINK = f"https://www.kaggle.com/competitions/{COMPETITION}/rules"
 TOKEN_REMEDY = (
@@ -72,7 +72,7 @@ def ask_admission(timeout_s: float = QUESTION_TIMEOUT_S) -> Admission:
             return Admission(Access.UNREACHED, found, NETWORK_REMEDY)
 
 
-def read_admission(answer: Answer, sources: list[str]) -> Admission:
+def read_admission(answer: ClientAnswer, sources: list[str]) -> Admission:
     """What the client's words say; an error's words count more than its number, which the client may not print."""
     text = answer.text
     if answer.code == 0:

@@ -40,7 +40,7 @@ class KaggleError(Exception):
 
 
 @dataclass(frozen=True)
-class Answer:
+class ClientAnswer:
     """What one call of the client printed."""
 
     command: str
@@ -91,7 +91,7 @@ class Answer:
         return KaggleError(f"`{self.command}` failed: {_last(self.text) or f'exit code {self.code}'}", self.status)
 
 
-def call(*arguments: str, timeout_s: float | None = CALL_TIMEOUT_S, live: bool = False) -> Answer:
+def call(*arguments: str, timeout_s: float | None = CALL_TIMEOUT_S, live: bool = False) -> ClientAnswer:
     """Run `kaggle <arguments>`; `live` passes its progress bars on.  Raises KaggleError where it never ended."""
     command = "kaggle " + shlex.join(arguments)
     program = [sys.executable, "-m", "kaggle", "-W", *arguments]
@@ -101,10 +101,12 @@ def call(*arguments: str, timeout_s: float | None = CALL_TIMEOUT_S, live: bool =
         )
     except subprocess.TimeoutExpired as error:
         raise KaggleError(f"`{command}` did not end within {timeout_s:.0f} s: run it again") from error
-    return Answer(command, done.returncode, done.stdout, done.stderr or "")
+    return ClientAnswer(command, done.returncode, done.stdout, done.stderr or "")
 
 
-def ask(*arguments: str, timeout_s: float = CALL_TIMEOUT_S, sleep: Callable[[float], None] = time.sleep) -> Answer:
+def ask(
+    *arguments: str, timeout_s: float = CALL_TIMEOUT_S, sleep: Callable[[float], None] = time.sleep
+) -> ClientAnswer:
     """A question, which may be asked again where the line broke.  Raises KaggleError where it was not answered."""
     for pause_s in (*RETRY_S, None):
         answer = call(*arguments, timeout_s=timeout_s)
@@ -126,7 +128,7 @@ def ask_json(*arguments: str) -> Any:
         raise KaggleError(f"`{answer.command}` answered no JSON: {_last(answer.text)}") from error
 
 
-def user_in(answer: Answer) -> str | None:
+def user_in(answer: ClientAnswer) -> str | None:
     """The user's name in what `kaggle config view` answers; None where the client does not know it."""
     found = re.search(r"^- username: (\S+)$", answer.text, re.MULTILINE)
     return found.group(1) if answer.code == 0 and found and found.group(1) != "None" else None

@@ -17,7 +17,7 @@ from kernels.build_notebook import OWNER_PLACEHOLDER
 from kernels.lumbar.manifest import Manifest
 from kernels.lumbar.networks.weights import MANIFEST_FILE, WeightsError, checked_bytes, manifest_digest, read_manifest
 
-from .client import Answer, KaggleError, ask, ask_json, call, user_in
+from .client import ClientAnswer, KaggleError, ask, ask_json, call, user_in
 from .patience import Patience
 
 METADATA_FILE = "dataset-metadata.json"
@@ -179,7 +179,7 @@ def upload(folder: Path, patience: Patience, dry_run: bool = False, again: bool 
     return after
 
 
-def check_sent(answer: Answer, package: Package) -> None:
+def check_sent(answer: ClientAnswer, package: Package) -> None:
     """Raises KaggleError where the client's words say that it failed, whatever its exit code."""
     text = answer.text
     if "already in use" in text:

@@ -17,7 +17,7 @@ from kernels.build_notebook import OWNER_PLACEHOLDER, kaggle_owner
 
 from .access import NETWORK_REMEDY, QUESTION_TIMEOUT_S, Access, Admission, ask_admission, credential_sources
 from .checks import PIP, Finding, Mark, check_data, check_disk, check_gpu, check_packages, check_torch, check_weights
-from .client import Answer, KaggleError, call, user_in
+from .client import ClientAnswer, KaggleError, call, user_in
 
 OLDEST_CLIENT = (2, 2, 4)
 CLIENT_REMEDY = f"{PIP} 'kaggle>=2.2.4,<3' six"
@@ -34,7 +34,7 @@ PROBLEMS = {
 BREAKDOWNS = (OSError, ValueError, RuntimeError, LookupError, ImportError, TypeError, AttributeError)
 
 
-def read_version(answer: Answer) -> Finding:
+def read_version(answer: ClientAnswer) -> Finding:
     """What the client's answer to --version says of it."""
     found = re.search(r"^Kaggle CLI (\d+)\.(\d+)\.(\d+)\S*", answer.text, re.MULTILINE)
     if not found:
@@ -47,7 +47,7 @@ def read_version(answer: Answer) -> Finding:
     return Finding(CLIENT, Mark.OK, version)
 
 
-def read_user(answer: Answer, owner: str) -> Finding:
+def read_user(answer: ClientAnswer, owner: str) -> Finding:
     """Whether the client's user is the one whose name the kit writes into its metadata."""
     user = user_in(answer)
     if user is None:

@@ -20,7 +20,7 @@ from kernels.build_notebook import COMPETITION
 from kernels.lumbar.run.submission import replace_json
 
 from .access import ask_admission
-from .client import Answer, KaggleError, ask, call
+from .client import ClientAnswer, KaggleError, ask, call
 from .contents import ARCHIVE_BYTES, LABELLED, UNPACKED_BYTES, count_contents, differences, go_on, is_other_data
 from .unpack import UnpackError, check_space, disk_message, unpack
 
@@ -78,7 +78,7 @@ def fetch(archive: Path) -> None:
                 raise problem
 
 
-def watch(attempt: Future[Answer], archive: Path, bar: tqdm) -> KaggleError | None:
+def watch(attempt: Future[ClientAnswer], archive: Path, bar: tqdm) -> KaggleError | None:
     """Show an archive grow until the client ends; what went wrong, if anything."""
     while not attempt.done():
         wait([attempt], LOOK_S)
@@ -90,7 +90,7 @@ def watch(attempt: Future[Answer], archive: Path, bar: tqdm) -> KaggleError | No
         return KaggleError(f"Kaggle sent nothing for {ATTEMPT_S:.0f} s")
 
 
-def failure(answer: Answer, archive: Path) -> KaggleError | None:
+def failure(answer: ClientAnswer, archive: Path) -> KaggleError | None:
     """Why the client did not bring an archive; None where it says that it did."""
     if answer.code == 0:
         return None

@@ -11,10 +11,10 @@ from typing import Any
 
 from kernels.build_notebook import COMPETITION, METADATA_NAME, NOTEBOOK_NAME, write_kernel
 
-from .client import Answer, KaggleError, call
+from .client import ClientAnswer, KaggleError, call
 from .dataset import read_package, remote_digest, remote_state
 from .patience import Patience
-from .run import GO_ON, Pushed, UnusableRun, check_report, describe, finish_run, shortcomings
+from .run import GO_ON, Pushed, UnusableKernelRun, check_report, describe, finish_run, shortcomings
 from .state import ShipState
 
 
@@ -58,7 +58,7 @@ def push(
     try:
         report = finish_run(pushed, ship, patience)
         check_report(report, package, gpu)
-    except UnusableRun:
+    except UnusableKernelRun:
         state.put("run", usable=False)
         raise
     print(describe(report))
@@ -97,7 +97,7 @@ def check_dataset(ref: str, digest: str) -> None:
         )
 
 
-def read_push(answer: Answer, ref: str) -> Pushed:
+def read_push(answer: ClientAnswer, ref: str) -> Pushed:
     """The version that was pushed.  Raises KaggleError where the client's words say that something is wrong."""
     text = answer.text
     if answer.status == 409 or "already in use" in text:

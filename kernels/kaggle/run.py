@@ -28,7 +28,7 @@ FETCH_TIMEOUT_S = 4 * 3600.0
 LOG_TAIL = 15
 
 
-class UnusableRun(KaggleError):
+class UnusableKernelRun(KaggleError):
     """A run that must not be submitted, so that the next push makes another."""
 
 
@@ -57,7 +57,7 @@ def finish_run(pushed: Pushed, ship: Path, patience: Patience) -> dict[str, Any]
             return status, False
         folder = fetch_outputs(pushed.ref, ship / "run")
         if status != ENDED_WELL:
-            raise UnusableRun(failure(pushed, status, message, folder))
+            raise UnusableKernelRun(failure(pushed, status, message, folder))
         reports.append(read_report(folder))
         if reports[-1].get("notebook") != expected:
             return "the outputs of another version", False
@@ -89,13 +89,13 @@ def fetch_outputs(ref: str, folder: Path) -> Path:
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """The run's run_report.json, where a submission.csv lies beside it.  Raises UnusableRun."""
+    """The run's run_report.json, where a submission.csv lies beside it.  Raises UnusableKernelRun."""
     if not (folder / "submission.csv").is_file():
-        raise UnusableRun(f"the run left no submission.csv: see {folder}; `{GO_ON}` pushes again")
+        raise UnusableKernelRun(f"the run left no submission.csv: see {folder}; `{GO_ON}` pushes again")
     try:
         report: dict[str, Any] = json.loads((folder / "run_report.json").read_text())
     except (OSError, ValueError) as error:
-        raise UnusableRun(f"the run left no run_report.json ({error}): see {folder}") from error
+        raise UnusableKernelRun(f"the run left no run_report.json ({error}): see {folder}") from error
     return report
 
 
@@ -117,15 +117,19 @@ def log_lines(text: str) -> list[str]:
 
 
 def check_report(report: dict[str, Any], package: Package, gpu: bool) -> None:
-    """Raises UnusableRun where a run that ended well is not what was asked for."""
+    """Raises UnusableKernelRun where a run that ended well is not what was asked for."""
     digest = package.digest
     used = report.get("manifest_sha256")
     if used != digest:
-        raise UnusableRun(f"the run had the weights {used or 'of nobody'}, not {digest}: `make upload`, then `{GO_ON}`")
+        raise UnusableKernelRun(
+            f"the run had the weights {used or 'of nobody'}, not {digest}: `make upload`, then `{GO_ON}`"
+        )
     if gpu and not str(report.get("device", "")).startswith("cuda"):
         unusable = [problem["detail"] for problem in report.get("problems", []) if problem["kind"] == "gpu-unusable"]
         reason = unusable[0] if unusable else "is the week's quota used up?"
-        raise UnusableRun(f"the run had no GPU ({reason}): `{GO_ON}` tries again, `{GO_ON} GPU=no` does without one")
+        raise UnusableKernelRun(
+            f"the run had no GPU ({reason}): `{GO_ON}` tries again, `{GO_ON} GPU=no` does without one"
+        )
 
 
 def shortcomings(report: dict[str, Any], package: Package, folder: Path) -> list[str]:

@@ -29,11 +29,11 @@ from .networks.weights import WeightsError, find_manifest, manifest_digest, read
 from .options import RESTART, STARTED, parser
 from .problems import Problem
 from .run import output_check
-from .run.clock import Budget
+from .run.clock import Clock
 from .run.competition import CompetitionNotFound, find_competition, read_series_table
-from .run.in_progress import InHand
-from .run.results import Store
-from .run.rounds import DevicesLost, Means, Round, Rounds
+from .run.in_progress import InProgress
+from .run.results import Results
+from .run.rounds import DevicesLost, Resources, Round, Rounds
 from .run.submission import Submission, SubmissionError, replace_json, replace_text
 
 # Seconds between two replacements of submission.csv while studies come in.
@@ -52,16 +52,16 @@ class Stopped(Exception):
     """The system asked the kernel to end."""
 
 
-class Run:
+class KernelRun:
     """One run of the kernel: the table so far, and everything the report will say."""
 
     def __init__(self, competition: Path, out: Path, time_limit_s: float) -> None:
         self.competition, self.out = competition, out
         self.started = time.monotonic()
-        self.budget = Budget(time_limit_s - _spent_s())
+        self.budget = Clock(time_limit_s - _spent_s())
         self.submission = Submission(competition / output_check.SAMPLE, public_priors())
         self.problems = [Problem("", row, "unknown-row", "keeps 1/3") for row in self.submission.unknown_rows]
-        self.store: Store | None = None
+        self.store: Results | None = None
         self.rounds: list[Round] = []
         self.notebook: str | None = None
         self.manifest_sha256: str | None = None
@@ -158,7 +158,7 @@ class Run:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the kernel.
+    """KernelRun the kernel.
 
     0 = a valid submission.csv stands; 2 = there is no competition data, or no place to write; 3 = other weights than
     expected; 4 = every device is lost, and a new process may go on where this one ends.
@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         competition = options.competition or find_competition([options.input_root])
         options.out.mkdir(parents=True, exist_ok=True)
-        run = Run(competition, options.out, options.time_limit)
+        run = KernelRun(competition, options.out, options.time_limit)
         run.notebook = options.notebook or None
         if not run.is_restart or output_check.submission_fault(options.out, competition / output_check.SAMPLE):
             run.submission.write(options.out / output_check.SUBMISSION)
@@ -195,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _improve(run: Run, options: argparse.Namespace) -> None:
+def _improve(run: KernelRun, options: argparse.Namespace) -> None:
     """Grade study after study, as far as the clock allows."""
     try:
         roots = [options.weights] if options.weights else [options.input_root]
@@ -209,16 +209,16 @@ def _improve(run: Run, options: argparse.Namespace) -> None:
     run.submission.set_priors(manifest.priors)
     table = read_series_table(run.competition / "test_series_descriptions.csv")
     run.problems += table.problems
-    run.store = Store(manifest, run.submission.studies)
-    in_hand = InHand()
+    run.store = Results(manifest, run.submission.studies)
+    in_progress = InProgress()
     if run.progress is not None:
         run.progress.mkdir(exist_ok=True)
-        in_hand = InHand(run.progress / output_check.IN_HAND)
+        in_progress = InProgress(run.progress / output_check.IN_PROGRESS)
         if run.store.restore(run.progress / output_check.STORE, run.manifest_sha256):
             run.keep(run.store.graded())
     run.write()
     run.devices = choose_devices(run.problems, options.devices)
-    means = Means(run.budget, run.devices, in_hand, max(options.batch, 0) or None, options.patience)
+    means = Resources(run.budget, run.devices, in_progress, max(options.batch, 0) or None, options.patience)
     rounds = Rounds(run.store, path.parent, run.competition / "test_images", table.series, means)
     run.rounds = rounds.done
     if not rounds.schedule.order:
@@ -230,7 +230,7 @@ def _improve(run: Run, options: argparse.Namespace) -> None:
         run.problems.append(Problem("", "weights", "no-usable-member", "every study keeps its prior"))
 
 
-def _check_expected(run: Run, expected: str) -> None:
+def _check_expected(run: KernelRun, expected: str) -> None:
     """Raises ForeignWeights where the notebook was pushed for another manifest.
 
     Not in the scoring rerun: there nobody can attach others, and weights that prove themselves beat priors.
@@ -265,7 +265,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def run_process() -> NoReturn:
-    """Run the kernel as a process: signals end it in order, and its end waits for no thread."""
+    """KernelRun the kernel as a process: signals end it in order, and its end waits for no thread."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     code = main()

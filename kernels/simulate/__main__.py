@@ -46,7 +46,7 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SimulationOutcome:
     """What a run came to."""
 
     rows: int
@@ -115,7 +115,7 @@ def deliver(root: Path, out: Path) -> None:
         partial.replace(out / name)
 
 
-def simulate(inputs: Inputs, out: Path, session: Session) -> Outcome:
+def simulate(inputs: Inputs, out: Path, session: Session) -> SimulationOutcome:
     """Run the notebook in one session: on all test studies, or on the public one.  Raises SimulationError."""
     started = time.monotonic()
     document = nbformat.read(inputs.notebook, as_version=4)
@@ -136,7 +136,7 @@ def simulate(inputs: Inputs, out: Path, session: Session) -> Outcome:
         if changed:
             raise SimulationError(f"the notebook changed its read-only inputs: {changed[0][0]}")
         rows = check_submission(out / "submission.csv", competition / SAMPLE)
-        return Outcome(rows, time.monotonic() - started, peak_bytes)
+        return SimulationOutcome(rows, time.monotonic() - started, peak_bytes)
     finally:
         for folder, _, _ in os.walk(root):
             os.chmod(folder, 0o755)

@@ -98,9 +98,9 @@ def test_what_was_done_before_a_kill_is_not_done_again(data, seeing, plain, tmp_
     names = studies_of(data)
     monkeypatch.setenv("LUMBAR_RESTART", "0")
     monkeypatch.setattr(predict, "WRITE_EVERY_S", 0.0)
-    kept, saved = results.Store.save, tmp_path / "kept.npz"
+    kept, saved = results.Results.save, tmp_path / "kept.npz"
     monkeypatch.setattr(
-        results.Store, "save", lambda self, path, made_by: (kept(self, path, made_by), kept(self, saved, made_by))
+        results.Results, "save", lambda self, path, made_by: (kept(self, path, made_by), kept(self, saved, made_by))
     )
     run_here(data, seeing, tmp_path / "first")
     (tmp_path / "second" / ".progress").mkdir(parents=True)
@@ -110,7 +110,7 @@ def test_what_was_done_before_a_kill_is_not_done_again(data, seeing, plain, tmp_
     found = run_here(data, seeing, tmp_path / "second")
     pd.testing.assert_frame_equal(found.frame, plain.frame, check_exact=True)
     assert found.report["rounds"] == [] and found.report["problems"] == plain.report["problems"]
-    other = results.Store(manifest, names[:-1])
+    other = results.Results(manifest, names[:-1])
     assert not other.restore(saved, "another manifest") and not other.restore(tmp_path / "none.npz", "")
 
 
@@ -119,7 +119,7 @@ def test_a_study_that_kills_twice_keeps_its_prior(data, seeing, plain, tmp_path,
     progress = tmp_path / ".progress"
     progress.mkdir()
     beside = others[0]  # innocent, and yet in hand when the first kernel died
-    (progress / "in_hand.json").write_text(f'{{"deaths": {{"{victim}": 1, "{beside}": 1}}, "now": ["{victim}"]}}')
+    (progress / "in_progress.json").write_text(f'{{"deaths": {{"{victim}": 1, "{beside}": 1}}, "now": ["{victim}"]}}')
     monkeypatch.setenv("LUMBAR_RESTART", "2")
     found = run_here(data, seeing, tmp_path)
     assert_same(found, plain, *others)
@@ -170,7 +170,7 @@ def test_a_study_that_vanishes_between_two_rounds_keeps_what_it_has(data, seeing
 
 def test_a_store_keeps_what_it_is_given(data, seeing, tmp_path):
     manifest = read_manifest(seeing / MANIFEST_FILE)
-    first, second = (results.Store(manifest, ["1", "2"]) for _ in range(2))
+    first, second = (results.Results(manifest, ["1", "2"]) for _ in range(2))
     first.problems[Problem("1", "é", "kind", "detail")] = None
     job = next(iter(first.jobs))
     first.set_answers("2", job, {}, 2)

@@ -12,7 +12,7 @@ from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.labels import MIRROR, ROWS, mirrored
 from kernels.lumbar.manifest import Manifest
-from kernels.lumbar.run.clock import Budget
+from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.competition import read_series_table
 from tests.support.dicom_factory import write_foreign_dataset
 from tests.support.studies import MINUS_X, mirror_study
@@ -77,8 +77,8 @@ def test_a_mirrored_study_gives_mirrored_answers(
     for study, landmarks in studies:
         other = mirror_study(study)
         flipped = {mirrored(row): point * MINUS_X for row, point in landmarks.items()}
-        rows = predictor.predict(study, Budget(1e9), landmarks=landmarks).rows
-        answers = predictor.predict(other, Budget(1e9), landmarks=flipped).rows
+        rows = predictor.predict(study, Clock(1e9), landmarks=landmarks).rows
+        answers = predictor.predict(other, Clock(1e9), landmarks=flipped).rows
         assert np.abs(rows - rows[list(MIRROR)]).max() > 0.05, "the test's networks see no difference between the sides"
         assert np.abs(answers - rows[list(MIRROR)]).max() < 0.02
 
@@ -88,8 +88,8 @@ def test_located_points_of_a_mirrored_study_are_mirrored(
 ) -> None:
     for study, _ in studies:
         other = mirror_study(study)
-        found = predictor.predict(study, Budget(1e9)).located["r"].points
-        opposite = predictor.predict(other, Budget(1e9)).located["r"].points
+        found = predictor.predict(study, Clock(1e9)).located["r"].points
+        opposite = predictor.predict(other, Clock(1e9)).located["r"].points
         assert {mirrored(row) for row in found} == set(opposite)
         for row in ROWS:
             if row in found:

@@ -105,7 +105,7 @@ def run(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> Run:
 def test_a_run_without_incident_is_left_as_it_is(place, run, capfd):
     (place.out / "run_report.json").write_text('{"of": "an earlier run"}')
     (place.out / ".progress").mkdir()
-    (place.out / ".progress" / "in_hand.json").write_text("of an earlier run")
+    (place.out / ".progress" / "in_progress.json").write_text("of an earlier run")
     assert (
         run('assert os.listdir(out) == []; finish(); print("graded é"); print("42 %", end="\\r", file=sys.stderr)') == 0
     )

@@ -14,7 +14,7 @@ from tests.support.tiny_members import TinySamples, grader, localiser
 from training.data.samples.batch import Batch
 from training.fitting.device import device_of
 from training.fitting.loop import fit
-from training.fitting.stop import Stopped
+from training.fitting.stop import StoppedBySignal
 from training.recipe.schema import MemberRecipe
 
 CPU = torch.device("cpu")
@@ -46,7 +46,7 @@ def main(out: Path) -> None:
     nets["undisturbed"] = fit(STOPPED, TinySamples(STOPPED, STEPS, 4), out / "undisturbed", CPU, seed=5).net
     try:
         fit(STOPPED, Terminated(STOPPED, STEPS, 4), out / "stopped", CPU, seed=5)
-    except Stopped as stopped:
+    except StoppedBySignal as stopped:
         (out / f"said{rank}.txt").write_text(str(stopped))
     nets["stopped"] = fit(STOPPED, TinySamples(STOPPED, STEPS, 4), out / "stopped", CPU, seed=5).net
     torch.save({name: net.state_dict() for name, net in nets.items()}, out / f"weights{rank}.pt")

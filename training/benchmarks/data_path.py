@@ -42,7 +42,7 @@ RECIPE = "split_and_global"
 
 
 @dataclass(frozen=True)
-class Effort:
+class DataPathScope:
     """How much is measured."""
 
     studies: int
@@ -62,7 +62,7 @@ class Effort:
     """The last one is that of the usual ways, and of the GPU's load."""
 
 
-FULL = Effort(
+FULL = DataPathScope(
     studies=25,
     scale=1.0,
     counts=(100, 200, 400),
@@ -78,7 +78,7 @@ FULL = Effort(
         Size("convnext_tiny", 128, 8, is_trained=True),
     ),
 )
-QUICK = Effort(
+QUICK = DataPathScope(
     studies=1,
     scale=0.25,
     counts=(1, 2),
@@ -93,7 +93,7 @@ QUICK = Effort(
 GPU_BATCH = 64
 
 
-def bench(data: Path, effort: Effort, scratch: Path, device: torch.device) -> list[Table]:
+def bench(data: Path, effort: DataPathScope, scratch: Path, device: torch.device) -> list[Table]:
     """All tables.  Raises BenchError, CacheError, TablesError."""
     studies = list(read_tables(data).labels.index)[: effort.studies]
     base = scratch / "base"
@@ -107,7 +107,7 @@ def bench(data: Path, effort: Effort, scratch: Path, device: torch.device) -> li
     ]
 
 
-def loader_tables(data: Path, effort: Effort, scratch: Path, device: torch.device) -> list[Table]:
+def loader_tables(data: Path, effort: DataPathScope, scratch: Path, device: torch.device) -> list[Table]:
     """Everything that is measured of the loader."""
     tables = read_tables(data)
     cache = build_cache(data, tables, loading.requests_of(effort.sizes), scratch / "crops", effort.jobs)
@@ -155,7 +155,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def effort_of(given: argparse.Namespace, device: torch.device) -> Effort:
+def effort_of(given: argparse.Namespace, device: torch.device) -> DataPathScope:
     """What was asked for."""
     effort = QUICK if given.quick else FULL
     changes: dict[str, object] = {}
@@ -165,7 +165,7 @@ def effort_of(given: argparse.Namespace, device: torch.device) -> Effort:
         changes["jobs"] = given.jobs
     if device.type == "cuda":
         changes["sizes"] = tuple(Size(one.backbone, one.size_px, GPU_BATCH, one.is_trained) for one in effort.sizes)
-    return Effort(**{**vars(effort), **changes})
+    return DataPathScope(**{**vars(effort), **changes})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.manifest import Artefact, Manifest, Route
 from kernels.lumbar.networks.loading import LoadedMember
-from kernels.lumbar.run.clock import Budget
+from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.competition import read_series_table
 from kernels.lumbar.run.read_ahead import read_ahead
 from training.data import out_of_fold
@@ -103,7 +103,7 @@ class Remembering(LoadedMember):
         return self.answers[key].clone()
 
 
-class Grader:
+class TestedGrader:
     """All networks of all systems, loaded once, and the ways in which they look at a study."""
 
     def __init__(self, runs: Path, systems: Sequence[System], fold: int) -> None:
@@ -117,7 +117,7 @@ class Grader:
         }
         self._predictor.members = {**self._networks}
 
-    def grade(self, study: Study, truth: Mapping[str, np.ndarray], budget: Budget) -> dict[str, Prediction]:
+    def grade(self, study: Study, truth: Mapping[str, np.ndarray], budget: Clock) -> dict[str, Prediction]:
         """What all graders say of a study, by whose landmarks they look at; `truth`: the true ones."""
         said = {}
         for where, manifest in self._manifests.items():
@@ -136,7 +136,7 @@ def grade_test_studies(
     truth = read_landmarks(data, "test")
     series = read_series_table(data / "test_series_descriptions.csv").series
     studies = sorted(labels.index)
-    grader, budget = Grader(runs, systems, fold), Budget(float("inf"))
+    grader, budget = TestedGrader(runs, systems, fold), Clock(float("inf"))
     for problem in grader.problems:
         sys.stderr.write(f"left out: {problem}\n")
     read = read_ahead(data / "test_images", series, studies, budget)

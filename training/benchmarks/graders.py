@@ -46,7 +46,7 @@ class BenchError(Exception):
 
 
 @dataclass(frozen=True)
-class Plan:
+class GraderPlan:
     """What a row of the table mixes, how, and for which condition groups."""
 
     ensemble: Ensemble
@@ -69,7 +69,7 @@ class Measured:
     remarks: list[str]
     cross_fitted: dict[str, np.ndarray]
     """Of what was fitted: (N, 25, 3), what fits without a held-out study say of it."""
-    plans: dict[str, Plan]
+    plans: dict[str, GraderPlan]
     systems: tuple[str, ...]
     """The plans that are a recipe's."""
 
@@ -87,22 +87,22 @@ class Measured:
 
 def plans_of(
     standing: Sequence[Standing], answers: Answers, rule: Rule, free: Ensemble, result: SearchResult
-) -> dict[str, Plan]:
+) -> dict[str, GraderPlan]:
     """Every grader alone, every recipe, all recipes side by side, free weights of all, and what the search found."""
     together = side_by_side(answers, standing, rule.average)
     plans = {}
     for name, weights in zip(together.members, together.weights, strict=True):
         groups = tuple(group for group, weight in zip(GROUPS, weights, strict=True) if weight > 0)
-        plans[name.partition("/")[2]] = Plan(Ensemble((name,), np.ones((1, len(GROUPS))), PLAIN), rule, groups)
+        plans[name.partition("/")[2]] = GraderPlan(Ensemble((name,), np.ones((1, len(GROUPS))), PLAIN), rule, groups)
     for one in standing:
-        plans[one.name] = Plan(one.ensemble(answers), rule)
+        plans[one.name] = GraderPlan(one.ensemble(answers), rule)
     if len(standing) > 1:
-        plans[SIDE_BY_SIDE] = Plan(together, rule)
-    plans[FREELY] = Plan(free, rule)
+        plans[SIDE_BY_SIDE] = GraderPlan(together, rule)
+    plans[FREELY] = GraderPlan(free, rule)
     found = np.array([[its[group] for group in GROUPS] for its in result.weights.values()])
     multipliers = np.array([result.multipliers[group] for group in GROUPS])
     average: Average = "logits" if result.average == "logits" else "probabilities"
-    plans[FOUND] = Plan(Ensemble(tuple(result.weights), found, multipliers, average), rule)
+    plans[FOUND] = GraderPlan(Ensemble(tuple(result.weights), found, multipliers, average), rule)
     return plans
 
 

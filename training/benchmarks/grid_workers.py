@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 from training.workflow.engine import ROOT, THREAD_LIMITS
-from training.workflow.grid import Order
+from training.workflow.grid import GridOrder
 
 
-def bench(order: Order) -> int:
+def bench(order: GridOrder) -> int:
     """Print seconds and ratios, decoding included; every job has one thread."""
     place = order.runs / "bench"
     rows: list[tuple[str, float, float, float]] = []
@@ -47,7 +47,7 @@ def _cpu_s() -> float:
     return spent.ru_utime + spent.ru_stime
 
 
-def _train(order: Order, module: str, log: Path) -> int:
+def _train(order: GridOrder, module: str, log: Path) -> int:
     command = [sys.executable, "-m", *module.split(), "--data", str(order.data), "--runs", str(order.runs)]
     command += ["--recipes", *order.recipes, "--profile", order.profile, "--jobs", str(order.jobs)]
     command += ["--folds", *map(str, order.folds)]

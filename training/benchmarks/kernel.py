@@ -26,7 +26,7 @@ import torch
 from kernels.lumbar.networks.weights import WeightsError
 from kernels.lumbar.run.submission import replace_json
 from training.benchmarks import half_precision, kernel_overhead
-from training.benchmarks.kernel_overhead import Plan
+from training.benchmarks.kernel_overhead import OverheadPlan
 from training.benchmarks.kernel_runs import BenchError, Runs
 from training.benchmarks.reading import bench_loader, bench_reading
 from training.benchmarks.table_text import Table, markdown
@@ -40,7 +40,7 @@ GIVEN = "given package"
 
 
 @dataclass(frozen=True)
-class Effort:
+class KernelScope:
     """How much is measured."""
 
     studies: int
@@ -54,7 +54,7 @@ class Effort:
     """The package that all but the overlap is measured with."""
 
 
-FULL = Effort(
+FULL = KernelScope(
     studies=6,
     scale=1.0,
     rounds=3,
@@ -69,7 +69,7 @@ FULL = Effort(
     },
     main="two members",
 )
-QUICK = Effort(
+QUICK = KernelScope(
     studies=1,
     scale=0.25,
     rounds=1,
@@ -80,7 +80,7 @@ QUICK = Effort(
 )
 
 
-def bench(data: Path, weights: Path | None, effort: Effort, scratch: Path) -> list[Table]:
+def bench(data: Path, weights: Path | None, effort: KernelScope, scratch: Path) -> list[Table]:
     """All tables.  Raises BenchError, WeightsError, ExportError."""
     studies = choose_studies(data, effort.studies)
     if studies is None:
@@ -94,16 +94,16 @@ def bench(data: Path, weights: Path | None, effort: Effort, scratch: Path) -> li
     main = GIVEN if weights is not None else effort.main
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if weights is None or not gpus:
-        plan = Plan("cpu", list(packages), main, effort.times, effort.batches)
+        plan = OverheadPlan("cpu", list(packages), main, effort.times, effort.batches)
         found += measured(plan, Runs(scratch / "cpu", studies, packages), 2, weights is not None)
     if not gpus:
         return [*found, half_precision.no_gpu()]
-    plan = Plan("cuda:0", list(packages), main, effort.times, effort.batches[::-1])
+    plan = OverheadPlan("cuda:0", list(packages), main, effort.times, effort.batches[::-1])
     found += measured(plan, Runs(scratch / "cuda", studies, packages), gpus, weights is not None)
     return [*found, half_precision.precision(main, packages[main], torch.device("cuda:0"))]
 
 
-def measured(plan: Plan, runs: Runs, lanes: int, project: bool) -> list[Table]:
+def measured(plan: OverheadPlan, runs: Runs, lanes: int, project: bool) -> list[Table]:
     """The kernel's tables on one device."""
     results = runs.run(plan.orders(lanes))
     return [*kernel_overhead.tables(plan, results), *([kernel_overhead.projection(plan, results)] if project else [])]

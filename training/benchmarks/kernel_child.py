@@ -60,16 +60,16 @@ class Clocks:
 def run_kernel(options: Sequence[str], clocks_file: Path) -> int:
     """The kernel's exit code; its clocks are left in a file."""
     from kernels.lumbar import predict
-    from kernels.lumbar.inputs.member_inputs import Scene
+    from kernels.lumbar.inputs.member_inputs import InputCache
     from kernels.lumbar.networks.loading import LoadedMember
     from kernels.lumbar.run import read_ahead
-    from kernels.lumbar.run.device_worker import Crew
+    from kernels.lumbar.run.device_worker import DeviceWorker
 
     clocks = Clocks()
-    clocks.put_on(Crew, "keep", "loading")
+    clocks.put_on(DeviceWorker, "keep", "loading")
     clocks.put_on(read_ahead, "read_study", "reading")
     clocks.put_on(read_ahead.ReadAhead, "__next__", "waiting")
-    clocks.put_on(Scene, "feed", "cutting")
+    clocks.put_on(InputCache, "feed", "cutting")
     clocks.put_on(LoadedMember, "__call__", "forwards")
     imported_s = time.process_time()
     code = predict.main(options)

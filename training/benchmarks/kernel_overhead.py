@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.benchmarks.kernel_runs import BenchError, Finished, Order
+from training.benchmarks.kernel_runs import BenchError, FinishedRun, RunOptions
 from training.benchmarks.table_text import Table
 
 # Flat is what grows no further than this while studies come in; other load alone changes seconds a little.
@@ -17,11 +17,11 @@ HIDDEN_STUDIES = 722
 # Column → clock of bench_child.
 CPU_COLUMNS = {"model CPU ms": "forwards", "cut CPU ms": "cutting", "read CPU ms": "reading"}
 
-Results = Mapping[Order, Finished]
+Results = Mapping[RunOptions, FinishedRun]
 
 
 @dataclass(frozen=True)
-class Plan:
+class OverheadPlan:
     """What is measured on one device."""
 
     device: str
@@ -36,16 +36,18 @@ class Plan:
         """The device's second lane is on the next GPU, where there is one."""
         return f"{self.device},{self.device}" if self.device == "cpu" else f"{self.device},cuda:1"
 
-    def order(self, package: str = "", times: int | None = None, batch: int | None = None, devices: str = "") -> Order:
+    def order(
+        self, package: str = "", times: int | None = None, batch: int | None = None, devices: str = ""
+    ) -> RunOptions:
         """The main run, or one that differs from it."""
-        return Order(
+        return RunOptions(
             package or self.main,
             devices or self.device,
             self.batches[0] if batch is None else batch,
             self.times[-1] if times is None else times,
         )
 
-    def orders(self, lanes: int = 2) -> list[Order]:
+    def orders(self, lanes: int = 2) -> list[RunOptions]:
         """All runs."""
         return [
             *(self.order(package) for package in self.packages),
@@ -55,7 +57,7 @@ class Plan:
         ]
 
 
-def tables(plan: Plan, results: Results) -> list[Table]:
+def tables(plan: OverheadPlan, results: Results) -> list[Table]:
     """Everything that was measured on a device."""
     return [
         overlap(plan, results),
@@ -66,7 +68,7 @@ def tables(plan: Plan, results: Results) -> list[Table]:
     ]
 
 
-def overlap(plan: Plan, results: Results) -> Table:
+def overlap(plan: OverheadPlan, results: Results) -> Table:
     """The kernel's wall time over that of its models' forwards, and what the rest of it is."""
     columns = ["package", "members", "studies", "model ms", "kernel s", "forwards s", "× forwards", "loaded ×"]
     columns += [*(f"% {name}" for name in ("forward", "wait", "cut", "load", "rest")), *CPU_COLUMNS]
@@ -94,7 +96,7 @@ def overlap(plan: Plan, results: Results) -> Table:
     return table
 
 
-def growth(plan: Plan, results: Results) -> Table:
+def growth(plan: OverheadPlan, results: Results) -> Table:
     """Seconds a study and peak memory at several numbers of studies."""
     columns = ["studies", "kernel s", "s a study", "CPU s a study", "peak MiB"]
     table = Table(f"growth {plan.device}", f"More studies, {plan.device}, {plan.main}", columns)
@@ -120,7 +122,7 @@ def growth(plan: Plan, results: Results) -> Table:
     return table
 
 
-def lanes(plan: Plan, results: Results) -> Table:
+def lanes(plan: OverheadPlan, results: Results) -> Table:
     """One lane against two, which must answer the same to the last bit."""
     columns = ["devices", "studies", "seconds", "s a study", "× as fast", "CPU s", "peak MiB"]
     table = Table(f"lanes {plan.device}", f"One lane and two, one torch thread each, {plan.main}", columns)
@@ -139,7 +141,7 @@ def lanes(plan: Plan, results: Results) -> Table:
     return table
 
 
-def batches(plan: Plan, results: Results) -> Table:
+def batches(plan: OverheadPlan, results: Results) -> Table:
     """Studies that go through a network together."""
     columns = ["studies at once", "studies", "seconds", "s a study", "× as fast", "largest difference"]
     columns += ["CPU s", "peak MiB"]
@@ -162,7 +164,7 @@ def batches(plan: Plan, results: Results) -> Table:
     return table
 
 
-def memory(plan: Plan, results: Results) -> Table:
+def memory(plan: OverheadPlan, results: Results) -> Table:
     """Peak memory by package."""
     columns = ["package", "members", "weights MB", "peak MiB", "CPU s", "start s"]
     table = Table(f"memory {plan.device}", f"Memory of the kernel's process, {plan.device}", columns)
@@ -174,7 +176,7 @@ def memory(plan: Plan, results: Results) -> Table:
     return table
 
 
-def projection(plan: Plan, results: Results) -> Table:
+def projection(plan: OverheadPlan, results: Results) -> Table:
     """Hours for the hidden studies, with one lane and with as many as were measured."""
     title = f"Projected for {HIDDEN_STUDIES} studies, {plan.main}"
     table = Table(f"projection {plan.device}", title, ["devices", "once s", "s a study", "hours"])

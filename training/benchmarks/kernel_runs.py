@@ -28,7 +28,7 @@ class BenchError(Exception):
 
 
 @dataclass(frozen=True)
-class Order:
+class RunOptions:
     """One run: which package, on which devices (a lane each), how many studies at once, each study how often."""
 
     package: str
@@ -43,7 +43,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedRun:
     """What a run took, and what it left."""
 
     studies: int
@@ -89,11 +89,11 @@ class Runs:
     def __init__(self, scratch: Path, studies: Studies, packages: Mapping[str, Path]) -> None:
         self._scratch, self._studies, self._packages = scratch, studies, packages
 
-    def run(self, orders: Iterable[Order]) -> dict[Order, Finished]:
+    def run(self, orders: Iterable[RunOptions]) -> dict[RunOptions, FinishedRun]:
         """Make all runs, one after the other.  Raises BenchError where one fails, or leaves a study out."""
         different = list(dict.fromkeys(orders))
         with tqdm(total=len(different), unit="run", desc="kernel") as bar:
-            finished: dict[Order, Finished] = {}
+            finished: dict[RunOptions, FinishedRun] = {}
             for order in different:
                 bar.set_postfix_str(f"{order.package}, {order.devices}, studies × {order.times}")
                 finished[order] = self._run(order, self._scratch / f"run-{len(finished)}-{order.devices[:4]}")
@@ -106,7 +106,7 @@ class Runs:
             link_studies(folder, self._studies, times)
         return folder
 
-    def _run(self, order: Order, out: Path) -> Finished:
+    def _run(self, order: RunOptions, out: Path) -> FinishedRun:
         weights, record = self._packages[order.package], out.with_suffix(".json")
         given = ["--competition", str(self._competition(order.times)), "--weights", str(weights), "--out", str(out)]
         given += ["--devices", order.devices, "--batch", str(order.batch)]
@@ -121,7 +121,7 @@ class Runs:
             raise BenchError(f"studies were left out by {order.package}: {report['problem_counts']}")
         artefacts = read_manifest(weights / "manifest.json").artefacts
         frame = pd.read_csv(out / "submission.csv")
-        return Finished(
+        return FinishedRun(
             studies=report["studies"]["asked"],
             members=len(report["members_used"]),
             weights_mb=sum(one.weights.bytes for one in artefacts) / 1e6,

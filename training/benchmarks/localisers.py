@@ -28,10 +28,10 @@ from kernels.lumbar.answers.localiser_answers import answers_of
 from kernels.lumbar.answers.locate import Located, answered, locate, needed
 from kernels.lumbar.answers.spine_shape import Expectation
 from kernels.lumbar.dicom.study import Study
-from kernels.lumbar.inputs.member_inputs import Scene
+from kernels.lumbar.inputs.member_inputs import InputCache
 from kernels.lumbar.labels import ROWS
 from kernels.lumbar.networks.loading import LoadedMember
-from kernels.lumbar.run.clock import Budget
+from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.competition import read_series_table
 from kernels.lumbar.run.read_ahead import read_ahead
 from kernels.lumbar.run.submission import replace_json
@@ -56,7 +56,7 @@ class BenchError(Exception):
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedRecipe:
     """The finished localisers of one recipe, by their names in it, and how many it has in all."""
 
     recipe: str
@@ -82,7 +82,7 @@ class Candidate:
         if not self.alone:
             located = locate([study], self.localisers, self.expectation)[0]
         else:
-            scene = Scene([study], [before.points])
+            scene = InputCache([study], [before.points])
             (said,) = answers_of(scene, self.localisers[0], [before.confidence], True)
             located = Located({row: answer.point for row, answer in said.items()})
         return located, time.perf_counter() - started
@@ -108,7 +108,7 @@ class Candidate:
         }
 
 
-def find_finished(runs: Path, names: Sequence[str], profile: Profile, fold: int, data: Path) -> list[Finished]:
+def find_finished(runs: Path, names: Sequence[str], profile: Profile, fold: int, data: Path) -> list[FinishedRecipe]:
     """The finished localisers of each recipe; how to train the others is said on standard error.
 
     Raises BenchError where there is none at all.
@@ -131,13 +131,13 @@ def find_finished(runs: Path, names: Sequence[str], profile: Profile, fold: int,
         full_names = {f"{entry.member.name}_fold{fold}": local for local, entry in done.items()}
         loaded = {full_names[key]: one for key, one in predictor.members.items()}
         if loaded:
-            found.append(Finished(name, loaded, len(members), predictor.expectation))
+            found.append(FinishedRecipe(name, loaded, len(members), predictor.expectation))
     if not found:
         raise BenchError(f"{runs} holds no finished localiser of profile {profile}, fold {fold}: train one first")
     return found
 
 
-def candidates(finished: Sequence[Finished]) -> list[Candidate]:
+def candidates(finished: Sequence[FinishedRecipe]) -> list[Candidate]:
     """All rows but the mean shape: recipe by recipe its localisers and its whole set, then everybody together."""
     rows = []
     for one in finished:
@@ -173,7 +173,7 @@ def measure(data: Path, truth: Mapping[str, Points], rows: Sequence[Candidate], 
     seconds: dict[str, list[float]] = {row.name: [] for row in rows}
     hidden, problems = 0, Counter[tuple[str, str]]()
     names = {localiser.member.name for row in rows for localiser in row.localisers}
-    read = read_ahead(data / "test_images", series, sorted(truth), Budget(float("inf")))
+    read = read_ahead(data / "test_images", series, sorted(truth), Clock(float("inf")))
     for study in tqdm(read, total=len(truth), unit="study", desc="locating"):
         true = truth[study.study_id]
         slices = shown(study, true)

@@ -22,7 +22,7 @@ from kernels.lumbar.specs import Member
 from training import networks
 from training.evaluation.validate import route_of
 from training.fitting.export import WEIGHTS_FILE, export
-from training.packaging.packs import Run, pack
+from training.packaging.packs import TrainedMember, pack
 from training.recipe.load import load_named
 from training.recipe.schema import MemberRecipe
 
@@ -115,7 +115,7 @@ def _fitting(network: str, loss: str, options: Mapping[str, Any]) -> dict[str, A
 def make_package(folder: Path, routes: Mapping[str, Sequence[MemberRecipe]]) -> Path:
     """Export untrained networks and package them, a route for each group of members."""
     folder.mkdir(parents=True)
-    runs: list[Run] = []
+    runs: list[TrainedMember] = []
     total = sum(len(members) for members in routes.values())
     with tqdm(total=total, unit="network", desc=f"package {folder.name}") as bar:
         for route, members in routes.items():
@@ -141,7 +141,7 @@ def many_members(recipes: Sequence[str]) -> dict[str, list[MemberRecipe]]:
     return {name: list(load_named(name, "smoke").members()) for name in recipes}
 
 
-def _untrained(entry: MemberRecipe, route: str, folder: Path) -> Run:
+def _untrained(entry: MemberRecipe, route: str, folder: Path) -> TrainedMember:
     torch.manual_seed(SEED)
     network: nn.Module = networks.for_member(entry, pretrained=False)
     if entry.member.role == "localiser":
@@ -150,7 +150,7 @@ def _untrained(entry: MemberRecipe, route: str, folder: Path) -> Run:
     made_by = {"network": entry.fitting.network.name, "backbone": backbone, "profile": "smoke", "torch_version": ""}
     nothing = {"fold": 0, "seed": SEED, "git_commit": "none", "data_fingerprint": "none"}
     provenance = Provenance.model_validate({"recipe": route, **made_by, **nothing})
-    return Run(entry, export(network, entry, folder, provenance, SEED), folder / WEIGHTS_FILE)
+    return TrainedMember(entry, export(network, entry, folder, provenance, SEED), folder / WEIGHTS_FILE)
 
 
 @dataclass(frozen=True)

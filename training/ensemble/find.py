@@ -20,7 +20,7 @@ from kernels.lumbar.labels import GROUPS
 from kernels.lumbar.run.submission import replace_json
 from training.data.out_of_fold import Answers, Mixture, OutOfFoldError, Rule
 from training.ensemble.search import Costs, SearchError, Step, best_single, cross_fitted, run_order
-from training.ensemble.sources import Sources, read_costs, read_priors, read_sources
+from training.ensemble.sources import OutOfFoldSources, read_costs, read_priors, read_sources
 from training.ensemble.strategies import Standing, shipped, strategies
 from training.ensemble.table import next_step, reason_of, table_of
 from training.evaluation.intervals import Difference, Interval, differences, intervals
@@ -172,7 +172,7 @@ def budget_of(text: str | None) -> float | None:
     return seconds
 
 
-def search_runs(sources: Sources, average: str, seconds: float | None) -> tuple[SearchResult, list[str]]:
+def search_runs(sources: OutOfFoldSources, average: str, seconds: float | None) -> tuple[SearchResult, list[str]]:
     """Search on what was read; and remarks.  Raises SearchError where priors or seconds do not allow it."""
     priors = read_priors([folder.parent / "priors.json" for folder in sources.folders])
     rule = Rule("logits" if average == "logits" else "probabilities", priors)

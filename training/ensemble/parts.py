@@ -19,7 +19,7 @@ class SearchError(Exception):
 
 
 @dataclass(frozen=True)
-class Costs:
+class MemberCosts:
     """Measured seconds a study; those of localisers are shared by all members that use their landmarks."""
 
     members: Mapping[str, float]
@@ -27,9 +27,9 @@ class Costs:
     located: Mapping[str, float]
 
     @staticmethod
-    def equal(names: Sequence[str]) -> Costs:
+    def equal(names: Sequence[str]) -> MemberCosts:
         """One second for each member, none for landmarks."""
-        return Costs(dict.fromkeys(names, 1.0), {name.partition("/")[0]: 0.0 for name in names})
+        return MemberCosts(dict.fromkeys(names, 1.0), {name.partition("/")[0]: 0.0 for name in names})
 
     def of(self, names: Iterable[str]) -> float:
         """Seconds a study of a set of members with the localisers that they need."""
@@ -67,7 +67,7 @@ class Ensemble:
 
 
 @dataclass(frozen=True)
-class Step:
+class EliminationStep:
     """The ensemble after one more member has run."""
 
     member: str

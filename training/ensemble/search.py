@@ -14,7 +14,7 @@ from kernels.lumbar.labels import GROUPS
 from training.data.out_of_fold import Answers, Mixture, Rule
 from training.data.tables import ROW_GROUPS
 from training.ensemble.fit_weights import best_alone, fit_multipliers, fit_weights
-from training.ensemble.parts import TINY, Costs, Ensemble, SearchError, Step
+from training.ensemble.parts import TINY, EliminationStep, Ensemble, MemberCosts, SearchError
 from training.evaluation.metric import group_losses
 
 # A member that lowers the score by less is not worth its seconds.
@@ -42,7 +42,7 @@ def best_subset(
     answers: Answers,
     rule: Rule,
     multipliers: np.ndarray | None = None,
-    costs: Costs | None = None,
+    costs: MemberCosts | None = None,
     seconds: float = np.inf,
     *,
     per_second: bool = False,
@@ -51,7 +51,7 @@ def best_subset(
 
     A member joins in the groups that it improves.  `seconds`: what the set may cost a study.
     """
-    costs = costs or Costs.equal(answers.members)
+    costs = costs or MemberCosts.equal(answers.members)
     mixture, weights = Mixture(answers, rule), np.zeros((len(answers.members), len(GROUPS)))
     names: list[str] = []
     while True:
@@ -74,7 +74,7 @@ def best_subset(
         names.append(answers.members[best[1]])
 
 
-def check_budget(answers: Answers, costs: Costs, seconds: float | None) -> None:
+def check_budget(answers: Answers, costs: MemberCosts, seconds: float | None) -> None:
     """Raises SearchError where no member fits."""
     cheapest = min(costs.of([name]) for name in answers.members)
     if seconds is not None and cheapest > seconds:
@@ -82,7 +82,7 @@ def check_budget(answers: Answers, costs: Costs, seconds: float | None) -> None:
 
 
 def subset_within(
-    answers: Answers, rule: Rule, multipliers: np.ndarray | None, costs: Costs, seconds: float
+    answers: Answers, rule: Rule, multipliers: np.ndarray | None, costs: MemberCosts, seconds: float
 ) -> Ensemble:
     """The best subset; where it costs more than `seconds`, the better of those chosen by gain and by gain a second.
 
@@ -95,7 +95,7 @@ def subset_within(
     return min(sets, key=lambda one: one.loss(answers, rule))
 
 
-def best_ensemble(answers: Answers, rule: Rule, costs: Costs, seconds: float | None = None) -> Ensemble:
+def best_ensemble(answers: Answers, rule: Rule, costs: MemberCosts, seconds: float | None = None) -> Ensemble:
     """Fitted weights and multipliers of all members without those that do not earn their seconds.
 
     Where that costs more than `seconds` a study, the same of the best subset that does not.  Multipliers are fitted
@@ -111,14 +111,14 @@ def best_ensemble(answers: Answers, rule: Rule, costs: Costs, seconds: float | N
     return _fitted(answers.only(members=subset.members), rule, multipliers, costs)
 
 
-def _fitted(answers: Answers, rule: Rule, multipliers: np.ndarray, costs: Costs) -> Ensemble:
+def _fitted(answers: Answers, rule: Rule, multipliers: np.ndarray, costs: MemberCosts) -> Ensemble:
     # A member that is silent on a group has no part in it, whatever the fit left it with.
     weights = fit_weights(answers, rule, multipliers) * answers.speaks()
     weights = weights / weights.sum(0).clip(TINY)
     return lean(answers, rule, Ensemble(answers.members, weights, fit_multipliers(answers, rule, weights)), costs)
 
 
-def lean(answers: Answers, rule: Rule, ensemble: Ensemble, costs: Costs) -> Ensemble:
+def lean(answers: Answers, rule: Rule, ensemble: Ensemble, costs: MemberCosts) -> Ensemble:
     """Without the members that do not earn their seconds, in run order.
 
     Whoever the score misses least goes first, as long as it rises by less than LEAST_GAIN; then those who, run last,
@@ -156,13 +156,13 @@ def _without_idle(answers: Answers, rule: Rule, ensemble: Ensemble) -> Ensemble:
     return ensemble.only([ensemble.members[member] for member in left])
 
 
-def run_order(answers: Answers, rule: Rule, ensemble: Ensemble, costs: Costs) -> list[Step]:
+def run_order(answers: Answers, rule: Rule, ensemble: Ensemble, costs: MemberCosts) -> list[EliminationStep]:
     """The members in the order in which the score falls fastest a second, each step greedily.
 
     Scores are of the ensemble's own weights, renormalised over the members so far, on the rows given.
     """
     chosen = answers.only(members=ensemble.members)
-    mixture, steps = Mixture(chosen, ensemble.rule(rule)), list[Step]()
+    mixture, steps = Mixture(chosen, ensemble.rule(rule)), list[EliminationStep]()
     weights, left = np.zeros_like(ensemble.weights), list(range(len(ensemble.members)))
     score = float(group_losses(chosen.labels, mixture.mix(weights)).sum())
     while left:
@@ -171,7 +171,7 @@ def run_order(answers: Answers, rule: Rule, ensemble: Ensemble, costs: Costs) ->
         for index in left:
             name = chosen.members[index]
             mixed = _with(mixture, reached, index, ensemble.weights[index], ensemble.multipliers)
-            step = Step(name, costs.of([*names, name]), float(group_losses(chosen.labels, mixed).sum()))
+            step = EliminationStep(name, costs.of([*names, name]), float(group_losses(chosen.labels, mixed).sum()))
             offers.append(((score - step.score) / max(step.seconds - costs.of(names), TINY), index, step))
         _, index, step = max(offers, key=lambda offer: offer[0])
         weights[index], score = ensemble.weights[index], step.score

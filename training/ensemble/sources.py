@@ -30,7 +30,7 @@ CHANGED = "was trained with another state of its recipe: make train-all trains i
 
 
 @dataclass(frozen=True)
-class Sources:
+class OutOfFoldSources:
     """Everything that a search is made of."""
 
     folders: list[Path]
@@ -43,7 +43,7 @@ class Sources:
     remarks: list[str]
 
 
-def read_sources(runs: Path, profile: str, names: Sequence[str]) -> Sources:
+def read_sources(runs: Path, profile: str, names: Sequence[str]) -> OutOfFoldSources:
     """The answers of the recipes named, or of all that have some in this profile.
 
     A recipe that cannot be used is left out with a remark, and refused where it was named.  Raises RecipeError for a
@@ -73,7 +73,7 @@ def read_sources(runs: Path, profile: str, names: Sequence[str]) -> Sources:
     answers, remark = usable(answers_of(table))
     unknown = [name for name in tables if name not in recipes]
     strange = f"{', '.join(unknown)}: no recipe of this project, so make package will not take it" if unknown else ""
-    return Sources(
+    return OutOfFoldSources(
         folders=[runs / name / profile for name in tables],
         folds=tuple(sorted({int(fold) for fold in answers.folds})),
         answers=answers,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from kernels.lumbar.answers.localiser_answers import Answer
+from kernels.lumbar.answers.localiser_answers import LocaliserAnswer
 from kernels.lumbar.answers.locate import Located
 from kernels.lumbar.labels import group_of
 from kernels.lumbar.manifest import Artefact, Calibration
@@ -43,7 +43,7 @@ def calibrate(
         replace_json(path, fitted.model_dump(mode="json"))
 
 
-def is_right(answer: Answer, truth: np.ndarray, row: str, answers: str) -> bool:
+def is_right(answer: LocaliserAnswer, truth: np.ndarray, row: str, answers: str) -> bool:
     """Whether a point lies near enough to the annotated one to be called found; of slices, whether the slice does."""
     group = group_of(row)
     if answer.normal is None:

@@ -16,12 +16,12 @@ from kernels.lumbar.answers.ensemble import combine, multipliers_of, shares_of
 from kernels.lumbar.answers.locate import Located
 from kernels.lumbar.answers.spine_shape import Expectation
 from kernels.lumbar.dicom.study import Study
-from kernels.lumbar.inputs.member_inputs import Scene
+from kernels.lumbar.inputs.member_inputs import InputCache
 from kernels.lumbar.manifest import Manifest, Route
 from kernels.lumbar.networks.loading import LoadedMember, load_member
 from kernels.lumbar.networks.weights import WeightsError
 from kernels.lumbar.problems import Problem
-from kernels.lumbar.run.clock import Budget
+from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.device_worker import timed_grade, timed_locate
 
 
@@ -55,14 +55,14 @@ class Predictor:
             except WeightsError as error:
                 self.problems.append(Problem("", artefact.member.name, "member-unusable", str(error)))
 
-    def predict(self, study: Study, budget: Budget, landmarks: Mapping[str, np.ndarray] | None = None) -> Prediction:
+    def predict(self, study: Study, budget: Clock, landmarks: Mapping[str, np.ndarray] | None = None) -> Prediction:
         """Grade one study.  `landmarks` (row name → mm) stand in for the localisers, where the truth is known."""
         weighted: list[tuple[Mapping[str, float], Mapping[str, np.ndarray]]] = []
         answers: dict[str, dict[str, np.ndarray]] = {}
         located: dict[str, Located] = {}
         for route in self.manifest.routes:
             found = located[route.name] = self._locate(study, route, budget, landmarks)
-            scene = Scene([study], [found.points], self.device)
+            scene = InputCache([study], [found.points], self.device)
             for part in route.graders:
                 grader = self.members.get(part.name)
                 if grader is None:
@@ -73,9 +73,7 @@ class Predictor:
         rows, fallen = combine(weighted, manifest.priors, manifest.average, multipliers_of(manifest))
         return Prediction(study.study_id, rows, fallen, located, answers, study.problems)
 
-    def _locate(
-        self, study: Study, route: Route, budget: Budget, landmarks: Mapping[str, np.ndarray] | None
-    ) -> Located:
+    def _locate(self, study: Study, route: Route, budget: Clock, landmarks: Mapping[str, np.ndarray] | None) -> Located:
         if landmarks is not None:
             return Located(dict(landmarks), dict.fromkeys(landmarks, 1.0))
         localisers = [self.members[name] for name in route.localisers if name in self.members]

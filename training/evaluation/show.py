@@ -20,7 +20,7 @@ from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.manifest import Manifest
 from kernels.lumbar.networks.weights import WeightsError, find_manifest, read_manifest
-from kernels.lumbar.run.clock import Budget
+from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.competition import read_series_table
 from training.data.cache.decode import Annotation, lift_all
 from training.data.tables import TablesError, read_tables
@@ -104,7 +104,7 @@ def _located(manifest: Manifest, folder: Path, study: Study) -> dict[str, Locate
     if not predictor.members:
         reasons = "; ".join(problem.detail for problem in predictor.problems) or "it names none"
         raise ShowError(f"{folder} has no usable localiser: {reasons}")
-    return predictor.predict(study, Budget(float("inf"))).located
+    return predictor.predict(study, Clock(float("inf"))).located
 
 
 def localisers_of(manifest: Manifest) -> Manifest:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from kernels.lumbar.answers.ensemble import softmax
 from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.manifest import Artefact, GraderWeight, Manifest, Route
-from kernels.lumbar.run.clock import Budget
+from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.read_ahead import read_ahead
 from kernels.lumbar.run.submission import replace_json
 from training.data import out_of_fold
@@ -62,13 +62,13 @@ def predict_studies(
     series: Mapping[str, Sequence[tuple[str, str]]],
     studies: Sequence[str],
     landmarks: Mapping[str, Mapping[str, np.ndarray]] | None = None,
-    budget: Budget | None = None,
+    budget: Clock | None = None,
 ) -> dict[str, Prediction]:
     """Study → prediction, by the kernel's own code; `landmarks` stand in for the localisers where given.
 
     `budget`: a clock without end, which keeps what everything took.
     """
-    budget = budget or Budget(float("inf"))
+    budget = budget or Clock(float("inf"))
     known = (lambda study: landmarks.get(study, {})) if landmarks is not None else (lambda study: None)
     read = tqdm(read_ahead(images, series, studies, budget), total=len(studies), unit="study", desc="validating")
     return {study.study_id: predictor.predict(study, budget, landmarks=known(study.study_id)) for study in read}
@@ -119,7 +119,7 @@ def validate(
         log.info("%s/%s is validated already", folder.recipe.name, folder.recipe.profile)
         return kept
     frames = []
-    budget = Budget(float("inf"))
+    budget = Clock(float("inf"))
     for fold, manifest in manifests.items():
         predictor = all_of(manifest, folder)
         predictions = predict_studies(predictor, data / "train_images", tables.series, studies[fold], budget=budget)
@@ -177,7 +177,7 @@ def answer_table(
 
 
 def seconds_of(
-    located: str, members: Sequence[MemberRecipe], folds: Sequence[int], budget: Budget
+    located: str, members: Sequence[MemberRecipe], folds: Sequence[int], budget: Clock
 ) -> dict[str, dict[str, float]]:
     """Measured seconds a study, with TTA: of each grader, and of reading and of all localisers together."""
     costs: dict[str, dict[str, float]] = {"members": {}, "located": {located: budget.mean_s("read")}}

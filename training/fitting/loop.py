@@ -16,8 +16,8 @@ from torch import nn
 from tqdm import tqdm
 
 from training.data.samples.batch import Samples
-from training.fitting.time_limit import Clock, OutOfTime
-from training.fitting.training_run import LOOK_EVERY, Run
+from training.fitting.time_limit import OutOfTime, TimeLimit
+from training.fitting.training_run import LOOK_EVERY, TrainingRun
 from training.recipe.schema import MemberRecipe
 
 from . import FitError, checkpoint
@@ -25,7 +25,7 @@ from .curves import EpochRecord, draw_curves, write_history
 from .device import Device, deterministic, device_of
 from .randomness import seed_everything
 from .scalars import Scalars
-from .stop import Stop, Stopped, stop_on_sigterm
+from .stop import Stop, StoppedBySignal, stop_on_sigterm
 
 __all__ = ["CHECKPOINT", "FitError", "FitResult", "fit"]
 
@@ -57,14 +57,14 @@ def fit(
     seed: int,
     initial: dict[str, torch.Tensor] | None = None,
     only: Sequence[str] = (),
-    clock: Clock | None = None,
+    clock: TimeLimit | None = None,
 ) -> FitResult:
     """Fit a member, or continue where a killed run of the same recipe and seed left `out`.
 
     `initial`: weights of the same network to start from, in place of published ones of its encoder.  `only`: names of
     its modules that are begun anew and fitted; all others stay as they are.  `clock`: asked before every epoch.
     Writes checkpoint.pt, history.csv and its TensorBoard twin each epoch, and curves.png at the end.  On SIGTERM the
-    step is ended, checkpoint.pt written, and Stopped raised.
+    step is ended, checkpoint.pt written, and StoppedBySignal raised.
     Raises FitError for a loss that is not finite, CheckpointError for a checkpoint that cannot be continued, OutOfTime.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,9 @@ def fit(
     saved = checkpoint.load(out / CHECKPOINT, identity)
     seed_everything(seed, 0)
     with deterministic(optimisation.deterministic), stop_on_sigterm() as stop, Scalars(out) as scalars:
-        run = Run(recipe, samples, shared, pretrained=saved is None and initial is None, initial=initial, only=only)
+        run = TrainingRun(
+            recipe, samples, shared, pretrained=saved is None and initial is None, initial=initial, only=only
+        )
         if saved is not None:
             run.restore(saved)
             if shared.first and run.history:  # a kill may have come between the two files
@@ -95,7 +97,9 @@ def fit(
             def stop_if_asked(step: int) -> None:
                 if _is_asked(stop, shared, step, steps):
                     save()
-                    raise Stopped(f"{name} was stopped after step {step} of {total}; the same command goes on there")
+                    raise StoppedBySignal(
+                        f"{name} was stopped after step {step} of {total}; the same command goes on there"
+                    )
 
             for epoch in range(done + 1, optimisation.epochs + 1):
                 _ask(clock, shared, run.history)
@@ -119,7 +123,7 @@ def _is_asked(stop: Stop, device: Device, step: int, steps: int) -> bool:
     return (step % steps % LOOK_EVERY == 0) and any(device.gather(stop.asked))
 
 
-def _ask(clock: Clock | None, device: Device, history: Sequence[EpochRecord]) -> None:
+def _ask(clock: TimeLimit | None, device: Device, history: Sequence[EpochRecord]) -> None:
     """Raises OutOfTime in all processes where the clock of one says so."""
     late = False
     try:

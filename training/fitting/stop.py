@@ -11,7 +11,7 @@ from types import FrameType
 from training.fitting.time_limit import OutOfTime
 
 
-class Stopped(OutOfTime):
+class StoppedBySignal(OutOfTime):
     """SIGTERM came: all that was done is in the checkpoint, and the same command goes on from there."""
 
 

@@ -11,7 +11,7 @@ class OutOfTime(Exception):
     """The session ends here, between two epochs; the next one goes on from the checkpoint."""
 
 
-class Clock:
+class TimeLimit:
     """Says before every epoch whether it would still end in time."""
 
     # Share of the limit that is kept back for export and validation, which follow the last epoch and are not cut.

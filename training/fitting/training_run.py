@@ -30,7 +30,7 @@ GRADIENT_NORM = 1.0
 LOOK_EVERY = 20
 
 
-class Run:
+class TrainingRun:
     """A network, its optimiser and their history, alike in all processes of `device`.
 
     Every process sees every batch and learns from its part of it, so that as many devices as one likes give the weights

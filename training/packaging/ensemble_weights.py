@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from kernels.lumbar.labels import UNITS, group_of, row_of
 from kernels.lumbar.manifest import Factor, GraderWeight, Route
 from kernels.lumbar.specs import Group, Spec
-from training.packaging.packs import Run, UnusableRun
+from training.packaging.packs import TrainedMember, UnusableRun
 from training.recipe.messages import told
 
 ALL_GROUPS: tuple[Group, ...] = get_args(Group)
@@ -74,7 +74,7 @@ def read_ensemble(path: Path) -> FoundEnsemble:
         raise UnusableRun(f"{path}: {problems[0]}{more}; make ensemble writes it anew") from error
 
 
-def chosen_runs(runs: Mapping[str, Sequence[Run]], found: FoundEnsemble) -> dict[str, list[Run]]:
+def chosen_runs(runs: Mapping[str, Sequence[TrainedMember]], found: FoundEnsemble) -> dict[str, list[TrainedMember]]:
     """The runs of each recipe that take part: graders with a weight, and the localisers of their recipe.
 
     Raises UnusableRun where the ensemble names what is not there, or weighs a grader where it is silent.
@@ -93,7 +93,7 @@ def chosen_runs(runs: Mapping[str, Sequence[Run]], found: FoundEnsemble) -> dict
     return chosen
 
 
-def _check_grades(run: Run, name: str, found: FoundEnsemble) -> None:
+def _check_grades(run: TrainedMember, name: str, found: FoundEnsemble) -> None:
     member = run.recipe.member
     graded = {group_of(row_of(target, unit)) for unit in UNITS[member.unit] for target in member.targets}
     for group, weight in found.weights[name].items():
@@ -104,7 +104,9 @@ def _check_grades(run: Run, name: str, found: FoundEnsemble) -> None:
             )
 
 
-def weighted(routes: Sequence[Route], runs: Mapping[str, Sequence[Run]], found: FoundEnsemble) -> tuple[Route, ...]:
+def weighted(
+    routes: Sequence[Route], runs: Mapping[str, Sequence[TrainedMember]], found: FoundEnsemble
+) -> tuple[Route, ...]:
     """The routes, one a recipe, with the found weights, in the found order.  A model's folds share its weight."""
     order = {name: place for place, name in enumerate(found.order)}
     models = _models(runs)
@@ -121,7 +123,7 @@ def weighted(routes: Sequence[Route], runs: Mapping[str, Sequence[Run]], found: 
     return tuple(sorted(new, key=lambda route: order[models[route.graders[0].name]]))
 
 
-def order_of(runs: Mapping[str, Sequence[Run]], found: FoundEnsemble) -> tuple[str, ...]:
+def order_of(runs: Mapping[str, Sequence[TrainedMember]], found: FoundEnsemble) -> tuple[str, ...]:
     """The graders' names as they should run: the first folds of all models in the found order, then the second …"""
     by_model: dict[str, list[str]] = {model: [] for model in found.order}
     for name, model in _models(runs).items():
@@ -131,11 +133,11 @@ def order_of(runs: Mapping[str, Sequence[Run]], found: FoundEnsemble) -> tuple[s
     return tuple(name for _, name in sorted(ranked, key=lambda one: one[0]))
 
 
-def _models(runs: Mapping[str, Sequence[Run]]) -> dict[str, str]:
+def _models(runs: Mapping[str, Sequence[TrainedMember]]) -> dict[str, str]:
     """Name of each run's member in a manifest → "located/member" of the search."""
     pairs = [(recipe, run) for recipe, its in runs.items() for run in its]
     return {run.artefact.member.name: f"{recipe}/{run.recipe.pooled_as}" for recipe, run in pairs}
 
 
-def _is_localiser(run: Run) -> bool:
+def _is_localiser(run: TrainedMember) -> bool:
     return run.recipe.member.role == "localiser"

@@ -31,7 +31,7 @@ class UnusableRun(Exception):
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainedMember:
     """One finished network: what the recipe says of it, what its export says of it, and where its weights lie."""
 
     recipe: MemberRecipe
@@ -39,7 +39,7 @@ class Run:
     weights: Path
 
 
-def collect(folder: RunFolder, folds: Sequence[int], allow_partial: bool) -> list[Run]:
+def collect(folder: RunFolder, folds: Sequence[int], allow_partial: bool) -> list[TrainedMember]:
     """The finished runs of a recipe in some folds, in the recipe's order.  Raises UnusableRun naming the others."""
     wanted = [
         (entry, fold)
@@ -47,7 +47,7 @@ def collect(folder: RunFolder, folds: Sequence[int], allow_partial: bool) -> lis
         for fold in folds
         if entry.is_trained_in(fold) and fold in (folder.recipe.packed_folds(entry.member.name) or folds)
     ]
-    found: list[Run] = []
+    found: list[TrainedMember] = []
     missing: list[str] = []
     changed: list[str] = []
     for entry, fold in wanted:
@@ -82,7 +82,7 @@ def is_done(folder: Path) -> bool:
     return (folder / "done.json").is_file()
 
 
-def routes_of(runs: Mapping[str, Sequence[Run]], locate: Located) -> tuple[Route, ...]:
+def routes_of(runs: Mapping[str, Sequence[TrainedMember]], locate: Located) -> tuple[Route, ...]:
     """How the localisers and graders of several recipes (by name) work together.  Raises UnusableRun.
 
     own: each recipe's graders look where its own localisers point.  together: all graders look where all localisers
@@ -108,16 +108,16 @@ def routes_of(runs: Mapping[str, Sequence[Run]], locate: Located) -> tuple[Route
     return tuple(_route(f"{name}_at_{finder}", localisers[finder], graders[name]) for finder, name in pairs)
 
 
-def _with_role(runs: Sequence[Run], role: str) -> list[Run]:
+def _with_role(runs: Sequence[TrainedMember], role: str) -> list[TrainedMember]:
     return [run for run in runs if run.recipe.member.role == role]
 
 
-def _route(name: str, localisers: Sequence[Run], graders: Sequence[Run]) -> Route:
+def _route(name: str, localisers: Sequence[TrainedMember], graders: Sequence[TrainedMember]) -> Route:
     runs = [*localisers, *graders]
     return route_of(name, [run.artefact for run in runs], [run.recipe for run in runs])
 
 
-def read_run(folder: Path, recipe: MemberRecipe) -> Run | None:
+def read_run(folder: Path, recipe: MemberRecipe) -> TrainedMember | None:
     """A finished run, or None where it is not finished or was made by another state of the recipe.
 
     Raises UnusableRun where the run says that it is done and is not.
@@ -134,10 +134,10 @@ def read_run(folder: Path, recipe: MemberRecipe) -> Run | None:
     weights = folder / artefact.weights.file
     if not weights.is_file():
         raise UnusableRun(f"{folder} says that it is done, but has no {artefact.weights.file}")
-    return Run(recipe, artefact, weights)
+    return TrainedMember(recipe, artefact, weights)
 
 
-def pack(runs: Sequence[Run], folder: Path, pack_bytes: int = PACK_BYTES) -> list[Artefact]:
+def pack(runs: Sequence[TrainedMember], folder: Path, pack_bytes: int = PACK_BYTES) -> list[Artefact]:
     """Lay all weights end to end in weights-<n>.bin; returns the artefacts with file and offset in their packs.
 
     Raises UnusableRun for weights that are not the bytes their artefact speaks of.
@@ -157,9 +157,9 @@ def pack(runs: Sequence[Run], folder: Path, pack_bytes: int = PACK_BYTES) -> lis
     return packed
 
 
-def _groups(runs: Sequence[Run], pack_bytes: int) -> list[list[Run]]:
+def _groups(runs: Sequence[TrainedMember], pack_bytes: int) -> list[list[TrainedMember]]:
     """Consecutive runs, as many as fit a pack; a larger one has a pack of its own."""
-    groups: list[list[Run]] = []
+    groups: list[list[TrainedMember]] = []
     size = pack_bytes
     for run in runs:
         if size + run.artefact.weights.bytes > pack_bytes:
@@ -170,7 +170,7 @@ def _groups(runs: Sequence[Run], pack_bytes: int) -> list[list[Run]]:
     return groups
 
 
-def _checked_bytes(run: Run) -> bytes:
+def _checked_bytes(run: TrainedMember) -> bytes:
     data = run.weights.read_bytes()
     said = run.artefact.weights
     if len(data) != said.bytes or hashlib.sha256(data).hexdigest() != said.sha256:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from .study import Order, Study, make_study
+from .study import PhantomStudy, StudyOrder, make_study
 from .tables import LAST_TABLE, write_competition_tables, write_truth
 
 _SERIES_AT_MOST = 8
@@ -32,9 +32,9 @@ class Options:
     scale: float = 1.0
 
 
-def order_studies(folder: Path, options: Options) -> tuple[list[Order], list[Order]]:
+def order_studies(folder: Path, options: Options) -> tuple[list[StudyOrder], list[StudyOrder]]:
     """Orders for the train and the test studies, each in ascending order of study id."""
-    splits: list[list[Order]] = []
+    splits: list[list[StudyOrder]] = []
     counts = (options.train, options.test)
     rng = np.random.default_rng((options.seed, 7))
     width = 1 + _SERIES_AT_MOST
@@ -42,7 +42,7 @@ def order_studies(folder: Path, options: Options) -> tuple[list[Order], list[Ord
     for number, (split, count) in enumerate(zip(_SPLITS, counts, strict=True)):
         rows = ids[:count] if number == 0 else ids[counts[0] :]
         orders = [
-            Order(
+            StudyOrder(
                 folder=folder / f"{split}_images" / str(row[0]),
                 study_id=int(row[0]),
                 series_ids=tuple(int(value) for value in row[1:]),
@@ -86,7 +86,7 @@ def _begin(folder: Path, options: Options, keep: bool) -> bool:
     return False
 
 
-def _make_all(orders: list[Order], jobs: int) -> list[Study]:
+def _make_all(orders: list[StudyOrder], jobs: int) -> list[PhantomStudy]:
     progress = {"total": len(orders), "unit": "study", "desc": "phantom"}
     if jobs == 1:
         return [make_study(order) for order in tqdm(orders, **progress)]  # type: ignore[call-overload]

@@ -19,7 +19,7 @@ from .severity import Severity, sample_severity
 
 
 @dataclass(frozen=True)
-class Order:
+class StudyOrder:
     """A study to be made: its folder, its ids (enough for all its series) and what decides its content."""
 
     folder: Path
@@ -30,7 +30,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Study:
+class PhantomStudy:
     """All that is known of a study but its pixels; landmarks (25, 3) in patient mm, graded (25,)."""
 
     severity: Severity
@@ -41,7 +41,7 @@ class Study:
     clicks: list[Click]
 
 
-def sample_study(seed: tuple[int, ...], scale: float) -> Study:
+def sample_study(seed: tuple[int, ...], scale: float) -> PhantomStudy:
     """The study of a seed; its narrowing and anatomy do not depend on the scale of the images."""
     severity = sample_severity(np.random.default_rng((*seed, 0)))
     anatomy = sample_anatomy(np.random.default_rng((*seed, 1)), severity)
@@ -49,10 +49,10 @@ def sample_study(seed: tuple[int, ...], scale: float) -> Study:
     plans = [*sample_sagittal(rng, anatomy, scale), *sample_axial(rng, anatomy, scale)]
     landmarks = anatomy.landmarks()
     graded, clicks = annotate(np.random.default_rng((*seed, 3)), plans, landmarks)
-    return Study(severity, anatomy, plans, landmarks, graded, clicks)
+    return PhantomStudy(severity, anatomy, plans, landmarks, graded, clicks)
 
 
-def make_study(order: Order) -> Study:
+def make_study(order: StudyOrder) -> PhantomStudy:
     """Sample a study and write its DICOM files to `folder/<series>/<instance>.dcm`.
 
     The folder appears when all its files are there; one that is there already is left as it is.

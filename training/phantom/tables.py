@@ -10,9 +10,9 @@ import pandas as pd
 
 from kernels.lumbar.labels import CONDITIONS, LEVELS, ROWS, SEVERITIES, SEVERITY_WEIGHTS
 
-from .study import Order, Study
+from .study import PhantomStudy, StudyOrder
 
-Made = list[tuple[Order, Study]]
+Made = list[tuple[StudyOrder, PhantomStudy]]
 
 LAST_TABLE = "sample_submission.csv"
 """The table that is written last: where it is, the data set is complete."""

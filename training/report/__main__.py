@@ -19,7 +19,7 @@ from training.data.out_of_fold import OutOfFoldError
 from training.ensemble.search import SearchError
 from training.report.details import calibration, cases, gain, localisation
 from training.report.ensemble_file import ReportError
-from training.report.finished_runs import Network, Run, Sources, read_sources
+from training.report.finished_runs import RecipeRun, ReportSources, TrainedNetwork, read_sources
 from training.report.page import Html, Section, details, joined, note, page, paragraph, table, tag
 from training.report.predictions import predicted_from
 from training.report.sections import NOT_TOLD, conditions, folds, headline, systems
@@ -28,7 +28,7 @@ from training.runs import git_commit
 COMMIT_LETTERS, FINGERPRINT_LETTERS = 12, 16
 
 
-def report(sources: Sources, data: Path | None, worst_rows: int) -> str:
+def report(sources: ReportSources, data: Path | None, worst_rows: int) -> str:
     """The page.  `data`: the folder that the runs were trained on, for pictures and to tell phantoms from patients."""
     own = predicted_from(sources, data)
     recipes = ", ".join(run.name for run in sources.runs)
@@ -39,7 +39,7 @@ def report(sources: Sources, data: Path | None, worst_rows: int) -> str:
     return page("Report of finished runs", introduction, parts)
 
 
-def provenance(sources: Sources) -> Section:
+def provenance(sources: ReportSources) -> Section:
     """What made the networks."""
     rows = [[run.name, *_made_of(run.networks), run.average] for run in sources.runs]
     headings = ["recipe", "networks", "folds", "commit", "torch", "data fingerprint", "averages"]
@@ -52,7 +52,7 @@ def provenance(sources: Sources) -> Section:
     return Section("Provenance", joined(content))
 
 
-def _made_of(networks: Sequence[Network]) -> list[str]:
+def _made_of(networks: Sequence[TrainedNetwork]) -> list[str]:
     made = [one.provenance for one in networks]
     commits = sorted({_commit(one.git_commit) for one in made})
     prints = sorted({one.data_fingerprint[:FINGERPRINT_LETTERS] for one in made})
@@ -64,9 +64,9 @@ def _commit(name: str) -> str:
     return name[:COMMIT_LETTERS] + ("+" if name.endswith("+") else "")
 
 
-def _recipe(run: Run) -> Html:
+def _recipe(run: RecipeRun) -> Html:
     """The resolved recipe of each network, once for all folds."""
-    first: dict[str, Network] = {}
+    first: dict[str, TrainedNetwork] = {}
     for network in run.networks:
         first.setdefault(network.member, network)
     if not first:

@@ -22,9 +22,9 @@ from training.evaluation.localiser_findings import level_of
 from training.evaluation.overlays import KIND_TITLES, level_text
 from training.evaluation.show import ShowError, known_landmarks, open_study
 from training.evaluation.truth import TruthError
-from training.report.figures import Mark, crop_figure
+from training.report.figures import Marker, crop_figure
 from training.report.localisation import Looking
-from training.report.page import Image
+from training.report.page import ReportImage
 
 # As the recipes cut their crops.
 SIZE_MM, SIZE_PX, SLICES = 50.0, 160, 3
@@ -36,7 +36,7 @@ NEAR_SLICE = 0.75
 class Picture:
     """A landmark's surroundings."""
 
-    image: Image | None
+    image: ReportImage | None
     words: str
     """What is seen, or why nothing is."""
     misses: dict[str, str] = field(default_factory=dict)
@@ -104,7 +104,7 @@ def row_text(row: str) -> str:
     return f"{row.removesuffix(f'_{level}').replace('_', ' ')} {level_text(level)}"
 
 
-def _drawn(study: Study, view: View, point_mm: np.ndarray, looked: Mapping[str, np.ndarray]) -> Image:
+def _drawn(study: Study, view: View, point_mm: np.ndarray, looked: Mapping[str, np.ndarray]) -> ReportImage:
     middle = view.planes[len(view.planes) // 2]
     at_row, at_column, _ = middle.to_pixel(point_mm)
     plane, pixels = _whole(study, view.series_id, middle)
@@ -117,7 +117,7 @@ def _drawn(study: Study, view: View, point_mm: np.ndarray, looked: Mapping[str, 
     return crop_figure(pixels, outline, aspect, view.pixels, place, SIZE_MM, marks)
 
 
-def _mark(name: str, point: np.ndarray, whole: Plane, crops: Sequence[Plane]) -> Mark:
+def _mark(name: str, point: np.ndarray, whole: Plane, crops: Sequence[Plane]) -> Marker:
     """A point on the whole slice, and on the crop whose slice it is nearest to, unless it lies beside all of them."""
     row, column, _ = (float(one) for one in whole.to_pixel(point))
     places = [[float(one) for one in crop.to_pixel(point)] for crop in crops]
@@ -125,7 +125,7 @@ def _mark(name: str, point: np.ndarray, whole: Plane, crops: Sequence[Plane]) ->
     gap = abs(float(crops[0].to_pixel(crops[1].to_patient(0, 0))[2])) if len(crops) > 1 else math.inf
     its_row, its_column, away = places[nearest]
     seen = abs(away) <= gap * NEAR_SLICE and 0 <= its_row < SIZE_PX and 0 <= its_column < SIZE_PX
-    return Mark(name, (row, column), (nearest, its_row, its_column) if seen else None)
+    return Marker(name, (row, column), (nearest, its_row, its_column) if seen else None)
 
 
 def _whole(study: Study, series_id: str, crop: Plane) -> tuple[Plane, np.ndarray]:

@@ -18,7 +18,7 @@ from training.evaluation.overlays import KIND_TITLES
 from training.report.cases import picture_of, row_text
 from training.report.ensemble_file import Found
 from training.report.figures import gain_figure, reliability_figure, severity_text
-from training.report.finished_runs import Sources
+from training.report.finished_runs import ReportSources
 from training.report.localisation import Looking
 from training.report.numbers import Case, confusion, reliability, worst
 from training.report.page import Html, Section, figure, joined, paragraph, shaded, table, tag, with_small
@@ -120,7 +120,7 @@ def _search(found: Found) -> list[Html]:
     ]
 
 
-def localisation(sources: Sources) -> Section:
+def localisation(sources: ReportSources) -> Section:
     """What localisers miss by on held-out studies."""
     rows = []
     for run in sources.runs:

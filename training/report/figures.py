@@ -22,7 +22,7 @@ from kernels.lumbar.labels import GROUPS, SEVERITIES
 from training.ensemble.search import Step
 from training.evaluation.overlays import ROUTE_COLOURS, TRUE_COLOUR
 from training.report.numbers import Bin
-from training.report.page import Image
+from training.report.page import ReportImage
 
 # Okabe and Ito's colours, which the colour-blind tell apart; shapes say the same.
 COLOURS = ("#0072b2", "#e69f00", "#cc3d00", "#009e73", "#cc79a7", "#56b4e9", "#000000")
@@ -41,7 +41,7 @@ def severity_text(severity: str) -> str:
     return severity.replace("_", "/")
 
 
-def reliability_figure(curves: Mapping[tuple[str, str], Sequence[Bin]]) -> Image:
+def reliability_figure(curves: Mapping[tuple[str, str], Sequence[Bin]]) -> ReportImage:
     """(group, severity) → bins: observed over predicted share, and beneath it how many rows each bin has."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
@@ -73,7 +73,7 @@ def _draw_reliability(curve: Axes, counts: Axes, bins: Mapping[str, Sequence[Bin
     counts.set(yscale="log", xlabel="predicted probability", ylim=(0.7, None))
 
 
-def folds_figure(scores: Mapping[str, Mapping[int, float]]) -> Image:
+def folds_figure(scores: Mapping[str, Mapping[int, float]]) -> ReportImage:
     """Name → fold → score: a column of marks for each fold."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7.4, 3.4), layout="constrained")
@@ -88,7 +88,7 @@ def folds_figure(scores: Mapping[str, Mapping[int, float]]) -> Image:
         return _svg(figure)
 
 
-def gain_figure(steps: Sequence[Step]) -> Image:
+def gain_figure(steps: Sequence[Step]) -> ReportImage:
     """The score after each member, by its number; what comes before the first lies far above, and is left out."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7.4, 3.6), layout="constrained")
@@ -117,7 +117,7 @@ def apart(places: np.ndarray, distance: float) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Mark:
+class Marker:
     """Where someone looked."""
 
     name: str
@@ -134,8 +134,8 @@ def crop_figure(
     crops: np.ndarray,
     mark: tuple[float, float],
     size_mm: float,
-    looked: Sequence[Mark] = (),
-) -> Image:
+    looked: Sequence[Marker] = (),
+) -> ReportImage:
     """A slice (H, W), its pixels `aspect` times as high as wide, with the outline (4, 2) of the crop in its rows and
     columns; then the crops (slice, H, W) of size_mm, the middle one ringed at `mark`; crosses where one `looked`."""
     with plt.rc_context(STYLE):
@@ -157,7 +157,7 @@ def crop_figure(
         return _saved(figure, "png", dpi=110)
 
 
-def _draw_marks(axes: Sequence[Axes], looked: Sequence[Mark]) -> None:
+def _draw_marks(axes: Sequence[Axes], looked: Sequence[Marker]) -> None:
     """A colour and a shape for each who looked, on the whole slice and on the crop that shows the point."""
     for axis in axes:
         axis.set_autoscale_on(False)
@@ -171,12 +171,12 @@ def _draw_marks(axes: Sequence[Axes], looked: Sequence[Mark]) -> None:
             axes[panel + 1].plot(column, row, markersize=9, **style)  # type: ignore[arg-type]
 
 
-def _svg(figure: Figure) -> Image:
+def _svg(figure: Figure) -> ReportImage:
     return _saved(figure, "svg+xml", format="svg", metadata={"Date": None})
 
 
-def _saved(figure: Figure, kind: str, **options: object) -> Image:
+def _saved(figure: Figure, kind: str, **options: object) -> ReportImage:
     stream = io.BytesIO()
     figure.savefig(stream, **options)  # type: ignore[arg-type]
     plt.close(figure)
-    return Image(stream.getvalue(), f"image/{kind}")
+    return ReportImage(stream.getvalue(), f"image/{kind}")

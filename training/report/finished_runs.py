@@ -27,7 +27,7 @@ PLAIN = np.ones((len(GROUPS), 3))
 
 
 @dataclass(frozen=True)
-class Network:
+class TrainedNetwork:
     """A finished network of one fold."""
 
     member: str
@@ -41,24 +41,24 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Run:
+class RecipeRun:
     """RUNS/<recipe>/<profile>."""
 
     name: str
     average: Average
     """How the recipe averages its graders."""
-    networks: tuple[Network, ...]
+    networks: tuple[TrainedNetwork, ...]
     localisers: dict[int, dict[str, LandmarkError]]
     """Fold → view → what its localisers miss by."""
 
 
 @dataclass(frozen=True)
-class Sources:
+class ReportSources:
     """Everything that the report is made of, but for images."""
 
     folder: Path
     profile: str
-    runs: tuple[Run, ...]
+    runs: tuple[RecipeRun, ...]
     answers: Answers
     owners: dict[str, str]
     """Member of `answers` → its recipe."""
@@ -75,7 +75,7 @@ class Sources:
         """The one that was found, or the simple mean of all members."""
         return self.found.ensemble if self.found else simple_mean(self.answers, self.rule)
 
-    def system(self, run: Run) -> tuple[Ensemble, Rule]:
+    def system(self, run: RecipeRun) -> tuple[Ensemble, Rule]:
         """A recipe's graders with its own weights (equal ones where no network says them), averaged its own way."""
         names = tuple(name for name in self.answers.members if self.owners[name] == run.name)
         own = {one.pooled_as: one.weight for one in run.networks if one.role == "grader"}
@@ -86,7 +86,7 @@ class Sources:
         )
 
 
-def read_sources(runs: Path, profile: str, recipes: Sequence[str], ensemble: Path | None) -> Sources:
+def read_sources(runs: Path, profile: str, recipes: Sequence[str], ensemble: Path | None) -> ReportSources:
     """Read the finished runs of a profile.  `ensemble`: None = RUNS/ensemble.json, if it is there and fits.
 
     Raises ReportError; SearchError or OutOfFoldError for answers, priors and seconds that cannot be used.
@@ -98,7 +98,7 @@ def read_sources(runs: Path, profile: str, recipes: Sequence[str], ensemble: Pat
     priors = read_priors([folder.parent / "priors.json" for folder in folders])
     found, stand_in = find_ensemble(runs, ensemble, answers, priors)
     costs, uncosted = read_costs([folder / "seconds.json" for folder in folders], answers.members)
-    return Sources(
+    return ReportSources(
         folder=runs,
         profile=profile,
         runs=tuple(_run(folder) for folder in folders),
@@ -148,7 +148,7 @@ def _recipe_of(folder: Path) -> Recipe | None:
         return None
 
 
-def _run(folder: Path) -> Run:
+def _run(folder: Path) -> RecipeRun:
     name = folder.parent.name
     recipe = _recipe_of(folder)
     average: Average = recipe.average if recipe else "logits"
@@ -160,16 +160,16 @@ def _run(folder: Path) -> Run:
             errors[int(path.stem.partition("_fold")[2])] = {view: LandmarkError(**one) for view, one in kept.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ReportError(f"{path} does not hold errors by view: {error!r}") from error
-    return Run(name, average, networks, dict(sorted(errors.items())))
+    return RecipeRun(name, average, networks, dict(sorted(errors.items())))
 
 
-def _network(folder: Path) -> Network:
+def _network(folder: Path) -> TrainedNetwork:
     path, text = folder / "artefact.json", folder / "recipe.resolved.yaml"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         provenance = Provenance.model_validate(content["provenance"])
         resolved = provenance.resolved_recipe
-        return Network(
+        return TrainedNetwork(
             folder.parent.name,
             str(content["member"]["role"]),
             str(resolved.get("model") or folder.parent.name),

@@ -10,7 +10,7 @@ import torch
 
 from kernels.lumbar.answers.locate import Located
 from kernels.lumbar.dicom.study import Study
-from kernels.lumbar.run.clock import Budget
+from kernels.lumbar.run.clock import Clock
 from training.evaluation.predictor import Predictor
 from training.evaluation.validate import fold_manifest
 from training.packaging.packs import UnusableRun, read_run
@@ -33,7 +33,7 @@ class Looking:
             found: dict[str, Located] = {}
             for recipe in self._recipes:
                 if (predictor := self._predictor(recipe, fold)) is not None:
-                    found |= predictor.predict(study, Budget(float("inf"))).located
+                    found |= predictor.predict(study, Clock(float("inf"))).located
             self._found[study.study_id] = found
         return self._found[study.study_id]
 

@@ -118,7 +118,7 @@ def _cell(content: str) -> Html:
 
 
 @dataclass(frozen=True)
-class Image:
+class ReportImage:
     """A picture as a file's content."""
 
     content: bytes
@@ -126,7 +126,7 @@ class Image:
     """image/png or image/svg+xml."""
 
 
-def figure(image: Image, says: str, caption: str = "") -> Html:
+def figure(image: ReportImage, says: str, caption: str = "") -> Html:
     """A picture within the page; `says`: what those hear who cannot see it."""
     data = base64.b64encode(image.content).decode()
     picture = Html(f'<img src="data:{image.kind};base64,{data}" alt="{escape(says)}">')

@@ -11,14 +11,14 @@ import numpy as np
 from training.ensemble.crossfit import CrossFit, cross_fit
 from training.ensemble.search import Step, run_order
 from training.evaluation.metric import pooled
-from training.report.finished_runs import Sources
+from training.report.finished_runs import ReportSources
 
 
 @dataclass(frozen=True)
 class Predicted:
     """The sources, and what follows from them for every study."""
 
-    sources: Sources
+    sources: ReportSources
     data: Path | None
     ensemble: np.ndarray
     """(N, 25, 3) probabilities, of each study by weights that were fitted on others."""
@@ -40,7 +40,7 @@ class Predicted:
         return "the ensemble" if self.sources.found else "the simple mean of all members"
 
 
-def predicted_from(sources: Sources, data: Path | None) -> Predicted:
+def predicted_from(sources: ReportSources, data: Path | None) -> Predicted:
     """Predict every study by the ensemble, by each recipe and by the priors."""
     answers = sources.answers
     systems = {}
@@ -58,7 +58,7 @@ def predicted_from(sources: Sources, data: Path | None) -> Predicted:
     return Predicted(sources, data, honest.predicted, priors, systems, steps)
 
 
-def _steps(sources: Sources, honest: CrossFit, order: Sequence[str]) -> list[Step]:
+def _steps(sources: ReportSources, honest: CrossFit, order: Sequence[str]) -> list[Step]:
     ran = [order[: count + 1] for count in range(len(order))]
     return [
         Step(names[-1], sources.costs.of(names), pooled(sources.answers.labels, honest.of(names)).final)

@@ -24,7 +24,7 @@ from training.recipe.schema import RecipeError
 from training.recipe.selection import add_order
 from training.workflow.engine import ExecutorError, Ways, profile_of, run, slots_of
 from training.workflow.gpus import gpus_here
-from training.workflow.grid import PATHS, Grid, Order, make_grid, own_folder, read_grid
+from training.workflow.grid import PATHS, Grid, GridOrder, make_grid, own_folder, read_grid
 from training.workflow.plan_and_status import plan_of, status_of
 
 
@@ -71,7 +71,7 @@ def _do(options: argparse.Namespace, further: Sequence[str]) -> int:
         return 0
     if options.jobs < 1:
         raise RecipeError(f"JOBS is the number of jobs at a time, 1 or more, not {options.jobs}")
-    order = Order.model_validate(
+    order = GridOrder.model_validate(
         {
             **{name: value.resolve() if (value := getattr(options, name)) else None for name in PATHS},
             **{

@@ -21,7 +21,7 @@ from training.workflow.costs import Costs, told
 from training.workflow.gpus import GPUS
 from training.workflow.grid import Grid, Step, keep_grid, remember_grid
 from training.workflow.plan_and_status import todo_of
-from training.workflow.staleness import Books
+from training.workflow.staleness import Staleness
 from training.workflow.step import RUN, STOPPED, WARM
 from training.workflow.step_journal import is_running, read_entry
 
@@ -56,13 +56,13 @@ class ExecutorError(Exception):
 def run(grid: Grid, ways: Ways) -> int:
     """Do all that is to be done: 0, 1 where a job failed, 3 where it was told to stop.
 
-    Raises BusyError, ExecutorError, and as Books does.
+    Raises BusyError, ExecutorError, and as Staleness does.
     """
     order = grid.order
     if ways.executor is not None:
         profile_of(ways.executor)
     with alone(order.runs) as lock:
-        todo = todo_of(grid, Books(grid).verdicts())
+        todo = todo_of(grid, Staleness(grid).verdicts())
         if not todo:
             remember_grid(grid)
             sys.stdout.write(f"nothing is to be done: all {len(grid.steps)} jobs are finished\n")

@@ -20,7 +20,7 @@ KINDS = ("prepare", "localiser", "errors", "grader", "validate", "ensemble", "pa
 TRAININGS = ("localiser", "grader")
 
 
-class Order(Spec):
+class GridOrder(Spec):
     """What a command line asks for; all paths are absolute, as steps may run on other machines."""
 
     data: Path
@@ -62,7 +62,7 @@ class Step:
 class Grid:
     """An order with its recipes as they stood when it was given: what changes in them later is of the next run."""
 
-    order: Order
+    order: GridOrder
     recipes: dict[str, Recipe]
     folds: dict[str, tuple[int, ...]]
     todo: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -146,7 +146,7 @@ def own_folder(runs: Path) -> Path:
     return runs / ".workflow"
 
 
-def make_grid(order: Order) -> Grid:
+def make_grid(order: GridOrder) -> Grid:
     """The grid that is asked for.  Raises RecipeError."""
     refuse_braces(order.runs)
     names = names_of(order.recipes)
@@ -192,7 +192,7 @@ def keep_grid(grid: Grid) -> Path:
 def read_grid(path: Path) -> Grid:
     """The grid that `keep_grid` wrote."""
     document: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    order = Order.model_validate(document["order"])
+    order = GridOrder.model_validate(document["order"])
     recipes = {name: Recipe.model_validate(one) for name, one in document["recipes"].items()}
     folds = {name: tuple(one) for name, one in document["folds"].items()}
     todo = {name: tuple(needs) for name, needs in document["todo"].items()}

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from training.locks import is_busy
 from training.workflow.costs import Costs, epochs_of, told
 from training.workflow.grid import TRAININGS, Grid, Step
-from training.workflow.staleness import Books, Verdict, history_of
+from training.workflow.staleness import Staleness, Verdict, history_of
 from training.workflow.step_journal import is_running, read_entry
 
 # What a network's validation is told by: its loss, and of localisers the pixels that it misses by.
@@ -25,7 +25,7 @@ def todo_of(grid: Grid, verdicts: Mapping[str, Verdict]) -> dict[str, tuple[str,
 
 def plan_of(grid: Grid, slots: int) -> str:
     """What would run, why, and how long it would take."""
-    verdicts = Books(grid).verdicts()
+    verdicts = Staleness(grid).verdicts()
     todo, costs = todo_of(grid, verdicts), Costs(grid)
     if not todo:
         return f"nothing is to be done: all {len(verdicts)} jobs are finished"
@@ -43,7 +43,7 @@ def plan_of(grid: Grid, slots: int) -> str:
 
 def status_of(grid: Grid) -> str:
     """The run table: a line a job."""
-    verdicts = Books(grid).verdicts()
+    verdicts = Staleness(grid).verdicts()
     rows = [("job", "state", "epoch", "score", "seconds", "device")]
     counts: dict[str, int] = {}
     for name, step in grid.steps.items():

@@ -21,7 +21,7 @@ from training.networks import NetworkError
 from training.train_all import STEP_ERRORS
 from training.workflow.gpus import one_gpu
 from training.workflow.grid import Grid, Step
-from training.workflow.staleness import Books
+from training.workflow.staleness import Staleness
 from training.workflow.step_journal import attempt
 
 log = logging.getLogger("step")
@@ -59,7 +59,7 @@ def _stamped(grid: Grid, step: Step) -> None:
         known = _of_recipe(grid, step)
     stamp = grid.stamp(step)
     stamp.parent.mkdir(parents=True, exist_ok=True)
-    replace_json(stamp, {"made_of": Books(grid).made_of(step), **known})
+    replace_json(stamp, {"made_of": Staleness(grid).made_of(step), **known})
 
 
 def _of_recipe(grid: Grid, step: Step) -> dict[str, object]:
@@ -69,7 +69,7 @@ def _of_recipe(grid: Grid, step: Step) -> dict[str, object]:
     source = steps.Source(order.data, order.runs, order.jobs, order.localisers_only, *help_by)
     if step.kind == "prepare":
         return _prepare(grid, steps.begin(recipe, source))
-    known = Books(grid).source_of(step.recipe) if order.coordinates else None
+    known = Staleness(grid).source_of(step.recipe) if order.coordinates else None
     work = steps.begin(recipe, source, fingerprint=known[0] if known else None)
     if step.kind == "validate":
         steps.score_folds(work, grid.folds[step.recipe])
@@ -92,7 +92,7 @@ def _prepare(grid: Grid, work: steps.Work) -> dict[str, object]:
     crops = work.make_crops(work.members)
     steps.prepare(work, crops.points)
     return {
-        "source": Books(grid).source,
+        "source": Staleness(grid).source,
         "tables": work.tables.fingerprint,
         "images": work.images.fingerprint if work.images else None,
         "crops": sorted({str(Path(view.pixels.filename).resolve()) for view in crops.views.values()}),  # type: ignore[attr-defined]

@@ -35,7 +35,7 @@ class Verdict:
     """Whether results of it lie there that are of something else: stale."""
 
 
-class Books:
+class Staleness:
     """What the files of a grid say.  Raises TablesError, OutOfFoldError where data or labels cannot be read."""
 
     def __init__(self, grid: Grid) -> None:

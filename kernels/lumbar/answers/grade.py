@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..inputs.member_inputs import Scene
+from ..inputs.member_inputs import InputCache
 from ..labels import row_of
 from ..networks.loading import LoadedMember
 from ..networks.tta import look
 from ..problems import Problem
 
 
-def grade(scene: Scene, grader: LoadedMember, tta: bool = True) -> list[dict[str, np.ndarray]]:
+def grade(scene: InputCache, grader: LoadedMember, tta: bool = True) -> list[dict[str, np.ndarray]]:
     """For each study of a scene: row name → (3,) float64 logits, for every row of which the grader sees something.
 
     A grader that fails or answers what is not finite is a Problem of the study, and answers nothing for these rows.

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..dicom.geometry import between
 from ..dicom.study import Study
-from ..inputs.member_inputs import Feed, Scene
+from ..inputs.member_inputs import InputCache, MemberInputs
 from ..inputs.views import lift
 from ..labels import row_of
 from ..manifest import Calibration
@@ -28,7 +28,7 @@ SMALLEST = 1e-6
 
 
 @dataclass(frozen=True)
-class Answer:
+class LocaliserAnswer:
     """A point (3,) in patient mm, how sure its localiser is of it (0–1), and the normal (3,) of its slice."""
 
     point: np.ndarray
@@ -36,7 +36,7 @@ class Answer:
     normal: np.ndarray | None = None
 
 
-def merge(answers: Sequence[Answer]) -> Answer:
+def merge(answers: Sequence[LocaliserAnswer]) -> LocaliserAnswer:
     """One answer from several to the same landmark: the mean, weighted by confidence, of the largest agreement.
 
     Those farther than AGREEMENT_MM from the answer with the most confident company around it are left out, and lower
@@ -51,7 +51,7 @@ def merge(answers: Sequence[Answer]) -> Answer:
     shares = weights[chosen] / weights[chosen].sum()
     confidence = float((weights[chosen] - SMALLEST).sum() / len(answers))
     surest = answers[int((chosen * weights).argmax())]
-    return Answer((points[chosen] * shares[:, None]).sum(0), min(max(confidence, 0.0), 1.0), surest.normal)
+    return LocaliserAnswer((points[chosen] * shares[:, None]).sum(0), min(max(confidence, 0.0), 1.0), surest.normal)
 
 
 def calibrated(confidence: float, calibration: Calibration | None) -> float:
@@ -64,14 +64,14 @@ def calibrated(confidence: float, calibration: Calibration | None) -> float:
 
 
 def answers_of(
-    scene: Scene, localiser: LoadedMember, confidence: Sequence[Mapping[str, float]], tta: bool
-) -> list[dict[str, Answer]]:
+    scene: InputCache, localiser: LoadedMember, confidence: Sequence[Mapping[str, float]], tta: bool
+) -> list[dict[str, LocaliserAnswer]]:
     """For each study of a scene: row → answer of every target that a localiser finds.
 
     What goes wrong is a Problem of the study.  `confidence`: of the landmarks of each study, by row; a localiser that
     starts from the landmark that it answers is no surer of it than whoever found that.
     """
-    found: list[dict[str, Answer]] = [{} for _ in scene.studies]
+    found: list[dict[str, LocaliserAnswer]] = [{} for _ in scene.studies]
     for one in look(scene, localiser, tta):
         said = [points.numpy() for points in one.said]
         for place, number in enumerate(one.numbers):
@@ -83,14 +83,14 @@ def answers_of(
 def _of_study(
     number: int,
     study: Study,
-    feed: Feed,
+    feed: MemberInputs,
     said: Sequence[np.ndarray],
     localiser: LoadedMember,
     confidence: Mapping[str, float],
-) -> dict[str, Answer]:
+) -> dict[str, LocaliserAnswer]:
     """Row → answer for one study, from all passes."""
     member = localiser.member
-    found: dict[str, list[Answer]] = {}
+    found: dict[str, list[LocaliserAnswer]] = {}
     wrong: Counter[str] = Counter()
     for points in said:
         for (its_study, unit), views, places in zip(feed.places, feed.views, points, strict=True):
@@ -105,7 +105,7 @@ def _of_study(
                 start = confidence.get(row, 1.0) if row in starts else 1.0
                 sure = calibrated(float(np.clip(place[3], 0, 1)), localiser.artefact.calibration) * start
                 normal = between(views[0].planes, float(place[0])).normal
-                found.setdefault(row, []).append(Answer(point, sure, normal))
+                found.setdefault(row, []).append(LocaliserAnswer(point, sure, normal))
     for kind, count in wrong.items():
         study.problems.append(Problem(study.study_id, member.name, kind, f"{count} points left out"))
     return {row: merge(answers) for row, answers in found.items()}

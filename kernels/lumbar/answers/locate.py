@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from ..dicom.study import Study
-from ..inputs.member_inputs import CPU, Scene
+from ..inputs.member_inputs import CPU, InputCache
 from ..labels import ROWS, UNITS, row_of
 from ..networks.loading import LoadedMember
 from ..networks.tta import in_turn
 from ..problems import Problem
 from ..specs import Member
-from .localiser_answers import Answer, answers_of, merge
+from .localiser_answers import LocaliserAnswer, answers_of, merge
 from .spine_shape import Expectation, stack_centres
 
 # A calibrated localiser that gives a point so little chance of being right has not found it.
@@ -35,7 +35,7 @@ class Located:
     confidence: dict[str, float] = field(default_factory=dict)
     guessed: set[str] = field(default_factory=set)
     """Rows that no localiser found: their points are where the shape of the spine expects them."""
-    by_member: dict[str, dict[str, Answer]] = field(default_factory=dict)
+    by_member: dict[str, dict[str, LocaliserAnswer]] = field(default_factory=dict)
     """What each localiser said, before it was held against the others."""
 
 
@@ -52,9 +52,9 @@ def locate(
     `helper`: see feed.Scene.
     """
     located = [Located() for _ in studies]
-    slices: list[dict[str, list[Answer]]] = [{} for _ in studies]
-    points: list[dict[str, list[Answer]]] = [{} for _ in studies]
-    scene = Scene(studies, [one.points for one in located], device, helper)
+    slices: list[dict[str, list[LocaliserAnswer]]] = [{} for _ in studies]
+    points: list[dict[str, list[LocaliserAnswer]]] = [{} for _ in studies]
+    scene = InputCache(studies, [one.points for one in located], device, helper)
     waiting = list(localisers)
     while waiting:
         ready = _ready(waiting)
@@ -77,7 +77,7 @@ def locate(
     return located
 
 
-def _keep(kept: dict[str, list[Answer]], answers: dict[str, Answer], localiser: LoadedMember) -> None:
+def _keep(kept: dict[str, list[LocaliserAnswer]], answers: dict[str, LocaliserAnswer], localiser: LoadedMember) -> None:
     for row, answer in answers.items():
         if localiser.artefact.calibration is None or answer.confidence >= LEAST_CONFIDENCE:
             kept.setdefault(row, []).append(answer)
@@ -104,7 +104,9 @@ def _ready(waiting: Sequence[LoadedMember]) -> list[LoadedMember]:
     return [one for one in waiting if not owed & needs[one.member.name]] or list(waiting)
 
 
-def _settle(located: Located, slices: dict[str, list[Answer]], points: dict[str, list[Answer]]) -> None:
+def _settle(
+    located: Located, slices: dict[str, list[LocaliserAnswer]], points: dict[str, list[LocaliserAnswer]]
+) -> None:
     """One point a row: from those who found the place, else from those who found only the slice."""
     for row in ROWS:
         found = points.get(row) or slices.get(row)

@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Feed:
+class MemberInputs:
     """The inputs of one member for a batch of studies, one row a study and unit, whether anything is seen or not.
 
     Rows without a view are blank: a study's rows have the same place in the batch whatever the others lack, so that no
@@ -43,7 +43,7 @@ class Feed:
 
 
 @dataclass
-class Scene:
+class InputCache:
     """A batch of studies and the landmarks at which networks look.
 
     Each view is cut and normalised once for all members that ask for it.
@@ -55,7 +55,7 @@ class Scene:
     device: torch.device = CPU
     helper: Executor | None = None
     """One thread that cuts what comes next while a network looks at what is there."""
-    _coming: dict[str, Future[Feed]] = field(default_factory=dict)
+    _coming: dict[str, Future[MemberInputs]] = field(default_factory=dict)
     _cut: dict[tuple[int, ViewRequest, tuple[str, ...], str], View | None] = field(default_factory=dict)
     _columns: dict[tuple[ViewRequest, str], _Column] = field(default_factory=dict)
 
@@ -64,15 +64,15 @@ class Scene:
         if self.helper is not None:
             self._coming[member.name] = self.helper.submit(self._feed, member)
 
-    def feed(self, member: Member) -> Feed:
+    def feed(self, member: Member) -> MemberInputs:
         """All inputs of a member."""
         coming = self._coming.pop(member.name, None)
         return self._feed(member) if coming is None else coming.result()
 
-    def _feed(self, member: Member) -> Feed:
+    def _feed(self, member: Member) -> MemberInputs:
         units = UNITS[member.unit]
         columns = [self._column(request, member.unit) for request in member.inputs]
-        return Feed(
+        return MemberInputs(
             member,
             tuple((number, unit) for number in range(len(self.studies)) for unit in units),
             tuple(zip(*(column.views for column in columns), strict=True)),
@@ -80,11 +80,11 @@ class Scene:
             torch.stack([column.present for column in columns], 1),
         )
 
-    def moved(self, landmarks: Sequence[Mapping[str, np.ndarray]]) -> Scene:
+    def moved(self, landmarks: Sequence[Mapping[str, np.ndarray]]) -> InputCache:
         """The same studies seen at other landmarks; views of whole images are kept."""
         kept = {key: view for key, view in self._cut.items() if not key[2]}
         whole = {key: column for key, column in self._columns.items() if not column.at_landmarks}
-        return Scene(self.studies, landmarks, self.device, self.helper, {}, kept, whole)
+        return InputCache(self.studies, landmarks, self.device, self.helper, {}, kept, whole)
 
     def let_go(self, still_asked: Collection[ViewRequest]) -> None:
         """Free the device of the tensors that none of these requests asks for; what was cut is kept."""
@@ -92,9 +92,9 @@ class Scene:
             if key[0] not in still_asked:
                 self._columns.pop(key, None)
 
-    def of_one(self, number: int) -> Scene:
+    def of_one(self, number: int) -> InputCache:
         """One of the studies alone."""
-        return Scene([self.studies[number]], [self.landmarks[number]], self.device)
+        return InputCache([self.studies[number]], [self.landmarks[number]], self.device)
 
     def _column(self, request: ViewRequest, kind: str) -> _Column:
         key = request, kind

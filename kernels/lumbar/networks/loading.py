@@ -28,7 +28,7 @@ GOLDEN_ROWS = 2
 
 
 @dataclass
-class Room:
+class BatchLimit:
     """How many rows a member takes at once: as many as come, until memory has shown that it is too small."""
 
     rows: int | None = None
@@ -42,7 +42,7 @@ class LoadedMember:
     module: torch.jit.ScriptModule
     device: torch.device
     half: bool
-    room: Room = field(default_factory=Room)
+    room: BatchLimit = field(default_factory=BatchLimit)
     golden_s: float = 0.0
     """Seconds of one row of the golden input, warmed up."""
 

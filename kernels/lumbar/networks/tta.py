@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..inputs.member_inputs import Feed, Scene
+from ..inputs.member_inputs import InputCache, MemberInputs
 from ..inputs.mirroring import mirrored_points, mirrored_targets, mirrored_tensors, turned_tensors
 from ..problems import Problem
 from .devices import check_alive
@@ -20,12 +20,12 @@ class Look:
 
     numbers: tuple[int, ...]
     """Of the studies, in the scene; `feed` counts them from 0."""
-    feed: Feed
+    feed: MemberInputs
     said: list[torch.Tensor]
     """One a pass."""
 
 
-def look(scene: Scene, loaded: LoadedMember, tta: bool) -> list[Look]:
+def look(scene: InputCache, loaded: LoadedMember, tta: bool) -> list[Look]:
     """Show the studies of a scene to a member: all at once, or one by one where that fails.
 
     One that sees nothing, or at which the member fails, gets a Problem.  Raises DeviceLost.
@@ -50,7 +50,7 @@ def look(scene: Scene, loaded: LoadedMember, tta: bool) -> list[Look]:
     return [Look(tuple(range(len(studies))), feed, said)] if looking else []
 
 
-def in_turn(scene: Scene, members: Sequence[LoadedMember]) -> Iterator[LoadedMember]:
+def in_turn(scene: InputCache, members: Sequence[LoadedMember]) -> Iterator[LoadedMember]:
     """One member after the other; while one looks, the scene's helper cuts what the next will see."""
     for place, one in enumerate(members):
         if place == 0:
@@ -61,7 +61,7 @@ def in_turn(scene: Scene, members: Sequence[LoadedMember]) -> Iterator[LoadedMem
         scene.let_go({request for later in members[place + 1 :] for request in later.member.inputs})
 
 
-def passes(loaded: LoadedMember, feed: Feed, tta: bool) -> list[torch.Tensor]:
+def passes(loaded: LoadedMember, feed: MemberInputs, tta: bool) -> list[torch.Tensor]:
     """What a member answers in each pass, turned back so that left is left: (rows, K, 3) or (rows, K, 4) each.
 
     The first pass is that of the study as it is.  Raises RuntimeError, as torch does.
@@ -79,7 +79,7 @@ def passes(loaded: LoadedMember, feed: Feed, tta: bool) -> list[torch.Tensor]:
     return [_back(feed, answer) if mirror else answer for answer, mirror in zip(answers, mirrors, strict=True)]
 
 
-def _back(feed: Feed, answer: torch.Tensor) -> torch.Tensor:
+def _back(feed: MemberInputs, answer: torch.Tensor) -> torch.Tensor:
     """What was said of the mirrored study, as said of the study."""
     if feed.member.role == "localiser":
         return mirrored_points(feed.member, answer, feed.tensors[0].shape[1:])

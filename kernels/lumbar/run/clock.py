@@ -22,7 +22,7 @@ class _Measured:
     studies: int = 0
 
 
-class Budget:
+class Clock:
     """Measured seconds by stage and member, and the time limit.  Safe to use from several threads."""
 
     def __init__(self, limit_s: float, now: Callable[[], float] = time.monotonic) -> None:

@@ -16,15 +16,15 @@ from ..answers.grade import grade
 from ..answers.locate import Located, locate
 from ..answers.spine_shape import Expectation
 from ..dicom.study import Study
-from ..inputs.member_inputs import Scene
+from ..inputs.member_inputs import InputCache
 from ..manifest import Manifest
 from ..networks.loading import LoadedMember, is_out_of_memory, load_fastest
 from ..networks.tta import in_turn
 from ..networks.weights import WeightsError
 from ..problems import Problem
-from .clock import Budget
-from .read_ahead import Batch
-from .results import Job, Store
+from .clock import Clock
+from .read_ahead import StudyBatch
+from .results import Job, Results
 from .schedule import Effort, Schedule
 
 
@@ -32,7 +32,7 @@ from .schedule import Effort, Schedule
 class Answered:
     """What came of a batch."""
 
-    batch: Batch
+    batch: StudyBatch
     effort: Effort
     located: dict[str, list[Located]] = field(default_factory=dict)
     """Route → one a study, of the routes that were located now."""
@@ -40,7 +40,7 @@ class Answered:
     """Job → logits by row, one mapping a study."""
 
 
-class Crew:
+class DeviceWorker:
     """The members of a manifest on one device: loaded when they are needed, let go when their work is done."""
 
     def __init__(self, manifest: Manifest, folder: Path, device: torch.device) -> None:
@@ -76,7 +76,7 @@ class Crew:
         """Seconds a row of each member in memory."""
         return {name: one.golden_s for name, one in self.members.items()}
 
-    def work(self, batch: Batch, effort: Effort, store: Store, schedule: Schedule, budget: Budget) -> Answered:
+    def work(self, batch: StudyBatch, effort: Effort, store: Results, schedule: Schedule, budget: Clock) -> Answered:
         """Do the jobs of an effort for a batch: routes that are not located yet are located first."""
         done = Answered(batch, effort)
         by_route: dict[str, list[Job]] = defaultdict(list)
@@ -84,7 +84,7 @@ class Crew:
             by_route[job[0]].append(job)
         for route, jobs in by_route.items():
             points = self._landmarks(route, done, store, schedule, budget)
-            scene = Scene(batch.studies, points, self.device, self._helper)
+            scene = InputCache(batch.studies, points, self.device, self._helper)
             usable = [job for job in jobs if job[1] in self.members]
             graders = in_turn(scene, [self.members[grader] for _, grader in usable])
             for job, grader in zip(usable, graders, strict=True):
@@ -93,7 +93,7 @@ class Crew:
         return done
 
     def _landmarks(
-        self, route: str, done: Answered, store: Store, schedule: Schedule, budget: Budget
+        self, route: str, done: Answered, store: Results, schedule: Schedule, budget: Clock
     ) -> list[Mapping[str, np.ndarray]]:
         studies, effort = done.batch.studies, done.effort
         known = [store.is_located(study.study_id, route) for study in studies]
@@ -108,7 +108,7 @@ class Crew:
         ]
 
 
-def timed_grade(scene: Scene, grader: LoadedMember, tta: bool, budget: Budget) -> list[dict[str, np.ndarray]]:
+def timed_grade(scene: InputCache, grader: LoadedMember, tta: bool, budget: Clock) -> list[dict[str, np.ndarray]]:
     """grade.grade, its seconds recorded under the member's name."""
     started = time.monotonic()
     answers = grade(scene, grader, tta)
@@ -123,7 +123,7 @@ def timed_locate(
     expectation: Expectation | None,
     tta: bool,
     device: torch.device,
-    budget: Budget,
+    budget: Clock,
     helper: Executor | None = None,
 ) -> list[Located]:
     """locate.locate, its seconds shared among the localisers, under their names."""

@@ -17,7 +17,7 @@ from pathlib import Path
 DEATHS_ALLOWED = 1
 
 
-class InHand:
+class InProgress:
     """The studies in hand, and how often each was so when a kernel died.  `path` None: nothing is written."""
 
     def __init__(self, path: Path | None = None) -> None:

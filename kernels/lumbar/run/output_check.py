@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 SUBMISSION, REPORT, SAMPLE = "submission.csv", "run_report.json", "sample_submission.csv"
-PROGRESS, STORE, IN_HAND = ".progress", "store.npz", "in_hand.json"
+PROGRESS, STORE, IN_PROGRESS = ".progress", "store.npz", "in_progress.json"
 
 
 def find_sample(competition: Path | None, input_root: Path) -> Path | None:
@@ -78,7 +78,7 @@ def forget(out: Path) -> None:
 def progress_mark(out: Path) -> tuple[int, ...]:
     """Changes where a kernel has got on: studies done, or another one found that kills it."""
     marks = []
-    for name in (STORE, IN_HAND):
+    for name in (STORE, IN_PROGRESS):
         try:
             marks += [(out / PROGRESS / name).stat().st_mtime_ns]
         except OSError:

@@ -13,8 +13,8 @@ from ..dicom.read_study import read_study
 from ..dicom.study import Study, gaps
 from ..options import PATIENCE_S
 from ..problems import Problem
-from .clock import Budget
-from .in_progress import InHand
+from .clock import Clock
+from .in_progress import InProgress
 
 # Batches read ahead of the models: measured to keep these 98 % busy.
 LOOK_AHEAD = 2
@@ -25,7 +25,7 @@ Series = Mapping[str, Sequence[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
-class Batch:
+class StudyBatch:
     """Studies that go through the networks together; `number`: where they stand in the order of work."""
 
     number: int
@@ -56,8 +56,8 @@ class ReadAhead:
         images: Path,
         series: Series,
         batches: Sequence[Sequence[str]],
-        budget: Budget,
-        in_hand: InHand | None = None,
+        budget: Clock,
+        in_progress: InProgress | None = None,
         threads: int = 1,
         ahead: int = LOOK_AHEAD,
         patience_s: float = PATIENCE_S,
@@ -68,20 +68,20 @@ class ReadAhead:
         self._owed = len(batches)
         self._lock = threading.Lock()
         self._room = threading.Semaphore(max(ahead, threads, 1))
-        self._ready: queue.Queue[Batch] = queue.Queue()
+        self._ready: queue.Queue[StudyBatch] = queue.Queue()
         self._begun: dict[int, _Reading] = {}
         self._closed = False
         self._ticked = time.monotonic()
-        self._in_hand = in_hand or InHand()
+        self._in_progress = in_progress or InProgress()
         self.stalled: set[str] = set()
         """Studies whose reading was given up."""
         for _ in range(threads):
             self._start(self._read)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[StudyBatch]:
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> StudyBatch:
         """Waits for the next batch.  Ends after the last one, and when closed."""
         while self._owed and not self._closed:
             try:
@@ -118,7 +118,7 @@ class ReadAhead:
         detail = f"its files did not come within {self._patience_s:.0f} s: no later round waits for it"
         one.studies.append(Study(name, (), [Problem(name, "", "reading-stalled", detail)]))
         self.stalled.add(name)
-        self._in_hand.release([name])
+        self._in_progress.release([name])
         one.reader, one.waited_s = object(), 0.0
         self._start(self._read_from, one, one.reader)
 
@@ -147,17 +147,17 @@ class ReadAhead:
         """Read what is left of a batch and hand it over; False where another reader has taken over meanwhile."""
         while len(one.studies) < len(one.names):
             name = one.names[len(one.studies)]
-            self._in_hand.take([name])
+            self._in_progress.take([name])
             study = self._read_one(name)
             with self._lock:
                 if one.reader is not reader:
                     return False
                 one.studies.append(study)
                 one.waited_s = 0.0
-            self._in_hand.release([name])
+            self._in_progress.release([name])
         with self._lock:
             del self._begun[one.number]
-        self._ready.put(Batch(one.number, one.studies))
+        self._ready.put(StudyBatch(one.number, one.studies))
         return True
 
     def _read_one(self, study_id: str) -> Study:
@@ -167,7 +167,7 @@ class ReadAhead:
         return study
 
 
-def read_ahead(images: Path, series: Series, studies: Sequence[str], budget: Budget) -> Iterator[Study]:
+def read_ahead(images: Path, series: Series, studies: Sequence[str], budget: Clock) -> Iterator[Study]:
     """The studies one by one, in order, read by one thread."""
     for batch in ReadAhead(images, series, [[study] for study in studies], budget, patience_s=float("inf")):
         yield from batch.studies

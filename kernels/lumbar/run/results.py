@@ -20,7 +20,7 @@ Job = tuple[str, str]
 """A route, and one of its graders."""
 
 
-class Store:
+class Results:
     """Arrays over (study, …): their size is known from the start, 25 kB a study for a large ensemble."""
 
     def __init__(self, manifest: Manifest, studies: Sequence[str]) -> None:

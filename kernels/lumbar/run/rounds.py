@@ -16,16 +16,16 @@ from tqdm import tqdm
 
 from ..networks.devices import studies_at_once
 from ..problems import Problem
-from .clock import FINISH_S, Budget
-from .device_worker import Answered, Crew
-from .in_progress import InHand
-from .read_ahead import LONGEST_TICK_S, LOOK_AHEAD, PATIENCE_S, Batch, ReadAhead, Series
-from .results import Job, Store
+from .clock import FINISH_S, Clock
+from .device_worker import Answered, DeviceWorker
+from .in_progress import InProgress
+from .read_ahead import LONGEST_TICK_S, LOOK_AHEAD, PATIENCE_S, ReadAhead, Series, StudyBatch
+from .results import Job, Results
 from .schedule import Effort, Schedule
 
 WAIT_S = 0.2
-Decide = Callable[[Crew, Batch], Effort]
-Work = Callable[[Crew, Batch, Effort], Answered]
+Decide = Callable[[DeviceWorker, StudyBatch], Effort]
+Work = Callable[[DeviceWorker, StudyBatch, Effort], Answered]
 
 
 @dataclass
@@ -33,90 +33,90 @@ class Outcome:
     """How a pass ended."""
 
     out_of_time: bool = False
-    lost: dict[Crew, str] = field(default_factory=dict)
+    lost: dict[DeviceWorker, str] = field(default_factory=dict)
     """Crews whose device failed as a whole, or hangs, and why."""
 
 
 class Pass:
-    """Runs a lane on each crew until no batch is left."""
+    """Runs a lane on each worker until no batch is left."""
 
     def __init__(
         self,
-        crews: list[Crew],
+        workers: list[DeviceWorker],
         names: set[str],
         graders: set[str],
         reading: ReadAhead,
-        in_hand: InHand,
+        in_progress: InProgress,
         patience_s: float,
     ) -> None:
-        self._crews, self._names, self._graders = crews, names, graders
-        self._reading, self._in_hand, self._patience_s = reading, in_hand, patience_s
-        self._results: queue.Queue[tuple[Crew, Answered | Outcome | None]] = queue.Queue()
-        self._working: dict[Crew, list[str]] = {}
+        self._workers, self._names, self._graders = workers, names, graders
+        self._reading, self._in_progress, self._patience_s = reading, in_progress, patience_s
+        self._results: queue.Queue[tuple[DeviceWorker, Answered | Outcome | None]] = queue.Queue()
+        self._working: dict[DeviceWorker, list[str]] = {}
 
     def run(
         self, decide: Decide, work: Work, keep: Callable[[Answered], None], left_s: Callable[[], float], bar: tqdm
     ) -> Outcome:
         """`decide` says how a batch is treated, `work` treats it, `keep` takes what came of it, in this thread."""
-        outcome, running = Outcome(), set(self._crews)
-        for crew in self._crews:
-            crew.silent_s = 0.0
-            given = (crew, decide, work)
-            threading.Thread(target=self._lane, args=given, name=f"lane-{crew.device}", daemon=True).start()
+        outcome, running = Outcome(), set(self._workers)
+        for worker in self._workers:
+            worker.silent_s = 0.0
+            given = (worker, decide, work)
+            threading.Thread(target=self._lane, args=given, name=f"lane-{worker.device}", daemon=True).start()
         looked = time.monotonic()
         while running and left_s() > FINISH_S / 2:
             now = time.monotonic()
             passed, looked = min(now - looked, LONGEST_TICK_S), now
-            for crew in [crew for crew in running if self._hangs(crew, passed)]:
-                outcome.lost[crew] = f"nothing came of it for {self._patience_s:.0f} s"
-                self._in_hand.release(self._working.pop(crew, []))
-                running.discard(crew)
+            for worker in [worker for worker in running if self._hangs(worker, passed)]:
+                outcome.lost[worker] = f"nothing came of it for {self._patience_s:.0f} s"
+                self._in_progress.release(self._working.pop(worker, []))
+                running.discard(worker)
             try:
-                crew, result = self._results.get(timeout=WAIT_S)
+                worker, result = self._results.get(timeout=WAIT_S)
             except queue.Empty:
                 continue
             if result is None:
-                running.discard(crew)
+                running.discard(worker)
             elif isinstance(result, Outcome):
                 outcome.out_of_time |= result.out_of_time
                 outcome.lost |= result.lost
-            elif crew in running:
+            elif worker in running:
                 keep(result)
                 bar.update(len(result.batch.studies))
         outcome.out_of_time |= bool(running)
         self._reading.close()
         return outcome
 
-    def _hangs(self, crew: Crew, passed_s: float) -> bool:
+    def _hangs(self, worker: DeviceWorker, passed_s: float) -> bool:
         """Whether a lane has begun nothing for too long: neither a network nor a load takes minutes."""
-        if crew not in self._working:
+        if worker not in self._working:
             return False
-        crew.silent_s += passed_s
-        return crew.silent_s > self._patience_s
+        worker.silent_s += passed_s
+        return worker.silent_s > self._patience_s
 
-    def _lane(self, crew: Crew, decide: Decide, work: Work) -> None:
+    def _lane(self, worker: DeviceWorker, decide: Decide, work: Work) -> None:
         try:
-            self._working[crew] = []
-            crew.keep(self._names)
-            del self._working[crew]
-            for batch in self._reading if self._graders & crew.members.keys() else ():
-                effort = decide(crew, batch)
+            self._working[worker] = []
+            worker.keep(self._names)
+            del self._working[worker]
+            for batch in self._reading if self._graders & worker.members.keys() else ():
+                effort = decide(worker, batch)
                 if not effort.jobs:
-                    self._results.put((crew, Outcome(out_of_time=True)))
+                    self._results.put((worker, Outcome(out_of_time=True)))
                     self._reading.close()
                     break
                 studies = [study.study_id for study in batch.studies]
-                crew.silent_s, self._working[crew] = 0.0, studies
-                self._in_hand.take(studies)
-                answered = work(crew, batch, effort)
-                if self._working.pop(crew, None) is None:
+                worker.silent_s, self._working[worker] = 0.0, studies
+                self._in_progress.take(studies)
+                answered = work(worker, batch, effort)
+                if self._working.pop(worker, None) is None:
                     return  # given up meanwhile; others have its batch
-                self._in_hand.release(studies)
-                self._results.put((crew, answered))
+                self._in_progress.release(studies)
+                self._results.put((worker, answered))
         except Exception as error:  # noqa: BLE001 - a lane that dies unheard would be waited for until the time is up
-            self._in_hand.release(self._working.pop(crew, []))
-            self._results.put((crew, Outcome(lost={crew: f"{type(error).__name__}: {error}"})))
-        self._results.put((crew, None))
+            self._in_progress.release(self._working.pop(worker, []))
+            self._results.put((worker, Outcome(lost={worker: f"{type(error).__name__}: {error}"})))
+        self._results.put((worker, None))
 
 
 # How often a round is begun for the studies that a lost lane had in hand.
@@ -129,12 +129,12 @@ class DevicesLost(Exception):
 
 
 @dataclass(frozen=True)
-class Means:
+class Resources:
     """What a run has to work with."""
 
-    budget: Budget
+    budget: Clock
     devices: Sequence[torch.device]
-    in_hand: InHand
+    in_progress: InProgress
     at_once: int | None = None
     """Studies that go through a network together; None = what suits the devices."""
     patience_s: float = PATIENCE_S
@@ -156,20 +156,20 @@ class Rounds:
 
     def __init__(
         self,
-        store: Store,
+        store: Results,
         weights: Path,
         images: Path,
         series: Series,
-        means: Means,
+        means: Resources,
     ) -> None:
         self.store, self._images, self._series = store, images, series
-        self.budget, self._in_hand, self._patience_s = means.budget, means.in_hand, means.patience_s
+        self.budget, self._in_progress, self._patience_s = means.budget, means.in_progress, means.patience_s
         devices = means.devices
-        self.crews = [Crew(store.manifest, weights, device) for device in devices]
+        self.workers = [DeviceWorker(store.manifest, weights, device) for device in devices]
         self._at_once = means.at_once or studies_at_once(devices)
         self._readers = max(1, min(2 * len(devices), (os.cpu_count() or 1) - len(devices)))
         self.schedule = Schedule(store.manifest, means.budget, len(store.studies), len(devices), self._readers)
-        self._given_up = set(means.in_hand.given_up)
+        self._given_up = set(means.in_progress.given_up)
         self._left = [job for job in self.schedule.order if self._pending([job])]
         self._untaken = 0
         self._lock = threading.Lock()
@@ -202,14 +202,14 @@ class Rounds:
         outcome = Outcome()
         for _ in range(ATTEMPTS):
             lost = False
-            for studies in self._in_hand.passes(self._pending(jobs)):
+            for studies in self._in_progress.passes(self._pending(jobs)):
                 outcome = self._pass(jobs, studies, keep)
-                for crew, reason in outcome.lost.items():
-                    self._problem("", str(crew.device), "device-lost", reason)
-                    self.crews.remove(crew)
-                if not self.crews:
+                for worker, reason in outcome.lost.items():
+                    self._problem("", str(worker.device), "device-lost", reason)
+                    self.workers.remove(worker)
+                if not self.workers:
                     raise DevicesLost("; ".join(outcome.lost.values()))
-                self.schedule.lanes = len(self.crews)
+                self.schedule.lanes = len(self.workers)
                 lost |= bool(outcome.lost)
                 if outcome.out_of_time:
                     return outcome
@@ -221,8 +221,8 @@ class Rounds:
         """One time over some studies, on all devices."""
         size = self._at_once
         batches = [studies[start : start + size] for start in range(0, len(studies), size)]
-        window = max(self._readers, LOOK_AHEAD * len(self.crews))
-        given = (self._images, self._series, batches, self.budget, self._in_hand)
+        window = max(self._readers, LOOK_AHEAD * len(self.workers))
+        given = (self._images, self._series, batches, self.budget, self._in_progress)
         reading = ReadAhead(*given, threads=self._readers, ahead=window, patience_s=self._patience_s)
         self._untaken = len(studies)
         networks = [grader for _, grader in jobs]
@@ -235,24 +235,24 @@ class Rounds:
 
         label = f"round {len(self.done) + 1}, {len(networks)} network{'s' if len(networks) > 1 else ''}"
         with tqdm(total=len(studies), unit="study", desc=label) as bar:
-            lanes = Pass(self.crews, names, set(networks), reading, self._in_hand, self._patience_s)
+            lanes = Pass(self.workers, names, set(networks), reading, self._in_progress, self._patience_s)
             outcome = lanes.run(partial(self._decide, jobs), self._work, merge, self.budget.left_s, bar)
-        for crew in self.crews:
-            self.store.problems.update(dict.fromkeys(crew.problems.values()))
+        for worker in self.workers:
+            self.store.problems.update(dict.fromkeys(worker.problems.values()))
         self._given_up |= reading.stalled
         self.schedule.studies = len(self.store.studies) - len(self._given_up)
         return outcome
 
-    def _decide(self, jobs: tuple[Job, ...], crew: Crew, batch: Batch) -> Effort:
+    def _decide(self, jobs: tuple[Job, ...], worker: DeviceWorker, batch: StudyBatch) -> Effort:
         with self._lock:
             studies = self._untaken
             self._untaken -= len(batch.studies)
-        usable = [job for job in jobs if job[1] in crew.members]
-        given = (self._left, self.store.unlocated, len(batch.studies), crew.golden_s)
+        usable = [job for job in jobs if job[1] in worker.members]
+        given = (self._left, self.store.unlocated, len(batch.studies), worker.golden_s)
         return self.schedule.effort(usable, studies, *given)
 
-    def _work(self, crew: Crew, batch: Batch, effort: Effort) -> Answered:
-        return crew.work(batch, effort, self.store, self.schedule, self.budget)
+    def _work(self, worker: DeviceWorker, batch: StudyBatch, effort: Effort) -> Answered:
+        return worker.work(batch, effort, self.store, self.schedule, self.budget)
 
     def _merge(self, answered: Answered) -> None:
         studies, tta = answered.batch.studies, answered.effort.tta
@@ -299,7 +299,7 @@ class Rounds:
     @property
     def unusable(self) -> set[str]:
         """The members that could not be loaded."""
-        return {name for crew in self.crews for name in crew.problems}
+        return {name for worker in self.workers for name in worker.problems}
 
     def _passes(self, name: str) -> int:
         return self.schedule.artefacts[name].member.passes

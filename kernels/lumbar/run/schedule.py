@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..labels import GROUPS, UNITS, group_of, row_of
 from ..manifest import Artefact, Manifest, Route
-from .clock import Budget
+from .clock import Clock
 from .results import Job
 
 # Networks that are in memory together, and the share of the time left after which the file shall be better all over.
@@ -33,7 +33,7 @@ class Effort:
 class Schedule:
     """The order of work of a manifest, and the effort that measured seconds leave room for."""
 
-    def __init__(self, manifest: Manifest, budget: Budget, studies: int, lanes: int = 1, readers: int = 1) -> None:
+    def __init__(self, manifest: Manifest, budget: Clock, studies: int, lanes: int = 1, readers: int = 1) -> None:
         self.manifest, self.budget = manifest, budget
         self.studies, self.lanes, self._readers = studies, lanes, readers
         self.artefacts = {artefact.member.name: artefact for artefact in manifest.artefacts}

@@ -12,7 +12,7 @@ import torch
 from kernels.build_notebook import COMPETITION, OWNER_PLACEHOLDER
 from kernels.kaggle import access, checks, doctor
 from kernels.kaggle.checks import Finding, Mark
-from kernels.kaggle.client import Answer, KaggleError
+from kernels.kaggle.client import ClientAnswer, KaggleError
 from kernels.kaggle.contents import COMPETITION_COUNTS, IMAGES, LABELLED, STUDIES
 from kernels.kaggle.dataset import Package
 from kernels.lumbar.manifest import Manifest
@@ -91,7 +91,7 @@ def test_kaggle_that_does_not_answer_is_not_waited_for(monkeypatch):
     def call(*arguments, timeout_s):
         assert timeout_s == access.QUESTION_TIMEOUT_S
         if arguments == ("--version",):
-            return Answer("kaggle --version", 0, "Kaggle CLI 2.2.5", "")
+            return ClientAnswer("kaggle --version", 0, "Kaggle CLI 2.2.5", "")
         raise KaggleError("it did not end")
 
     monkeypatch.setenv("KAGGLE_API_TOKEN", "x")
@@ -112,13 +112,15 @@ def test_kaggle_that_does_not_answer_is_not_waited_for(monkeypatch):
     ],
 )
 def test_the_client_starts_and_is_new_enough(printed, mark, word):
-    finding = doctor.read_version(Answer("kaggle --version", 0, printed, ""))
+    finding = doctor.read_version(ClientAnswer("kaggle --version", 0, printed, ""))
     assert finding.mark is mark and word in finding.found
     assert ("six" in finding.remedy) == (mark is Mark.FAIL)
 
 
 def test_without_a_client_nothing_is_asked(monkeypatch):
-    monkeypatch.setattr(doctor, "call", lambda *arguments, timeout_s: Answer("kaggle", 1, "", "No module named 'six'"))
+    monkeypatch.setattr(
+        doctor, "call", lambda *arguments, timeout_s: ClientAnswer("kaggle", 1, "", "No module named 'six'")
+    )
     monkeypatch.setattr(doctor, "ask_admission", None)
     found = ask()
     assert failed(found) == [doctor.CLIENT] and found[doctor.RULES].found == f"not known: see {doctor.CLIENT}"
@@ -133,7 +135,9 @@ def test_without_a_client_nothing_is_asked(monkeypatch):
     ],
 )
 def test_the_user_is_the_one_that_the_kit_writes(owner, mark, word):
-    finding = doctor.read_user(Answer("kaggle", 0, "Configuration values\n- username: ann\n- path: None", ""), owner)
+    finding = doctor.read_user(
+        ClientAnswer("kaggle", 0, "Configuration values\n- username: ann\n- path: None", ""), owner
+    )
     assert finding.mark is mark and word in finding.found
     assert mark is Mark.OK or "KAGGLE_USERNAME=ann" in finding.remedy
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from kernels.build_notebook import COMPETITION
 from kernels.kaggle import download, unpack
 from kernels.kaggle.access import Access, Admission
-from kernels.kaggle.client import Answer, KaggleError
+from kernels.kaggle.client import ClientAnswer, KaggleError
 from kernels.kaggle.contents import COMPETITION_COUNTS, IMAGES, LABELLED, STUDIES, count_contents, differences
 from tests.support.kaggle_server import KaggleServer
 
@@ -178,9 +178,12 @@ def test_a_full_disk_is_said_in_a_sentence(archive, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("answer", "word"),
     [
-        (Answer("kaggle", 1, "", "OSError: [Errno 28] No space left on device"), "the disk .* is full"),
-        (Answer("kaggle", 1, "", "requests.exceptions.ChunkedEncodingError: (...)"), "the line to Kaggle broke after"),
-        (Answer("kaggle", 1, "", "404 Client Error: Not Found"), "404 Client Error"),
+        (ClientAnswer("kaggle", 1, "", "OSError: [Errno 28] No space left on device"), "the disk .* is full"),
+        (
+            ClientAnswer("kaggle", 1, "", "requests.exceptions.ChunkedEncodingError: (...)"),
+            "the line to Kaggle broke after",
+        ),
+        (ClientAnswer("kaggle", 1, "", "404 Client Error: Not Found"), "404 Client Error"),
     ],
 )
 def test_a_download_that_failed_says_why(answer, word, tmp_path):
@@ -273,7 +276,7 @@ def fake_attempts(monkeypatch, archive: Path, *sizes: int | None) -> list[int]:
     def call(*arguments, timeout_s):
         size = left.pop(0)
         if size is None:
-            return Answer("kaggle", 0, "", "")
+            return ClientAnswer("kaggle", 0, "", "")
         archive.write_bytes(bytes(size))
         raise KaggleError("stopped")
 
@@ -297,7 +300,7 @@ def test_an_attempt_that_brought_nothing_is_the_last(tmp_path, monkeypatch):
 def test_the_size_is_known_where_all_files_are_listed(monkeypatch):
     rows = '[{"name": "a", "size": 7}, {"name": "b", "size": 5}]'
     for printed, size in ((rows, 12), ("Next Page Token = x\n" + rows, None), ("No files found", None)):
-        answer = Answer("kaggle", 0, printed, "")
+        answer = ClientAnswer("kaggle", 0, printed, "")
         monkeypatch.setattr(download, "ask", lambda *arguments, answer=answer: answer)
         assert download.listed_bytes() == size
 

@@ -8,11 +8,11 @@ import sys
 import pytest
 
 from kernels.kaggle import client
-from kernels.kaggle.client import Answer, KaggleError
+from kernels.kaggle.client import ClientAnswer, KaggleError
 
 
-def answer(text: str, code: int = 1, out: str = "") -> Answer:
-    return Answer("kaggle x", code, out, text)
+def answer(text: str, code: int = 1, out: str = "") -> ClientAnswer:
+    return ClientAnswer("kaggle x", code, out, text)
 
 
 @pytest.mark.parametrize(

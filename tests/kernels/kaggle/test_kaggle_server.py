@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from kernels.build_notebook import COMPETITION
-from kernels.kaggle.client import Answer, call
+from kernels.kaggle.client import ClientAnswer, call
 from tests.support.kaggle_server import KaggleServer
 from tests.support.kaggle_state import Body, Dataset, Files, Redirect, Refused
 
@@ -22,7 +22,7 @@ BIG = bytes(range(256)) * 1200
 AUTHORIZATION = "Bearer KGAT_0123456789abcdef"
 
 
-def client(*arguments: str) -> Answer:
+def client(*arguments: str) -> ClientAnswer:
     """A call of the client that ends well."""
     answer = call(*arguments)
     assert answer.code == 0, answer.text

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kernels.lumbar.answers import locate as locating
-from kernels.lumbar.answers.localiser_answers import Answer, calibrated, merge
+from kernels.lumbar.answers.localiser_answers import LocaliserAnswer, calibrated, merge
 from kernels.lumbar.answers.spine_shape import Expectation
 from kernels.lumbar.inputs.views import cut
 from kernels.lumbar.labels import ROWS, Unit
@@ -185,10 +185,10 @@ def test_what_a_calibrated_localiser_does_not_believe_itself_is_not_found():
 
 def test_agreement_is_averaged_by_confidence_and_disagreement_is_not():
     near, far = np.zeros(3), np.array([0.0, 0.0, 40.0])
-    merged = merge([Answer(near, 0.9), Answer(near + 4, 0.3), Answer(far, 0.8)])
+    merged = merge([LocaliserAnswer(near, 0.9), LocaliserAnswer(near + 4, 0.3), LocaliserAnswer(far, 0.8)])
     np.testing.assert_allclose(merged.point, [1.0, 1.0, 1.0], atol=1e-4)
     assert merged.confidence == pytest.approx(0.4)
-    tied = merge([Answer(near, 0.5), Answer(far, 0.5)])
+    tied = merge([LocaliserAnswer(near, 0.5), LocaliserAnswer(far, 0.5)])
     np.testing.assert_allclose(tied.point, far / 2, atol=1e-4)
-    nothing = merge([Answer(near, 0.0), Answer(near + 2, 0.0)])
+    nothing = merge([LocaliserAnswer(near, 0.0), LocaliserAnswer(near + 2, 0.0)])
     assert nothing.confidence == 0 and np.allclose(nothing.point, 1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kernels.lumbar.answers.grade import grade
-from kernels.lumbar.inputs.member_inputs import CPU, Scene
+from kernels.lumbar.inputs.member_inputs import CPU, InputCache
 from kernels.lumbar.networks.loading import load_member
 from kernels.lumbar.networks.tta import in_turn, passes
 from tests.support.recipe_members import members
@@ -23,10 +23,10 @@ def loaded(exported):
 
 def test_with_a_helper_the_answers_are_the_same(loaded, foreign_study):
     study, landmarks = foreign_study
-    plain = [grade(Scene([study], [landmarks]), one)[0] for one in loaded]
+    plain = [grade(InputCache([study], [landmarks]), one)[0] for one in loaded]
     with ThreadPoolExecutor(1) as helper:
         for _ in range(3):
-            scene = Scene([study], [landmarks], helper=helper)
+            scene = InputCache([study], [landmarks], helper=helper)
             for one, expected in zip(in_turn(scene, loaded), plain, strict=True):
                 found = grade(scene, one)[0]
                 assert found.keys() == expected.keys()
@@ -36,16 +36,16 @@ def test_with_a_helper_the_answers_are_the_same(loaded, foreign_study):
 
 def test_what_the_helper_cannot_do_is_the_members_fault_alone(loaded, foreign_study, monkeypatch):
     study, landmarks = foreign_study
-    column, fails = Scene._column, loaded[1].member.inputs[0]
+    column, fails = InputCache._column, loaded[1].member.inputs[0]
 
     def failing(self, request, kind):
         if request == fails:
             raise RuntimeError("out of memory")
         return column(self, request, kind)
 
-    monkeypatch.setattr(Scene, "_column", failing)
+    monkeypatch.setattr(InputCache, "_column", failing)
     with ThreadPoolExecutor(1) as helper:
-        scene = Scene([study], [landmarks], helper=helper)
+        scene = InputCache([study], [landmarks], helper=helper)
         answers = [grade(scene, one)[0] for one in in_turn(scene, loaded)]
     asking = [fails in one.member.inputs for one in loaded]
     assert [not answer for answer in answers] == asking and not all(asking)
@@ -54,7 +54,7 @@ def test_what_the_helper_cannot_do_is_the_members_fault_alone(loaded, foreign_st
 def test_one_forward_holds_every_augmentation(loaded, foreign_study):
     study, landmarks = foreign_study
     for one in loaded:
-        feed = Scene([study], [landmarks]).feed(one.member)
+        feed = InputCache([study], [landmarks]).feed(one.member)
         both = passes(one, feed, tta=True)
         assert len(both) == one.member.passes and len(passes(one, feed, tta=False)) == 1
         torch.testing.assert_close(both[0], one(feed.tensors, feed.present), atol=1e-5, rtol=1e-5)

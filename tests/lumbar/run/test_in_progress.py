@@ -5,37 +5,37 @@ from __future__ import annotations
 import pytest
 
 from kernels.lumbar.run import in_progress
-from kernels.lumbar.run.in_progress import InHand
+from kernels.lumbar.run.in_progress import InProgress
 
 NAMES = ["1", "2", "3", "4", "5"]
 
 
 def test_suspects_come_last_and_alone_and_the_guilty_not_at_all(tmp_path):
-    path = tmp_path / "in_hand.json"
-    first = InHand(path)
+    path = tmp_path / "in_progress.json"
+    first = InProgress(path)
     first.take(["2", "3", "4"])
     first.release(["4"])
-    second = InHand(path)
+    second = InProgress(path)
     assert second.passes(NAMES) == [["1", "4", "5"], ["2"], ["3"]] and second.given_up == []
     second.take(["1", "4"])
     second.release(["1", "4"])
     second.take(["3"])
-    third = InHand(path)
+    third = InProgress(path)
     assert third.given_up == ["3"] and third.passes(NAMES) == [["1", "4", "5"], ["2"]]
 
 
 def test_one_that_is_read_and_graded_at_once_dies_once(tmp_path):
-    path = tmp_path / "in_hand.json"
-    first = InHand(path)
+    path = tmp_path / "in_progress.json"
+    first = InProgress(path)
     first.take(["2"])
     first.take(["2"])
-    assert InHand(path).deaths == {"2": 1}
+    assert InProgress(path).deaths == {"2": 1}
 
 
 def test_the_tally_outlives_a_kernel_that_is_killed_while_it_writes(tmp_path, monkeypatch):
-    path = tmp_path / "in_hand.json"
-    InHand(path).take(["2"])
-    second = InHand(path)
+    path = tmp_path / "in_progress.json"
+    InProgress(path).take(["2"])
+    second = InProgress(path)
 
     def die(*given: object) -> None:
         raise KeyboardInterrupt
@@ -43,26 +43,26 @@ def test_the_tally_outlives_a_kernel_that_is_killed_while_it_writes(tmp_path, mo
     monkeypatch.setattr(in_progress.os, "replace", die)
     with pytest.raises(KeyboardInterrupt):
         second.take(["3"])
-    assert InHand.__module__ and in_progress._deaths(path) == {"2": 1}
+    assert InProgress.__module__ and in_progress._deaths(path) == {"2": 1}
 
 
 def test_a_full_disk_costs_nothing_but_the_knowledge(tmp_path):
-    folder = tmp_path / "in_hand.json"
+    folder = tmp_path / "in_progress.json"
     folder.mkdir()
-    hand = InHand(folder)
+    hand = InProgress(folder)
     hand.take(NAMES)
     hand.release(NAMES)
 
 
 @pytest.mark.parametrize("left", [None, "", '{"deaths": {"1"', "[]", '{"deaths": 3, "now": []}'])
 def test_a_torn_file_accuses_nobody(tmp_path, left):
-    path = tmp_path / "in_hand.json"
+    path = tmp_path / "in_progress.json"
     if left is not None:
         path.write_text(left)
-    assert InHand(path).passes(NAMES) == [NAMES]
+    assert InProgress(path).passes(NAMES) == [NAMES]
 
 
 def test_without_a_path_nothing_is_written(tmp_path):
-    hand = InHand()
+    hand = InProgress()
     hand.take(NAMES)
     assert list(tmp_path.iterdir()) == []

@@ -10,8 +10,8 @@ import pytest
 
 from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.run import read_ahead as reading
-from kernels.lumbar.run.clock import Budget
-from kernels.lumbar.run.in_progress import InHand
+from kernels.lumbar.run.clock import Clock
+from kernels.lumbar.run.in_progress import InProgress
 from kernels.lumbar.run.read_ahead import ReadAhead, read_ahead
 
 NAMES = [str(number) for number in range(12)]
@@ -32,11 +32,11 @@ def begun(monkeypatch) -> list[str]:
 
 
 def ahead(tmp_path, batches, **more) -> ReadAhead:
-    return ReadAhead(tmp_path, SERIES, batches, Budget(1e6), **more)
+    return ReadAhead(tmp_path, SERIES, batches, Clock(1e6), **more)
 
 
 def test_studies_come_in_order_once(tmp_path, begun):
-    assert [study.study_id for study in read_ahead(tmp_path, SERIES, NAMES, Budget(1e6))] == NAMES == begun
+    assert [study.study_id for study in read_ahead(tmp_path, SERIES, NAMES, Clock(1e6))] == NAMES == begun
 
 
 def test_no_more_is_read_than_the_window_holds(tmp_path, begun):
@@ -105,17 +105,17 @@ def test_a_reader_that_breaks_costs_that_study_alone(tmp_path, begun, monkeypatc
         raise RecursionError("nobody foresaw this")
 
     monkeypatch.setattr(reading, "read_study", breaking)
-    (study,) = read_ahead(tmp_path, SERIES, ["3"], Budget(1e6))
+    (study,) = read_ahead(tmp_path, SERIES, ["3"], Clock(1e6))
     assert [problem.kind for problem in study.problems] == ["study-unreadable"] and study.stacks == ()
 
 
 def test_what_is_in_hand_is_on_disk(tmp_path, monkeypatch):
-    path, seen = tmp_path / "in_hand.json", []
+    path, seen = tmp_path / "in_progress.json", []
 
     def read(folder, study_id, series):
-        seen.append(InHand(path).deaths)  # what the next kernel would find, were this one killed now
+        seen.append(InProgress(path).deaths)  # what the next kernel would find, were this one killed now
         return Study(study_id, (), [])
 
     monkeypatch.setattr(reading, "read_study", read)
-    list(ahead(tmp_path, [["7"]], in_hand=InHand(path)))
+    list(ahead(tmp_path, [["7"]], in_progress=InProgress(path)))
     assert seen == [{"7": 1}]

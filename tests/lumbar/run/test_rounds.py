@@ -13,18 +13,18 @@ import pytest
 import torch
 
 from kernels.lumbar import predict
-from kernels.lumbar.inputs.member_inputs import Scene
+from kernels.lumbar.inputs.member_inputs import InputCache
 from kernels.lumbar.labels import GROUPS, ROWS, SEVERITIES, group_of
 from kernels.lumbar.networks.loading import LoadedMember
 from kernels.lumbar.networks.weights import MANIFEST_FILE, read_manifest
 from kernels.lumbar.run import read_ahead as reading
-from kernels.lumbar.run.clock import Budget
+from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.competition import read_series_table
-from kernels.lumbar.run.device_worker import Crew
-from kernels.lumbar.run.in_progress import InHand
+from kernels.lumbar.run.device_worker import DeviceWorker
+from kernels.lumbar.run.in_progress import InProgress
 from kernels.lumbar.run.read_ahead import read_ahead
-from kernels.lumbar.run.results import Store
-from kernels.lumbar.run.rounds import DevicesLost, Means, Rounds
+from kernels.lumbar.run.results import Results
+from kernels.lumbar.run.rounds import DevicesLost, Resources, Rounds
 from tests.support.dicom_factory import write_foreign_dataset
 from tests.support.fault_runs import Answered, answered, assert_same
 from training.evaluation.predictor import Predictor
@@ -57,15 +57,15 @@ def studies_of(data: Path) -> list[str]:
 def rounds_of(data: Path, weights: Path, limit_s: float = 1e6, devices: int = 1) -> Rounds:
     manifest = read_manifest(weights / MANIFEST_FILE)
     series = read_series_table(data / "test_series_descriptions.csv").series
-    means = Means(Budget(limit_s), [CPU] * devices, InHand())
-    return Rounds(Store(manifest, studies_of(data)), weights, data / "test_images", series, means)
+    means = Resources(Clock(limit_s), [CPU] * devices, InProgress())
+    return Rounds(Results(manifest, studies_of(data)), weights, data / "test_images", series, means)
 
 
 def test_rounds_give_what_all_members_at_once_give(data, seeing, plain):
     predictor = Predictor(read_manifest(seeing / MANIFEST_FILE), seeing, CPU)
     series = read_series_table(data / "test_series_descriptions.csv").series
-    for study in read_ahead(data / "test_images", series, studies_of(data), Budget(1e6)):
-        expected = predictor.predict(study, Budget(1e6)).rows
+    for study in read_ahead(data / "test_images", series, studies_of(data), Clock(1e6)):
+        expected = predictor.predict(study, Clock(1e6)).rows
         assert np.array_equal(plain.rows(study.study_id), expected / expected.sum(1, keepdims=True))
 
 
@@ -106,16 +106,16 @@ def test_two_lanes_write_the_bytes_of_one(data, seeing, plain, tmp_path):
 
 def break_one_lane(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     """So many batches end their lane."""
-    work, lock, left = Crew.work, threading.Lock(), [times]
+    work, lock, left = DeviceWorker.work, threading.Lock(), [times]
 
-    def breaking(self: Crew, *given: object) -> object:
+    def breaking(self: DeviceWorker, *given: object) -> object:
         with lock:
             left[0] -= 1
         if left[0] >= 0:
             raise OSError("the device has fallen off the bus")
         return work(self, *given)
 
-    monkeypatch.setattr(Crew, "work", breaking)
+    monkeypatch.setattr(DeviceWorker, "work", breaking)
 
 
 def test_what_a_lost_device_had_in_hand_is_done_by_another(data, seeing, plain, tmp_path, monkeypatch):
@@ -162,16 +162,16 @@ def test_a_study_whose_reading_never_ends_costs_itself_alone(data, seeing, plain
 def test_a_lane_that_hangs_leaves_its_batch_and_all_later_rounds_to_the_other(
     data, seeing, plain, tmp_path, monkeypatch
 ):
-    work, lock, never, left = Crew.work, threading.Lock(), threading.Event(), [1]
+    work, lock, never, left = DeviceWorker.work, threading.Lock(), threading.Event(), [1]
 
-    def hanging(self: Crew, *given: object) -> object:
+    def hanging(self: DeviceWorker, *given: object) -> object:
         with lock:
             left[0] -= 1
         if left[0] == 0:
             never.wait()
         return work(self, *given)
 
-    monkeypatch.setattr(Crew, "work", hanging)
+    monkeypatch.setattr(DeviceWorker, "work", hanging)
     found = run(data, seeing, tmp_path, "--devices", "cpu,cpu", "--patience", "2")
     never.set()
     pd.testing.assert_frame_equal(found.frame, plain.frame, check_exact=True)
@@ -181,14 +181,14 @@ def test_a_lane_that_hangs_leaves_its_batch_and_all_later_rounds_to_the_other(
 def test_without_memory_for_the_views_of_a_batch_its_studies_are_shown_one_by_one(
     data, seeing, plain, tmp_path, monkeypatch
 ):
-    column = Scene._column
+    column = InputCache._column
 
-    def narrow(self: Scene, *given: object) -> object:
+    def narrow(self: InputCache, *given: object) -> object:
         if len(self.studies) > 1:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return column(self, *given)
 
-    monkeypatch.setattr(Scene, "_column", narrow)
+    monkeypatch.setattr(InputCache, "_column", narrow)
     found = run(data, seeing, tmp_path, "--batch", "4")
     pd.testing.assert_frame_equal(found.frame, plain.frame, check_exact=True)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from kernels.lumbar.run.clock import FINISH_S, RESERVE, Budget
+from kernels.lumbar.run.clock import FINISH_S, RESERVE, Clock
 
 
-class Clock:
+class Hands:
     def __init__(self) -> None:
         self.time_s = 0.0
 
@@ -16,15 +16,15 @@ class Clock:
 
 
 def test_a_part_of_the_time_left_is_kept_back_for_the_end():
-    clock = Clock()
-    budget = Budget(1000, clock)
+    clock = Hands()
+    budget = Clock(1000, clock)
     clock.time_s = 400
     assert budget.left_s() == 600
     assert budget.available_s() == pytest.approx(600 * (1 - RESERVE) - FINISH_S)
 
 
 def test_seconds_are_those_of_one_study_in_one_pass():
-    budget = Budget(1000, Clock())
+    budget = Clock(1000, Hands())
     assert budget.seconds("a") is None and budget.mean_s("a") == 0
     budget.record("a", 12.0, studies=3, passes=2)
     assert budget.seconds("a") == budget.mean_s("a") == 2
@@ -33,7 +33,7 @@ def test_seconds_are_those_of_one_study_in_one_pass():
 
 
 def test_what_slows_down_is_noticed_and_a_good_moment_is_not_believed():
-    budget = Budget(1000, Clock())
+    budget = Clock(1000, Hands())
     for _ in range(100):
         budget.record("read", 1.0)
     for _ in range(5):

@@ -6,7 +6,7 @@ import pytest
 
 from kernels.lumbar.answers.priors import public_priors
 from kernels.lumbar.manifest import Artefact, GraderWeight, Manifest, Provenance, Route, Weights
-from kernels.lumbar.run.clock import Budget
+from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.schedule import Schedule
 from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
 from tests.support.tiny_members import PROVENANCE
@@ -51,7 +51,7 @@ def names(jobs) -> list[str]:
 
 
 def schedule(of: Manifest, limit_s: float = 1e6, studies: int = 10, lanes: int = 1) -> Schedule:
-    return Schedule(of, Budget(limit_s, lambda: 0.0), studies, lanes)
+    return Schedule(of, Clock(limit_s, lambda: 0.0), studies, lanes)
 
 
 def test_without_an_order_gain_per_gflop_decides_and_further_folds_come_last():

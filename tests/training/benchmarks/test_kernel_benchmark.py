@@ -19,8 +19,8 @@ from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.run.competition import read_series_table
 from training.benchmarks import half_precision, kernel
 from training.benchmarks.kernel_child import Clocks
-from training.benchmarks.kernel_overhead import Plan, growth, lanes
-from training.benchmarks.kernel_runs import BenchError, Finished
+from training.benchmarks.kernel_overhead import OverheadPlan, growth, lanes
+from training.benchmarks.kernel_runs import BenchError, FinishedRun
 from training.benchmarks.reading import bare_decoding, files_of, framed
 from training.benchmarks.table_text import Table, markdown, shown
 from training.benchmarks.untrained_packages import Studies, choose_studies, link_studies
@@ -128,7 +128,7 @@ def test_the_limit_decodes_every_pixel(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert all(image is not None and image.dtype == np.uint16 for image in decoded)
 
 
-def finished(studies: int, **changes: Any) -> Finished:
+def finished(studies: int, **changes: Any) -> FinishedRun:
     report = {"seconds": {"total": 2.0 * studies}, "rounds": [{"seconds": 1.0 * studies}]}
     given = {
         "members": 1,
@@ -141,10 +141,10 @@ def finished(studies: int, **changes: Any) -> Finished:
         "clocks_cpu": {},
     }
     found = {**given, "report": report, "submission": b"", "answers": np.zeros((25, 3)), **changes}
-    return Finished(studies, **found)
+    return FinishedRun(studies, **found)
 
 
-PLAN = Plan("cpu", ["package"], "package", (1, 4), (1,))
+PLAN = OverheadPlan("cpu", ["package"], "package", (1, 4), (1,))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from kernels.lumbar.labels import MIRROR, ROWS
 from training.data.out_of_fold import Answers, Average, Mixture, Rule
 from training.data.tables import ROW_GROUPS
 from training.ensemble.fit_weights import fit_multipliers, fit_weights
-from training.ensemble.parts import Costs, Ensemble, SearchError
+from training.ensemble.parts import Ensemble, MemberCosts, SearchError
 from training.ensemble.search import (
     LEAST_GAIN,
     best_ensemble,
@@ -102,8 +102,8 @@ def test_fitting_never_loses_to_the_simple_mean(seed: int, members: int, average
 def test_the_fit_of_noise_is_not_reported_as_a_gain() -> None:
     for seed in range(3):
         answers = answers_with([(0, 0, 0)] * 8, 40, seed)
-        fitted = final(answers, best_ensemble(answers, LOGITS, Costs.equal(answers.members)))
-        mixed = cross_fitted(answers, LOGITS, lambda part: best_ensemble(part, LOGITS, Costs.equal(part.members)))
+        fitted = final(answers, best_ensemble(answers, LOGITS, MemberCosts.equal(answers.members)))
+        mixed = cross_fitted(answers, LOGITS, lambda part: best_ensemble(part, LOGITS, MemberCosts.equal(part.members)))
         assert pooled(answers.labels, mixed).final >= fitted
 
 
@@ -177,7 +177,7 @@ def test_a_subset_leaves_noise_out() -> None:
 
 
 def test_localisers_are_paid_once() -> None:
-    costs = Costs({"a/x": 1.0, "a/y": 2.0, "b/x": 4.0}, {"a": 10.0, "b": 20.0})
+    costs = MemberCosts({"a/x": 1.0, "a/y": 2.0, "b/x": 4.0}, {"a": 10.0, "b": 20.0})
     assert costs.of([]) == 0
     assert costs.of(["a/x", "a/y"]) == 13
     assert costs.of(["a/x", "a/y", "b/x"]) == 37
@@ -189,7 +189,7 @@ SHARED = answers_with([(2, 0, 1), (0, 2, 1), (1, 1, 1), (2, 2, 2), (0, 0, 0)], 2
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.floats(0.0, 5), min_size=7, max_size=7), st.floats(0.1, 15))
 def test_the_budget_is_kept(values: list[float], seconds: float) -> None:
-    costs = Costs(dict(zip(SHARED.members, values, strict=False)), {"a": values[5], "b": values[6]})
+    costs = MemberCosts(dict(zip(SHARED.members, values, strict=False)), {"a": values[5], "b": values[6]})
     cheapest = min(costs.of([name]) for name in SHARED.members)
     if cheapest > seconds:
         with pytest.raises(SearchError, match="no member fits in"):
@@ -204,13 +204,13 @@ def test_the_budget_is_kept(values: list[float], seconds: float) -> None:
 
 def test_a_dear_good_member_is_not_shut_out_by_cheap_ones() -> None:
     answers = answers_with([(1, 1, 1), (4, 4, 4)], 100)
-    costs = Costs({"a/m0": 0.5, "b/m1": 10.0}, {"a": 0.0, "b": 0.0})
+    costs = MemberCosts({"a/m0": 0.5, "b/m1": 10.0}, {"a": 0.0, "b": 0.0})
     assert best_ensemble(answers, LOGITS, costs, 10.0).members == ("b/m1",)
 
 
 def test_each_step_of_the_order_gains_most_a_second() -> None:
     random = np.random.default_rng(0)
-    costs = Costs({name: float(random.uniform(0.5, 3)) for name in SHARED.members}, {"a": 1.0, "b": 2.0})
+    costs = MemberCosts({name: float(random.uniform(0.5, 3)) for name in SHARED.members}, {"a": 1.0, "b": 2.0})
     ensemble = Ensemble(SHARED.members, random.uniform(0.1, 1, (5, 3)), random.uniform(0.5, 2, (3, 3)))
     curve = run_order(SHARED, LOGITS, ensemble, costs)
     assert sorted(step.member for step in curve) == sorted(SHARED.members)
@@ -233,12 +233,12 @@ def test_each_step_of_the_order_gains_most_a_second() -> None:
 
 def test_members_worse_than_the_prior_leave_the_prior() -> None:
     answers = answers_with([(-4, -4, -4)], 40)
-    found = best_ensemble(answers, LOGITS, Costs.equal(answers.members), seconds=1)
+    found = best_ensemble(answers, LOGITS, MemberCosts.equal(answers.members), seconds=1)
     if found.members:  # its multipliers may make it a constant that is better than the public prior
         assert final(answers, found) < pooled(answers.labels, Mixture(answers, LOGITS).mix(np.zeros((1, 3)))).final
     nobody = Ensemble((), np.zeros((0, 3)), EQUAL)
     np.testing.assert_allclose(nobody.predict(answers, LOGITS)[0], LOGITS.prior_rows())
-    assert run_order(answers, LOGITS, nobody, Costs.equal(answers.members)) == []
+    assert run_order(answers, LOGITS, nobody, MemberCosts.equal(answers.members)) == []
 
 
 def test_one_study_cannot_be_cross_fitted() -> None:
@@ -248,7 +248,7 @@ def test_one_study_cannot_be_cross_fitted() -> None:
 
 
 def curve_of(answers: Answers, ensemble: Ensemble) -> list[float]:
-    return [step.score for step in run_order(answers, LOGITS, ensemble, Costs.equal(answers.members))]
+    return [step.score for step in run_order(answers, LOGITS, ensemble, MemberCosts.equal(answers.members))]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -256,7 +256,7 @@ def curve_of(answers: Answers, ensemble: Ensemble) -> list[float]:
 def test_every_member_earns_its_seconds_and_the_last_lowers_the_score(seed: int, fit: object) -> None:
     skills = np.random.default_rng(seed).uniform(-0.5, 1.5, (9, 3)).tolist()
     answers = answers_with(skills, 40, seed)
-    costs = Costs.equal(answers.members)
+    costs = MemberCosts.equal(answers.members)
     given = (simple_mean(answers, LOGITS),) if fit is lean else ()
     found = fit(answers, LOGITS, *given, costs)  # type: ignore[operator]
     assert 1 < len(found.members) < len(answers.members)
@@ -271,15 +271,15 @@ def test_every_member_earns_its_seconds_and_the_last_lowers_the_score(seed: int,
 
 def test_members_that_only_pass_the_minimum_together_are_cut_at_it() -> None:
     answers = answers_with([(2, 2, 2), (2, 2, 2), (0, 0, 0), (0, 0, 0)], 60)
-    kept = lean(answers, LOGITS, simple_mean(answers, LOGITS), Costs.equal(answers.members))
+    kept = lean(answers, LOGITS, simple_mean(answers, LOGITS), MemberCosts.equal(answers.members))
     assert set(kept.members) == {"a/m0", "b/m1"}
 
 
 def test_a_budget_that_is_large_enough_changes_nothing() -> None:
-    free = best_ensemble(SHARED, LOGITS, Costs.equal(SHARED.members))
+    free = best_ensemble(SHARED, LOGITS, MemberCosts.equal(SHARED.members))
     spent = float(len(free.members))
     assert spent < len(SHARED.members)
     for seconds in (spent, 100.0):
-        found = best_ensemble(SHARED, LOGITS, Costs.equal(SHARED.members), seconds)
+        found = best_ensemble(SHARED, LOGITS, MemberCosts.equal(SHARED.members), seconds)
         assert found.members == free.members
         np.testing.assert_array_equal(found.weights, free.weights)

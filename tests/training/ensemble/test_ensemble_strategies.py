@@ -12,7 +12,7 @@ from tests.training.ensemble.test_ensemble_search import LOGITS, answers_with
 from training.data.out_of_fold import Answers
 from training.data.tables import ROW_GROUPS
 from training.ensemble.find import SearchResult, search
-from training.ensemble.parts import Costs, SearchError
+from training.ensemble.parts import MemberCosts, SearchError
 from training.ensemble.strategies import (
     CALIBRATED,
     FREE,
@@ -34,7 +34,7 @@ def standing(*members: str, name: str = "", weight: float = 1.0, average: str = 
 
 
 def found_in(answers: Answers, seconds: float | None = None, *recipes: Standing) -> SearchResult:
-    return search(answers, LOGITS, Costs.equal(answers.members), seconds, recipes)
+    return search(answers, LOGITS, MemberCosts.equal(answers.members), seconds, recipes)
 
 
 def finals(result: SearchResult) -> dict[str, float]:
@@ -70,7 +70,7 @@ def test_one_recipe_as_it_stands_is_taken_where_nothing_is_better() -> None:
 def test_a_recipe_keeps_its_own_way_to_average() -> None:
     own = standing(*FEW.members[:4], name="one", average="logits")
     rule = replace(LOGITS, average="probabilities")
-    result = search(FEW, rule, Costs.equal(FEW.members), None, [own])
+    result = search(FEW, rule, MemberCosts.equal(FEW.members), None, [own])
     assert result.strategy == RECIPE and result.average == "logits"
     assert pooled(FEW.labels, own.ensemble(FEW).predict(FEW, LOGITS)).final == pytest.approx(result.fitted_score)
 
@@ -78,12 +78,12 @@ def test_a_recipe_keeps_its_own_way_to_average() -> None:
 def test_recipes_side_by_side_are_taken_where_they_help_each_other_and_fits_are_unsure() -> None:
     few = answers_with([(1.5, 1.5, 1.5)] * 2, 12, seed=2)
     one, other = standing(few.members[0], weight=2.0), standing(few.members[1])
-    made = strategies(few, LOGITS, Costs.equal(few.members), None, [one, other]).fits[SIDE_BY_SIDE](few)
+    made = strategies(few, LOGITS, MemberCosts.equal(few.members), None, [one, other]).fits[SIDE_BY_SIDE](few)
     assert made.weights.tolist() == [[2.0] * 3, [1.0] * 3]
-    assert SIDE_BY_SIDE not in strategies(few, LOGITS, Costs.equal(few.members), None, [one]).fits
+    assert SIDE_BY_SIDE not in strategies(few, LOGITS, MemberCosts.equal(few.members), None, [one]).fits
     result = found_in(few, None, one, other)
     assert finals(result)[SIDE_BY_SIDE] < min(finals(result)[name] for name in ("recipe a", "recipe b"))
-    assert SIDE_BY_SIDE in strategies(few, LOGITS, Costs.equal(few.members), 1.0, [one, other]).too_dear
+    assert SIDE_BY_SIDE in strategies(few, LOGITS, MemberCosts.equal(few.members), 1.0, [one, other]).too_dear
 
 
 def test_the_best_recipe_is_chosen_without_the_rows_it_is_scored_on() -> None:
@@ -92,7 +92,9 @@ def test_the_best_recipe_is_chosen_without_the_rows_it_is_scored_on() -> None:
     part = answers.folds == 0
     logits = np.stack([np.where(part[:, None, None], sure, -sure), np.where(part[:, None, None], 0 * sure, sure / 9)])
     answers = replace(answers, logits=logits)
-    fits = strategies(answers, LOGITS, Costs.equal(answers.members), None, [standing("a/m0"), standing("b/m1")]).fits
+    fits = strategies(
+        answers, LOGITS, MemberCosts.equal(answers.members), None, [standing("a/m0"), standing("b/m1")]
+    ).fits
     assert fits[RECIPE](answers.only(studies=~part)).members == ("b/m1",)
     assert fits[RECIPE](answers.only(studies=part)).members == ("a/m0",)
 
@@ -116,7 +118,7 @@ def test_a_member_has_no_weight_where_it_is_silent() -> None:
     logits = answers.logits.copy()
     logits[1][:, ROW_GROUPS != 0] = np.nan
     answers = replace(answers, logits=logits)
-    made = strategies(answers, LOGITS, Costs.equal(answers.members), None).fits[MEAN](answers)
+    made = strategies(answers, LOGITS, MemberCosts.equal(answers.members), None).fits[MEAN](answers)
     found = shipped(made, answers)
     assert sorted((found.weights > 0).sum(0).tolist()) == [1, 1, 2]
     np.testing.assert_allclose(found.predict(answers, LOGITS), made.predict(answers, LOGITS))

@@ -21,7 +21,7 @@ from tests.support.spines import spine
 from tests.support.tiny_runs import write_runs
 from training.benchmarks import localisers
 from training.benchmarks.localiser_tables import report
-from training.benchmarks.localisers import MEAN_SHAPE, Finished, candidates
+from training.benchmarks.localisers import MEAN_SHAPE, FinishedRecipe, candidates
 from training.evaluation.localiser_findings import (
     average_offsets,
     average_positions,
@@ -141,7 +141,7 @@ def test_average_positions_follow_the_stacks() -> None:
 
 def rows_of(*readers: Reader) -> list[localisers.Candidate]:
     by_name = {reader.member.name: reader for reader in readers}
-    return candidates([Finished("tiny", by_name, 3, None)])  # type: ignore[arg-type]
+    return candidates([FinishedRecipe("tiny", by_name, 3, None)])  # type: ignore[arg-type]
 
 
 def test_a_localiser_that_starts_from_others_is_measured_after_them() -> None:

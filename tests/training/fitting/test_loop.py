@@ -22,7 +22,7 @@ from training.fitting.checkpoint import CheckpointError, whole_file
 from training.fitting.curves import EpochRecord, draw_curves
 from training.fitting.loop import fit
 from training.fitting.optimise import make_ema, make_optimiser, rate_at
-from training.fitting.stop import Stopped
+from training.fitting.stop import StoppedBySignal
 from training.fitting.time_limit import OutOfTime
 
 CPU = torch.device("cpu")
@@ -94,7 +94,7 @@ class Terminated(TinySamples):
 def test_a_run_stopped_by_sigterm_continues_within_the_epoch_to_the_same_bits(tmp_path, recipe, dies_at, steps):
     before = signal.getsignal(signal.SIGTERM)
     whole = fit(recipe, TinySamples(recipe), tmp_path / "whole", CPU, seed=7)
-    with pytest.raises(Stopped, match=f"stopped after step {steps} of 9; the same command goes on there"):
+    with pytest.raises(StoppedBySignal, match=f"stopped after step {steps} of 9; the same command goes on there"):
         fit(recipe, Terminated(recipe, dies_at=dies_at), tmp_path / "stopped", CPU, seed=7)
     assert signal.getsignal(signal.SIGTERM) == before
     torch.rand(100)

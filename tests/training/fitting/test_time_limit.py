@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from training.fitting.time_limit import Clock, OutOfTime
+from training.fitting.time_limit import OutOfTime, TimeLimit
 
 
 class Time:
@@ -23,7 +23,7 @@ def time() -> Time:
 
 
 def test_epochs_pass_as_long_as_the_last_one_would_fit(time):
-    clock = Clock(100.0, time)
+    clock = TimeLimit(100.0, time)
     clock.before_epoch(None)
     time.now_s += 87
     clock.before_epoch(10.0)  # ends as the three seconds begin that are kept back
@@ -34,7 +34,7 @@ def test_epochs_pass_as_long_as_the_last_one_would_fit(time):
 
 
 def test_a_new_network_is_taken_to_be_as_slow_as_the_slowest(time):
-    clock = Clock(100.0, time)
+    clock = TimeLimit(100.0, time)
     clock.before_epoch(30.0)
     clock.before_epoch(5.0)
     time.now_s += 70
@@ -44,14 +44,14 @@ def test_a_new_network_is_taken_to_be_as_slow_as_the_slowest(time):
 
 
 def test_every_session_gets_one_epoch_further(time):
-    clock = Clock(0.0, time)
+    clock = TimeLimit(0.0, time)
     clock.before_epoch(1e6)
     with pytest.raises(OutOfTime):
         clock.before_epoch(1.0)
 
 
 def test_without_a_limit_nothing_is_refused(time):
-    clock = Clock(now=time)
+    clock = TimeLimit(now=time)
     for _ in range(3):
         time.now_s += 1e9
         clock.before_epoch(1e9)

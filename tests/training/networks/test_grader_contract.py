@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kernels.lumbar.answers.grade import grade
-from kernels.lumbar.inputs.member_inputs import Scene
+from kernels.lumbar.inputs.member_inputs import InputCache
 from kernels.lumbar.inputs.mirroring import turned_tensors
 from kernels.lumbar.labels import UNITS, mirrored, row_of
 from kernels.lumbar.networks.loading import load_member
@@ -96,8 +96,8 @@ def test_a_mirrored_study_is_graded_with_left_and_right_exchanged(exported, reci
     folder, artefact = exported(recipe)
     member = load_member(folder, artefact, CPU)
     turned = {mirrored(row): point * MINUS_X for row, point in landmarks.items()}
-    (found,) = grade(Scene([study], [landmarks]), member, tta=True)
-    (opposite,) = grade(Scene([mirror_study(study)], [turned]), member, tta=True)
+    (found,) = grade(InputCache([study], [landmarks]), member, tta=True)
+    (opposite,) = grade(InputCache([mirror_study(study)], [turned]), member, tta=True)
     assert found and {mirrored(row) for row in found} == set(opposite)
     assert max(np.ptp(logits) for logits in found.values()) > 1e-6, "an answer that says nothing proves nothing"
     for row, logits in found.items():
@@ -113,12 +113,12 @@ def test_front_to_back_averages_both_ways_to_look(exported, recipe, foreign_stud
     folder, artefact = exported(recipe)
     asked = recipe.member.model_copy(update={"tta": ("front_to_back",)})
     loaded = load_member(folder, artefact.model_copy(update={"member": asked}), CPU)
-    feed = Scene([study], [landmarks]).feed(asked)
+    feed = InputCache([study], [landmarks]).feed(asked)
     tensors, present = feed.tensors, feed.present
     both = torch.stack([loaded(tensors, present), loaded(turned_tensors(asked, tensors), present)]).mean(0).numpy()
     again = turned_tensors(asked, turned_tensors(asked, tensors))
     assert all(torch.equal(one, other) for one, other in zip(again, tensors, strict=True))
-    (found,) = grade(Scene([study], [landmarks]), loaded, tta=True)
+    (found,) = grade(InputCache([study], [landmarks]), loaded, tta=True)
     for (_, unit), seen, answers in zip(feed.places, feed.seen, both, strict=True):
         if not seen:
             continue

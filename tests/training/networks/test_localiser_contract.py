@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kernels.lumbar.answers.localiser_answers import answers_of
-from kernels.lumbar.inputs.member_inputs import Scene
+from kernels.lumbar.inputs.member_inputs import InputCache
 from kernels.lumbar.labels import mirrored
 from kernels.lumbar.networks.loading import load_member
 from kernels.lumbar.networks.weights import golden_inputs
@@ -81,8 +81,8 @@ def test_a_mirrored_study_has_mirrored_points(exported, recipe, foreign_study):
     folder, artefact = exported(recipe)
     member = load_member(folder, artefact, CPU)
     turned = {mirrored(row): point * MINUS_X for row, point in landmarks.items()}
-    (found,) = answers_of(Scene([study], [landmarks]), member, [{}], tta=True)
-    (opposite,) = answers_of(Scene([mirror_study(study)], [turned]), member, [{}], tta=True)
+    (found,) = answers_of(InputCache([study], [landmarks]), member, [{}], tta=True)
+    (opposite,) = answers_of(InputCache([mirror_study(study)], [turned]), member, [{}], tta=True)
     assert found and {mirrored(row) for row in found} == set(opposite)
     for row, answer in found.items():
         other = opposite[mirrored(row)]

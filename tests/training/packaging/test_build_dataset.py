@@ -305,7 +305,7 @@ def test_the_folds_of_a_model_share_its_weight(recipe):
 
     def run(name):
         artefact = Artefact.model_construct(member=entry.member.model_copy(update={"name": name}))
-        return packs.Run(entry, artefact, Path())
+        return packs.TrainedMember(entry, artefact, Path())
 
     runs = {recipe.name: [run(name) for name in names]}
     graders = tuple(released.GraderWeight(name=name, weight=entry.weight) for name in names)
@@ -359,7 +359,7 @@ def test_readme_explains_every_field():
         assert set(model.model_fields) - explained - {"member", "weights", "provenance"} == set(), model.__name__
 
 
-def named_runs(finished: Path, recipe: Recipe, *roles: str) -> list[packs.Run]:
+def named_runs(finished: Path, recipe: Recipe, *roles: str) -> list[packs.TrainedMember]:
     found = packs.collect(RunFolder(finished, recipe), (0,), False)
     return [run for run in found if run.recipe.member.role in roles]
 

@@ -17,7 +17,7 @@ from training.phantom.curve import FIRST_LABELLED
 from training.phantom.protocol import AXIAL_T2, SAGITTAL_T1
 from training.phantom.render import render_series
 from training.phantom.severity import Severity, grade_posterior, sample_severity
-from training.phantom.study import Study, sample_study
+from training.phantom.study import PhantomStudy, sample_study
 from training.phantom.tissue import Tissue, signal_table
 
 SAMPLES = 4000
@@ -31,7 +31,7 @@ def severities() -> tuple[NDArray[np.int64], NDArray[np.float64]]:
 
 
 @pytest.fixture(scope="module")
-def studies() -> list[Study]:
+def studies() -> list[PhantomStudy]:
     return [sample_study((3, 0, index), 1.0) for index in range(60)]
 
 
@@ -158,7 +158,7 @@ def test_mirrored_anatomy_is_the_mirror_image() -> None:
     assert left != [level.foramen_width.left for level in mirror.levels]
 
 
-def test_mirrored_study_renders_mirrored(studies: list[Study]) -> None:
+def test_mirrored_study_renders_mirrored(studies: list[PhantomStudy]) -> None:
     study = studies[0]
     for description, flip in ((SAGITTAL_T1, False), (AXIAL_T2, True)):
         plan = next(plan for plan in study.plans if plan.description == description)
@@ -171,7 +171,7 @@ def test_mirrored_study_renders_mirrored(studies: list[Study]) -> None:
             assert np.abs(image.astype(int) - other.astype(int)).mean() > 0.02 * plan.white
 
 
-def test_axial_image_right_is_patient_left(studies: list[Study]) -> None:
+def test_axial_image_right_is_patient_left(studies: list[PhantomStudy]) -> None:
     for study in studies:
         for plan in study.plans:
             x = plan.slices[0].along_row[0]
@@ -179,7 +179,7 @@ def test_axial_image_right_is_patient_left(studies: list[Study]) -> None:
             assert abs(plan.slices[0].along_row @ plan.slices[0].along_column) < 1e-9
 
 
-def test_clicks_project_onto_landmarks(studies: list[Study]) -> None:
+def test_clicks_project_onto_landmarks(studies: list[PhantomStudy]) -> None:
     for study in studies:
         assert len({click.row for click in study.clicks}) == len(study.clicks)
         for click in study.clicks:
@@ -205,7 +205,7 @@ def test_protocols_follow_the_measured_distributions() -> None:
     assert np.nanmean(higher) == pytest.approx(0.64, abs=0.08)
 
 
-def _left_is_higher(study: Study) -> float:
+def _left_is_higher(study: PhantomStudy) -> float:
     clicks = {click.row: click for click in study.clicks}
     left, right = (clicks.get(CONDITIONS.index(f"{side}_neural_foraminal_narrowing") * 5) for side in ("left", "right"))
     if left is None or right is None:

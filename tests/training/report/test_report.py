@@ -33,7 +33,7 @@ from training.report.figures import apart, gain_figure
 from training.report.finished_runs import read_sources
 from training.report.localisation import Looking
 from training.report.numbers import by_condition_and_level, confusion, reliability, worst
-from training.report.page import Html, Image, Section, figure, page, paragraph
+from training.report.page import Html, ReportImage, Section, figure, page, paragraph
 from training.report.predictions import predicted_from
 
 SECTIONS = (
@@ -332,7 +332,7 @@ def test_phantoms_are_named_as_such(runs: Path, tmp_path: Path) -> None:
 
 
 def test_text_is_escaped_and_html_is_not() -> None:
-    picture = figure(Image(b"x", "image/png"), 'a "quoted" <b>')
+    picture = figure(ReportImage(b"x", "image/png"), 'a "quoted" <b>')
     text = page("<i>", "a & b", [Section("1 < 2", Html(paragraph("<script>") + picture))])
     assert "&lt;i&gt;" in text and "a &amp; b" in text and "<script>" not in text and "1. 1 &lt; 2</h2>" in text
     assert 'alt="a &quot;quoted&quot; &lt;b&gt;"' in text

@@ -26,9 +26,9 @@ from training.workflow import __main__ as workflow
 from training.workflow import step as step_module
 from training.workflow.costs import Costs, told
 from training.workflow.engine import ExecutorError, profile_of
-from training.workflow.grid import Grid, Order, keep_grid, make_grid, read_grid
+from training.workflow.grid import Grid, GridOrder, keep_grid, make_grid, read_grid
 from training.workflow.plan_and_status import plan_of, state_of, status_of, todo_of
-from training.workflow.staleness import Books
+from training.workflow.staleness import Staleness
 from training.workflow.step_journal import attempt, is_running
 
 FAILING = 1e30
@@ -54,7 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def grid_of(place: Path, *names: str, runs: str = "runs") -> Grid:
     recipes = tuple(str(place / f"{name}.yaml") for name in names)
     return make_grid(
-        Order(data=place / "data", runs=place / runs, recipes=recipes, profile="smoke", jobs=2, search=False)
+        GridOrder(data=place / "data", runs=place / runs, recipes=recipes, profile="smoke", jobs=2, search=False)
     )
 
 
@@ -84,7 +84,7 @@ def test_one_failing_job_leaves_the_others_finished_and_is_named(place: Path, fi
         and f"({log})" in first.stderr
         and "1 that need them were not begun" in first.stderr
     )
-    verdicts = Books(grid_of(place, "alpha", "beta", "gamma")).verdicts()
+    verdicts = Staleness(grid_of(place, "alpha", "beta", "gamma")).verdicts()
     open_jobs = {name for name, verdict in verdicts.items() if not verdict.done}
     assert open_jobs == {"gamma/smoke/gamma_spinal_tiny/fold0", "gamma/smoke/validate"}
 
@@ -135,7 +135,7 @@ def test_each_way_finishes_what_the_other_began(place: Path, first: CompletedPro
     given = ["--data", str(place / "data"), "--runs", str(place / "runs"), "--profile", "smoke", "--jobs", "1"]
     assert train_all.main([*given, "--recipes", str(place / "beta.yaml")]) == 0
     assert [path.stat().st_mtime_ns for path in sorted((place / "runs" / "beta").rglob("weights.ts"))] == times
-    serial = Books(grid_of(place, "alpha", runs="serial")).verdicts()
+    serial = Staleness(grid_of(place, "alpha", runs="serial")).verdicts()
     left = {name for name, verdict in serial.items() if not verdict.done}
     assert left == {"alpha/smoke/prepare", "alpha/smoke/validate"}, "what only looks whether all is there"
     assert weights(place / "runs") == before
@@ -161,9 +161,9 @@ def test_a_changed_recipe_is_followed_by_what_depends_on_it(
     }[part]
     changed.write_text(text.replace(old, new))
     recipes = (str(changed), str(place / "beta.yaml"))
-    order = Order(data=place / "data", runs=place / "runs", recipes=recipes, profile="smoke", search=False)
+    order = GridOrder(data=place / "data", runs=place / "runs", recipes=recipes, profile="smoke", search=False)
     grid = make_grid(order)
-    todo = todo_of(grid, Books(grid).verdicts())
+    todo = todo_of(grid, Staleness(grid).verdicts())
     assert set(todo) == {f"alpha/smoke/{name}" for name in expected}
     if part == "grader":
         assert "its recipe, its data or what its localisers miss by changed" in plan_of(grid, 2)
@@ -173,7 +173,7 @@ def test_a_digest_is_that_of_training_itself(place: Path, first: CompletedProces
     grid = grid_of(place, "alpha")
     for name in ("alpha/smoke/alpha_canal/fold0", "alpha/smoke/alpha_spinal_tiny/fold0"):
         kept = json.loads((grid.job(grid.steps[name]) / "done.json").read_text())["digest"]
-        assert Books(grid).made_of(grid.steps[name]) == kept
+        assert Staleness(grid).made_of(grid.steps[name]) == kept
 
 
 def test_costs_follow_what_was_measured(place: Path, first: CompletedProcess[str]) -> None:
@@ -190,7 +190,7 @@ def test_costs_follow_what_was_measured(place: Path, first: CompletedProcess[str
 
 def test_a_grid_is_kept_whole(place: Path, tmp_path: Path) -> None:
     places = {"data": place / "data", "runs": tmp_path, "package": tmp_path / "w"}
-    order = Order(recipes=("split_and_global", "view_fusion"), profile="smoke", folds=(0, 2), jobs=3, **places)
+    order = GridOrder(recipes=("split_and_global", "view_fusion"), profile="smoke", folds=(0, 2), jobs=3, **places)
     grid = make_grid(order)
     again = read_grid(keep_grid(grid))
     assert again == grid and again.steps == grid.steps
@@ -254,16 +254,16 @@ def changed_copy(place: Path, tmp_path: Path) -> tuple[Path, Grid]:
     shutil.copytree(place / "data", tmp_path / "data")
     shutil.copytree(place / "runs", tmp_path / "runs")
     recipes = (str(place / "alpha.yaml"),)
-    order = Order(data=tmp_path / "data", runs=tmp_path / "runs", recipes=recipes, profile="smoke", search=False)
+    order = GridOrder(data=tmp_path / "data", runs=tmp_path / "runs", recipes=recipes, profile="smoke", search=False)
     return next(path for path in sorted((tmp_path / "data" / "train_images").rglob("*.dcm"))), make_grid(order)
 
 
 def open_jobs(grid: Grid) -> set[str]:
-    return {name.removeprefix("alpha/smoke/") for name in todo_of(grid, Books(grid).verdicts())}
+    return {name.removeprefix("alpha/smoke/") for name in todo_of(grid, Staleness(grid).verdicts())}
 
 
 def test_a_fold_that_is_named_twice_is_one(place: Path) -> None:
-    order = Order(data=place / "data", runs=place / "runs", recipes=(str(place / "alpha.yaml"),), folds=(1, 0, 1))
+    order = GridOrder(data=place / "data", runs=place / "runs", recipes=(str(place / "alpha.yaml"),), folds=(1, 0, 1))
     assert make_grid(order.model_copy(update={"profile": "smoke"})).folds == {"alpha": (1, 0)}
 
 
@@ -302,7 +302,7 @@ def test_a_killed_job_is_shown_as_such(place: Path, tmp_path: Path, first: Compl
     entry = grid.own / "journal" / f"{step.name}.json"
     entry.write_text(json.dumps(json.loads(entry.read_text()) | {"state": "running"}))
     grid.stamp(step).unlink()
-    assert state_of(grid, step, Books(grid).verdicts()[step.name]) == "killed"
+    assert state_of(grid, step, Staleness(grid).verdicts()[step.name]) == "killed"
 
 
 def test_a_step_of_a_run_that_is_gone_ends_at_once(
@@ -335,8 +335,8 @@ def test_a_job_that_was_killed_says_so(
 
 
 def test_a_lost_file_of_the_package_is_noticed(place: Path, tmp_path: Path) -> None:
-    order = Order(data=place / "data", runs=tmp_path, recipes=("split_and_global",), package=tmp_path / "package")
-    books = Books(make_grid(order))
+    order = GridOrder(data=place / "data", runs=tmp_path, recipes=("split_and_global",), package=tmp_path / "package")
+    books = Staleness(make_grid(order))
     (tmp_path / "package").mkdir()
     weights = {"file": "a.bin", "offset": 2, "bytes": 3}
     (tmp_path / "package" / "manifest.json").write_text(json.dumps({"artefacts": [{"weights": weights}]}))

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from kernels.lumbar.problems import Problem
 from kernels.lumbar.run.submission import replace_json, replace_text
 from training.data.cache.cache_journal import Made, Wanted, begin_journal, clear, resumed, save
-from training.data.cache.cache_sources import Sources
+from training.data.cache.cache_sources import CropSources
 from training.data.cache.decode import Annotation, Decoded, Task, decode_all, geometry_file
 from training.data.tables import Tables
 
@@ -36,7 +36,7 @@ class CacheError(Exception):
     """A cache that cannot be made, and why."""
 
 
-def make(wanted: Wanted, root: Path, tables: Tables, sources: Sources, jobs: int) -> None:
+def make(wanted: Wanted, root: Path, tables: Tables, sources: CropSources, jobs: int) -> None:
     """Decode every study once and fill all files.  Raises CacheError."""
     found = resumed(wanted)
     if found is None:
@@ -83,7 +83,7 @@ def _begin(wanted: Wanted) -> Path:
     return begin_journal(wanted)
 
 
-def _tell(wanted: Wanted, made: Made, sources: Sources) -> None:
+def _tell(wanted: Wanted, made: Made, sources: CropSources) -> None:
     done = f"; {len(made.landmarks)} studies are done already" if made.landmarks else ""
     log.info("making %d cache files of %d studies in %s%s", len(wanted.files), len(wanted.studies), wanted.out, done)
     if sources.missing:

@@ -28,7 +28,7 @@ LISTING_THREADS = 16
 
 
 @dataclass(frozen=True)
-class Sources:
+class CropSources:
     """What the crops of a data set are made of."""
 
     digest: str
@@ -38,7 +38,7 @@ class Sources:
     """<study>/<series> of those that have no file."""
 
 
-def sources_of(root: Path, tables: Tables) -> Sources:
+def sources_of(root: Path, tables: Tables) -> CropSources:
     """Look at every file of every series of the tables, without reading it.
 
     A file that was replaced, added or removed changes the digest, by its name, size or time of change; a copy of the
@@ -46,7 +46,7 @@ def sources_of(root: Path, tables: Tables) -> Sources:
     """
     names, listed = _listed(root, tables)
     missing = tuple(name for name, found in zip(names, listed, strict=True) if found is None)
-    return Sources(digest(tables.fingerprint, names, listed, code_digest(), cv2.__version__), len(names), missing)
+    return CropSources(digest(tables.fingerprint, names, listed, code_digest(), cv2.__version__), len(names), missing)
 
 
 def images_digest(root: Path, tables: Tables, kept: Path, may_read: bool = True) -> str | None:

@@ -9,7 +9,7 @@ import torch
 
 from kernels.lumbar.dicom.geometry import Plane, lift_points, slice_distances
 from kernels.lumbar.dicom.read_study import read_study
-from kernels.lumbar.inputs.member_inputs import Scene
+from kernels.lumbar.inputs.member_inputs import InputCache
 from kernels.lumbar.inputs.mirroring import mirrored_targets, mirrored_tensors
 from kernels.lumbar.inputs.views import project
 from kernels.lumbar.labels import LEVELS, ROWS, UNITS, mirrored, row_of
@@ -116,7 +116,7 @@ def test_validation_shows_what_the_kernel_sees_at_the_true_landmarks(real, recip
     seen = 0
     for number, name in enumerate(cache.studies):
         study = read_study(root / "train_images" / name, name, tables.series[name])
-        feed = Scene([study], [cache.landmarks[name]]).feed(member)
+        feed = InputCache([study], [cache.landmarks[name]]).feed(member)
         tensors, present = feed.tensors, feed.present
         for place, (_, unit) in enumerate(feed.places):
             if not feed.seen[place]:
