@@ -1,0 +1,1 @@
+"""Measurements that outgrow a test: each folder or module is a command line of its own."""
