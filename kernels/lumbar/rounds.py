@@ -78,6 +78,8 @@ class Rounds:
         self._untaken = 0
         self._lock = threading.Lock()
         self.done: list[Round] = []
+        self.precision: dict[str, str] = {}
+        """What each member that was loaded computes in."""
 
     def run(self, keep: Keep) -> None:
         """Do all that there is time for.  `keep` is told of the studies that have new answers.  Raises DevicesLost."""
@@ -142,7 +144,8 @@ class Rounds:
             lanes = Pass(self.crews, names, set(networks), reading, self._in_hand, self._patience_s)
             outcome = lanes.run(partial(self._decide, jobs), self._work, merge, self.budget.left_s, bar)
         for crew in self.crews:
-            self.store.problems.update(dict.fromkeys(crew.problems.values()))
+            self.store.problems.update(dict.fromkeys([*crew.problems.values(), *crew.refused]))
+            self.precision |= crew.precision
         self._given_up |= reading.stalled
         self.schedule.studies = len(self.store.studies) - len(self._given_up)
         return outcome
