@@ -17,7 +17,7 @@ from .setting import Record, Setting
 
 STUDIES, MOST_NETWORKS = 16, 5
 # Of what a network takes beyond its weights, and of what the kernel takes beyond its start, so much is left to it.
-SHARE = 0.45
+SHARE, KERNEL_SHARE = 0.45, 0.6
 MOST_APART = 5e-3
 
 
@@ -83,7 +83,7 @@ def _kernel(setting: Setting, record: Record) -> None:
     table.rows.append(["uncapped", peak / 2**20, 0.0, free.summary()])
     record.save()
     held = _reset()
-    cap(held + SHARE * (peak - held))
+    cap(held + KERNEL_SHARE * (peak - held))
     done, peak = _run(setting, "capped")
     cap(None)
     table.rows.append(["capped", peak / 2**20, worst(done, free), done.summary()])
