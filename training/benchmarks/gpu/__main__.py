@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 
 from kernels.lumbar.submission import replace_json
-from training.recipes import names_of
 
 from .parts import PARTS
 from .prepare import make_package
@@ -57,7 +56,7 @@ def measure(options: argparse.Namespace, work: Path) -> list[Ended]:
     """Run the parts; print and keep what each found."""
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     setting = Setting(work, device, options.small, options.foreign)
-    chosen = set(names_of([options.parts])) if options.parts else {part.name for part in PARTS}
+    chosen = set(options.parts.split(",")) if options.parts else {part.name for part in PARTS}
     # What others need is made whatever is asked for.
     parts = [p for p in PARTS if (p.name in chosen or p.stage == "first") and p.name not in options.without.split(",")]
     ended: list[Ended] = []

@@ -33,6 +33,7 @@ TRAIN, TEST, SCALE = 32, 12, 0.5
 SMALL_TRAIN, SMALL_TEST, SMALL_SCALE = 10, 2, 0.25
 SMALL_RECIPES = ("level_sequence",)
 SETTLING_ROWS, SETTLING_ROUNDS = 4, 2
+MOST_WORKERS = 12
 
 
 class Leaning(nn.Module):
@@ -72,20 +73,20 @@ def make_five_systems(setting: Setting, record: Record) -> None:
 
 
 def make_package(folder: Path, recipes: Sequence[str]) -> None:
-    """A package of some recipes' untrained networks, a route for each recipe."""
-    workers = min(os.cpu_count() or 1, len(recipes))
+    """A package of the untrained networks of some recipes' smoke profile, a route for each recipe."""
+    members = [(entry, name) for name in recipes for entry in load_named(name, "smoke").members()]
+    exported = folder / "exported"
+    workers = min(os.cpu_count() or 1, MOST_WORKERS, len(members))
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        found = list(pool.map(export_recipe, recipes, [folder / "exported"] * len(recipes)))
-    write_package(folder, dict(zip(recipes, found, strict=True)))
+        coming = [pool.submit(export_untrained, *one, exported / one[0].member.name) for one in members]
+        runs = [one.result() for one in coming]
+    pairs = list(zip(members, runs, strict=True))
+    write_package(folder, {name: [run for (_, its), run in pairs if its == name] for name in recipes})
 
 
-def export_recipe(name: str, folder: Path) -> list[Run]:
-    """Export each network of a recipe's smoke profile, untrained."""
-    torch.set_num_threads(2)
-    return [_untrained(entry, name, folder / entry.member.name) for entry in load_named(name, "smoke").members()]
-
-
-def _untrained(entry: MemberRecipe, recipe: str, folder: Path) -> Run:
+def export_untrained(entry: MemberRecipe, recipe: str, folder: Path) -> Run:
+    """Export a network as it is before training, but for the statistics that it normalises by."""
+    torch.set_num_threads(1)
     torch.manual_seed(SEED)
     network = networks.for_member(entry, pretrained=False)
     usual = settle(network, entry.member)
