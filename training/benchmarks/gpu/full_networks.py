@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -74,7 +74,7 @@ def measure(setting: Setting, record: Record) -> None:
     measured: list[tuple[Work, float]] = []
     for work, network in _built(chosen, setting):
         try:
-            seconds, memory, rows = _measured(work, network, setting.device)
+            seconds, memory, rows = _measured(work, network.result(), setting.device)
         except Exception as error:  # noqa: BLE001 - whatever one network raises shall not cost the others
             record.check(False, f"{work.entry.member.name}: {type(error).__name__}: {str(error).strip()[:200]}")
             continue
@@ -93,13 +93,13 @@ def _spread(all_works: list[Work]) -> list[Work]:
     return [*first, *(one for start in range(4) for one in rest[start::4])]
 
 
-def _built(chosen: list[Work], setting: Setting) -> Iterator[tuple[Work, nn.Module]]:
-    """Networks, built ahead by some threads."""
+def _built(chosen: list[Work], setting: Setting) -> Iterator[tuple[Work, Future[nn.Module]]]:
+    """Networks that are being built by some threads, in their order."""
     with ThreadPoolExecutor(1 if setting.small else BUILDERS) as pool:
         ahead = 2 * BUILDERS
         coming = [pool.submit(networks.for_member, work.entry, pretrained=False) for work in chosen[:ahead]]
         for number, work in enumerate(chosen):
-            network = coming.pop(0).result()
+            network = coming.pop(0)
             if number + ahead < len(chosen):
                 coming.append(pool.submit(networks.for_member, chosen[number + ahead].entry, pretrained=False))
             yield work, network

@@ -36,7 +36,7 @@ class Part:
 PARTS = (
     Part("machine", f"{HERE}.machine:measure", 60, "first"),
     Part("data", f"{HERE}.prepare:make_data", 120, "first"),
-    Part("package", f"{HERE}.prepare:make_five_systems", 150, "first"),
+    Part("package", f"{HERE}.prepare:make_five_systems", 200, "first"),
     Part("parity", f"{HERE}.parity:measure", 120, "together"),
     Part("submission", f"{HERE}.submissions:on_both_devices", 150, "together"),
     Part("lanes", f"{HERE}.submissions:in_lanes", 120, "together"),
