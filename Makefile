@@ -45,7 +45,7 @@ DEMO_SCALE ?= 0.6
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo doctor data train-all plan status predict ensemble report package kernel simulate upload push submit ship push-train show
-.PHONY: test test-all test-image lint bench bench-locate bench-grade bench-train fuzz pretrained clean
+.PHONY: gpu gpu-prepare test test-all test-image lint bench bench-locate bench-grade bench-train fuzz pretrained clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -175,6 +175,13 @@ bench-grade: .venv/installed ## every grader and the ensemble of all on the same
 	$(if $(DATA),,$(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep)
 	$(PY) -m training.train_all --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) --folds 0 --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES))
 	$(PY) -m training.benchmarks.graders --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(OUT),--out "$(OUT)")
+
+gpu: .venv/installed ## all that only a GPU can show, parts in order of value, ended in time [OUT=DIR] [MINUTES=8]
+	$(PY) -m training.benchmarks.gpu --out "$(or $(OUT),gpu-bench)" --minutes $(or $(MINUTES),8)
+
+# There: pip install --no-index --no-deps --target SITE gpu-kit/wheels/*.whl; PYTHONPATH=SITE python3 -m training.benchmarks.gpu
+gpu-prepare: .venv/installed ## what a GPU machine without network needs beside the repository: wheels, a package [OUT=DIR]
+	$(PY) -m training.benchmarks.gpu --prepare "$(or $(OUT),gpu-kit)"
 
 fuzz: .venv/installed ## damaged files, tables and manifests [MINUTES=10] [SEED=N] [OUT=DIR]
 	$(PY) -m tests.fuzz --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0) --out "$(or $(OUT),fuzzed)"

@@ -28,7 +28,7 @@ from training.data import out_of_fold
 from training.data.out_of_fold import Answers, Average, OutOfFoldError, Rule
 from training.ensemble.crossfit import cross_fit
 from training.ensemble.find import SearchResult, search
-from training.ensemble.search import Costs, Ensemble, SearchError, best_ensemble
+from training.ensemble.search import Ensemble, MemberCosts, SearchError, best_ensemble
 from training.ensemble.sources import read_costs, read_priors, standing_of
 from training.ensemble.strategies import FREE, Standing, side_by_side
 from training.evaluation.intervals import intervals
@@ -65,7 +65,7 @@ class Measured:
     held_out: Answers
     test: dict[str, Answers]
     """By whose landmarks were looked at."""
-    costs: Costs
+    costs: MemberCosts
     remarks: list[str]
     cross_fitted: dict[str, np.ndarray]
     """Of what was fitted: (N, 25, 3), what fits without a held-out study say of it."""

@@ -19,7 +19,7 @@ import numpy as np
 from kernels.lumbar.labels import GROUPS
 from kernels.lumbar.run.submission import replace_json
 from training.data.out_of_fold import Answers, Mixture, OutOfFoldError, Rule
-from training.ensemble.search import Costs, SearchError, Step, best_single, cross_fitted, run_order
+from training.ensemble.search import EliminationStep, MemberCosts, SearchError, best_single, cross_fitted, run_order
 from training.ensemble.sources import OutOfFoldSources, read_costs, read_priors, read_sources
 from training.ensemble.strategies import Standing, shipped, strategies
 from training.ensemble.table import next_step, reason_of, table_of
@@ -59,7 +59,7 @@ class SearchResult:
     left_to_priors: list[str]
     """Condition groups that no member answers better than the priors, so that none has a weight."""
     order: list[str]
-    curve: list[Step]
+    curve: list[EliminationStep]
     """After each member of `order`: seconds a study and the score on the rows that the weights were fitted on."""
     unit: str
     """Of all costs: seconds, or networks where seconds were not measured."""
@@ -82,7 +82,7 @@ class SearchResult:
 def search(
     answers: Answers,
     rule: Rule,
-    costs: Costs,
+    costs: MemberCosts,
     seconds: float | None = None,
     standing: Sequence[Standing] = (),
     unit: str = "seconds",
@@ -135,7 +135,7 @@ def search(
     )
 
 
-def member_scores(answers: Answers, rule: Rule, costs: Costs) -> dict[str, MemberScore]:
+def member_scores(answers: Answers, rule: Rule, costs: MemberCosts) -> dict[str, MemberScore]:
     """Every member alone, the best first, each with its difference to the best at each group that it grades."""
     alone = {
         name: Mixture(answers.only(members=[name]), rule).mix(np.ones((1, len(GROUPS)))) for name in answers.members
