@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from ..networks.devices import studies_at_once
 from ..problems import Problem
-from .clock import FINISH_S, Clock
+from .clock import FINISH_S, PATIENCE_S, Clock
 from .device_worker import Answered, DeviceWorker
 from .in_progress import InProgress
-from .read_ahead import LONGEST_TICK_S, LOOK_AHEAD, PATIENCE_S, ReadAhead, Series, StudyBatch
+from .read_ahead import LONGEST_TICK_S, LOOK_AHEAD, ReadAhead, Series, StudyBatch
 from .results import Job, Results
 from .schedule import Effort, Schedule
 

@@ -18,12 +18,12 @@ from kernels.lumbar.run.submission import replace_json
 from kernels.lumbar.specs import Member
 from training import networks
 from training.benchmarks.untrained_packages import places
-from training.evaluation.validate import route_of
 from training.fitting.export import WEIGHTS_FILE, export
-from training.packaging.packs import TrainedMember, pack
+from training.packaging.packs import pack
 from training.phantom.dataset import Options, make_dataset
 from training.recipe.load import load_named, names_of
 from training.recipe.schema import MemberRecipe
+from training.runs import TrainedMember, route_of
 
 from .setting import Record, Setting
 
