@@ -180,6 +180,7 @@ def test_a_full_disk_is_said_in_a_sentence(archive, tmp_path, monkeypatch):
     [
         (Answer("kaggle", 1, "", "OSError: [Errno 28] No space left on device"), "the disk .* is full"),
         (Answer("kaggle", 1, "", "requests.exceptions.ChunkedEncodingError: (...)"), "the line to Kaggle broke after"),
+        (Answer("kaggle", 1, "", "ProtocolError: ('Connection broken: x')\n\nIf"), "the line to Kaggle broke after"),
         (Answer("kaggle", 1, "", "404 Client Error: Not Found"), "404 Client Error"),
     ],
 )

@@ -12,7 +12,22 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE_FOLDERS = ("kernels", "training", "tests", "weights_manifest", ".ci")
-TEXT_SUFFIXES = {"", ".py", ".yaml", ".yml", ".json", ".md", ".toml", ".ipynb", ".txt", ".smk", ".cfg", ".ini", ".html", ".lock"}
+TEXT_SUFFIXES = {
+    "",
+    ".py",
+    ".yaml",
+    ".yml",
+    ".json",
+    ".md",
+    ".toml",
+    ".ipynb",
+    ".txt",
+    ".smk",
+    ".cfg",
+    ".ini",
+    ".html",
+    ".lock",
+}
 IN_KAGGLE_IMAGE = {"numpy", "pandas", "cv2", "pydicom", "torch", "pydantic", "tqdm"}
 LONGEST_MODULE = 280
 
