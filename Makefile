@@ -45,17 +45,30 @@ DEMO_SCALE ?= 0.6
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo doctor data train-all plan status predict ensemble report package kernel simulate upload push submit ship push-train show
-.PHONY: gpu gpu-prepare test test-all test-image lint bench bench-locate bench-grade bench-train fuzz pretrained clean
+.PHONY: gpu gpu-prepare test test-all test-newest test-image lock lint bench bench-locate bench-grade bench-train fuzz pretrained clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 install: .venv/installed ## make .venv and install the project in it
 
-.venv/installed: pyproject.toml
+# Every install has the versions that were tested.  Their setuptools comes first, since it builds this project and the
+# few others that have no wheel; an isolated build would take the newest.
+PIP_INSTALL := pip install --quiet --disable-pip-version-check
+.venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(PY) -m $(PIP_INSTALL) --constraint requirements.lock setuptools
+	$(PY) -m $(PIP_INSTALL) --constraint requirements.lock --no-build-isolation --editable '.[dev]'
 	@touch $@
+
+# One version for all Pythons wherever there is one.  Constraints and not requirements: a build of torch for the CPU
+# alone then satisfies them as well, and brings none of the CUDA packages that are locked for the other.
+LOCK = .venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest --no-annotate --no-emit-index-url --custom-compile-command "make lock"
+lock: ## write the newest versions that pyproject.toml and tests/image-requirements.txt allow into the lock files
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m $(PIP_INSTALL) --upgrade uv
+	$(LOCK) --extra dev --output-file requirements.lock pyproject.toml
+	$(LOCK) --output-file tests/image-requirements.lock tests/image-requirements.txt
 
 demo: .venv/installed kernel ## phantom data → train small → package → run the notebook offline → score (15 minutes on 2 cores)
 	$(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep
@@ -145,9 +158,15 @@ test: .venv/installed lint ## lint, types and the tests that take minutes
 test-all: .venv/installed lint ## every test, the slow ones too
 	$(PY) -m pytest
 
-.venv-image/installed: tests/image-requirements.txt
+test-newest: ## the same tests in .venv-newest, with the newest versions that pyproject.toml allows
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m $(PIP_INSTALL) --upgrade --upgrade-strategy eager --editable '.[dev]'
+	.venv-newest/bin/python -m pip freeze --exclude-editable
+	.venv-newest/bin/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
+
+.venv-image/installed: tests/image-requirements.txt tests/image-requirements.lock
 	$(PYTHON) -m venv .venv-image
-	.venv-image/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/image-requirements.txt
+	.venv-image/bin/python -m $(PIP_INSTALL) --constraint tests/image-requirements.lock --requirement tests/image-requirements.txt
 	@touch $@
 
 test-image: .venv/installed .venv-image/installed ## the notebook with the libraries of Kaggle's image: the same submission

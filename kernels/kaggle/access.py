@@ -80,7 +80,7 @@ def read_admission(answer: ClientAnswer, sources: list[str]) -> Admission:
     if answer.status == 401:
         found = f"Kaggle refuses the credentials of {' and of '.join(sources)}"
         return Admission(Access.REFUSED, found, f"they may have expired: {TOKEN_REMEDY}")
-    if "requests.exceptions." in text or "Max retries exceeded" in text:
+    if "requests.exceptions." in text or answer.line_broke:
         return Admission(Access.UNREACHED, "Kaggle cannot be reached", NETWORK_REMEDY)
     if "rules" in text.lower() or answer.status == 403:
         return Admission(Access.RULES, "the competition's rules are not accepted", f"accept them at {RULES_LINK}")

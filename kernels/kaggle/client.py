@@ -24,13 +24,12 @@ CALL_TIMEOUT_S = 120.0
 SAID = {
     401: r"unauthenticated|authentication required",
     404: r"not found|could not find|does not exist",
-    403: r"denied|cannot access|forbidden|must accept|not allowed",
+    403: r"denied|cannot access|(do not|don't) have access|forbidden|must accept|not allowed",
     409: r"already in use|already exists",
     429: r"too many requests|rate limit",
     503: r"unavailable|internal (server )?error|try again later",
 }
-# What the client (2.2.5) says behind every error of Kaggle's own, whichever it is.
-CLIENTS_HINT = "This is a problem on Kaggle's side"
+BROKEN_LINE = r"Max retries exceeded|Connection (aborted|broken)|IncompleteRead|Read timed out|Remote end closed"
 
 
 class KaggleError(Exception):
@@ -53,29 +52,43 @@ class ClientAnswer:
     @property
     def text(self) -> str:
         """Everything printed, without progress bars."""
-        lines = f"{self.out}\n{self.err}".replace("\r", "\n").splitlines()
-        return "\n".join(line for line in lines if line.strip() and not re.search(r"\d+%\|.*\|", line))
+        lines = _without_bars(f"{self.out}\n{self.err}").splitlines()
+        return "\n".join(line for line in lines if line.strip())
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """The server's own sentence, and what the client adds to it behind an empty line (since 2.2.5; may be empty).
+
+        That hint is the same for all errors of a status, and names remedies that may not be this one's.
+        """
+        printed = _without_bars(self.err).strip() or _without_bars(self.out).strip()
+        if not printed or "Traceback (most recent call last)" in printed:
+            return _last(printed), ""
+        sentence, *hints = re.split(r"\n\s*\n", printed)
+        return _last(sentence), " ".join(" ".join(hints).split())
+
+    @property
+    def told(self) -> str:
+        """The server's sentence first, then the client's hint."""
+        return "; the client adds: ".join(filter(None, self.words))
 
     @property
     def status(self) -> int | None:
         """HTTP's status of the error: the client names it, or else passes on the server's words alone."""
-        if self.code == 0:
-            return None
-        found = re.search(r"\b([45]\d\d) (?:Client|Server) Error", self.text)
-        if found:
-            return int(found.group(1))
-        return next((status for status, words in SAID.items() if re.search(words, self.text, re.IGNORECASE)), None)
+        return (_status(self.words[0]) or _status(self.text)) if self.code else None
+
+    @property
+    def line_broke(self) -> bool:
+        """Whether there was no way to Kaggle, or it ended midway."""
+        return self.code != 0 and re.search(BROKEN_LINE, self.text) is not None
 
     @property
     def is_transient(self) -> bool:
         """Whether the same question may be answered a little later."""
-        broken_line = (
-            re.search(r"Max retries exceeded|Connection (aborted|broken)|IncompleteRead", self.text) is not None
-        )
-        return self.code != 0 and (broken_line or self.status in (429, 500, 502, 503, 504))
+        return self.line_broke or self.status in (429, 500, 502, 503, 504)
 
     def error(self) -> KaggleError:
-        """Why this call failed, for people: the remedy where it is known, else the client's own last line."""
+        """Why this call failed, for people: the remedy where it is known, else the words themselves."""
         if self.status == 401:
             return KaggleError(
                 "Kaggle does not know you: create a token at https://www.kaggle.com/settings and save it as "
@@ -83,14 +96,14 @@ class ClientAnswer:
                 401,
             )
         if "No module named" in self.text:
-            return KaggleError(f"the kaggle client does not start ({_last(self.text)}): run `make install`")
+            return KaggleError(f"the kaggle client does not start ({self.words[0]}): run `make install`")
         if "Max retries exceeded" in self.text:
             return KaggleError(f"Kaggle cannot be reached: `{self.command}` found no way to it; is there a network?")
-        if self.status == 403 and "rule" in self.text.lower():
+        if self.status == 403 and "rule" in self.words[0].lower():
             return KaggleError("Kaggle refuses: accept the competition's rules on its page first", 403)
         if self.is_transient:
-            return KaggleError(f"Kaggle is busy ({_last(self.text)}): run the same command in a minute", self.status)
-        return KaggleError(f"`{self.command}` failed: {_last(self.text) or f'exit code {self.code}'}", self.status)
+            return KaggleError(f"Kaggle is busy ({self.told}): run the same command in a minute", self.status)
+        return KaggleError(f"`{self.command}` failed: {self.told or f'exit code {self.code}'}", self.status)
 
 
 def call(*arguments: str, timeout_s: float | None = CALL_TIMEOUT_S, live: bool = False) -> ClientAnswer:
@@ -136,6 +149,18 @@ def user_in(answer: ClientAnswer) -> str | None:
     return found.group(1) if answer.code == 0 and found and found.group(1) != "None" else None
 
 
+def _status(words: str) -> int | None:
+    found = re.search(r"\b([45]\d\d) (?:Client|Server) Error", words)
+    if found:
+        return int(found.group(1))
+    return next((status for status, known in SAID.items() if re.search(known, words, re.IGNORECASE)), None)
+
+
+def _without_bars(printed: str) -> str:
+    lines = printed.replace("\r", "\n").splitlines()
+    return "\n".join(line for line in lines if not re.search(r"\d+%\|.*\|", line))
+
+
 def _last(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(CLIENTS_HINT)]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""

@@ -96,7 +96,7 @@ def failure(answer: ClientAnswer, archive: Path) -> KaggleError | None:
         return None
     if "No space left on device" in answer.text:
         return KaggleError(f"the disk of {archive.parent} is full: free some space")
-    if "requests.exceptions." in answer.text or "urllib3.exceptions." in answer.text:
+    if answer.line_broke or "requests.exceptions." in answer.text or "urllib3.exceptions." in answer.text:
         return KaggleError(f"the line to Kaggle broke after {_size(archive) / 1e9:.2f} GB, which are kept")
     return answer.error()
 

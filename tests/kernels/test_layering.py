@@ -15,7 +15,22 @@ from kernels.imports import Import, imports_of, package_of
 from tests.support import ROOT
 
 SOURCE_FOLDERS = ("kernels", "training", "tests", "weights_manifest", ".ci")
-TEXT_SUFFIXES = {"", ".py", ".yaml", ".yml", ".json", ".md", ".toml", ".ipynb", ".txt", ".smk", ".cfg", ".ini", ".html"}
+TEXT_SUFFIXES = {
+    "",
+    ".py",
+    ".yaml",
+    ".yml",
+    ".json",
+    ".md",
+    ".toml",
+    ".ipynb",
+    ".txt",
+    ".smk",
+    ".cfg",
+    ".ini",
+    ".html",
+    ".lock",
+}
 IN_KAGGLE_IMAGE = {"numpy", "pandas", "cv2", "pydicom", "torch", "pydantic", "tqdm"}
 LONGEST_MODULE = 400
 MOST_MODULES = 16

@@ -76,7 +76,7 @@ def gain_lines(rival: Rival, gains: Mapping[str, Mapping[str, Difference]]) -> l
 
 
 def _verdict(one: Difference) -> str:
-    if one.low == one.high == 0:
+    if one.is_none:
         return "is this very recipe"
     words = {
         "better": "beats it outside of the interval",

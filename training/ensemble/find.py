@@ -27,6 +27,7 @@ from training.ensemble.table import next_step, reason_of, table_of
 from training.evaluation.intervals import Difference, differences, intervals
 from training.evaluation.json_safe import finite
 from training.evaluation.metric import pooled
+from training.evaluation.ties import SAME, first_best
 from training.recipe.load import names_of
 from training.recipe.schema import RecipeError
 
@@ -48,7 +49,7 @@ def search(
     mixed = {name: cross_fitted(answers, rule, fit) for name, fit in ways.fits.items()}
     made = {name: fit(answers) for name, fit in ways.fits.items()}
     taken = [name for name in ways.fits if name not in ways.too_dear]
-    chosen = min(taken, key=lambda name: pooled(labels, mixed[name]).final)
+    chosen = taken[first_best([pooled(labels, mixed[name]).final for name in taken])]
     found = shipped(made[chosen], answers)
     if not found.members:
         raise SearchError("no member answers better than the priors: train longer, or on more")
@@ -57,7 +58,7 @@ def search(
     all_rows = {"cross_fitted": mixed[chosen]} | mixed
     all_rows |= {name: one.predict(answers, rule) for name, one in fixed.items()}
     scores = {name: intervals(labels, rows) for name, rows in all_rows.items()}
-    others = [name for name, rows in all_rows.items() if not np.array_equal(rows, mixed[chosen])]
+    others = [name for name, rows in all_rows.items() if np.abs(rows - mixed[chosen]).max() > SAME]
     against = {name: differences(labels, mixed[chosen], all_rows[name])["final"] for name in others}
     curve = run_order(answers, rule, found, costs)
     spent = {name: costs.of(shipped(one, answers).members) for name, one in (made | fixed).items()}

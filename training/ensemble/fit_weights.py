@@ -11,6 +11,7 @@ from kernels.lumbar.labels import GROUPS
 from training.data.out_of_fold import Answers, Mixture, Rule
 from training.data.tables import ROW_GROUPS
 from training.evaluation.metric import group_losses, slopes
+from training.evaluation.ties import first_best
 
 # What one member alone costs more than the simple mean, over the number of studies: few studies keep near the mean.
 # With 22 graders on 48 phantom studies the cross-fitted score was 0.277 at 1, 0.272 at 10, 0.269 at 30.
@@ -20,6 +21,7 @@ MULTIPLIER_PULL = 1.0
 # Weights below this share are 0.
 SMALL = 1e-3
 MULTIPLIER_BOUNDS = (0.2, 6.0)
+FIT_TOLERANCE = 1e-7
 
 
 def fit_weights(answers: Answers, rule: Rule, multipliers: np.ndarray | None = None) -> np.ndarray:
@@ -50,8 +52,8 @@ def fit_weights(answers: Answers, rule: Rule, multipliers: np.ndarray | None = N
         weights = found / found.sum(0)
         few = np.where(weights < SMALL, 0, weights)
         candidates.append(few / few.sum(0))
-    # Rounded, so that of equals the simpler one, which stands first, is taken.
-    best = np.round([costs(weights) for weights in candidates], 7).argmin(0)
+    # Of those that are equal but for what a fit leaves open, the simpler one, which stands first, is taken.
+    best = first_best([costs(weights) for weights in candidates], FIT_TOLERANCE)
     return np.stack([candidates[index][:, group] for group, index in enumerate(best)], -1)
 
 
@@ -87,14 +89,14 @@ def best_alone(answers: Answers, rule: Rule, multipliers: np.ndarray | None = No
     mixture, weights = Mixture(answers, rule), np.zeros((len(answers.members), len(GROUPS)))
     alone = np.eye(len(weights))[..., None] * np.ones(len(GROUPS))
     scores = np.array([group_losses(answers.labels, mixture.mix(one, multipliers)) for one in alone])
-    weights[scores.argmin(0), range(len(GROUPS))] = 1
+    weights[first_best(scores), range(len(GROUPS))] = 1
     return weights
 
 
 def _minimised(
     objective: Callable[[np.ndarray], tuple[float, np.ndarray]], start: np.ndarray, bounds: tuple[float, float | None]
 ) -> np.ndarray:
-    options = {"ftol": 1e-7, "maxiter": 100}
+    options = {"ftol": FIT_TOLERANCE, "maxiter": 100}
     found = minimize(
         objective, start.ravel(), jac=True, method="L-BFGS-B", bounds=[bounds] * start.size, options=options
     )

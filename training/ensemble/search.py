@@ -16,6 +16,7 @@ from training.data.tables import ROW_GROUPS
 from training.ensemble.fit_weights import best_alone, fit_multipliers, fit_weights
 from training.ensemble.parts import TINY, EliminationStep, Ensemble, MemberCosts, SearchError
 from training.evaluation.metric import group_losses
+from training.evaluation.ties import SAME, first_best
 
 # A member that lowers the score by less is not worth its seconds.
 LEAST_GAIN = 1e-4
@@ -66,8 +67,8 @@ def best_subset(
             gain = current - group_losses(answers.labels, with_it)
             total = float(gain.clip(0).sum())
             merit = total / max(cost - costs.of(names), TINY) if per_second else total
-            if total >= LEAST_GAIN and (best is None or merit > best[0]):
-                best = merit, index, gain > 0
+            if total >= LEAST_GAIN and (best is None or merit > best[0] * (1 + SAME)):
+                best = merit, index, gain > SAME
         if best is None:
             return _plain(tuple(names), weights[[answers.members.index(name) for name in names]], multipliers)
         weights[best[1]] = best[2]
@@ -92,7 +93,7 @@ def subset_within(
     if costs.of(free.members) <= seconds:
         return free
     sets = [best_subset(answers, rule, multipliers, costs, seconds, per_second=by) for by in (True, False)]
-    return min(sets, key=lambda one: one.loss(answers, rule))
+    return sets[first_best([one.loss(answers, rule) for one in sets])]
 
 
 def best_ensemble(answers: Answers, rule: Rule, costs: MemberCosts, seconds: float | None = None) -> Ensemble:
@@ -127,7 +128,7 @@ def lean(answers: Answers, rule: Rule, ensemble: Ensemble, costs: MemberCosts) -
     while True:
         ensemble = _without_idle(answers, rule, ensemble)
         curve = run_order(answers, rule, ensemble, costs)
-        lowest = 1 + int(np.argmin([step.score for step in curve])) if curve else 0
+        lowest = 1 + int(first_best([step.score for step in curve])) if curve else 0
         ensemble = ensemble.only([step.member for step in curve[:lowest]])
         if lowest == len(curve):
             return ensemble
@@ -147,7 +148,7 @@ def _without_idle(answers: Answers, rule: Rule, ensemble: Ensemble) -> Ensemble:
     losses, without = losses_without(), {member: losses_without(member) for member in left}
     while left:
         after = {member: np.where(grades[member], without[member], losses) for member in left}
-        idle = min(left, key=lambda member: float(after[member].sum()))
+        idle = left[first_best([after[member].sum() for member in left])]
         if after[idle].sum() - losses.sum() >= LEAST_GAIN:
             break
         weights[idle], losses = 0, after[idle]
@@ -172,8 +173,9 @@ def run_order(answers: Answers, rule: Rule, ensemble: Ensemble, costs: MemberCos
             name = chosen.members[index]
             mixed = _with(mixture, reached, index, ensemble.weights[index], ensemble.multipliers)
             step = EliminationStep(name, costs.of([*names, name]), float(group_losses(chosen.labels, mixed).sum()))
-            offers.append(((score - step.score) / max(step.seconds - costs.of(names), TINY), index, step))
-        _, index, step = max(offers, key=lambda offer: offer[0])
+            offers.append(((step.score - score) / max(step.seconds - costs.of(names), TINY), index, step))
+        by_second = [offer[0] for offer in offers]
+        _, index, step = offers[first_best(by_second, SAME * abs(min(by_second)))]
         weights[index], score = ensemble.weights[index], step.score
         steps.append(step)
         left.remove(index)

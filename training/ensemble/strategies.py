@@ -20,6 +20,7 @@ from training.ensemble.search import (
     simple_mean,
     subset_within,
 )
+from training.evaluation.ties import first_best
 
 FREE, MEAN, CALIBRATED, SUBSET = "free_weights", "simple_mean", "calibrated_mean", "best_subset"
 RECIPE, SIDE_BY_SIDE = "best_recipe", "side_by_side"
@@ -66,7 +67,7 @@ class Strategies:
     """Ways that can be fitted to any part of the answers."""
 
     fits: dict[str, Fit]
-    """Of two that score the same, the first is taken."""
+    """Of two that score the same, but for rounding, the first is taken."""
     too_dear: frozenset[str]
     """Those that cost more than the budget: what they score is told, but they are not taken."""
 
@@ -86,7 +87,7 @@ def strategies(
     own = [one.ensemble(answers) for one in standing]
     own = [one for one in own if one.members]
     if affordable := [one for one in own if costs.of(one.members) <= limit]:
-        fits[RECIPE] = lambda part: min(affordable, key=lambda one: one.loss(part, rule))
+        fits[RECIPE] = lambda part: affordable[first_best([one.loss(part, rule) for one in affordable])]
     together = side_by_side(answers, standing, rule.average)
     if len(own) > 1:
         fits[SIDE_BY_SIDE] = lambda part: together

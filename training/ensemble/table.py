@@ -10,6 +10,7 @@ from kernels.lumbar.labels import GROUPS
 from training.ensemble.result import SearchResult
 from training.ensemble.strategies import RECIPE, SUBSET, TITLES
 from training.evaluation.intervals import FIGURES, Difference, Interval
+from training.evaluation.ties import SAME
 from training.recipe.schema import Recipe
 
 WRITTEN = "the ensemble written"
@@ -96,7 +97,7 @@ def _order(result: SearchResult) -> list[str]:
         weights = " ".join(f"{result.weights[step.member][group]:6.3f}" for group in GROUPS)
         lines.append(f"{step.member:{width}} {weights} {step.seconds:9.2f}  {step.score:.4f}")
     lowest = min(result.curve, key=lambda step: step.score)
-    if lowest is not result.curve[-1]:
+    if result.curve[-1].score > lowest.score + SAME:
         best = result.scores[SUBSET]["final"].value
         lines.append(
             f"after {lowest.member} the score rises, but only on these rows, by which the order was chosen: "

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from training.evaluation.metric import PARTS, Sums, losses, with_mean
+from training.evaluation.ties import SAME
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -32,7 +33,12 @@ class Difference(Interval):
     """A score of new predictions less that of old ones: negative is a gain."""
 
     verdict: Verdict
-    """"noise" where the interval holds 0 or cannot be told."""
+    """"noise" where the interval holds 0, but for rounding, or cannot be told."""
+
+    @property
+    def is_none(self) -> bool:
+        """Whether the two are the same in every resample."""
+        return max(abs(self.value), abs(self.low), abs(self.high)) <= SAME
 
 
 def intervals(labels: np.ndarray, probabilities: np.ndarray, resamples: int = RESAMPLES) -> dict[str, Interval]:
@@ -82,7 +88,7 @@ def unpaired(
 
 def _difference(value: float, drawn: np.ndarray) -> Difference:
     low, high = _bounds(drawn)
-    return Difference(value, low, high, "better" if high < 0 else "worse" if low > 0 else "noise")
+    return Difference(value, low, high, "better" if high < -SAME else "worse" if low > SAME else "noise")
 
 
 def _value(sums: Sums) -> np.ndarray:

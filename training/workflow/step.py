@@ -42,28 +42,42 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _have_done(connection: socket.socket, given: list[str]) -> int:
     """Let the warm process do it with our outputs; a signal to us reaches the one who works."""
+    is_sent = is_stopping = False
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        with suppress(OSError):  # it may have ended
-            connection.send(STOP)
+        nonlocal is_stopping
+        is_stopping = True
+        if is_sent:  # before the job it would be taken for one
+            _say_stop(connection)
 
     signal.signal(signal.SIGTERM, pass_on)
     # Of a terminal's Ctrl-C the run that began all this tells the one who works.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    socket.send_fds(connection, [json.dumps(given).encode()], [sys.stdout.fileno(), sys.stderr.fileno()])
     try:
+        socket.send_fds(connection, [json.dumps(given).encode()], [sys.stdout.fileno(), sys.stderr.fileno()])
+        is_sent = True
+        if is_stopping:
+            _say_stop(connection)
         answer = connection.recv(1)
-    except ConnectionError:
+    except ConnectionError:  # it was gone before it took the job, or went without reading all that we said
         answer = b""
     if answer:
         return answer[0]
     if not _has_run():
         return _gone()
+    if is_stopping:
+        sys.stderr.write("stopped before it could say so; the next run goes on at its last epoch\n")
+        return STOPPED
     sys.stderr.write(
         "its process was killed, most often for want of memory: run fewer at a time with JOBS=; "
         "the next run goes on at its last epoch\n"
     )
     return KILLED
+
+
+def _say_stop(connection: socket.socket) -> None:
+    with suppress(OSError):  # it may have ended, and its answer may still be read
+        connection.send(STOP)
 
 
 def _has_run() -> bool:

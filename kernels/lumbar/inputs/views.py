@@ -19,6 +19,8 @@ from .landmark_maps import draw_marks
 
 Landmarks = Mapping[str, np.ndarray]
 Pixels = TypeVar("Pixels", np.ndarray, torch.Tensor)
+# Planes whose distances differ by less are equally near: in the last bits processors differ.
+SAME_MM = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,20 +155,21 @@ def _nearest_plane(
     stacks: Sequence[Stack], point_mm: np.ndarray, farthest_mm: float | None
 ) -> tuple[Stack, float] | None:
     """The stack with the plane that is nearest to the point and has it inside its field, and where along it."""
-    best: tuple[float, Stack, int] | None = None
+    best: tuple[float, Stack, np.ndarray] | None = None
     for stack in stacks:
         rows, columns, distances = stack.to_pixels(point_mm).T
         height, width = stack.pixels.shape[1:]
         inside = (np.abs(rows - stack.centre[0]) <= height / 2) & (np.abs(columns - stack.centre[1]) <= width / 2)
         distances = np.where(inside, np.abs(distances), np.inf)
         nearest = int(distances.argmin())
-        if np.isfinite(distances[nearest]) and (best is None or distances[nearest] < best[0]):
-            best = (float(distances[nearest]), stack, nearest)
+        if np.isfinite(distances[nearest]) and (best is None or distances[nearest] < best[0] - SAME_MM):
+            best = float(distances[nearest]), stack, np.flatnonzero(distances <= distances[nearest] + SAME_MM)
     if best is None or best[0] > (farthest_mm or math.inf):
         return None
-    _, stack, nearest = best
+    _, stack, near = best
     index = float(np.interp(stack.position_mm(point_mm), stack.positions_mm, np.arange(len(stack.planes))))
-    return stack, min(max(index, nearest - 0.49), nearest + 0.49)
+    # Halfway between two planes the window chooses, for reasons that hold on any processor.
+    return stack, min(max(index, float(near[0]) - 0.49), float(near[-1]) + 0.49)
 
 
 def _wanted_position_mm(stack: Stack, choice: SliceChoice, unit: Unit, side: str | None) -> float:

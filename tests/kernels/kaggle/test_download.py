@@ -183,6 +183,10 @@ def test_a_full_disk_is_said_in_a_sentence(archive, tmp_path, monkeypatch):
             ClientAnswer("kaggle", 1, "", "requests.exceptions.ChunkedEncodingError: (...)"),
             "the line to Kaggle broke after",
         ),
+        (
+            ClientAnswer("kaggle", 1, "", "ProtocolError: ('Connection broken: x')\n\nIf"),
+            "the line to Kaggle broke after",
+        ),
         (ClientAnswer("kaggle", 1, "", "404 Client Error: Not Found"), "404 Client Error"),
     ],
 )

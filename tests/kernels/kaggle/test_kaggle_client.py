@@ -31,6 +31,83 @@ def test_each_failure_is_a_sentence(words, sentence):
     assert sentence in str(answer(words).error())
 
 
+# Since 2.2.5 the client puts a hint of its own behind the server's sentence: words for the status, not for the case.
+HINTS = {
+    403: "You don't have access to this resource.\nIf this is a competition, you may need to accept its rules "
+    "first at\n  https://www.kaggle.com/competitions/<competition>/rules",
+    404: "The resource was not found. Check the spelling of the reference you passed.\nReferences are usually "
+    "'<owner>/<slug>', which you can find in the resource's URL.\nTo search for one, try 'kaggle search <query>'.",
+    429: "You have been rate limited. Wait a little while before retrying.",
+    503: "This is a problem on Kaggle's side, not with your command. Please try again later.",
+}
+BUG_HINT = (
+    "If this is unexpected, you can re-run with `kaggle --debug [command]` to see the full\ntraceback. "
+    "If you think this is a bug, please report it at https://github.com/Kaggle/kaggle-cli/issues"
+)
+
+
+def as_printed(sentence: str, hint: str, version: str) -> Answer:
+    """What that version of the client prints of an error."""
+    bar = "  0%|          | 0.00/5\r100%|####| 5.00/5\n"
+    return answer(f"{bar}{sentence}\n" + (f"\n{hint}\n" if version >= "2.2.5" else ""))
+
+
+@pytest.mark.parametrize("version", ["2.2.4", "2.2.5"])
+@pytest.mark.parametrize(
+    ("status", "sentence", "told"),
+    [
+        (503, "The service is currently unavailable.", "Kaggle is busy (The service is currently unavailable."),
+        (503, "503 Server Error: Oops for url: http://x", "Kaggle is busy (503 Server Error: Oops for url: http://x"),
+        (429, "Too many requests", "Kaggle is busy (Too many requests"),
+        (404, "Notebook not found", "`kaggle x` failed: Notebook not found"),
+        (403, "Permission 'datasets.get' was denied", "`kaggle x` failed: Permission 'datasets.get' was denied"),
+        (403, "You must accept this competition's rules", "Kaggle refuses: accept the competition's rules"),
+    ],
+)
+def test_the_servers_sentence_comes_first_and_the_clients_hint_second(version, status, sentence, told):
+    printed = as_printed(sentence, HINTS[status], version)
+    error = printed.error()
+    assert error.status == status and str(error).startswith(told)
+    hint = " ".join(HINTS[status].split())
+    assert printed.told == (f"{sentence}; the client adds: {hint}" if version == "2.2.5" else sentence)
+    assert printed.is_transient == (status in (429, 503))
+
+
+def test_words_that_say_nothing_get_their_status_from_the_hint():
+    assert as_printed("Permission", HINTS[403], "2.2.5").status == 403
+    assert as_printed("Oops", HINTS[503], "2.2.5").is_transient
+
+
+TRACEBACK = """Traceback (most recent call last):
+  File "a.py", line 1, in <module>
+ValueError: first
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "a.py", line 2, in <module>
+{}
+"""
+
+
+@pytest.mark.parametrize(
+    "printed",
+    [
+        TRACEBACK.format("urllib3.exceptions.ProtocolError: ('Connection broken: IncompleteRead(1 bytes read)')"),
+        f"ProtocolError: ('Connection broken: IncompleteRead(1 bytes read)')\n\n{BUG_HINT}\n",
+    ],
+    ids=["2.2.4", "2.2.5"],
+)
+def test_a_line_that_broke_is_known_with_and_without_a_traceback(printed):
+    broken = answer(printed)
+    assert broken.line_broke and broken.is_transient and "ProtocolError: (" in broken.words[0]
+
+
+def test_of_a_traceback_the_last_line_counts():
+    assert answer(TRACEBACK.format("OSError: second")).words == ("OSError: second", "")
+    assert answer("", out="no such file\n").told == "no such file"
+
+
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_broken_line_is_asked_again_until_it_holds(monkeypatch, status):
     answers = [answer(f"{status} Server Error: x"), answer("Connection aborted"), answer("", 0, "fine")]

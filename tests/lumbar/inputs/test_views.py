@@ -203,6 +203,24 @@ def test_the_landmark_chooses_the_nearest_plane_and_counts_both_neighbours():
         assert (view if view is None else indices(view, stack)) == expected
 
 
+@pytest.mark.parametrize(
+    ("height", "expected"), [(2.0, [4, 5, 6]), (-2.0, [4, 5, 6]), (6.0, [3, 4, 5]), (-6.0, [5, 6, 7])]
+)
+def test_halfway_between_two_planes_rounding_decides_nothing(height, expected):
+    """The one nearer to the middle of the stack is taken."""
+    stack, asked = axial(turn=(3, 2, 1)), request("axial_t2", by="landmark", count=3)
+    for off in (-1e-9, -1e-14, 0.0, 1e-14, 1e-9):
+        point = stack.planes[5].to_patient(50, 60) + (height + off) * stack.planes[5].normal
+        assert indices(cut(study_of(stack), asked, UNIT, {POINT: point}), stack) == expected
+
+
+def test_of_two_stacks_that_are_equally_near_the_first_is_taken():
+    asked = request("axial_t2", by="landmark", count=3)
+    for off in (-1e-12, 0.0, 1e-12):
+        study = study_of(axial(series_id="1", centre=(0, 0, 30 + off)), axial(series_id="2", centre=(0, 0, -30)))
+        assert cut(study, asked, UNIT, {POINT: np.zeros(3)}).series_id == "1"
+
+
 def test_an_even_window_has_the_point_in_its_middle():
     asked = request("axial_t2", by="landmark", count=2)
     for height, expected in ((1.0, [4, 5]), (-1.0, [5, 6])):

@@ -26,7 +26,9 @@ from training.ensemble.strategies import (
     strategies,
 )
 from training.ensemble.table import table_of
+from training.evaluation.intervals import differences
 from training.evaluation.metric import pooled
+from training.evaluation.ties import SAME, first_best
 
 
 def standing(*members: str, name: str = "", weight: float = 1.0, average: str = "logits") -> Standing:
@@ -64,8 +66,27 @@ def test_one_recipe_as_it_stands_is_taken_where_nothing_is_better() -> None:
     assert result.strategy == RECIPE and "best recipe as it stands (one)" in result.reason
     assert sorted(result.order) == sorted(own.weights)
     assert all(its == dict.fromkeys(GROUPS, 0.25) for its in result.weights.values())
-    assert scores["cross_fitted"] == scores["recipe one"] < min(scores[name] for name in (FREE, SUBSET, MEAN))
+    assert scores["cross_fitted"] == pytest.approx(scores["recipe one"], abs=SAME)
+    assert scores["cross_fitted"] < min(scores[name] for name in (FREE, SUBSET, MEAN))
     assert set(result.against) >= {FREE, SUBSET, MEAN, "recipe other"} and "recipe one" not in result.against
+
+
+@pytest.mark.parametrize("weight", [0.1, 1 / 3, 0.7, 1.0])
+def test_of_two_ways_to_the_same_mean_the_first_is_taken_and_the_other_no_rival(weight: float) -> None:
+    few = answers_with([(1.5, 1.5, 1.5)] * 3, 12, seed=1)
+    result = found_in(few, None, standing(*few.members, name="all", weight=weight))
+    scores = finals(result)
+    assert scores[MEAN] == pytest.approx(scores["recipe all"], abs=SAME) and scores[MEAN] < scores[FREE]
+    assert result.strategy == MEAN and not {MEAN, RECIPE, "recipe all"} & set(result.against)
+
+
+def test_rounding_is_no_gain() -> None:
+    assert first_best([0.3 + 1e-16, 0.3 - 1e-16, 0.4]) == 0 and first_best([0.3, 0.3 - 1e-6]) == 1
+    assert first_best([np.array([1.0, 2.0]), np.array([1.0 - 1e-15, 1.0])]).tolist() == [0, 1]
+    rows = np.full((4, 25, 3), 1 / 3)
+    nudged = rows - np.array([1e-15, 0, 0])
+    told = differences(np.zeros((4, 25), int), nudged, rows)["final"]
+    assert told.value != 0 and told.is_none and told.verdict == "noise"
 
 
 def test_a_recipe_keeps_its_own_way_to_average() -> None:

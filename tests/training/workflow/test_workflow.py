@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import threading
 import time
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -23,7 +18,6 @@ from training.data.tables import read_tables
 from training.locks import BusyError, alone
 from training.runs import image_digests
 from training.workflow import __main__ as workflow
-from training.workflow import step as step_module
 from training.workflow.costs import Costs, told
 from training.workflow.engine import ExecutorError, profile_of
 from training.workflow.grid import Grid, GridOrder, keep_grid, make_grid, read_grid
@@ -303,35 +297,6 @@ def test_a_killed_job_is_shown_as_such(place: Path, tmp_path: Path, first: Compl
     entry.write_text(json.dumps(json.loads(entry.read_text()) | {"state": "running"}))
     grid.stamp(step).unlink()
     assert state_of(grid, step, Staleness(grid).verdicts()[step.name]) == "killed"
-
-
-def test_a_step_of_a_run_that_is_gone_ends_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    monkeypatch.setenv(step_module.WARM, str(tmp_path / "warm"))
-    monkeypatch.setenv(step_module.RUN, str(gone.pid))
-    assert step_module.main(["grid.json", "name"]) == step_module.STOPPED
-    assert "the run that began this is gone" in capsys.readouterr().err
-
-
-def test_a_job_that_was_killed_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv(step_module.WARM, str(tmp_path / "warm"))
-    monkeypatch.setenv(step_module.RUN, str(os.getpid()))
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "warm"))
-        listener.listen()
-        answering = threading.Thread(target=lambda: listener.accept()[0].close())
-        answering.start()
-        assert step_module.main(["grid.json", "name"]) == step_module.KILLED
-        answering.join()
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    assert "for want of memory" in capfd.readouterr().err
 
 
 def test_a_lost_file_of_the_package_is_noticed(place: Path, tmp_path: Path) -> None:
