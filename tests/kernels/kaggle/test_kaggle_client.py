@@ -46,7 +46,7 @@ BUG_HINT = (
 )
 
 
-def as_printed(sentence: str, hint: str, version: str) -> Answer:
+def as_printed(sentence: str, hint: str, version: str) -> ClientAnswer:
     """What that version of the client prints of an error."""
     bar = "  0%|          | 0.00/5\r100%|####| 5.00/5\n"
     return answer(f"{bar}{sentence}\n" + (f"\n{hint}\n" if version >= "2.2.5" else ""))
