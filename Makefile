@@ -45,7 +45,7 @@ DEMO_SCALE ?= 0.6
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo doctor data train-all plan status predict ensemble report package kernel simulate upload push submit ship push-train show picture
-.PHONY: test test-all test-image lint bench bench-locate bench-grade bench-train fuzz pretrained clean
+.PHONY: gpu gpu-prepare test test-all test-image lint bench bench-locate bench-grade bench-train fuzz pretrained clean
 
 ##@ First steps
 
@@ -84,7 +84,7 @@ status: .venv/installed ## a line for each job of the last train-all [RUNS=DIR]
 	$(PY) -m training.workflow status --runs "$(RUNS)"
 
 pretrained: .venv/installed ## fetch published weights for machines without network: OUT=DIR [RECIPES="…"]
-	$(PY) -m training.networks.parts.fetch_pretrained --profile $(PROFILE) --out "$(or $(OUT),pretrained)" $(if $(RECIPES),--recipes $(RECIPES))
+	$(PY) -m training.networks.fetch_pretrained --profile $(PROFILE) --out "$(or $(OUT),pretrained)" $(if $(RECIPES),--recipes $(RECIPES))
 
 push-train: .venv/installed ## train on Kaggle's GPU and fetch the runs: RECIPES="…" [FOLDS="0 1"] [RESUME=1]
 	@test -n "$(RECIPES)" || { echo "say what to train: make push-train RECIPES=split_and_global"; exit 2; }
@@ -189,6 +189,13 @@ bench-grade: .venv/installed ## compare all graders and ensembles on a phantom [
 	$(if $(DATA),,$(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep)
 	$(PY) -m training.train_all --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) --folds 0 --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES))
 	$(PY) -m training.benchmarks.graders --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(OUT),--out "$(OUT)")
+
+gpu: .venv/installed ## all that only a GPU can show, in a few minutes [OUT=DIR] [MINUTES=8]
+	$(PY) -m training.benchmarks.gpu --out "$(or $(OUT),gpu-bench)" --minutes $(or $(MINUTES),8)
+
+# There: pip install --no-index --no-deps --target SITE gpu-kit/wheels/*.whl; PYTHONPATH=SITE python3 -m training.benchmarks.gpu
+gpu-prepare: .venv/installed ## wheels and a package for a GPU machine without network [OUT=DIR]
+	$(PY) -m training.benchmarks.gpu --prepare "$(or $(OUT),gpu-kit)"
 
 fuzz: .venv/installed ## damaged files, tables and manifests [MINUTES=10] [SEED=N]
 	$(PY) -m tests.fuzz --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0) --out "$(or $(OUT),fuzzed)"

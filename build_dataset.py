@@ -31,11 +31,11 @@ from kernels.lumbar.networks.loading import load_member
 from kernels.lumbar.networks.weights import WeightsError, read_manifest
 from kernels.lumbar.run.submission import replace_json
 from training.packaging.ensemble_weights import FoundEnsemble, chosen_runs, order_of, read_ensemble, weighted
-from training.packaging.packs import Located, TrainedMember, UnusableRun, collect, pack, routes_of
+from training.packaging.packs import Located, collect, pack, routes_of
 from training.recipe.load import load_named, names_of
 from training.recipe.messages import told
 from training.recipe.schema import Profile, Recipe, RecipeError
-from training.runs import RunFolder
+from training.runs import RunFolder, TrainedMember, UnusableRun
 
 RELEASES = Path(__file__).resolve().parent / "weights_manifest"
 

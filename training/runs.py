@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kernels.lumbar.manifest import Artefact
-from training.recipe.schema import Recipe
+from kernels.lumbar.manifest import Artefact, GraderWeight, Route
+from training.recipe.schema import MemberRecipe, Recipe
 
 
 class RunsError(ValueError):
@@ -130,3 +131,51 @@ def git_commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+class UnusableRun(Exception):
+    """A run that is missing, unfinished or not what it says, in one sentence."""
+
+
+@dataclass(frozen=True)
+class TrainedMember:
+    """One finished network: what the recipe says of it, what its export says of it, and where its weights lie."""
+
+    recipe: MemberRecipe
+    artefact: Artefact
+    weights: Path
+
+
+def is_done(folder: Path) -> bool:
+    """Whether a network was trained to its end, with whatever state of its recipe."""
+    return (folder / "done.json").is_file()
+
+
+def read_run(folder: Path, recipe: MemberRecipe) -> TrainedMember | None:
+    """A finished run, or None where it is not finished or was made by another state of the recipe.
+
+    Raises UnusableRun where the run says that it is done and is not.
+    """
+    if not is_done(folder):
+        return None
+    try:
+        artefact = Artefact.model_validate_json((folder / "artefact.json").read_bytes())
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UnusableRun(f"{folder} says that it is done, but cannot be read: {reason}") from error
+    if artefact.provenance.resolved_recipe != recipe.model_dump(mode="json"):
+        return None
+    weights = folder / artefact.weights.file
+    if not weights.is_file():
+        raise UnusableRun(f"{folder} says that it is done, but has no {artefact.weights.file}")
+    return TrainedMember(recipe, artefact, weights)
+
+
+def route_of(name: str, artefacts: Sequence[Artefact], members: Sequence[MemberRecipe]) -> Route:
+    """One route of all localisers and all graders, these with the weights of their recipe."""
+    pairs = [(artefact.member, member.weight) for artefact, member in zip(artefacts, members, strict=True)]
+    return Route(
+        name=name,
+        localisers=tuple(one.name for one, _ in pairs if one.role == "localiser"),
+        graders=tuple(GraderWeight(name=one.name, weight=weight) for one, weight in pairs if one.role == "grader"),
+    )

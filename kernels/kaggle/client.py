@@ -29,6 +29,8 @@ SAID = {
     429: r"too many requests|rate limit",
     503: r"unavailable|internal (server )?error|try again later",
 }
+# What the client (2.2.5) says behind every error of Kaggle's own, whichever it is.
+CLIENTS_HINT = "This is a problem on Kaggle's side"
 
 
 class KaggleError(Exception):
@@ -135,5 +137,5 @@ def user_in(answer: ClientAnswer) -> str | None:
 
 
 def _last(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(CLIENTS_HINT)]
     return lines[-1] if lines else ""

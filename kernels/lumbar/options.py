@@ -9,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .run.clock import PATIENCE_S
+
 DEFAULT_TIME_LIMIT_S = 8.5 * 3600
 # What the watching process tells the kernel: how often it was started before (where it is set, the kernel keeps what
 # the next start needs), and when it was started now.
 RESTART, STARTED = "LUMBAR_RESTART", "LUMBAR_STARTED"
-PATIENCE_S = 300.0
 
 
 def parser() -> argparse.ArgumentParser:

@@ -63,6 +63,7 @@ class KernelRun:
         self.problems = [Problem("", row, "unknown-row", "keeps 1/3") for row in self.submission.unknown_rows]
         self.store: Results | None = None
         self.rounds: list[Round] = []
+        self.precision: dict[str, str] = {}
         self.notebook: str | None = None
         self.manifest_sha256: str | None = None
         self.devices: list[torch.device] = []
@@ -124,6 +125,7 @@ class KernelRun:
             "seconds": {"total": round(time.monotonic() - self.started, 3), **self.budget.totals_s()},
             "studies": {"asked": len(self.submission.studies), "graded": len(graded)},
             "members_used": [name for name in names if store and name in store.used],
+            "precision": self.precision,
             "rounds": [asdict(one) for one in self.rounds],
             "fallbacks": {
                 "rows": sum(len(rows) for rows in fallen.values()),
@@ -220,7 +222,7 @@ def _improve(run: KernelRun, options: argparse.Namespace) -> None:
     run.devices = choose_devices(run.problems, options.devices)
     means = Resources(run.budget, run.devices, in_progress, max(options.batch, 0) or None, options.patience)
     rounds = Rounds(run.store, path.parent, run.competition / "test_images", table.series, means)
-    run.rounds = rounds.done
+    run.rounds, run.precision = rounds.done, rounds.precision
     if not rounds.schedule.order:
         run.problems.append(
             Problem("", "weights", "no-job", "no grader of a route has a weight: every study keeps its prior")

@@ -1,7 +1,7 @@
 """What a simulated session takes away: the network, this repository, and writing to its inputs.
 
-Copied as sitecustomize.py by simulate.py.  Runs at the start of the notebook's process and of each Python that it
-starts.  An audit hook cannot be taken off again.
+Copied as sitecustomize.py by simulate/__main__.py.  Runs at the start of the notebook's process and of each Python that
+it starts.  An audit hook cannot be taken off again.
 """
 
 from __future__ import annotations

@@ -47,8 +47,9 @@ def test_module_cells_are_the_sources_byte_for_byte(built):
     for source in cells.values():
         magic, _, body = source.partition("\n")
         if magic.startswith("%%writefile"):
-            carried[magic.split("/")[-1]] = body.encode("utf-8")
-    assert carried == {path.name: path.read_bytes() for path in builder.PACKAGE.glob("*.py")}
+            carried[magic.removeprefix("%%writefile {folder}/lumbar/")] = body.encode("utf-8")
+    package = builder.PACKAGE
+    assert carried == {path.relative_to(package).as_posix(): path.read_bytes() for path in package.rglob("*.py")}
 
 
 def test_modules_come_in_import_order():

@@ -27,7 +27,7 @@ STUDIES = 6
 SLOWLY = """
 import time
 from kernels.lumbar import predict
-from kernels.lumbar.loaded import LoadedMember
+from kernels.lumbar.networks.loading import LoadedMember
 forward = LoadedMember._forward
 def slow(self, *inputs):
     time.sleep({seconds})

@@ -19,11 +19,10 @@ from tests.support.studies import MINUS_X, mirror_study
 from tests.support.tiny_members import PROVENANCE
 from tests.support.tiny_runs import GOLDEN_SEED, TinyLocaliser
 from training.evaluation.predictor import Predictor
-from training.evaluation.validate import route_of
 from training.fitting.export import export
 from training.recipe.load import load_named
 from training.recipe.schema import MemberRecipe
-from training.runs import RunFolder
+from training.runs import RunFolder, route_of
 
 
 class SidedGrader(nn.Module):

@@ -25,10 +25,9 @@ from training.data import out_of_fold
 from training.data.out_of_fold import Answers
 from training.evaluation.predictor import Prediction, Predictor
 from training.evaluation.truth import read_landmarks
-from training.evaluation.validate import answer_table, route_of
-from training.packaging.packs import read_run
+from training.evaluation.validate import answer_table
 from training.recipe.schema import MemberRecipe, Recipe
-from training.runs import RunFolder
+from training.runs import RunFolder, read_run, route_of
 
 # Whose landmarks graders look at: their recipe's, those on which all localisers agree, the true ones.
 OWN, AGREED, TRUE = "own", "agreed", "true"

@@ -1,4 +1,4 @@
-"""The tables of bench_grade."""
+"""The tables of graders.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What bench_grade says in words: whether mixtures beat the best system, and whether its score was foretold.
+"""What graders.py says in words: whether mixtures beat the best system, and whether its score was foretold.
 
 Two scores of different studies are compared by drawing both sets with replacement, each for itself.
 """

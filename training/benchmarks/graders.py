@@ -27,16 +27,17 @@ from training.benchmarks.grader_verdicts import Scored, foretold_lines, gain_lin
 from training.data import out_of_fold
 from training.data.out_of_fold import Answers, Average, OutOfFoldError, Rule
 from training.ensemble.crossfit import cross_fit
-from training.ensemble.find import SearchResult, search
-from training.ensemble.search import Costs, Ensemble, SearchError, best_ensemble
+from training.ensemble.find import search
+from training.ensemble.result import SearchResult
+from training.ensemble.search import Ensemble, MemberCosts, SearchError, best_ensemble
 from training.ensemble.sources import read_costs, read_priors, standing_of
 from training.ensemble.strategies import FREE, Standing, side_by_side
 from training.evaluation.intervals import intervals
 from training.evaluation.json_safe import finite
 from training.evaluation.truth import TruthError, read_solution
-from training.packaging.packs import UnusableRun
 from training.recipe.load import load_named, names_of
 from training.recipe.schema import Profile, RecipeError
+from training.runs import UnusableRun
 
 PLAIN = np.ones((len(GROUPS), len(SEVERITIES)))
 
@@ -65,7 +66,7 @@ class Measured:
     held_out: Answers
     test: dict[str, Answers]
     """By whose landmarks were looked at."""
-    costs: Costs
+    costs: MemberCosts
     remarks: list[str]
     cross_fitted: dict[str, np.ndarray]
     """Of what was fitted: (N, 25, 3), what fits without a held-out study say of it."""

@@ -14,7 +14,7 @@ from training.benchmarks.table_text import Table
 FLAT_TIME, FLAT_MEMORY = 1.15, 1.05
 LEAST_MODEL_MS = 150
 HIDDEN_STUDIES = 722
-# Column → clock of bench_child.
+# Column → clock of kernel_child.
 CPU_COLUMNS = {"model CPU ms": "forwards", "cut CPU ms": "cutting", "read CPU ms": "reading"}
 
 Results = Mapping[RunOptions, FinishedRun]

@@ -55,7 +55,7 @@ class FinishedRun:
     """From when all is imported."""
     peak_mib: float
     clocks: dict[str, float]
-    """Seconds of bench_child's clocks by name, and in the next the CPU seconds of the threads."""
+    """Seconds of kernel_child's clocks by name, and in the next the CPU seconds of the threads."""
     clocks_cpu: dict[str, float]
     report: dict[str, Any]
     submission: bytes

@@ -42,10 +42,9 @@ from training.evaluation.localiser_findings import Points, average_offsets, aver
 from training.evaluation.predictor import Predictor
 from training.evaluation.truth import TruthError, read_landmarks
 from training.evaluation.validate import fold_manifest
-from training.packaging.packs import UnusableRun, read_run
 from training.recipe.load import load_named, names_of
 from training.recipe.schema import Profile, RecipeError
-from training.runs import RunFolder
+from training.runs import RunFolder, UnusableRun, read_run
 
 MEAN_SHAPE = "mean shape (always the average position)"
 ALL_RECIPES = "all recipes together"

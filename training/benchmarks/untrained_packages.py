@@ -20,11 +20,11 @@ from kernels.lumbar.run.competition import read_series_table
 from kernels.lumbar.run.submission import replace_json
 from kernels.lumbar.specs import Member
 from training import networks
-from training.evaluation.validate import route_of
 from training.fitting.export import WEIGHTS_FILE, export
-from training.packaging.packs import TrainedMember, pack
+from training.packaging.packs import pack
 from training.recipe.load import load_named
 from training.recipe.schema import MemberRecipe
+from training.runs import TrainedMember, route_of
 
 SEED = 7
 EVERY_GROUP = {"spinal": 1.0, "foraminal": 1.0, "subarticular": 1.0}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 
 from training.data.out_of_fold import Answers, Rule
-from training.ensemble.search import Costs, Ensemble, SearchError, cross_fitted
+from training.ensemble.search import Ensemble, MemberCosts, SearchError, cross_fitted
 from training.ensemble.strategies import Standing, strategies
 
 
@@ -40,7 +40,7 @@ class CrossFit:
 def cross_fit(
     answers: Answers,
     rule: Rule,
-    costs: Costs,
+    costs: MemberCosts,
     seconds: float | None,
     standing: Sequence[Standing],
     strategy: str,

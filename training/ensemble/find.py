@@ -11,7 +11,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,70 +19,22 @@ import numpy as np
 from kernels.lumbar.labels import GROUPS
 from kernels.lumbar.run.submission import replace_json
 from training.data.out_of_fold import Answers, Mixture, OutOfFoldError, Rule
-from training.ensemble.search import Costs, SearchError, Step, best_single, cross_fitted, run_order
+from training.ensemble.result import MemberScore, SearchResult
+from training.ensemble.search import MemberCosts, SearchError, best_single, cross_fitted, run_order
 from training.ensemble.sources import OutOfFoldSources, read_costs, read_priors, read_sources
 from training.ensemble.strategies import Standing, shipped, strategies
 from training.ensemble.table import next_step, reason_of, table_of
-from training.evaluation.intervals import Difference, Interval, differences, intervals
+from training.evaluation.intervals import Difference, differences, intervals
 from training.evaluation.json_safe import finite
 from training.evaluation.metric import pooled
 from training.recipe.load import names_of
 from training.recipe.schema import RecipeError
 
 
-@dataclass(frozen=True)
-class MemberScore:
-    """One member alone; in `scores` the prior stands in for what it does not answer."""
-
-    studies: int
-    """How many studies it answers at all."""
-    seconds: float
-    """Alone, with its localisers."""
-    scores: dict[str, Interval]
-    against_best: dict[str, Difference]
-    """For each condition group that it grades, to the member that is best at it."""
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What was found, and what it is worth: what ensemble.json holds."""
-
-    strategy: str
-    """How the ensemble was made (ensemble_strategies): the way with the lowest cross-fitted score, in the budget."""
-    reason: str
-    """The same in words."""
-    average: str
-    studies: int
-    weights: dict[str, dict[str, float]]
-    """ "located/member" → condition group → weight; those of a group sum to 1."""
-    multipliers: dict[str, list[float]]
-    left_to_priors: list[str]
-    """Condition groups that no member answers better than the priors, so that none has a weight."""
-    order: list[str]
-    curve: list[Step]
-    """After each member of `order`: seconds a study and the score on the rows that the weights were fitted on."""
-    unit: str
-    """Of all costs: seconds, or networks where seconds were not measured."""
-    seconds: float
-    budget: float | None
-    scores: dict[str, dict[str, Interval]]
-    """cross_fitted: what is to be expected of the ensemble written; as the best of several ways it is a shade too good.
-    Then each way, cross-fitted with all its choices; best_single, picked for each group with hindsight, so that no gain
-    over it is flattered; each recipe as it stands, "recipe <name>"."""
-    costs: dict[str, float]
-    """Seconds a study of what `scores` names; above `budget` it could not be taken."""
-    against: dict[str, Difference]
-    """The ensemble written, cross-fitted, less each of `scores` that differs: negative is a gain."""
-    fitted_score: float
-    """On the rows that it was fitted on: too good, unless nothing was fitted."""
-    best_single: dict[str, str]
-    members: dict[str, MemberScore]
-
-
 def search(
     answers: Answers,
     rule: Rule,
-    costs: Costs,
+    costs: MemberCosts,
     seconds: float | None = None,
     standing: Sequence[Standing] = (),
     unit: str = "seconds",
@@ -135,7 +87,7 @@ def search(
     )
 
 
-def member_scores(answers: Answers, rule: Rule, costs: Costs) -> dict[str, MemberScore]:
+def member_scores(answers: Answers, rule: Rule, costs: MemberCosts) -> dict[str, MemberScore]:
     """Every member alone, the best first, each with its difference to the best at each group that it grades."""
     alone = {
         name: Mixture(answers.only(members=[name]), rule).mix(np.ones((1, len(GROUPS)))) for name in answers.members

@@ -15,7 +15,7 @@ import pandas as pd
 
 from kernels.lumbar.labels import ROWS
 from training.data.out_of_fold import TRUTH, Answers, answers_of, read, together
-from training.ensemble.search import Costs, SearchError
+from training.ensemble.search import MemberCosts, SearchError
 from training.ensemble.strategies import Standing
 from training.recipe.load import load_named, path_of
 from training.recipe.schema import MemberRecipe, Profile, Recipe
@@ -191,7 +191,7 @@ def read_priors(paths: Sequence[Path]) -> dict[str, tuple[float, float, float]]:
     return found[0]
 
 
-def read_costs(paths: Sequence[Path], names: Sequence[str]) -> tuple[Costs, str]:
+def read_costs(paths: Sequence[Path], names: Sequence[str]) -> tuple[MemberCosts, str]:
     """Seconds a study from the runs' seconds.json; where any is missing, 1 for each of all, and a remark on it."""
     members: dict[str, float] = {}
     located: dict[str, float] = {TRUTH: 0.0}
@@ -209,10 +209,10 @@ def read_costs(paths: Sequence[Path], names: Sequence[str]) -> tuple[Costs, str]
     if missing:
         routes = {route: 0.0 if route == TRUTH else 1.0 for route, _ in pairs.values()}
         return (
-            Costs(dict.fromkeys(names, 1.0), routes),
+            MemberCosts(dict.fromkeys(names, 1.0), routes),
             f"no measured seconds of {missing[0]}: every network counts as 1 instead",
         )
-    return Costs({name: members[member] for name, (_, member) in pairs.items()}, located), ""
+    return MemberCosts({name: members[member] for name, (_, member) in pairs.items()}, located), ""
 
 
 def _seconds(path: Path, kind: str, measured: Mapping[str, float]) -> dict[str, float]:

@@ -11,8 +11,8 @@ import numpy as np
 from kernels.lumbar.labels import GROUPS, SEVERITIES
 from training.data.out_of_fold import Answers, Average, Rule
 from training.ensemble.search import (
-    Costs,
     Ensemble,
+    MemberCosts,
     best_ensemble,
     calibrated_mean,
     check_budget,
@@ -72,7 +72,7 @@ class Strategies:
 
 
 def strategies(
-    answers: Answers, rule: Rule, costs: Costs, seconds: float | None, standing: Sequence[Standing] = ()
+    answers: Answers, rule: Rule, costs: MemberCosts, seconds: float | None, standing: Sequence[Standing] = ()
 ) -> Strategies:
     """What can be made of these members [within `seconds` a study].  Raises SearchError where no member fits."""
     check_budget(answers, costs, seconds)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kernels.lumbar.labels import GROUPS
+from training.ensemble.result import SearchResult
 from training.ensemble.strategies import RECIPE, SUBSET, TITLES
 from training.evaluation.intervals import FIGURES, Difference, Interval
 from training.recipe.schema import Recipe
-
-if TYPE_CHECKING:
-    from training.ensemble.find import SearchResult
 
 WRITTEN = "the ensemble written"
 SINGLE = "best member of each condition, by hindsight"

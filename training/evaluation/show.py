@@ -29,10 +29,9 @@ from training.evaluation.overlays import draw_located
 from training.evaluation.predictor import Predictor
 from training.evaluation.truth import TruthError, read_landmarks
 from training.evaluation.validate import fold_manifest
-from training.packaging.packs import UnusableRun, read_run
 from training.recipe.load import load_named, names_of
 from training.recipe.schema import Profile, RecipeError
-from training.runs import RunFolder
+from training.runs import RunFolder, UnusableRun, read_run
 
 SPLITS = ("test", "train")
 NAMED = 3

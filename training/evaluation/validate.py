@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from kernels.lumbar.answers.ensemble import softmax
 from kernels.lumbar.labels import ROWS, SEVERITIES
-from kernels.lumbar.manifest import Artefact, GraderWeight, Manifest, Route
+from kernels.lumbar.manifest import Artefact, Manifest
 from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.read_ahead import read_ahead
 from kernels.lumbar.run.submission import replace_json
@@ -27,7 +27,7 @@ from training.evaluation.landmark_errors import LandmarkError, landmark_errors
 from training.evaluation.metric import Score, score
 from training.evaluation.predictor import Prediction, Predictor
 from training.recipe.schema import MemberRecipe
-from training.runs import RunFolder, RunsError, read_object
+from training.runs import RunFolder, RunsError, read_object, route_of
 
 log = logging.getLogger("validate")
 
@@ -43,16 +43,6 @@ def fold_manifest(folder: RunFolder, members: Sequence[MemberRecipe], fold: int)
         shape=json.loads(folder.shape.read_text()),
         artefacts=tuple(artefacts),
         routes=(route_of(folder.recipe.name, artefacts, members),),
-    )
-
-
-def route_of(name: str, artefacts: Sequence[Artefact], members: Sequence[MemberRecipe]) -> Route:
-    """One route of all localisers and all graders, these with the weights of their recipe."""
-    pairs = [(artefact.member, member.weight) for artefact, member in zip(artefacts, members, strict=True)]
-    return Route(
-        name=name,
-        localisers=tuple(one.name for one, _ in pairs if one.role == "localiser"),
-        graders=tuple(GraderWeight(name=one.name, weight=weight) for one, weight in pairs if one.role == "grader"),
     )
 
 

@@ -13,8 +13,8 @@ from pydantic import Field, ValidationError, model_validator
 from kernels.lumbar.labels import UNITS, group_of, row_of
 from kernels.lumbar.manifest import Factor, GraderWeight, Route
 from kernels.lumbar.specs import Group, Spec
-from training.packaging.packs import TrainedMember, UnusableRun
 from training.recipe.messages import told
+from training.runs import TrainedMember, UnusableRun
 
 ALL_GROUPS: tuple[Group, ...] = get_args(Group)
 Weight = Annotated[float, Field(ge=0, le=100)]

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from tqdm import tqdm
 
 from kernels.lumbar.manifest import Artefact, Route
-from training.evaluation.validate import route_of
-from training.recipe.schema import MemberRecipe
-from training.runs import RunFolder
+from training.runs import RunFolder, TrainedMember, UnusableRun, is_done, read_run, route_of
 
 # Kaggle takes 50 files at most, so networks share files; small enough, still, to be sent again if an upload breaks off.
 PACK_BYTES = 1_500_000_000
@@ -24,19 +21,6 @@ PACK_TRAILER = bytes(1 << 17)
 
 
 Located = Literal["own", "together", "apart"]
-
-
-class UnusableRun(Exception):
-    """A run that is missing, unfinished or not what it says, in one sentence."""
-
-
-@dataclass(frozen=True)
-class TrainedMember:
-    """One finished network: what the recipe says of it, what its export says of it, and where its weights lie."""
-
-    recipe: MemberRecipe
-    artefact: Artefact
-    weights: Path
 
 
 def collect(folder: RunFolder, folds: Sequence[int], allow_partial: bool) -> list[TrainedMember]:
@@ -77,11 +61,6 @@ def _what_to_do(count: int, missing: Sequence[str], changed: Sequence[str]) -> s
     return "; ".join(told)
 
 
-def is_done(folder: Path) -> bool:
-    """Whether a network was trained to its end, with whatever state of its recipe."""
-    return (folder / "done.json").is_file()
-
-
 def routes_of(runs: Mapping[str, Sequence[TrainedMember]], locate: Located) -> tuple[Route, ...]:
     """How the localisers and graders of several recipes (by name) work together.  Raises UnusableRun.
 
@@ -115,26 +94,6 @@ def _with_role(runs: Sequence[TrainedMember], role: str) -> list[TrainedMember]:
 def _route(name: str, localisers: Sequence[TrainedMember], graders: Sequence[TrainedMember]) -> Route:
     runs = [*localisers, *graders]
     return route_of(name, [run.artefact for run in runs], [run.recipe for run in runs])
-
-
-def read_run(folder: Path, recipe: MemberRecipe) -> TrainedMember | None:
-    """A finished run, or None where it is not finished or was made by another state of the recipe.
-
-    Raises UnusableRun where the run says that it is done and is not.
-    """
-    if not is_done(folder):
-        return None
-    try:
-        artefact = Artefact.model_validate_json((folder / "artefact.json").read_bytes())
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UnusableRun(f"{folder} says that it is done, but cannot be read: {reason}") from error
-    if artefact.provenance.resolved_recipe != recipe.model_dump(mode="json"):
-        return None
-    weights = folder / artefact.weights.file
-    if not weights.is_file():
-        raise UnusableRun(f"{folder} says that it is done, but has no {artefact.weights.file}")
-    return TrainedMember(recipe, artefact, weights)
 
 
 def pack(runs: Sequence[TrainedMember], folder: Path, pack_bytes: int = PACK_BYTES) -> list[Artefact]:

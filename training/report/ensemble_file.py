@@ -32,7 +32,7 @@ class Found:
 
     ensemble: Ensemble
     strategy: str
-    """How it was made (ensemble_strategies)."""
+    """How it was made (ensemble/strategies.py)."""
     reason: str
     average: Average
     studies: int

@@ -19,7 +19,7 @@ from matplotlib.patches import Polygon
 from matplotlib.patheffects import withStroke
 
 from kernels.lumbar.labels import GROUPS, SEVERITIES
-from training.ensemble.search import Step
+from training.ensemble.search import EliminationStep
 from training.evaluation.overlays import ROUTE_COLOURS, TRUE_COLOUR
 from training.report.numbers import Bin
 from training.report.page import ReportImage
@@ -88,7 +88,7 @@ def folds_figure(scores: Mapping[str, Mapping[int, float]]) -> ReportImage:
         return _svg(figure)
 
 
-def gain_figure(steps: Sequence[Step]) -> ReportImage:
+def gain_figure(steps: Sequence[EliminationStep]) -> ReportImage:
     """The score after each member, by its number; what comes before the first lies far above, and is left out."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7.4, 3.6), layout="constrained")

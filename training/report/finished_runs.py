@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from kernels.lumbar.labels import GROUPS
 from kernels.lumbar.manifest import Provenance
 from training.data.out_of_fold import Answers, Average, Rule, answers_of, read
-from training.ensemble.search import Costs, Ensemble, simple_mean
+from training.ensemble.search import Ensemble, MemberCosts, simple_mean
 from training.ensemble.sources import TABLES, read_costs, read_priors, standing_of, trouble_with, usable
 from training.ensemble.strategies import Standing
 from training.evaluation.landmark_errors import LandmarkError
@@ -63,7 +63,7 @@ class ReportSources:
     owners: dict[str, str]
     """Member of `answers` → its recipe."""
     rule: Rule
-    costs: Costs
+    costs: MemberCosts
     standing: list[Standing]
     """The recipes as they stand, of those that this project knows."""
     found: Found | None

@@ -13,10 +13,9 @@ from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.run.clock import Clock
 from training.evaluation.predictor import Predictor
 from training.evaluation.validate import fold_manifest
-from training.packaging.packs import UnusableRun, read_run
 from training.recipe.load import load_named
 from training.recipe.schema import Profile, RecipeError
-from training.runs import RunFolder
+from training.runs import RunFolder, UnusableRun, read_run
 
 
 class Looking:

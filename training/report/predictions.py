@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from training.ensemble.crossfit import CrossFit, cross_fit
-from training.ensemble.search import Step, run_order
+from training.ensemble.search import EliminationStep, run_order
 from training.evaluation.metric import pooled
 from training.report.finished_runs import ReportSources
 
@@ -26,7 +26,7 @@ class Predicted:
     """(N, 25, 3)"""
     systems: dict[str, np.ndarray]
     """Recipe → (N, 25, 3)."""
-    steps: list[Step]
+    steps: list[EliminationStep]
     """The ensemble's members in their order, with the seconds and the (cross-fitted) score after each."""
 
     @property
@@ -58,9 +58,9 @@ def predicted_from(sources: ReportSources, data: Path | None) -> Predicted:
     return Predicted(sources, data, honest.predicted, priors, systems, steps)
 
 
-def _steps(sources: ReportSources, honest: CrossFit, order: Sequence[str]) -> list[Step]:
+def _steps(sources: ReportSources, honest: CrossFit, order: Sequence[str]) -> list[EliminationStep]:
     ran = [order[: count + 1] for count in range(len(order))]
     return [
-        Step(names[-1], sources.costs.of(names), pooled(sources.answers.labels, honest.of(names)).final)
+        EliminationStep(names[-1], sources.costs.of(names), pooled(sources.answers.labels, honest.of(names)).final)
         for names in ran
     ]

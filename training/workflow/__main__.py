@@ -16,7 +16,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.benchmarks.grid_workers import bench
 from training.data.out_of_fold import OutOfFoldError
 from training.data.tables import TablesError
 from training.locks import BusyError
@@ -25,6 +24,7 @@ from training.recipe.selection import add_order
 from training.workflow.engine import ExecutorError, Ways, profile_of, run, slots_of
 from training.workflow.gpus import gpus_here
 from training.workflow.grid import PATHS, Grid, GridOrder, make_grid, own_folder, read_grid
+from training.workflow.grid_workers import bench
 from training.workflow.plan_and_status import plan_of, status_of
 
 

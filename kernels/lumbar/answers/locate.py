@@ -49,7 +49,7 @@ def locate(
 ) -> list[Located]:
     """Run the localisers on a batch of studies.  One that fails is a Problem of the study; it takes part in nothing.
 
-    `helper`: see feed.Scene.
+    `helper`: see member_inputs.InputCache.
     """
     located = [Located() for _ in studies]
     slices: list[dict[str, list[LocaliserAnswer]]] = [{} for _ in studies]

@@ -18,13 +18,24 @@ from ..specs import Member
 from .devices import check_alive
 from .weights import WeightsError, checked_bytes, golden_inputs
 
-# Largest difference from the exporting machine's answer, relative to max(1, |answer|).  Other CPUs add in another
-# order; GPUs convolve in TensorFloat-32; half floats have 11 bits.
-TOLERANCE_CPU, TOLERANCE_CUDA, TOLERANCE_HALF = 1e-3, 5e-2, 1e-1
+GOLDEN_ROWS = 2
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Largest differences from the exporting machine's answer that are allowed."""
+
+    answer: float
+    """Of logits, relative to max(1, |logit|), and of a localiser's confidences."""
+    place: float
+    """Of a localiser's slices, and of its rows and columns in px."""
+
+
+# Other CPUs add in another order; GPUs convolve in TensorFloat-32; half floats have 11 bits.
+ON_CPU, ON_GPU, IN_HALF = Bounds(1e-3, 0.05), Bounds(5e-2, 0.25), Bounds(1e-1, 1.0)
 # Where single precision is to be had, half must be as good as this: a hundredth of a logit moves no probability by more
 # than a quarter of a percent.
-PARITY_HALF = 1e-2
-GOLDEN_ROWS = 2
+HALF_FOR_SINGLE = Bounds(1e-2, 0.25)
 
 
 @dataclass
@@ -45,6 +56,13 @@ class LoadedMember:
     room: BatchLimit = field(default_factory=BatchLimit)
     golden_s: float = 0.0
     """Seconds of one row of the golden input, warmed up."""
+    refused: str = ""
+    """Why it is not in half precision on a GPU."""
+
+    @property
+    def precision(self) -> str:
+        """What it computes in, for the report."""
+        return "half" if self.half else "single"
 
     @property
     def member(self) -> Member:
@@ -79,12 +97,22 @@ class LoadedMember:
         return answer.clone()  # an ordinary tensor: those of inference mode refuse changes in place
 
 
+# What libraries under torch say of it: the CPU's allocator, cuDNN, cuBLAS, and cuDNN where no algorithm finds the room.
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cudnn_status_alloc_failed",
+    "cublas_status_alloc_failed",
+    "unable to find an engine",
+)
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a forward failed for want of memory, on a GPU or on the CPU."""
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return True
     said = str(error).lower()
-    return "out of memory" in said or "can't allocate memory" in said or "cudnn_status_alloc_failed" in said
+    return any(words in said for words in OUT_OF_MEMORY)
 
 
 def first_line(error: Exception) -> str:
@@ -103,23 +131,24 @@ def load_fastest(folder: Path, artefact: Artefact, device: torch.device) -> Load
     Raises WeightsError, naming the member.
     """
     data = checked_bytes(folder, artefact)
+    refused = ""
     if device.type == "cuda":
         try:
-            return _timed(_load(artefact, data, device, half=True, parity=PARITY_HALF))
-        except WeightsError:  # it overflows, or loses too much: single precision says whether it is sound at all
-            pass
-    return _timed(_load(artefact, data, device, half=False))
+            return _timed(_load(artefact, data, device, half=True, bounds=HALF_FOR_SINGLE))
+        except WeightsError as error:  # it overflows, or loses too much: single says whether it is sound at all
+            refused = str(error)
+    return replace(_timed(_load(artefact, data, device, half=False)), refused=refused)
 
 
 def _load(
-    artefact: Artefact, data: bytes, device: torch.device, half: bool, parity: float | None = None
+    artefact: Artefact, data: bytes, device: torch.device, half: bool, bounds: Bounds | None = None
 ) -> LoadedMember:
     name = artefact.member.name
     try:
         module = _load_archive(io.BytesIO(data), device)
         stored_half = any(tensor.dtype == torch.float16 for tensor in module.parameters())
         loaded = LoadedMember(artefact, module.half() if half else module.float(), device, half)
-        _prove(loaded, parity or _tolerance(device, half or stored_half))
+        _prove(loaded, bounds or _bounds(device, half or stored_half))
     except (RuntimeError, ValueError) as error:  # what torch raises for a damaged archive or a device without memory
         raise WeightsError(f"{name}: cannot be loaded on {device}: {str(error).strip().splitlines()[-1]}") from error
     return loaded
@@ -134,13 +163,13 @@ def _load_archive(archive: io.BytesIO, device: torch.device) -> torch.jit.Script
     return module.eval()
 
 
-def _tolerance(device: torch.device, half: bool) -> float:
+def _bounds(device: torch.device, half: bool) -> Bounds:
     if half:
-        return TOLERANCE_HALF
-    return TOLERANCE_CUDA if device.type == "cuda" else TOLERANCE_CPU
+        return IN_HALF
+    return ON_GPU if device.type == "cuda" else ON_CPU
 
 
-def _prove(loaded: LoadedMember, tolerance: float) -> None:
+def _prove(loaded: LoadedMember, bounds: Bounds) -> None:
     """Compare with the golden output, which also warms the member up.  Raises WeightsError.
 
     The highest pixel of a heatmap of noise can be a tie that other hardware breaks otherwise, so of a localiser the
@@ -153,14 +182,20 @@ def _prove(loaded: LoadedMember, tolerance: float) -> None:
     if answer.size != golden.size:
         raise WeightsError(f"{member.name}: answers {answer.size} numbers to the golden input instead of {golden.size}")
     golden = golden.reshape(answer.shape)
-    error = np.abs(answer - golden) / np.maximum(1, np.abs(golden))
+    error = np.abs(answer - golden)
     error = np.where(np.isfinite(error), error, np.inf)
-    worst = error.max()
     if member.role == "localiser":
-        worst = max(error[..., 3].max(), np.median(error[..., :3].max(-1)))
-    if worst > tolerance:
+        _check(loaded, "", error[..., 3].max(), bounds.answer)
+        _check(loaded, " px", np.median(error[..., :3].max(-1)), bounds.place)
+    else:
+        _check(loaded, "", (error / np.maximum(1, np.abs(golden))).max(), bounds.answer)
+
+
+def _check(loaded: LoadedMember, unit: str, worst: float, bound: float) -> None:
+    if worst > bound:
         raise WeightsError(
-            f"{member.name}: differs from its golden output by {worst:.2g} on {loaded.device}; {tolerance:g} is allowed"
+            f"{loaded.member.name}: differs from its golden output by {worst:.2g}{unit} on {loaded.device} "
+            f"in {loaded.precision} precision; {bound:g} is allowed"
         )
 
 

@@ -12,6 +12,8 @@ RESERVE = 0.05
 FINISH_S = 2.0
 # How much of a mean the newest measurement is: a disk or GPU that slows down is noticed within a few studies.
 NEWEST = 0.2
+# Without a study read, after which the reads in progress are given up.
+PATIENCE_S = 300.0
 
 
 @dataclass

@@ -52,6 +52,10 @@ class DeviceWorker:
         self.members: dict[str, LoadedMember] = {}
         self.problems: dict[str, Problem] = {}
         """Of the members that cannot be used."""
+        self.precision: dict[str, str] = {}
+        """Of all members that were ever loaded: half or single."""
+        self.refused: list[Problem] = []
+        """Of those in single precision on a GPU, and why."""
         self.silent_s = 0.0
         """Since it last began something; counted by who waits for it."""
 
@@ -65,7 +69,10 @@ class DeviceWorker:
                 continue
             self.silent_s = 0.0
             try:
-                self.members[name] = load_fastest(self._folder, self._artefacts[name], self.device)
+                one = self.members[name] = load_fastest(self._folder, self._artefacts[name], self.device)
+                self.precision[name] = one.precision
+                if one.refused:
+                    self.refused.append(Problem("", name, "single-precision", one.refused))
             except WeightsError as error:
                 if is_out_of_memory(error):
                     continue  # another device, or a round with fewer networks, may have the room

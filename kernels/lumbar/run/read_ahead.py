@@ -11,9 +11,8 @@ from pathlib import Path
 
 from ..dicom.read_study import read_study
 from ..dicom.study import Study, gaps
-from ..options import PATIENCE_S
 from ..problems import Problem
-from .clock import Clock
+from .clock import PATIENCE_S, Clock
 from .in_progress import InProgress
 
 # Batches read ahead of the models: measured to keep these 98 % busy.

@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from ..networks.devices import studies_at_once
 from ..problems import Problem
-from .clock import FINISH_S, Clock
+from .clock import FINISH_S, PATIENCE_S, Clock
 from .device_worker import Answered, DeviceWorker
 from .in_progress import InProgress
-from .read_ahead import LONGEST_TICK_S, LOOK_AHEAD, PATIENCE_S, ReadAhead, Series, StudyBatch
+from .read_ahead import LONGEST_TICK_S, LOOK_AHEAD, ReadAhead, Series, StudyBatch
 from .results import Job, Results
 from .schedule import Effort, Schedule
 
@@ -174,6 +174,8 @@ class Rounds:
         self._untaken = 0
         self._lock = threading.Lock()
         self.done: list[Round] = []
+        self.precision: dict[str, str] = {}
+        """What each member that was loaded computes in."""
 
     def run(self, keep: Keep) -> None:
         """Do all that there is time for.  `keep` is told of the studies that have new answers.  Raises DevicesLost."""
@@ -238,7 +240,8 @@ class Rounds:
             lanes = Pass(self.workers, names, set(networks), reading, self._in_progress, self._patience_s)
             outcome = lanes.run(partial(self._decide, jobs), self._work, merge, self.budget.left_s, bar)
         for worker in self.workers:
-            self.store.problems.update(dict.fromkeys(worker.problems.values()))
+            self.store.problems.update(dict.fromkeys([*worker.problems.values(), *worker.refused]))
+            self.precision |= worker.precision
         self._given_up |= reading.stalled
         self.schedule.studies = len(self.store.studies) - len(self._given_up)
         return outcome

@@ -50,7 +50,10 @@ def test_members_share_a_file(tiny_export, artefact, tmp_path):
         ({"file": "../weights.ts"}, "outside"),
         ({"sha256": "0" * 64}, "another sha256"),
         ({"offset": 7}, "upload is incomplete"),
-        ({"golden_output": (0.0,) * 6}, "differs from its golden output by .* on cpu; 0.001 is allowed"),
+        (
+            {"golden_output": (0.0,) * 6},
+            "differs from its golden output by .* on cpu in single precision; 0.001 is allowed",
+        ),
         ({"golden_output": (0.0,) * 5}, "answers 6 numbers .* instead of 5"),
         ({"golden_seed": 6}, "differs from its golden output"),
     ],
@@ -150,4 +153,6 @@ def test_on_a_gpu_half_precision_is_taken_where_it_answers_alike(tiny_export, ar
 
     monkeypatch.setattr(loaded_module, "_load_archive", lambda archive, device: Rounded(load(archive, CPU), 0.0))
     monkeypatch.setattr(torch.Tensor, "to", lambda self, device, dtype, **more: self.type(dtype))
-    assert load_fastest(tiny_export, artefact, shown).half is half
+    loaded = load_fastest(tiny_export, artefact, shown)
+    assert (loaded.half, loaded.precision) == (half, "half" if half else "single")
+    assert loaded.refused == "" if half else "in half precision; 0.01 is allowed" in loaded.refused

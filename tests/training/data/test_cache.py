@@ -257,10 +257,10 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_a_cache(data, tables, t
 SLOW_BUILD = """
 import sys, time
 from pathlib import Path
-from training.data import cache_making
-from training.data.cache import build_cache, requests_of
+from training.data.cache import cache_making
+from training.data.cache.crop_cache import build_cache, requests_of
 from training.data.tables import read_tables
-from training.recipes import load_named
+from training.recipe.load import load_named
 
 def slowly(tasks, jobs, whole=cache_making.decode_all):
     for one in whole(tasks, jobs):
@@ -348,7 +348,7 @@ def test_processes_that_decode_end_with_the_one_that_was_killed(data, tables, tm
     script = """
 import sys, time
 from pathlib import Path
-from training.data.decode import Task, decode_all
+from training.data.cache.decode import Task, decode_all
 if __name__ == "__main__":
     tasks = [Task(number, sys.argv[2], Path(sys.argv[1]), [], [], {}) for number in range(8)]
     print(next(iter(decode_all(tasks, 2))).number, flush=True)

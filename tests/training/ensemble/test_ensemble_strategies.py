@@ -11,8 +11,9 @@ from kernels.lumbar.labels import GROUPS
 from tests.training.ensemble.test_ensemble_search import LOGITS, answers_with
 from training.data.out_of_fold import Answers
 from training.data.tables import ROW_GROUPS
-from training.ensemble.find import SearchResult, search
+from training.ensemble.find import search
 from training.ensemble.parts import MemberCosts, SearchError
+from training.ensemble.result import SearchResult
 from training.ensemble.strategies import (
     CALIBRATED,
     FREE,

@@ -178,7 +178,8 @@ def test_shim_is_needed_only_beside_a_foreign_build(monkeypatch, tmp_path):
     assert torchvision_shim.apply() == torchvision_shim.apply()
     build = torchvision_shim.torchvision_build()
     assert build is not None and build[0].isdigit()
-    code = "from training import torchvision_shim as s; s.apply(); import torchvision, timm; print('imported')"
+    code = "from training.networks.parts import torchvision_shim as shim\n"
+    code += "shim.apply(); import torchvision, timm; print('imported')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "imported\n", done.stderr
 

@@ -21,9 +21,9 @@ from tests.training.fitting.test_preflight import smoke_of
 from training import networks
 from training.fitting.loop import fit
 from training.fitting.preflight import check_recipes
-from training.networks import NetworkError
+from training.networks import NetworkError, fetch_pretrained
 from training.networks.csn import ChannelSeparated
-from training.networks.parts import encoders, fetch_pretrained, published_weights
+from training.networks.parts import encoders, published_weights
 from training.networks.parts.published_weights import Offer
 from training.networks.parts.segmentation import pretrained_encoder
 from training.recipe.load import RECIPES, load_named
@@ -174,7 +174,7 @@ def test_without_folder_and_network_one_sentence_comes_at_once():
     for part in (
         "PRETRAINED_DIR is not set",
         "the network cannot be reached",
-        "run python -m training.networks.parts.fetch_pretrained",
+        "run python -m training.networks.fetch_pretrained",
     ):
         assert part in said
     assert said.endswith("set pretrained: false") and "\n" not in said

@@ -22,7 +22,7 @@ from training.data.out_of_fold import Answers, rows_of, write
 from training.data.tables import ROW_GROUPS
 from training.ensemble import find
 from training.ensemble.crossfit import CrossFit
-from training.ensemble.search import Ensemble, Step, simple_mean
+from training.ensemble.search import EliminationStep, Ensemble, simple_mean
 from training.evaluation.intervals import intervals
 from training.evaluation.metric import pooled, row_losses
 from training.evaluation.show import open_study
@@ -321,7 +321,7 @@ def test_graders_looked_where_the_folds_own_localisers_point(data: tuple[Path, F
 def test_numbers_in_the_gain_figure_do_not_lie_on_each_other() -> None:
     places = np.array([[0, 0], [1, 0], [10, 0], [11, 1], [30, 0], [31, 0]])
     assert apart(places, 5) == [0, 2, 5] and apart(places[:1], 5) == [0] and apart(places[:0], 5) == []
-    assert gain_figure([Step("a", 1.0, 0.3), Step("b", 1.01, 0.29)]).content.startswith(b"<?xml")
+    assert gain_figure([EliminationStep("a", 1.0, 0.3), EliminationStep("b", 1.01, 0.29)]).content.startswith(b"<?xml")
 
 
 def test_phantoms_are_named_as_such(runs: Path, tmp_path: Path) -> None:

@@ -92,8 +92,8 @@ def test_a_kernel_that_was_told_to_stop_leaves_no_answers(tmp_path, monkeypatch,
 
 
 def test_a_shard_that_is_being_answered_is_waited_for_and_can_be_told_to_stop(tmp_path):
-    code = "import sys, time; from pathlib import Path; from training.workflow import shard\n"
-    code += "with shard.alone(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    code = "import sys, time; from pathlib import Path; from training.workflow import run_shard\n"
+    code += "with run_shard.alone(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b"held\n"
         run_shard.end(tmp_path)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.networks import NetworkError
 from training.networks.parts.encoders import slice_encoder
+from training.networks.parts.errors import NetworkError
 from training.networks.parts.sequences import Recurrent
 
 SEVERITIES = 3

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from timm.models import load_state_dict
 from torch import nn
 
-from training.networks import NetworkError
+from training.networks.parts.errors import NetworkError
 from training.networks.parts.published_weights import PRETRAINED_VARIABLE, Offer, weights_of
 
 # What torch says of weights that do not fit.
@@ -31,7 +31,7 @@ def reading(offer: Offer, path: Path) -> Iterator[None]:
         why = "they are another network's" if FOREIGN in str(error) else "the file is damaged"
         raise NetworkError(
             f"{path} does not hold the weights of '{offer.name}' ({why}): remove it, and fetch it again with python -m "
-            f"training.networks.parts.fetch_pretrained --recipes <names> --out DIR, for {PRETRAINED_VARIABLE}=DIR"
+            f"training.networks.fetch_pretrained --recipes <names> --out DIR, for {PRETRAINED_VARIABLE}=DIR"
         ) from error
 
 

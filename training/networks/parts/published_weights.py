@@ -62,7 +62,7 @@ class PretrainedError(NetworkError):
         super().__init__(
             f"pretrained weights of {named}{more} are not in {where} as {offers[0].name}.safetensors, nor in the hub's "
             f"cache {constants.HF_HUB_CACHE}, nor can they be downloaded ({reason}): where there is network, run "
-            f"python -m training.networks.parts.fetch_pretrained --recipes <names> --out DIR, and set "
+            f"python -m training.networks.fetch_pretrained --recipes <names> --out DIR, and set "
             f"{PRETRAINED_VARIABLE}=DIR here; "
             "or set pretrained: false"
         )

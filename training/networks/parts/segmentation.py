@@ -11,8 +11,8 @@ from segmentation_models_pytorch.encoders import encoders as smp_encoders
 from segmentation_models_pytorch.encoders import get_encoder, get_encoder_names
 from torch import Tensor, nn
 
-from training.networks import NetworkError
 from training.networks.parts.encoders import check_taken, local_state, overlay, reading, timm_offer, timm_settings
+from training.networks.parts.errors import NetworkError
 from training.networks.parts.published_weights import Offer, weights_of
 
 TIMM = "tu-"

@@ -1,6 +1,6 @@
 """Fetch the published weights that recipes start from, for machines without network.
 
-    python -m training.networks.parts.fetch_pretrained --recipes a b.yaml --out DIR [--profile full]
+    python -m training.networks.fetch_pretrained --recipes a b.yaml --out DIR [--profile full]
 
 Fills DIR, to be named by PRETRAINED_DIR, with <name>.<tag>.safetensors (or .bin, .pth) a model, and sources.json with
 where each came from, its sha256 and its licence.  What is there already is left alone; run it again to go on.
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from kernels.lumbar.run.submission import replace_json
 from training import networks
-from training.networks import NetworkError
+from training.networks.parts.errors import NetworkError
 from training.networks.parts.published_weights import (
     SUFFIXES,
     Offer,
@@ -65,7 +65,7 @@ def fetch(offer: Offer, out: Path) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; ends with one sentence where something cannot be fetched."""
-    parser = argparse.ArgumentParser(prog="training.networks.parts.fetch_pretrained", description=__doc__)
+    parser = argparse.ArgumentParser(prog="training.networks.fetch_pretrained", description=__doc__)
     parser.add_argument("--recipes", nargs="*", default=[], help="names of training/recipes, or YAML files")
     parser.add_argument("--profile", choices=["smoke", "bench", "full"], default="full")
     parser.add_argument("--out", type=Path, required=True, help="the folder for PRETRAINED_DIR")
