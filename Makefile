@@ -44,11 +44,13 @@ DEMO_SEED ?= 7
 DEMO_SCALE ?= 0.6
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo doctor data train-all plan status predict ensemble report package kernel simulate upload push submit ship push-train show
+.PHONY: help install demo doctor data train-all plan status predict ensemble report package kernel simulate upload push submit ship push-train show picture
 .PHONY: gpu gpu-prepare test test-all test-newest test-image lock lint bench bench-locate bench-grade bench-train fuzz pretrained clean
 
+##@ First steps
+
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@awk 'sub(/^##@ /, "") { printf "\n%s\n", $$0 } match($$0, /^[a-z-]+:.*## /) { n = index($$0, ":"); printf "  %-13s %s\n", substr($$0, 1, n - 1), substr($$0, RLENGTH + 1) }' $(MAKEFILE_LIST)
 
 install: .venv/installed ## make .venv and install the project in it
 
@@ -61,6 +63,106 @@ PIP_INSTALL := pip install --quiet --disable-pip-version-check
 	$(PY) -m $(PIP_INSTALL) --constraint requirements.lock --no-build-isolation --editable '.[dev]'
 	@touch $@
 
+demo: .venv/installed kernel ## phantom data → train small → package → run the notebook offline → score [PROFILE=bench]
+	$(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep
+	$(PY) -m training.workflow run --data $(DEMO)/data --runs $(DEMO)/runs --profile $(DEMO_PROFILE) --recipes split_and_global --jobs $(JOBS) --no-ensemble
+	$(PY) build_dataset.py --runs $(DEMO)/runs --out $(DEMO)/weights --recipes split_and_global --profile $(DEMO_PROFILE) --owner "$(OWNER)"
+	$(PY) -m kernels.simulate --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out
+	$(PY) -m training.evaluation.summary --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out
+
+test: .venv/installed lint ## lint, types and the quick tests
+	$(PY) -m pytest -m "not slow" -n $(JOBS) --dist loadfile
+
+##@ Training
+
+GRID = --data "$(DATA)" --runs "$(RUNS)" --profile $(PROFILE) --jobs $(JOBS) $(if $(PACKAGE),--package "$(PACKAGE)" --owner "$(OWNER)",--no-ensemble) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(FOLDS),--folds $(FOLDS)) $(if $(COORDINATES),--coordinates "$(COORDINATES)") $(if $(LABELS),--labels "$(LABELS)") $(if $(EXECUTOR),--executor "$(EXECUTOR)")
+train-all: .venv/installed ## train and validate recipes: DATA=DIR [RECIPES="…"] [PROFILE=smoke|bench|full] [FOLDS="0 1"] [JOBS=N]
+	@test -n "$(DATA)" || { echo "say which data: make train-all DATA=DIR (a folder in the competition's layout)"; exit 2; }
+	$(PY) -m training.workflow run $(GRID)
+
+plan: .venv/installed ## what train-all would run, why, and how long it takes; with the options of train-all
+	@test -n "$(DATA)" || { echo "say which data: make plan DATA=DIR (a folder in the competition's layout)"; exit 2; }
+	$(PY) -m training.workflow plan $(GRID)
+
+status: .venv/installed ## a line for each job of the last train-all [RUNS=DIR]
+	$(PY) -m training.workflow status --runs "$(RUNS)"
+
+pretrained: .venv/installed ## fetch published weights for machines without network: OUT=DIR [RECIPES="…"]
+	$(PY) -m training.networks.fetch_pretrained --profile $(PROFILE) --out "$(or $(OUT),pretrained)" $(if $(RECIPES),--recipes $(RECIPES))
+
+push-train: .venv/installed ## train on Kaggle's GPU and fetch the runs: RECIPES="…" [FOLDS="0 1"] [RESUME=1]
+	@test -n "$(RECIPES)" || { echo "say what to train: make push-train RECIPES=split_and_global"; exit 2; }
+	$(PY) -m kernels.kaggle train --ship "$(SHIP)" --owner "$(OWNER)" --recipes $(RECIPES) --profile $(PROFILE) $(if $(FOLDS),--folds $(FOLDS)) $(if $(RESUME),--resume) $(if $(DATASETS),--datasets $(DATASETS)) $(if $(DRY_RUN),--dry-run) $(if $(AGAIN),--again)
+
+ensemble: .venv/installed ## best weights and order of all finished graders, fitted out of fold [RUNS=DIR] [SECONDS_A_STUDY=N]
+	$(PY) -m training.ensemble.find --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/ensemble.json)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SECONDS_A_STUDY),--seconds "$(SECONDS_A_STUDY)")
+
+comma := ,
+space := $(subst ,, )
+
+package: .venv/installed ## finished runs → a verified weights folder [RUNS=DIR] [RECIPES="…"] [OWNER=NAME] [ENSEMBLE=FILE]
+	$(PY) build_dataset.py --runs "$(RUNS)" --out "$(or $(OUT),$(WEIGHTS))" --profile $(PROFILE) --owner "$(OWNER)" $(if $(RECIPES),--recipes "$(subst $(space),$(comma),$(strip $(RECIPES)))") $(if $(FOLDS),--folds $(FOLDS)) $(if $(LOCATE),--locate $(LOCATE)) $(if $(ENSEMBLE),--ensemble "$(ENSEMBLE)")
+
+##@ Shipping
+
+doctor: .venv/installed ## check client, credentials, rules, disk, GPU and data [DATA=DIR] [WEIGHTS=DIR]
+	$(PY) -m kernels.kaggle.doctor $(if $(DATA),--data "$(DATA)") $(if $(wildcard $(WEIGHTS)),--weights "$(WEIGHTS)") --owner "$(OWNER)"
+
+data: .venv/installed ## download and unpack the competition's data; resumable [OUT=DIR]
+	$(PY) -m kernels.kaggle.download --out "$(or $(OUT),data)"
+
+kernel: .venv/installed ## build the inference notebook and its metadata in kernels/inference
+	$(PY) -m kernels.build_notebook --out kernels/inference $(if $(filter-out your-kaggle-name,$(OWNER)),--owner "$(OWNER)")
+
+# Everything that talks to Kaggle can be run again: a step that was done is seen to be done.
+SHIPPING = --weights "$(or $(OUT),$(WEIGHTS))" --ship "$(SHIP)" $(if $(DRY_RUN),--dry-run) $(if $(AGAIN),--again) $(if $(filter no,$(GPU)),--no-gpu) $(if $(ANYWAY),--anyway) $(if $(MESSAGE),--message "$$MESSAGE") $(if $(WAIT),--wait)
+# By the environment, so that the shell takes nothing of it for its own.
+export MESSAGE
+upload: .venv/installed ## weights → Kaggle dataset, then compare what arrived [WEIGHTS=DIR] [DRY_RUN=1]
+	$(PY) -m kernels.kaggle upload $(SHIPPING)
+
+push: .venv/installed ## notebook for these weights → Kaggle, wait for its run and check it [GPU=no] [ANYWAY=1] [DRY_RUN=1]
+	$(PY) -m kernels.kaggle push $(SHIPPING)
+
+submit: .venv/installed ## submit the version that was pushed [MESSAGE="…"] [WAIT=1] [DRY_RUN=1]
+	$(PY) -m kernels.kaggle submit $(SHIPPING)
+
+ship: $(if $(DRY_RUN),,package) ## package, upload, push and submit, with the options of each
+	$(PY) -m kernels.kaggle ship $(SHIPPING)
+
+simulate: .venv/installed ## run the notebook as Kaggle would: DATA=DIR [WEIGHTS=DIR] [LAYOUT=new|old] [MEMORY_GB=29]
+	@test -n "$(DATA)" || { echo "say which data: make simulate DATA=DIR (a folder in the competition's layout)"; exit 2; }
+	$(PY) -m kernels.simulate --data "$(DATA)" --weights "$(WEIGHTS)" --out "$(or $(OUT),simulated)" --time-limit $(TIME_LIMIT) --layout $(LAYOUT) --memory-gb $(MEMORY_GB) $(if $(filter no,$(PUBLIC)),--no-public)
+
+##@ Looking
+
+report: .venv/installed ## one HTML page on finished runs [RUNS=DIR] [DATA=DIR] [RECIPES="…"] [OUT=FILE]
+	$(PY) -m training.report --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/report.html)" $(if $(DATA),--data "$(DATA)") $(if $(RECIPES),--recipes $(RECIPES)) $(if $(ENSEMBLE),--ensemble "$(ENSEMBLE)") $(if $(REPORT_WORST),--worst $(REPORT_WORST))
+
+# Without DATA and WEIGHTS what `make demo` left is shown; without weights the true landmarks alone.
+SHOWN_WEIGHTS = $(if $(filter file,$(origin WEIGHTS)),$(wildcard $(if $(DATA),$(WEIGHTS),$(DEMO)/weights)),$(WEIGHTS))
+show: .venv/installed ## draw located and true landmarks: STUDY=NUMBER [DATA=DIR] [WEIGHTS=DIR | RUNS=DIR]
+	@test -n "$(STUDY)" || { echo "say which study: make show STUDY=NUMBER (a folder of train_images or test_images)"; exit 2; }
+	$(PY) -m training.evaluation.show --data "$(or $(DATA),$(DEMO)/data)" --study "$(STUDY)" --out "$(or $(OUT),shown)" $(if $(filter-out file,$(origin RUNS)),--runs "$(RUNS)" --profile $(PROFILE) $(if $(RECIPES),--recipes $(RECIPES)),$(if $(SHOWN_WEIGHTS),--weights "$(SHOWN_WEIGHTS)"))
+
+predict: .venv/installed ## any number of studies through the kernel, in shards: DATA=DIR [WEIGHTS=DIR] [SHARDS=N] [OUT=DIR]
+	@test -n "$(DATA)" || { echo "say which studies: make predict DATA=DIR (the competition's layout, or STUDY/SERIES/*.dcm)"; exit 2; }
+	$(PY) -m training.workflow.predict_shards --data "$(DATA)" --weights "$(WEIGHTS)" --out "$(or $(OUT),predicted)" --shards $(or $(SHARDS),1) --jobs $(JOBS) $(if $(EXECUTOR),--executor "$(EXECUTOR)")
+
+picture: .venv/installed ## draw slices, crops and 25 rows of one study: STUDY=NUMBER [DATA=DIR] [WEIGHTS=DIR] [OUT=FILE]
+	@test -n "$(STUDY)" || { echo "say which study: make picture STUDY=NUMBER (a folder of train_images or test_images)"; exit 2; }
+	$(PY) -m training.evaluation.pipeline_picture --data "$(or $(DATA),$(DEMO)/data)" --study "$(STUDY)" --out "$(or $(OUT),shown/pipeline_$(STUDY).png)" $(if $(SHOWN_WEIGHTS),--weights "$(SHOWN_WEIGHTS)")
+
+##@ Checking
+
+lint: .venv/installed ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+test-all: .venv/installed lint ## every test, the slow ones too
+	$(PY) -m pytest
+
 # One version for all Pythons wherever there is one.  Constraints and not requirements: a build of torch for the CPU
 # alone then satisfies them as well, and brings none of the CUDA packages that are locked for the other.
 LOCK = .venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest --no-annotate --no-emit-index-url --custom-compile-command "make lock"
@@ -69,94 +171,6 @@ lock: ## write the newest versions that pyproject.toml and tests/image-requireme
 	.venv-lock/bin/python -m $(PIP_INSTALL) --upgrade uv
 	$(LOCK) --extra dev --output-file requirements.lock pyproject.toml
 	$(LOCK) --output-file tests/image-requirements.lock tests/image-requirements.txt
-
-demo: .venv/installed kernel ## phantom data → train small → package → run the notebook offline → score (15 minutes on 2 cores)
-	$(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep
-	$(PY) -m training.workflow run --data $(DEMO)/data --runs $(DEMO)/runs --profile $(DEMO_PROFILE) --recipes split_and_global --jobs $(JOBS) --no-ensemble
-	$(PY) build_dataset.py --runs $(DEMO)/runs --out $(DEMO)/weights --recipes split_and_global --profile $(DEMO_PROFILE) --owner "$(OWNER)"
-	$(PY) -m kernels.simulate --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out
-	$(PY) -m training.evaluation.summary --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out
-
-GRID = --data "$(DATA)" --runs "$(RUNS)" --profile $(PROFILE) --jobs $(JOBS) $(if $(PACKAGE),--package "$(PACKAGE)" --owner "$(OWNER)",--no-ensemble) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(FOLDS),--folds $(FOLDS)) $(if $(COORDINATES),--coordinates "$(COORDINATES)") $(if $(LABELS),--labels "$(LABELS)") $(if $(EXECUTOR),--executor "$(EXECUTOR)")
-train-all: .venv/installed ## train on DATA=DIR [RECIPES="…"] [PROFILE=smoke|bench|full] [FOLDS="0 1 …"] [RUNS=DIR] [COORDINATES=DIR] [LABELS=DIR] [JOBS=N] [EXECUTOR=slurm|kubernetes|shell|DIR] [PACKAGE=DIR]
-	@test -n "$(DATA)" || { echo "say which data: make train-all DATA=DIR (a folder in the competition's layout)"; exit 2; }
-	$(PY) -m training.workflow run $(GRID)
-
-plan: .venv/installed ## what train-all would run, why, its cost and the time left, with the options of train-all
-	@test -n "$(DATA)" || { echo "say which data: make plan DATA=DIR (a folder in the competition's layout)"; exit 2; }
-	$(PY) -m training.workflow plan $(GRID)
-
-status: .venv/installed ## a line a job of the last train-all [RUNS=DIR]
-	$(PY) -m training.workflow status --runs "$(RUNS)"
-
-predict: .venv/installed ## any number of studies through the kernel, in shards: DATA=DIR WEIGHTS=DIR [SHARDS=N] [JOBS=N] [EXECUTOR=…] [OUT=DIR]
-	@test -n "$(DATA)" || { echo "say which studies: make predict DATA=DIR (the competition's layout, or STUDY/SERIES/*.dcm)"; exit 2; }
-	$(PY) -m training.workflow.predict_shards --data "$(DATA)" --weights "$(WEIGHTS)" --out "$(or $(OUT),predicted)" --shards $(or $(SHARDS),1) --jobs $(JOBS) $(if $(EXECUTOR),--executor "$(EXECUTOR)")
-
-package: .venv/installed ## finished runs → a verified Kaggle dataset folder [RUNS=DIR] [RECIPES="…"] [FOLDS="…"] [OWNER=NAME] [OUT=DIR] [PROFILE=…] [LOCATE=own|together|apart] [ENSEMBLE=FILE]
-	$(PY) build_dataset.py --runs "$(RUNS)" --out "$(or $(OUT),$(WEIGHTS))" --profile $(PROFILE) --owner "$(OWNER)" $(if $(RECIPES),--recipes "$(subst $(space),$(comma),$(strip $(RECIPES)))") $(if $(FOLDS),--folds $(FOLDS)) $(if $(LOCATE),--locate $(LOCATE)) $(if $(ENSEMBLE),--ensemble "$(ENSEMBLE)")
-
-ensemble: .venv/installed ## the best weights and order of all finished graders, by their out-of-fold answers [RUNS=DIR] [RECIPES="…"] [PROFILE=…] [SECONDS_A_STUDY=N] [OUT=FILE]
-	$(PY) -m training.ensemble.find --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/ensemble.json)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SECONDS_A_STUDY),--seconds "$(SECONDS_A_STUDY)")
-
-report: .venv/installed ## all that finished runs say, as one HTML page [RUNS=DIR] [DATA=DIR] [PROFILE=…] [RECIPES="…"] [ENSEMBLE=FILE] [OUT=FILE] [REPORT_WORST=N]
-	$(PY) -m training.report --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/report.html)" $(if $(DATA),--data "$(DATA)") $(if $(RECIPES),--recipes $(RECIPES)) $(if $(ENSEMBLE),--ensemble "$(ENSEMBLE)") $(if $(REPORT_WORST),--worst $(REPORT_WORST))
-
-comma := ,
-space := $(subst ,, )
-
-kernel: .venv/installed ## build kernels/inference: the notebook and its metadata
-	$(PY) -m kernels.build_notebook --out kernels/inference $(if $(filter-out your-kaggle-name,$(OWNER)),--owner "$(OWNER)")
-
-pretrained: .venv/installed ## published weights for machines without network: OUT=DIR [RECIPES="…"] [PROFILE=full]
-	$(PY) -m training.networks.fetch_pretrained --profile $(PROFILE) --out "$(or $(OUT),pretrained)" $(if $(RECIPES),--recipes $(RECIPES))
-
-simulate: .venv/installed ## run the built notebook as Kaggle would: DATA=DIR [WEIGHTS=DIR] [OUT=DIR] [TIME_LIMIT=SECONDS] [LAYOUT=new|old] [MEMORY_GB=29] [PUBLIC=no]
-	@test -n "$(DATA)" || { echo "say which data: make simulate DATA=DIR (a folder in the competition's layout)"; exit 2; }
-	$(PY) -m kernels.simulate --data "$(DATA)" --weights "$(WEIGHTS)" --out "$(or $(OUT),simulated)" --time-limit $(TIME_LIMIT) --layout $(LAYOUT) --memory-gb $(MEMORY_GB) $(if $(filter no,$(PUBLIC)),--no-public)
-
-# Everything that talks to Kaggle can be run again: a step that was done is seen to be done.
-SHIPPING = --weights "$(or $(OUT),$(WEIGHTS))" --ship "$(SHIP)" $(if $(DRY_RUN),--dry-run) $(if $(AGAIN),--again) $(if $(filter no,$(GPU)),--no-gpu) $(if $(ANYWAY),--anyway) $(if $(MESSAGE),--message "$$MESSAGE") $(if $(WAIT),--wait)
-# By the environment, so that the shell takes nothing of it for its own.
-export MESSAGE
-upload: .venv/installed ## weights → Kaggle dataset: create or new version, wait, compare [WEIGHTS=DIR] [AGAIN=1] [DRY_RUN=1]
-	$(PY) -m kernels.kaggle upload $(SHIPPING)
-
-push: .venv/installed ## notebook for these weights → Kaggle, wait for its run, check that [WEIGHTS=DIR] [SHIP=DIR] [GPU=no] [AGAIN=1] [ANYWAY=1] [DRY_RUN=1]
-	$(PY) -m kernels.kaggle push $(SHIPPING)
-
-submit: .venv/installed ## submit the version that was pushed [SHIP=DIR] [MESSAGE="…"] [WAIT=1] [AGAIN=1] [DRY_RUN=1]
-	$(PY) -m kernels.kaggle submit $(SHIPPING)
-
-ship: $(if $(DRY_RUN),,package) ## package, upload, push and submit, in this order, with the options of each
-	$(PY) -m kernels.kaggle ship $(SHIPPING)
-
-push-train: .venv/installed ## train on Kaggle's GPU, fetch the runs: RECIPES="…" [PROFILE=full] [FOLDS="0 1"] [RESUME=1] [DATASETS=OWNER/SLUG] [DRY_RUN=1]
-	@test -n "$(RECIPES)" || { echo "say what to train: make push-train RECIPES=split_and_global"; exit 2; }
-	$(PY) -m kernels.kaggle train --ship "$(SHIP)" --owner "$(OWNER)" --recipes $(RECIPES) --profile $(PROFILE) $(if $(FOLDS),--folds $(FOLDS)) $(if $(RESUME),--resume) $(if $(DATASETS),--datasets $(DATASETS)) $(if $(DRY_RUN),--dry-run) $(if $(AGAIN),--again)
-
-doctor: .venv/installed ## is all there that Kaggle needs: client, credentials, rules, disk, GPU, data [DATA=DIR] [WEIGHTS=DIR]
-	$(PY) -m kernels.kaggle.doctor $(if $(DATA),--data "$(DATA)") $(if $(wildcard $(WEIGHTS)),--weights "$(WEIGHTS)") --owner "$(OWNER)"
-
-data: .venv/installed ## download and unpack the competition's data, resumable [OUT=DIR]
-	$(PY) -m kernels.kaggle.download --out "$(or $(OUT),data)"
-
-# Without DATA and WEIGHTS what `make demo` left is shown; without weights the true landmarks alone.
-SHOWN_WEIGHTS = $(if $(filter file,$(origin WEIGHTS)),$(wildcard $(if $(DATA),$(WEIGHTS),$(DEMO)/weights)),$(WEIGHTS))
-show: .venv/installed ## draw located and true landmarks of a study: STUDY=NUMBER [DATA=DIR] [WEIGHTS=DIR | RUNS=DIR] [OUT=DIR]
-	@test -n "$(STUDY)" || { echo "say which study: make show STUDY=NUMBER (a folder of train_images or test_images)"; exit 2; }
-	$(PY) -m training.evaluation.show --data "$(or $(DATA),$(DEMO)/data)" --study "$(STUDY)" --out "$(or $(OUT),shown)" $(if $(filter-out file,$(origin RUNS)),--runs "$(RUNS)" --profile $(PROFILE) $(if $(RECIPES),--recipes $(RECIPES)),$(if $(SHOWN_WEIGHTS),--weights "$(SHOWN_WEIGHTS)"))
-
-lint: .venv/installed ## ruff and mypy
-	$(PY) -m ruff check .
-	$(PY) -m ruff format --check .
-	$(PY) -m mypy
-
-test: .venv/installed lint ## lint, types and the tests that take minutes
-	$(PY) -m pytest -m "not slow" -n $(JOBS) --dist loadfile
-
-test-all: .venv/installed lint ## every test, the slow ones too
-	$(PY) -m pytest
 
 test-newest: ## the same tests in .venv-newest, with the newest versions that pyproject.toml allows
 	$(PYTHON) -m venv .venv-newest
@@ -169,20 +183,20 @@ test-newest: ## the same tests in .venv-newest, with the newest versions that py
 	.venv-image/bin/python -m $(PIP_INSTALL) --constraint tests/image-requirements.lock --requirement tests/image-requirements.txt
 	@touch $@
 
-test-image: .venv/installed .venv-image/installed ## the notebook with the libraries of Kaggle's image: the same submission
+test-image: .venv/installed .venv-image/installed ## the notebook with the library versions of Kaggle's image
 	$(PY) -m pytest tests/lumbar/test_image.py
 
-bench: .venv/installed ## the design's numbers, side by side in one run [DATA=DIR] [WEIGHTS=DIR] [OUT=FILE]
+bench: .venv/installed ## speed and memory of the kernel [DATA=DIR] [WEIGHTS=DIR]
 	$(PY) -m training.benchmarks.kernel --markdown $(if $(DATA),--data "$(DATA)") $(if $(filter-out file,$(origin WEIGHTS)),--weights "$(WEIGHTS)") $(if $(OUT),--out "$(OUT)")
 
-bench-train: .venv/installed ## the data path of training: loader over model, PNG and DICOM, growth of the cache, sizes [DATA=DIR] [OUT=FILE]
+bench-train: .venv/installed ## speed of the training data path [DATA=DIR]
 	$(PY) -m training.benchmarks.data_path --markdown --jobs $(JOBS) $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)")
 
 # Without DATA a phantom is made, and without RUNS its folder is used; all localisers are trained that are not yet.
 bench-locate: DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROFILE)),bench,$(PROFILE))
 bench-locate: MEASURED = $(or $(DATA),$(DEMO)/data)
 bench-locate: MEASURED_RUNS = $(if $(or $(DATA),$(filter-out file,$(origin RUNS))),$(RUNS),$(DEMO)/runs)
-bench-locate: .venv/installed ## every localiser on the same phantoms, one table [DATA=DIR] [RUNS=DIR] [RECIPES="…"] [PROFILE=bench] [COORDINATES=DIR] [OUT=DIR]
+bench-locate: .venv/installed ## compare all localisers on a phantom [DATA=DIR] [RUNS=DIR] [RECIPES="…"] [PROFILE=bench]
 	$(if $(DATA),,$(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep)
 	$(PY) -m training.train_all --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) --folds 0 --jobs $(JOBS) --localisers-only $(if $(RECIPES),--recipes $(RECIPES)) $(if $(COORDINATES),--coordinates "$(COORDINATES)")
 	$(PY) -m training.benchmarks.localisers --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(OUT),--out "$(OUT)")
@@ -190,19 +204,19 @@ bench-locate: .venv/installed ## every localiser on the same phantoms, one table
 bench-grade: DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROFILE)),bench,$(PROFILE))
 bench-grade: MEASURED = $(or $(DATA),$(DEMO)/data)
 bench-grade: MEASURED_RUNS = $(if $(or $(DATA),$(filter-out file,$(origin RUNS))),$(RUNS),$(DEMO)/runs)
-bench-grade: .venv/installed ## every grader and the ensemble of all on the same phantoms, tables and verdicts [DATA=DIR] [RUNS=DIR] [RECIPES="…"] [PROFILE=bench] [OUT=DIR]
+bench-grade: .venv/installed ## compare all graders and ensembles on a phantom [DATA=DIR] [RUNS=DIR] [RECIPES="…"] [PROFILE=bench]
 	$(if $(DATA),,$(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep)
 	$(PY) -m training.train_all --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) --folds 0 --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES))
 	$(PY) -m training.benchmarks.graders --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(OUT),--out "$(OUT)")
 
-gpu: .venv/installed ## all that only a GPU can show, parts in order of value, ended in time [OUT=DIR] [MINUTES=8]
+gpu: .venv/installed ## all that only a GPU can show, in a few minutes [OUT=DIR] [MINUTES=8]
 	$(PY) -m training.benchmarks.gpu --out "$(or $(OUT),gpu-bench)" --minutes $(or $(MINUTES),8)
 
 # There: pip install --no-index --no-deps --target SITE gpu-kit/wheels/*.whl; PYTHONPATH=SITE python3 -m training.benchmarks.gpu
-gpu-prepare: .venv/installed ## what a GPU machine without network needs beside the repository: wheels, a package [OUT=DIR]
+gpu-prepare: .venv/installed ## wheels and a package for a GPU machine without network [OUT=DIR]
 	$(PY) -m training.benchmarks.gpu --prepare "$(or $(OUT),gpu-kit)"
 
-fuzz: .venv/installed ## damaged files, tables and manifests [MINUTES=10] [SEED=N] [OUT=DIR]
+fuzz: .venv/installed ## damaged files, tables and manifests [MINUTES=10] [SEED=N]
 	$(PY) -m tests.fuzz --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0) --out "$(or $(OUT),fuzzed)"
 
 clean: ## remove what the commands made (not .venv)
