@@ -28,6 +28,7 @@ def serve(place: str) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(place)
     listener.listen(256)
+    import training.workflow.run_step  # noqa: F401  after listening, so that the first steps may already ask
 
     children: set[int] = set()
     with selectors.DefaultSelector() as selector:
