@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from kernels.lumbar import in_hand
+from kernels.lumbar import in_hand, standing
 from kernels.lumbar.in_hand import InHand
 
 NAMES = ["1", "2", "3", "4", "5"]
@@ -66,3 +68,19 @@ def test_without_a_path_nothing_is_written(tmp_path):
     hand = InHand()
     hand.take(NAMES)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_thread_writes_while_the_progress_is_removed_keeps_nothing_of_it(tmp_path, monkeypatch):
+    (tmp_path / standing.PROGRESS).mkdir()
+    at_work = InHand(tmp_path / standing.PROGRESS / standing.IN_HAND)
+
+    def remove(folder: Path, ignore_errors: bool) -> None:
+        if folder.is_dir():
+            for path in folder.iterdir():
+                path.unlink()
+            at_work.take(["1"])
+            folder.rmdir()
+
+    monkeypatch.setattr(standing.shutil, "rmtree", remove)
+    standing.forget_progress(tmp_path)
+    assert not list(tmp_path.iterdir())
