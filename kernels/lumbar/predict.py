@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import signal
 import sys
 import time
@@ -148,7 +147,7 @@ class KernelRun:
     def finish(self) -> dict[str, Any]:
         """Write the last file, the landmarks and the report; returns the report."""
         if self.progress is not None:
-            shutil.rmtree(self.progress, ignore_errors=True)
+            output_check.forget_progress(self.out)
         self.write()
         columns = ["study_id", "route", "row", "x_mm", "y_mm", "z_mm", "confidence", "guessed"]
         table = pd.DataFrame(self.store.landmark_table() if self.store else [], columns=columns)

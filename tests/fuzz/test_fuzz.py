@@ -91,7 +91,8 @@ def watch() -> worker.Watch:
 @pytest.mark.parametrize("name", PLANTED)
 def test_planted_faults_are_found(name, tmp_path, monkeypatch, watch):
     plant, signature = PLANTED[name]
-    monkeypatch.setattr(worker, "MOST_CPU_S", 0.2)
+    if name == "time":  # a busy machine spends as much on the memory
+        monkeypatch.setattr(worker, "MOST_CPU_S", 0.2)
     monkeypatch.setattr(worker, "MOST_MEMORY_BYTES", 30_000_000)
     monkeypatch.setattr(checks, "run", lambda case, folder: plant(folder))
     found = worker.read_case({"target": "study"}, tmp_path, watch)
@@ -118,7 +119,7 @@ for line in sys.stdin:
 
 def test_a_worker_that_crashes_or_hangs_is_a_find_and_the_next_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(hunt, "command", lambda folder: [sys.executable, "-S", "-c", STAND_IN, str(folder)])
-    monkeypatch.setattr(hunt, "HANG_S", 1.0)
+    monkeypatch.setattr(hunt, "HANG_S", 4.0)
     with hunt.Hunt(tmp_path, 9) as one:
         tally = one.run(range(4))
     assert dict(tally.outcomes) == {("study", "whole"): 2, ("study", "find"): 2}

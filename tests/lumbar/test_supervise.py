@@ -173,6 +173,10 @@ def test_what_the_kernel_means_to_say_is_passed_on(code, place, run):
     assert len(place.starts) == 1 and not (place.out / "run_report.json").exists()
 
 
+# A time limit, in seconds, before which a stand-in has done what comes before its sleep on a busy machine too.
+BEGUN_WITHIN_S = "4"
+
+
 def test_a_kernel_that_hangs_is_ended_and_its_children_too(place, run, monkeypatch):
     monkeypatch.setattr(supervise, "OVERRUN_S", 0.3)
     monkeypatch.setattr(supervise, "STOP_S", 0.5)
@@ -185,8 +189,8 @@ def test_a_kernel_that_hangs_is_ended_and_its_children_too(place, run, monkeypat
         time.sleep(60)
     """
     started = time.monotonic()
-    assert run(body, "--time-limit", "0.5") == 0 and place.is_the_kernels
-    assert time.monotonic() - started < 10 and len(place.starts) == 1
+    assert run(body, "--time-limit", BEGUN_WITHIN_S) == 0 and place.is_the_kernels
+    assert time.monotonic() - started < 40 and len(place.starts) == 1
     (ending,) = place.report["supervision"]
     assert ending["signal"] == "SIGKILL" and ending["reason"] == "over its time limit"
     state = Path(f"/proc/{(place.out / 'child').read_text()}/status")
@@ -196,7 +200,7 @@ def test_a_kernel_that_hangs_is_ended_and_its_children_too(place, run, monkeypat
 def test_a_kernel_over_its_time_that_obeys_keeps_its_file(place, run, monkeypatch):
     monkeypatch.setattr(supervise, "OVERRUN_S", 0.3)
     body = "signal.signal(signal.SIGTERM, lambda *_: (finish(), os._exit(0)))\ntime.sleep(60)"
-    assert run(body, "--time-limit", "0.5") == 0 and place.is_the_kernels
+    assert run(body, "--time-limit", BEGUN_WITHIN_S) == 0 and place.is_the_kernels
     (ending,) = place.report["supervision"]
     assert ending["code"] == 0 and ending["reason"] == "over its time limit"
 
@@ -256,7 +260,7 @@ time.sleep(60)
     )
     assert watcher.stdout is not None and watcher.stdout.readline() == "ready\n"
     watcher.send_signal(number)
-    assert watcher.wait(20) == 0
+    assert watcher.wait(40) == 0
     watcher.stdout.close()
     (ending,) = place.report["supervision"]
     expected = {"signal": number.name} if "signal" in expected else expected

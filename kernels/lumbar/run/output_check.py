@@ -87,8 +87,12 @@ def progress_mark(out: Path) -> tuple[int, ...]:
 
 
 def forget_progress(out: Path) -> None:
-    """Remove what a kernel keeps for the next start."""
-    shutil.rmtree(out / PROGRESS, ignore_errors=True)
+    """Remove what a kernel keeps for the next start; out of the way first, as threads that it gave up still write."""
+    gone = out / f"{PROGRESS}.gone"
+    with contextlib.suppress(OSError):
+        (out / PROGRESS).rename(gone)
+    for folder in (gone, out / PROGRESS):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def add_to_report(

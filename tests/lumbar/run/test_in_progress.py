@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from kernels.lumbar.run import in_progress
+from kernels.lumbar.run import in_progress, output_check
 from kernels.lumbar.run.in_progress import InProgress
 
 NAMES = ["1", "2", "3", "4", "5"]
@@ -66,3 +68,19 @@ def test_without_a_path_nothing_is_written(tmp_path):
     hand = InProgress()
     hand.take(NAMES)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_thread_writes_while_the_progress_is_removed_keeps_nothing_of_it(tmp_path, monkeypatch):
+    (tmp_path / output_check.PROGRESS).mkdir()
+    at_work = InProgress(tmp_path / output_check.PROGRESS / output_check.IN_PROGRESS)
+
+    def remove(folder: Path, ignore_errors: bool) -> None:
+        if folder.is_dir():
+            for path in folder.iterdir():
+                path.unlink()
+            at_work.take(["1"])
+            folder.rmdir()
+
+    monkeypatch.setattr(output_check.shutil, "rmtree", remove)
+    output_check.forget_progress(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -42,7 +42,9 @@ def test_studies_come_in_order_once(tmp_path, begun):
 def test_no_more_is_read_than_the_window_holds(tmp_path, begun):
     window = ahead(tmp_path, [[name] for name in NAMES], ahead=3)
     taken = [next(window) for _ in range(2)]
-    time.sleep(0.2)
+    while len(begun) < 5:
+        time.sleep(0.01)
+    time.sleep(0.1)
     assert [batch.studies[0].study_id for batch in taken] == ["0", "1"] and len(begun) == 5
     window.close()
 
@@ -57,7 +59,7 @@ def test_several_readers_and_takers_hand_over_every_study_once(tmp_path, begun):
     for taker in takers:
         taker.start()
     for taker in takers:
-        taker.join(10)
+        taker.join(60)
     assert sorted(taken) == sorted(begun) == sorted(NAMES) and not window.stalled
 
 
@@ -70,7 +72,7 @@ def test_what_never_comes_costs_itself_alone_and_is_named(tmp_path, begun, monke
         return read(folder, study_id, series)
 
     monkeypatch.setattr(reading, "read_study", stalling)
-    window = ahead(tmp_path, [NAMES[:3], NAMES[3:5]], patience_s=0.3)
+    window = ahead(tmp_path, [NAMES[:3], NAMES[3:5]], patience_s=2.0)
     batches = list(window)
     assert [[study.study_id for study in batch.studies] for batch in batches] == [NAMES[:3], NAMES[3:5]]
     stalled = ["reading-stalled" in {one.kind for one in study.problems} for study in batches[0].studies]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,10 @@ import torch
 from kernels.lumbar import predict
 from kernels.lumbar.inputs.member_inputs import InputCache
 from kernels.lumbar.labels import GROUPS, ROWS, SEVERITIES, group_of
+from kernels.lumbar.networks import loading
 from kernels.lumbar.networks.loading import LoadedMember
 from kernels.lumbar.networks.weights import MANIFEST_FILE, read_manifest
+from kernels.lumbar.run import device_worker, rounds
 from kernels.lumbar.run import read_ahead as reading
 from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.competition import read_series_table
@@ -151,7 +155,7 @@ def test_a_study_whose_reading_never_ends_costs_itself_alone(data, seeing, plain
         return read(folder, study, series)
 
     monkeypatch.setattr(reading, "read_study", stalling)
-    found = run(data, seeing, tmp_path, "--patience", "1", *more)
+    found = run(data, seeing, tmp_path, "--patience", "3", *more)
     never.set()
     for study in others:
         np.testing.assert_allclose(found.rows(study), plain.rows(study), atol=1e-5)
@@ -172,7 +176,7 @@ def test_a_lane_that_hangs_leaves_its_batch_and_all_later_rounds_to_the_other(
         return work(self, *given)
 
     monkeypatch.setattr(DeviceWorker, "work", hanging)
-    found = run(data, seeing, tmp_path, "--devices", "cpu,cpu", "--patience", "2")
+    found = run(data, seeing, tmp_path, "--devices", "cpu,cpu", "--patience", "4")
     never.set()
     pd.testing.assert_frame_equal(found.frame, plain.frame, check_exact=True)
     assert [one["kind"] for one in found.report["problems"] if one["where"] == "cpu"] == ["device-lost"]
@@ -203,29 +207,73 @@ def test_devices_that_are_none_are_named_and_done_without(data, seeing, plain, t
 # --- the clock
 
 
-def slow_down(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Every forward takes so much longer."""
+DROPPED = {"member-dropped", "fold-dropped", "tta-dropped", "out-of-time"}
+# How much later than its limit a kernel may end here: a busy machine may take longer to write the last files than was
+# kept back for them.  Whoever waits for what never comes is later than that.
+LATE_S = 20.0
+
+
+class HeldClock:
+    """A clock that moves only where a test says so, so that no other load on the machine counts."""
+
+    def __init__(self) -> None:
+        self._now_s, self._lock = 0.0, threading.Lock()
+
+    def monotonic(self) -> float:
+        return self._now_s
+
+    def sleep(self, seconds: float) -> None:
+        with self._lock:
+            self._now_s += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> HeldClock:
+    """The clock that the whole kernel looks at."""
+    clock = HeldClock()
+    for module in (device_worker, loading, predict, reading, rounds):
+        monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(predict, "Clock", partial(Clock, now=clock.monotonic))
+    return clock
+
+
+def slow_down(monkeypatch: pytest.MonkeyPatch, wait: Callable[[], object]) -> None:
+    """Every forward waits first."""
     forward = LoadedMember._forward
 
     def slow(self: LoadedMember, *inputs: torch.Tensor) -> torch.Tensor:
-        time.sleep(seconds)
+        wait()
         return forward(self, *inputs)
 
     monkeypatch.setattr(LoadedMember, "_forward", slow)
 
 
-@pytest.mark.parametrize(("slower_s", "graded"), [(0.1, STUDIES), (0.8, None), (60.0, 0)])
-def test_slow_networks_end_in_time_and_what_was_dropped_is_said(data, seeing, tmp_path, monkeypatch, slower_s, graded):
-    slow_down(monkeypatch, slower_s)
-    limit_s, started = 6.0, time.monotonic()
-    found = run(data, seeing, tmp_path, "--time-limit", str(limit_s))
-    assert time.monotonic() - started < limit_s
+def test_slow_networks_answer_everything_in_time_and_what_was_dropped_is_said(
+    data, seeing, tmp_path, monkeypatch, clock
+):
+    slow_down(monkeypatch, lambda: clock.sleep(0.1))
+    found = run(data, seeing, tmp_path, "--time-limit", "6")
+    assert 3 < clock.monotonic() < 6 and found.report["studies"]["graded"] == STUDIES
+    assert DROPPED & found.report["problem_counts"].keys() and "out-of-time" not in found.report["problem_counts"]
+
+
+def test_very_slow_networks_end_in_time_and_what_was_dropped_is_said(data, seeing, tmp_path, monkeypatch):
+    slow_down(monkeypatch, lambda: time.sleep(0.8))
+    started = time.monotonic()
+    found = run(data, seeing, tmp_path, "--time-limit", "6")
+    assert time.monotonic() - started < 6 + LATE_S
     counts = found.report["problem_counts"]
-    assert {"member-dropped", "fold-dropped", "tta-dropped", "out-of-time"} & counts.keys()
-    if graded is not None:
-        assert found.report["studies"]["graded"] == graded
-    if found.report["studies"]["graded"] < STUDIES:
-        assert counts["out-of-time"] == 1
+    assert DROPPED & counts.keys() and counts.get("out-of-time", 0) == (found.report["studies"]["graded"] < STUDIES)
+
+
+def test_networks_that_never_answer_end_in_time_with_priors(data, seeing, tmp_path, monkeypatch):
+    never = threading.Event()
+    slow_down(monkeypatch, never.wait)
+    started = time.monotonic()
+    found = run(data, seeing, tmp_path, "--time-limit", "6")
+    never.set()
+    assert time.monotonic() - started < 6 + LATE_S and found.report["studies"]["graded"] == 0
+    assert found.report["problem_counts"]["out-of-time"] == 1
 
 
 def test_a_disk_that_answers_nothing_ends_in_time_with_priors(data, seeing, tmp_path, monkeypatch):
@@ -235,7 +283,7 @@ def test_a_disk_that_answers_nothing_ends_in_time_with_priors(data, seeing, tmp_
     started = time.monotonic()
     found = run(data, seeing, tmp_path, "--time-limit", "5")
     never.set()
-    assert time.monotonic() - started < 5 and found.report["studies"]["graded"] == 0
+    assert time.monotonic() - started < 5 + LATE_S and found.report["studies"]["graded"] == 0
     assert found.report["problem_counts"]["out-of-time"] == 1
 
 
@@ -246,15 +294,9 @@ def test_a_clock_that_is_nearly_over_leaves_a_complete_file(data, seeing, tmp_pa
     assert found.report["problem_counts"].keys() & {"out-of-time", "member-dropped"}
 
 
-def test_what_was_slow_for_a_moment_is_made_up_for_in_the_end(data, seeing, plain, tmp_path, monkeypatch):
-    forward, slept = LoadedMember._forward, []
-
-    def slow_at_first(self: LoadedMember, *inputs: torch.Tensor) -> torch.Tensor:
-        if len(slept) < 12:
-            slept.append(time.sleep(0.4))
-        return forward(self, *inputs)
-
-    monkeypatch.setattr(LoadedMember, "_forward", slow_at_first)
+def test_what_was_slow_for_a_moment_is_made_up_for_in_the_end(data, seeing, plain, tmp_path, monkeypatch, clock):
+    left = iter(range(12))
+    slow_down(monkeypatch, lambda: clock.sleep(0.4) if next(left, None) is not None else None)
     found = run(data, seeing, tmp_path, "--time-limit", "20")
     pd.testing.assert_frame_equal(found.frame, plain.frame, check_exact=True)
     assert "tta-dropped" not in found.report["problem_counts"]

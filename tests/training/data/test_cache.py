@@ -502,9 +502,12 @@ def test_of_two_builders_the_second_waits_and_decodes_nothing(data, tables, tmp_
     with caplog.at_level(logging.INFO), open(tmp_path / ".lock", "w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         second.start()
-        second.join(0.5)
-        assert second.is_alive() and "waiting for it" in caplog.text
-    second.join(20)
+        while "waiting for it" not in caplog.text:
+            assert second.is_alive()
+            time.sleep(0.02)
+        second.join(0.1)
+        assert second.is_alive()
+    second.join(60)
     assert not second.is_alive()
 
 

@@ -97,10 +97,16 @@ def test_a_shard_that_is_being_answered_is_waited_for_and_can_be_told_to_stop(tm
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b"held\n"
         run_shard.end(tmp_path)
-        assert holder.wait(10) == -signal.SIGTERM
+        assert holder.wait(40) == -signal.SIGTERM
     run_shard.end(tmp_path)
     with run_shard.alone(tmp_path):
         assert (tmp_path / run_shard.LOCK).read_text() == str(os.getpid())
+
+
+def stop_once_it_listens(before):
+    while signal.getsignal(signal.SIGTERM) is before:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_a_stopped_run_says_so(ten_studies, tmp_path, monkeypatch, capsys):
@@ -111,7 +117,7 @@ def test_a_stopped_run_says_so(ten_studies, tmp_path, monkeypatch, capsys):
 
     def begun(command, **options):
         given.update(options)
-        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        threading.Thread(target=stop_once_it_listens, args=(signal.getsignal(signal.SIGTERM),)).start()
         return popen(waiting, **options)
 
     monkeypatch.setattr(predict_shards.subprocess, "Popen", begun)
