@@ -193,7 +193,7 @@ def test_learns_levels_from_images_or_from_marks(known):
         points = net.eval()(*held_out.views, held_out.present)
     assert held_out.distance_mm is not None
     off_mm = held_out.distance_mm.gather(1, points[:, None, :, 0].long()).abs().flatten()
-    # Chance is 0.3.  How far 120 steps come hangs on the processor's rounding: 0.75 to 1 were seen.
+    # Chance is 0.3.  How far 120 steps come hangs on the processor's rounding: 0.75 and over 0.85 were seen.
     assert (off_mm <= 4).float().mean() > 0.65
 
 
