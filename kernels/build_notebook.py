@@ -23,7 +23,7 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from kernels.imports import imports_of
+from kernels.imports import imports_of, package_of
 from kernels.lumbar.run.submission import replace_json, replace_text
 
 PACKAGE = Path(__file__).resolve().parent / "lumbar"
@@ -123,9 +123,9 @@ def _by_name_where_free(sorter: TopologicalSorter[str]) -> list[str]:
 
 def _needed(name: str, source: str, modules: set[str]) -> set[str]:
     """Modules that are to be written before this one.  Raises BuildError."""
-    folder, _, stem = name.rpartition(".")
-    needed = {one for one in ("__init__", f"{folder}.__init__") if one in modules}
-    for found in imports_of(ast.parse(source, file_of(name)), ".".join(filter(None, [ROOT_PACKAGE, folder]))):
+    package = package_of(f"{ROOT_PACKAGE}.{name}")
+    needed = {"__init__", f"{package.removeprefix(f'{ROOT_PACKAGE}.')}.__init__"} & modules
+    for found in imports_of(ast.parse(source, file_of(name)), package):
         if not found.is_relative:
             if found.top in ("kernels", "training"):
                 raise BuildError(f"{file_of(name)} imports {found.module}; inside the package imports must be relative")

@@ -1,4 +1,4 @@
-"""One run at a time in a RUNS folder: a second one is refused, and nothing is left behind by one that was killed."""
+"""Lock files that the operating system lets go of: one run at a time in a RUNS folder, and who holds what."""
 
 from __future__ import annotations
 
@@ -37,8 +37,16 @@ def alone(runs: Path) -> Iterator[int]:
 
 def is_busy(runs: Path) -> bool:
     """Whether a run has the folder at this moment."""
+    return is_held(runs / LOCK)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds a lock file; one that was killed holds none.
+
+    Asks for a share of the lock and lets go of it at once: those who ask do not take each other for the holder.
+    """
     try:
-        with open(runs / LOCK) as stream:
+        with open(path) as stream:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -96,13 +96,11 @@ class Route(Spec):
 
 
 STACK_CENTRES = tuple(f"centre_{kind}" for kind in SERIES_KINDS.values())
-
-
-NAMES = (*ROWS, *STACK_CENTRES)
+SHAPE_POINTS = (*ROWS, *STACK_CENTRES)
 
 
 class Shape(Spec):
-    """Mean and variation of D = 3 × 28 coordinates: NAMES by x, y, z, in patient mm."""
+    """Mean and variation of D = 3 × 28 coordinates: SHAPE_POINTS by x, y, z, in patient mm."""
 
     mean_mm: tuple[float, ...]
     modes_mm: tuple[tuple[float, ...], ...]
@@ -112,7 +110,7 @@ class Shape(Spec):
 
     @model_validator(mode="after")
     def _complete(self) -> Shape:
-        size = 3 * len(NAMES)
+        size = 3 * len(SHAPE_POINTS)
         if {len(self.mean_mm), len(self.rest_mm), *(len(mode) for mode in self.modes_mm)} != {size}:
             raise ValueError(f"a shape has {size} coordinates")
         if min(self.rest_mm) <= 0:

@@ -159,7 +159,7 @@ class KernelRun:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """KernelRun the kernel.
+    """Run the kernel.
 
     0 = a valid submission.csv stands; 2 = there is no competition data, or no place to write; 3 = other weights than
     expected; 4 = every device is lost, and a new process may go on where this one ends.
@@ -266,7 +266,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def run_process() -> NoReturn:
-    """KernelRun the kernel as a process: signals end it in order, and its end waits for no thread."""
+    """Run the kernel as a process: signals end it in order, and its end waits for no thread."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     code = main()

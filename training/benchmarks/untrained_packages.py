@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from kernels.lumbar.answers.priors import public_priors
 from kernels.lumbar.labels import LEVELS, ROWS, SERIES_KINDS, SEVERITIES
-from kernels.lumbar.manifest import Manifest, Provenance
+from kernels.lumbar.manifest import Manifest, Provenance, Shape
 from kernels.lumbar.run.competition import read_series_table
 from kernels.lumbar.run.submission import replace_json
 from kernels.lumbar.specs import Member
@@ -115,25 +115,33 @@ def _fitting(network: str, loss: str, options: Mapping[str, Any]) -> dict[str, A
 def make_package(folder: Path, routes: Mapping[str, Sequence[MemberRecipe]]) -> Path:
     """Export untrained networks and package them, a route for each group of members."""
     folder.mkdir(parents=True)
-    runs: list[TrainedMember] = []
+    runs: dict[str, list[TrainedMember]] = {}
     total = sum(len(members) for members in routes.values())
     with tqdm(total=total, unit="network", desc=f"package {folder.name}") as bar:
         for route, members in routes.items():
+            runs[route] = []
             for entry in members:
-                runs.append(_untrained(entry, route, folder / "exported" / entry.member.name))
+                runs[route].append(_untrained(entry, route, folder / "exported" / entry.member.name))
                 bar.update()
-    artefacts = {artefact.member.name: artefact for artefact in pack(runs, folder)}
+    write_package(folder, runs)
+    return folder
+
+
+def write_package(folder: Path, routes: Mapping[str, Sequence[TrainedMember]], shape: Shape | None = None) -> None:
+    """Lay exported networks in packs with their manifest; a route for each group, of its own localisers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    packed = {one.member.name: one for one in pack([run for runs in routes.values() for run in runs], folder)}
     manifest = Manifest(
         name=folder.name,
         priors=public_priors(),
-        artefacts=tuple(artefacts.values()),
+        shape=shape,
+        artefacts=tuple(packed.values()),
         routes=tuple(
-            route_of(route, [artefacts[one.member.name] for one in members], members)
-            for route, members in routes.items()
+            route_of(route, [packed[one.artefact.member.name] for one in runs], [one.recipe for one in runs])
+            for route, runs in routes.items()
         ),
     )
     replace_json(folder / "manifest.json", manifest.model_dump(mode="json"))
-    return folder
 
 
 def many_members(recipes: Sequence[str]) -> dict[str, list[MemberRecipe]]:
@@ -146,11 +154,16 @@ def _untrained(entry: MemberRecipe, route: str, folder: Path) -> TrainedMember:
     network: nn.Module = networks.for_member(entry, pretrained=False)
     if entry.member.role == "localiser":
         network = Pointing(network, entry.member)
+    return export_as_trained(network, entry, route, folder, SEED)
+
+
+def export_as_trained(network: nn.Module, entry: MemberRecipe, route: str, folder: Path, seed: int) -> TrainedMember:
+    """Export a network by the exporter that trained ones pass; no data and no fold made it."""
     backbone = entry.backbone.timm if entry.backbone else ""
     made_by = {"network": entry.fitting.network.name, "backbone": backbone, "profile": "smoke", "torch_version": ""}
-    nothing = {"fold": 0, "seed": SEED, "git_commit": "none", "data_fingerprint": "none"}
+    nothing = {"fold": 0, "seed": seed, "git_commit": "none", "data_fingerprint": "none"}
     provenance = Provenance.model_validate({"recipe": route, **made_by, **nothing})
-    return TrainedMember(entry, export(network, entry, folder, provenance, SEED), folder / WEIGHTS_FILE)
+    return TrainedMember(entry, export(network, entry, folder, provenance, seed), folder / WEIGHTS_FILE)
 
 
 @dataclass(frozen=True)

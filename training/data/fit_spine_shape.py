@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from kernels.lumbar.labels import ROWS, mirrored
-from kernels.lumbar.manifest import NAMES, Shape
+from kernels.lumbar.manifest import SHAPE_POINTS, Shape
 
 MODES = 12
 ROUNDS = 8
@@ -20,15 +20,17 @@ MINUS_X = np.array([-1.0, 1.0, 1.0])
 
 
 def fit_shape(points: Sequence[Mapping[str, np.ndarray]], modes: int = MODES) -> Shape | None:
-    """The shape of studies, each a mapping of NAMES to (3,) patient mm; None with too few usable ones.
+    """The shape of studies, each a mapping of SHAPE_POINTS to (3,) patient mm; None with too few usable ones.
 
     Every study counts with its mirror image, so that the shape has no preferred side.  Studies are laid over each other
     by the mean of what they know, given what is known of that mean; unknown points are filled in by the model itself, a
     few rounds (expectation maximisation).
     """
     points = [*points, *(_mirrored(one) for one in points)]
-    known = np.array([[name in one for name in NAMES] for one in points]).reshape(-1, len(NAMES))
-    values = np.array([[one.get(name, np.zeros(3)) for name in NAMES] for one in points]).reshape(-1, len(NAMES), 3)
+    known = np.array([[name in one for name in SHAPE_POINTS] for one in points]).reshape(-1, len(SHAPE_POINTS))
+    values = np.array([[one.get(name, np.zeros(3)) for name in SHAPE_POINTS] for one in points]).reshape(
+        -1, len(SHAPE_POINTS), 3
+    )
     usable = known[:, : len(ROWS)].sum(1) >= LEAST_KNOWN
     known, values = known[usable], values[usable]
     if len(values) < 2 * LEAST_STUDIES:

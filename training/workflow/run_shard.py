@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kernels.lumbar import supervise
+from training.locks import is_held
 from training.runs import read_object
 from training.workflow.gpus import one_gpu
 from training.workflow.shards import REPORT
@@ -76,13 +77,9 @@ def alone(shard: Path) -> Iterator[None]:
 
 def end(shard: Path) -> None:
     """Tell the process of this machine that is at a shard to stop, if there is one."""
-    with suppress(FileNotFoundError), open(shard / LOCK) as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if (number := stream.read()).isdigit():
-                with suppress(ProcessLookupError):
-                    os.kill(int(number), signal.SIGTERM)
+    if is_held(shard / LOCK) and (number := (shard / LOCK).read_text(encoding="utf-8")).isdigit():
+        with suppress(ProcessLookupError):
+            os.kill(int(number), signal.SIGTERM)
 
 
 if __name__ == "__main__":

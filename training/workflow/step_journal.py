@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kernels.lumbar.run.submission import replace_json
 from training.fitting.time_limit import OutOfTime
+from training.locks import is_held
 from training.workflow.grid import Grid, Step
 
 
@@ -45,14 +46,7 @@ def read_entry(grid: Grid, step: Step) -> Entry | None:
 
 def is_running(grid: Grid, step: Step) -> bool:
     """Whether a process is at it: the operating system says so, and no killed process is taken for a living one."""
-    try:
-        with open(_place(grid, step, ".lock")) as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        pass
-    return False
+    return is_held(_place(grid, step, ".lock"))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..dicom.study import Study, longest
 from ..labels import SERIES_KINDS
-from ..manifest import NAMES, STACK_CENTRES, Shape
+from ..manifest import SHAPE_POINTS, STACK_CENTRES, Shape
 
 # A patient may lie anywhere in the scanner: the standard deviation of the whole shape's place.
 ANYWHERE_MM = 1e4
@@ -44,7 +44,7 @@ class Expectation:
     """A shape, ready to be asked."""
 
     def __init__(self, shape: Shape) -> None:
-        size = len(NAMES)
+        size = len(SHAPE_POINTS)
         modes = np.array(shape.modes_mm).reshape(-1, 3 * size)
         self._mean = np.array(shape.mean_mm).reshape(size, 3)
         covariance = modes.T @ modes + np.diag(np.square(shape.rest_mm))
@@ -58,11 +58,11 @@ class Expectation:
         `known` are points in patient mm by name; at least one.
         """
         names = [name for name in known if name != wanted]
-        index, asked = [NAMES.index(name) for name in names], NAMES.index(wanted)
+        index, asked = [SHAPE_POINTS.index(name) for name in names], SHAPE_POINTS.index(wanted)
         error = np.repeat([1.0 if name in STACK_CENTRES else LOCATED_MM for name in names], 3)
         among = self._covariance[index][:, :, index].reshape(3 * len(names), -1) + np.diag(error**2)
         across = self._covariance[asked][:, index].reshape(3, -1)
-        off = np.concatenate([np.asarray(known[name]) - self._mean[NAMES.index(name)] for name in names])
+        off = np.concatenate([np.asarray(known[name]) - self._mean[SHAPE_POINTS.index(name)] for name in names])
         gain = np.linalg.solve(among, across.T).T
         return self._mean[asked] + gain @ off, self._covariance[asked, :, asked] - gain @ across.T
 
@@ -99,7 +99,7 @@ class Expectation:
 
     def _expected_by_pairs(self, names: list[str], points: np.ndarray) -> np.ndarray:
         """(pair, n, 3) where each two of n points expect all of them."""
-        index = np.array([NAMES.index(name) for name in names])
+        index = np.array([SHAPE_POINTS.index(name) for name in names])
         first, second = np.triu_indices(len(names), 1)
         covariance = self._covariance[index][:, :, index]
         pairs = np.stack([first, second], 1)

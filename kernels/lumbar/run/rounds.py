@@ -34,7 +34,7 @@ class Outcome:
 
     out_of_time: bool = False
     lost: dict[DeviceWorker, str] = field(default_factory=dict)
-    """Crews whose device failed as a whole, or hangs, and why."""
+    """Workers whose device failed as a whole, or hangs, and why."""
 
 
 class Pass:

@@ -7,7 +7,7 @@ import pytest
 
 from kernels.lumbar.answers.spine_shape import Expectation
 from kernels.lumbar.labels import LEVELS, ROWS, mirrored
-from kernels.lumbar.manifest import NAMES, STACK_CENTRES
+from kernels.lumbar.manifest import SHAPE_POINTS, STACK_CENTRES
 from tests.support.spines import spine_shape, spines
 from training.data.fit_spine_shape import MINUS_X, fit_shape
 
@@ -100,6 +100,6 @@ def test_too_few_studies_have_no_shape():
 
 
 def test_a_shape_names_every_coordinate():
-    assert len(SHAPE.mean_mm) == 3 * len(NAMES) == 3 * (len(ROWS) + 3)
+    assert len(SHAPE.mean_mm) == 3 * len(SHAPE_POINTS) == 3 * (len(ROWS) + 3)
     with pytest.raises(ValueError, match="coordinates"):
         SHAPE.model_validate(SHAPE.model_dump() | {"rest_mm": (1.0,)})

@@ -182,9 +182,9 @@ def test_learns_levels_from_images_or_from_marks(known):
     torch.manual_seed(1)
     net = networks.for_member(recipe).train()
     optimiser = make_optimiser(net, optimisation())
-    for step in range(120):
-        optimiser.param_groups[0]["lr"] = 8e-3 * (1 - step / 120)
-        loss, _ = answer(net, batch(8), recipe.fitting)
+    for step in range(240):
+        optimiser.param_groups[0]["lr"] = 4e-3 * (1 - step / 240)
+        loss, _ = answer(net, batch(4), recipe.fitting)
         optimiser.zero_grad()
         loss.mean.backward()
         optimiser.step()
@@ -193,8 +193,7 @@ def test_learns_levels_from_images_or_from_marks(known):
         points = net.eval()(*held_out.views, held_out.present)
     assert held_out.distance_mm is not None
     off_mm = held_out.distance_mm.gather(1, points[:, None, :, 0].long()).abs().flatten()
-    # Chance is 0.3.  How far 120 steps come hangs on the processor's rounding: 0.75 and over 0.85 were seen.
-    assert (off_mm <= 4).float().mean() > 0.65
+    assert (off_mm <= 4).float().mean() > 0.85, "chance is 0.3; four seeds reached 0.97 to 1.0"
 
 
 def test_distance_loss_counts_what_is_known_and_most_near_the_level():

@@ -7,6 +7,7 @@ and stands in DIR/gpu.json.  Exit code 1: a part failed, or found a fault.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import tempfile
 import time
@@ -45,8 +46,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def prepare(folder: Path) -> int:
     """Fill a folder that can be carried to the machine with the GPU: a package, and wheels."""
     make_package(folder / "package", CARRIED_RECIPES)
-    for exported in sorted((folder / "package" / "exported").rglob("*"), reverse=True):
-        exported.rmdir() if exported.is_dir() else exported.unlink()
+    shutil.rmtree(folder / "package" / "exported")
     fetch(folder / "wheels")
     print(f"{folder}: {sum(one.stat().st_size for one in folder.rglob('*') if one.is_file()) / 2**20:.1f} MiB")
     return 0

@@ -61,7 +61,7 @@ def _row(folder: Path, artefact: Artefact, setting: Setting, record: Record) -> 
         exact = _difference(single(views, present), expected, member.role)
     with tf32(True):
         rounded = _difference(single(views, present), expected, member.role)
-    half = exact[0] * 0, exact[1] * 0
+    half = 0.0, 0.0
     if setting.device == "cuda":
         half = _difference(
             LoadedMember(artefact, single.module.half(), device, True)(views, present), expected, member.role

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from kernels.lumbar.answers.priors import public_priors
-from kernels.lumbar.manifest import Manifest, Provenance, Shape
 from kernels.lumbar.networks.weights import golden_inputs
-from kernels.lumbar.run.submission import replace_json
 from kernels.lumbar.specs import Member
 from training import networks
-from training.benchmarks.untrained_packages import places
-from training.fitting.export import WEIGHTS_FILE, export
-from training.packaging.packs import pack
+from training.benchmarks.untrained_packages import export_as_trained, places, write_package
 from training.phantom.dataset import Options, make_dataset
 from training.recipe.load import load_named, names_of
 from training.recipe.schema import MemberRecipe
-from training.runs import TrainedMember, route_of
+from training.runs import TrainedMember
 
 from .setting import Record, Setting
 
@@ -91,10 +86,7 @@ def export_untrained(entry: MemberRecipe, recipe: str, folder: Path) -> TrainedM
     usual = settle(network, entry.member)
     if entry.member.role == "localiser":
         network = Leaning(network, entry.member, usual)
-    made_by = {"recipe": recipe, "network": entry.fitting.network.name, "profile": "smoke", "torch_version": ""}
-    nothing = {"backbone": "", "fold": 0, "seed": SEED, "git_commit": "none", "data_fingerprint": "none"}
-    provenance = Provenance.model_validate({**made_by, **nothing})
-    return TrainedMember(entry, export(network, entry, folder, provenance, SEED), folder / WEIGHTS_FILE)
+    return export_as_trained(network, entry, recipe, folder, SEED)
 
 
 def settle(network: nn.Module, member: Member) -> Tensor:
@@ -113,21 +105,3 @@ def settle(network: nn.Module, member: Member) -> Tensor:
         network.eval()
         answer: Tensor = network(*golden_inputs(member, SEED, SETTLING_ROWS))
     return answer.mean(0)
-
-
-def write_package(folder: Path, routes: Mapping[str, Sequence[TrainedMember]], shape: Shape | None = None) -> Manifest:
-    """Lay exported networks in packs with their manifest; a route for each group, of its own localisers."""
-    folder.mkdir(parents=True, exist_ok=True)
-    packed = {one.member.name: one for one in pack([run for runs in routes.values() for run in runs], folder)}
-    manifest = Manifest(
-        name=folder.name,
-        priors=public_priors(),
-        shape=shape,
-        artefacts=tuple(packed.values()),
-        routes=tuple(
-            route_of(route, [packed[one.artefact.member.name] for one in runs], [one.recipe for one in runs])
-            for route, runs in routes.items()
-        ),
-    )
-    replace_json(folder / "manifest.json", manifest.model_dump(mode="json"))
-    return manifest

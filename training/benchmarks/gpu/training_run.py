@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 
 from kernels.lumbar.manifest import Shape
+from training.benchmarks.untrained_packages import write_package
 from training.packaging.packs import collect
 from training.recipe.load import load_named
 from training.runs import RunFolder
 
 from . import parity
 from .kernel_runs import cpus, nearly_all, run, worst
-from .prepare import write_package
 from .setting import Record, Setting
 
 RECIPE = "split_and_global"

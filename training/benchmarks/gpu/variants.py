@@ -93,20 +93,15 @@ def traced(network: nn.Module, inputs: list[Tensor]) -> torch.jit.ScriptModule:
 
 def scripted(network: nn.Module, inputs: list[Tensor]) -> Forward:
     """As the kernel runs it: without optimisation."""
-    module = traced(network, inputs)
-
-    def forward(*given: Tensor) -> Tensor:
-        with torch.jit.optimized_execution(False):
-            answer: Tensor = module(*given)
-        return answer
-
-    return forward
+    return _unoptimised(traced(network, inputs))
 
 
 def frozen(network: nn.Module, inputs: list[Tensor]) -> Forward:
     """Weights as constants, normalisation folded into convolutions."""
-    module = torch.jit.freeze(traced(network, inputs))
+    return _unoptimised(torch.jit.freeze(traced(network, inputs)))
 
+
+def _unoptimised(module: torch.jit.ScriptModule) -> Forward:
     def forward(*given: Tensor) -> Tensor:
         with torch.jit.optimized_execution(False):
             answer: Tensor = module(*given)
