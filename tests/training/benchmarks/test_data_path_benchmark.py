@@ -1,4 +1,4 @@
-"""The data path's bench, on the least of everything: all figures are there, and what they say can be right at all."""
+"""The data path's bench, on the least of everything: all figures are there, and they are plausible."""
 
 from __future__ import annotations
 

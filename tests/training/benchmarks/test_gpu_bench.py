@@ -18,7 +18,7 @@ from training.recipe.load import load_named
 
 
 def say(setting: Setting, record: Record) -> None:
-    """A part that says what it was told."""
+    """A part that records its setting."""
     record.table("said", ["device", "seconds"]).rows.append([setting.device, setting.seconds])
 
 

@@ -1,4 +1,4 @@
-"""The kernel's bench, on the least of everything: all tables are there, and what they say can be right at all."""
+"""The kernel's bench, on the least of everything: all tables are there, and their figures are plausible."""
 
 from __future__ import annotations
 
