@@ -1,44 +1,40 @@
-"""The data path of training, measured in one run: loader, usual ways, growth of the crop cache, sizes, GPU.
+"""The data path of training, measured in one run: loader, usual ways, growth of the crop cache, sizes.
 
     python -m training.benchmarks.data_path [--data DIR] [--studies N] [--jobs N] [--out FILE] [--markdown] [--quick]
 
-Without --data a phantom of full-size images is made for the run.  The loader's rate is held against that of a network
-that trains on the same crops, and against PNG and DICOM datasets of them.  Caches grow by the same studies under
-several numbers.  With a GPU, augmentation and networks run there.
+Without --data a phantom of full-size images is made for the run.  The loader's rate is compared with that of a network
+that trains on the same crops, and with PNG and DICOM datasets of them.  Caches grow by the same studies under several
+numbers.  With a GPU, augmentation and networks run there.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import sys
-import tempfile
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import cv2
 import torch
 from tqdm import tqdm
 
-from kernels.lumbar.run.submission import replace_json
-from training.benchmarks import cache_growth as growing
-from training.benchmarks import data_path_tables as tables_of
-from training.benchmarks import loader_rate as loading
-from training.benchmarks.cache_growth import BenchError
-from training.benchmarks.data_path_tables import Loaded
-from training.benchmarks.loader_rate import Size
-from training.benchmarks.table_text import Table, markdown
-from training.benchmarks.usual_datasets import WORKERS, rate_of
-from training.data.cache.crop_cache import CacheError, build_cache, stored
+from training.benchmarks import cache_growth
+from training.benchmarks.command import run_bench, speed_parser
+from training.benchmarks.loader import Loader, Rate, Size, dataloader_rate, usual_datasets
+from training.benchmarks.studies import link_training_studies
+from training.benchmarks.tables import BenchError, Cell, Table
+from training.data.cache.crop_cache import CacheError, build_cache
 from training.data.tables import TablesError, read_tables
 from training.networks.parts import torchvision_shim
-from training.phantom.dataset import Options, make_dataset
+from training.phantom.dataset import Options
 from training.recipe.schema import Profile
 
 RECIPE = "split_and_global"
+# Stacks a second and core of a loader that no network waits for.
+ENOUGH = 100_000
+GPU_BATCH = 64
+WORKERS = (0, 2)
 
 
 @dataclass(frozen=True)
@@ -55,11 +51,11 @@ class DataPathScope:
     rounds: int
     file_bytes: int
     most_s: float
-    """For each of augmentation and model."""
+    """For each of augmentation and network."""
     stacks: int
     """That the usual ways decode."""
     sizes: tuple[Size, ...]
-    """The last one is that of the usual ways, and of the GPU's load."""
+    """The last one is that of the usual ways."""
 
 
 FULL = DataPathScope(
@@ -90,112 +86,110 @@ QUICK = DataPathScope(
     stacks=4,
     sizes=(Size("test_byobnet", 32, 4, is_trained=True),),
 )
-GPU_BATCH = 64
 
 
-def bench(data: Path, effort: DataPathScope, scratch: Path, device: torch.device) -> list[Table]:
+@dataclass(frozen=True)
+class Loaded:
+    """Measurements of one size; rates in stacks a second."""
+
+    size: Size
+    stack_bytes: int
+    file_bytes: int
+    first: Rate
+    best: Rate
+    augmented: float
+    model: float | None
+
+    @property
+    def name(self) -> str:
+        """The network's."""
+        return f"{self.size.backbone}, 5 × {self.size.size_px}²"
+
+
+def bench(data: Path, scratch: Path, scope: DataPathScope, device: torch.device) -> list[Table]:
     """All tables.  Raises BenchError, CacheError, TablesError."""
-    studies = list(read_tables(data).labels.index)[: effort.studies]
+    studies = list(read_tables(data).labels.index)[: scope.studies]
     base = scratch / "base"
-    growing.link_studies(base, data, studies, len(studies))
-    grown = growing.grow(data, studies, effort.counts, scratch, effort.jobs, RECIPE, effort.profile)
-    recipe = f"{RECIPE}/{effort.profile}"
+    link_training_studies(base, data, studies, len(studies))
+    built = cache_growth.build_caches(data, studies, scope.counts, scratch, scope.jobs, RECIPE, scope.profile)
     return [
-        *loader_tables(base, effort, scratch, device),
-        growing.growth(grown, recipe, effort.jobs),
-        growing.sizes(grown, effort.jobs, growing.own_mib()),
+        *loader_tables(base, scope, scratch, device),
+        cache_growth.growth(built, f"{RECIPE}/{scope.profile}", scope.jobs),
+        cache_growth.sizes(),
     ]
 
 
-def loader_tables(data: Path, effort: DataPathScope, scratch: Path, device: torch.device) -> list[Table]:
+def loader_tables(data: Path, scope: DataPathScope, scratch: Path, device: torch.device) -> list[Table]:
     """Everything that is measured of the loader."""
     tables = read_tables(data)
-    cache = build_cache(data, tables, loading.requests_of(effort.sizes), scratch / "crops", effort.jobs)
-    found, share, rates = [], None, {}
-    for size in tqdm(effort.sizes, unit="size", desc="loader"):
+    cache = build_cache(data, tables, [size.request() for size in scope.sizes], scratch / "crops", scope.jobs)
+    found, rates = [], {}
+    for size in tqdm(scope.sizes, unit="size", desc="loader"):
         file = scratch / "repeated.npy"
-        given = loading.repeated(cache, tables, size, file, effort.file_bytes, device)
-        first, best = loading.loading(given, effort.rounds)
-        augmented = loading.augmenting(given, effort.most_s, device)
-        model = loading.training(given, device, effort.most_s) if size.is_trained else None
-        measured = (given.stack_bytes, given.bytes, given.stacks, first, best, augmented, model)
-        found.append(Loaded(size, *measured))
-        if size is effort.sizes[-1] and device.type == "cuda":
-            share = loading.busy_share(given, device)
+        given = Loader(cache, tables, size, file, scope.file_bytes, device)
+        first, best = given.loading(scope.rounds)
+        model = given.training(scope.most_s) if size.is_trained else None
+        augmented = given.augmenting(scope.most_s)
+        found.append(Loaded(size, given.stack_bytes, given.bytes, first, best, augmented, model))
         file.unlink()
-    entry = loading.grader(effort.sizes[-1])
-    view = cache.views[stored(entry.member.unit, entry.member.inputs[0])]
-    ways = loading.usual(data, tables, view, entry, effort.stacks, scratch)
-    with tqdm(total=len(ways) * len(WORKERS), unit="way", desc="usual ways") as bar:
-        for way, dataset in ways.items():
-            for workers in WORKERS:
-                rates[way, workers] = rate_of(dataset, workers)
-                bar.update()
-    last = found[-1]
-    return [tables_of.loader(found, device.type), tables_of.usual(rates, last), tables_of.gpu(share, last.name)]
+    ways = usual_datasets(data, tables, cache, scope.sizes[-1], scope.stacks, scratch)
+    for way, dataset in tqdm(ways.items(), unit="way", desc="usual ways"):
+        rates[way] = {workers: dataloader_rate(dataset, workers) for workers in WORKERS}
+    return [loader_table(found, device.type), usual_table(rates, found[-1])]
 
 
-def machine(started_s: float, load_before: float) -> dict[str, object]:
-    """What the figures were measured on."""
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
-    load = {"load_before": round(load_before, 2), "load_after": round(os.getloadavg()[0], 2)}
-    versions = {"torch": torch.__version__, "opencv": cv2.__version__, "python": platform.python_version()}
-    return {"cores": os.cpu_count(), "gpu": gpu, **load, **versions, "seconds": round(time.monotonic() - started_s)}
+def loader_table(found: Sequence[Loaded], device: str) -> Table:
+    """Rates by size of the crop; each stack is a grader's sample."""
+    columns = ["network, crop", "KB a stack", "file GB", "first pass /s/core", "loaded /s/core", "GB/s"]
+    columns += ["loaded /s, wall", "augmented /s", "model /s", "loader ÷ model", "augmented ÷ model"]
+    table = Table("loader", f"Stacks from the mapped cache, one thread; augmentation and model: {device}", columns)
+    for one in found:
+        cpu, model, kb = one.best.cpu or 0.0, one.model, one.stack_bytes / 1e3
+        ratios = (one.best.wall / model, one.augmented / model) if model else (None, None)
+        row: list[Cell] = [one.name, kb, one.file_bytes / 1e9, one.first.cpu, cpu, cpu * kb / 1e6]
+        table.rows.append([*row, one.best.wall, one.augmented, model, *ratios])
+    largest_kb = max((one.best.cpu or 0) * one.stack_bytes for one in found) / ENOUGH / 1e3
+    table.remarks = [
+        "first pass: every page of the file is met for the first time; stacks have the margin that is kept for turning",
+        f"at these GB/s {ENOUGH:,} stacks/s/core are met by stacks of up to {largest_kb:.0f} KB",
+    ]
+    return table
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line's options."""
-    parser = argparse.ArgumentParser(prog="training.benchmarks.data_path", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, help="a folder in the competition's layout; default: a phantom, full-size")
-    parser.add_argument("--studies", type=int, help=f"the smallest of the growing caches; default: {FULL.counts[0]}")
-    parser.add_argument("--jobs", type=int, help=f"processes that decode; default: {FULL.jobs}")
-    parser.add_argument("--out", type=Path, help="JSON file for all figures")
-    parser.add_argument("--markdown", action="store_true", help="also print the table for the README")
-    parser.add_argument("--quick", action="store_true", help="least of everything: shows that it works")
-    return parser.parse_args(argv)
+def usual_table(rates: Mapping[str, Mapping[int, Rate]], cache: Loaded) -> Table:
+    """The same crops from the cache and through a DataLoader that decodes each sample; way → workers → rate."""
+    columns = ["way", "workers", "stacks/s, wall", "stacks/s/core", "÷ model", "cache × as fast"]
+    table = Table("usual", f"The same crops, {cache.stack_bytes / 1e3:.0f} KB a stack, by other ways", columns)
+    for way, its in {"mapped cache": {0: cache.best}, **rates}.items():
+        for workers, rate in its.items():
+            of_model = rate.wall / cache.model if cache.model else None
+            table.rows.append([way, workers, rate.wall, rate.cpu, of_model, cache.best.wall / rate.wall])
+    table.remarks = ["wall: other load slows all of them; workers have run for an epoch already"]
+    return table
 
 
-def effort_of(given: argparse.Namespace, device: torch.device) -> DataPathScope:
-    """What was asked for."""
-    effort = QUICK if given.quick else FULL
-    changes: dict[str, object] = {}
-    if given.studies:
-        changes["counts"] = tuple(given.studies * times for times in (1, 2, 4))
-    if given.jobs:
-        changes["jobs"] = given.jobs
+def scope_of(options: argparse.Namespace, device: torch.device) -> DataPathScope:
+    """The scope that the command line asks for."""
+    scope = QUICK if options.quick else FULL
+    if options.studies:
+        scope = replace(scope, counts=tuple(options.studies * times for times in (1, 2, 4)))
     if device.type == "cuda":
-        changes["sizes"] = tuple(Size(one.backbone, one.size_px, GPU_BATCH, one.is_trained) for one in effort.sizes)
-    return DataPathScope(**{**vars(effort), **changes})
+        scope = replace(scope, sizes=tuple(replace(size, batch=GPU_BATCH) for size in scope.sizes))
+    return replace(scope, jobs=options.jobs or scope.jobs)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line.  What is missing ends it with one sentence."""
-    given = parse(argv)
+    """Command line."""
+    parser = speed_parser("data_path", __doc__)
+    parser.add_argument("--studies", type=int, help=f"the smallest of the growing caches; default: {FULL.counts[0]}")
+    parser.add_argument("--jobs", type=int, help=f"processes that decode; default: {FULL.jobs}")
+    options = parser.parse_args(argv)
     torchvision_shim.apply()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    effort = effort_of(given, device)
-    started_s, load_before = time.monotonic(), os.getloadavg()[0]
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            scratch, data = Path(folder), given.data
-            if data is None:
-                data = scratch / "phantom"
-                make_dataset(data, Options(train=effort.studies, test=0, seed=1, scale=effort.scale), jobs=effort.jobs)
-            found = bench(data, effort, scratch, device)
-    except (BenchError, CacheError, TablesError, OSError) as error:
-        sys.stderr.write(f"bench-train stopped: {error}\n")
-        return 1
-    about = machine(started_s, load_before)
-    said = [*(table.text() for table in found), ", ".join(f"{name} {value}" for name, value in about.items())]
-    if given.markdown:
-        said.append(markdown(found))
-    sys.stdout.write("\n\n".join(said) + "\n")
-    if given.out:
-        tables = {table.key: table.record() for table in found}
-        replace_json(given.out, {"machine": about, "tables": tables, "figures": [table.figures for table in found]})
-    return 0
+    scope = scope_of(options, device)
+    phantom = Options(train=scope.studies, test=0, seed=1, scale=scope.scale)
+    errors = (BenchError, CacheError, TablesError)
+    return run_bench("bench-train", options, phantom, scope.jobs, partial(bench, scope=scope, device=device), errors)
 
 
 if __name__ == "__main__":

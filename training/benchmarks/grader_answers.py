@@ -1,20 +1,18 @@
-"""Finished systems of one fold, and what all their graders answer for the phantom's test studies."""
+"""Finished systems of one fold, and the answers of all their graders for the phantom's test studies."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
 
-from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.manifest import Artefact, Manifest, Route
 from kernels.lumbar.networks.loading import LoadedMember
@@ -29,7 +27,7 @@ from training.evaluation.validate import answer_table
 from training.recipe.schema import MemberRecipe, Recipe
 from training.runs import RunFolder, read_run, route_of
 
-# Whose landmarks graders look at: their recipe's, those on which all localisers agree, the true ones.
+# Landmarks of the graders' crops: of their recipe's localisers, of all localisers together, the true ones.
 OWN, AGREED, TRUE = "own", "agreed", "true"
 
 
@@ -61,7 +59,7 @@ def find_system(runs: Path, recipe: Recipe, fold: int) -> System | None:
 
 
 def manifest_of(runs: Path, systems: Sequence[System], fold: int) -> tuple[Manifest, dict[str, tuple[Route, ...]]]:
-    """All networks of all systems, and how they look where their own localisers point, or where all agree."""
+    """All networks of all systems, and their routes for each kind of landmarks."""
     artefacts: list[Artefact] = []
     own: list[Route] = []
     for system in systems:
@@ -69,9 +67,9 @@ def manifest_of(runs: Path, systems: Sequence[System], fold: int) -> tuple[Manif
         found = [system.folder.artefact(member.member.name, fold, runs) for member in members]
         own.append(route_of(system.name, found, members))
         artefacts += found
-    everyone = tuple(name for route in own for name in route.localisers)
+    localisers = tuple(name for route in own for name in route.localisers)
     graders = tuple(grader for route in own for grader in route.graders)
-    agreed = Route(name="all localisers", localisers=everyone, graders=graders)
+    agreed = Route(name="all localisers", localisers=localisers, graders=graders)
     first = systems[0].folder
     manifest = Manifest(
         name="all systems",
@@ -84,69 +82,52 @@ def manifest_of(runs: Path, systems: Sequence[System], fold: int) -> tuple[Manif
 
 
 @dataclass(frozen=True)
-class Remembering(LoadedMember):
-    """A network that is not run again on what it has seen of a study: most localisers look at whole images, and answer
-    the same whoever else is asked."""
+class CachedMember(LoadedMember):
+    """A network that keeps its answers by their inputs: most localisers take whole images, the same for all routes."""
 
     answers: dict[bytes, torch.Tensor] = field(default_factory=dict)
 
     def __call__(self, views: Sequence[torch.Tensor], present: torch.Tensor) -> torch.Tensor:
         """As of LoadedMember."""
-        seen = hashlib.blake2b(digest_size=16)
+        digest = hashlib.blake2b(digest_size=16)
         for tensor in (*views, present):
-            seen.update(str(tuple(tensor.shape)).encode())
-            seen.update(tensor.contiguous().numpy().tobytes())
-        key = seen.digest()
+            digest.update(str(tuple(tensor.shape)).encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+        key = digest.digest()
         if key not in self.answers:
             self.answers[key] = super().__call__(views, present)
         return self.answers[key].clone()
 
 
-class TestedGrader:
-    """All networks of all systems, loaded once, and the ways in which they look at a study."""
-
-    def __init__(self, runs: Path, systems: Sequence[System], fold: int) -> None:
-        manifest, routes = manifest_of(runs, systems, fold)
-        self._manifests = {where: manifest.model_copy(update={"routes": its}) for where, its in routes.items()}
-        self._predictor = Predictor(manifest, runs, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        self.problems = [problem.detail for problem in self._predictor.problems]
-        self._networks = {
-            name: Remembering(one.artefact, one.module, one.device, one.half)
-            for name, one in self._predictor.members.items()
-        }
-        self._predictor.members = {**self._networks}
-
-    def grade(self, study: Study, truth: Mapping[str, np.ndarray], budget: Clock) -> dict[str, Prediction]:
-        """What all graders say of a study, by whose landmarks they look at; `truth`: the true ones."""
-        said = {}
-        for where, manifest in self._manifests.items():
-            self._predictor.manifest = manifest
-            said[where] = self._predictor.predict(study, budget, landmarks=truth if where == TRUE else None)
-        for network in self._networks.values():
-            network.answers.clear()
-        return said
-
-
 def grade_test_studies(
     data: Path, runs: Path, systems: Sequence[System], fold: int, labels: pd.DataFrame
 ) -> dict[str, Answers]:
-    """What all graders answer for the test studies, named as in the out-of-fold tables, by whose landmarks they look
-    at.  Each study is read once."""
+    """Kind of landmarks → answers of all graders, named as in the out-of-fold tables.  Each study is read once."""
     truth = read_landmarks(data, "test")
     series = read_series_table(data / "test_series_descriptions.csv").series
     studies = sorted(labels.index)
-    grader, budget = TestedGrader(runs, systems, fold), Clock(float("inf"))
-    for problem in grader.problems:
-        sys.stderr.write(f"left out: {problem}\n")
-    read = read_ahead(data / "test_images", series, studies, budget)
-    found: dict[str, dict[str, Prediction]] = {where: {} for where in (OWN, AGREED, TRUE)}
+    manifest, routes = manifest_of(runs, systems, fold)
+    predictor = Predictor(manifest, runs, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    for problem in predictor.problems:
+        sys.stderr.write(f"left out: {problem.detail}\n")
+    cached = {
+        name: CachedMember(one.artefact, one.module, one.device, one.half) for name, one in predictor.members.items()
+    }
+    predictor.members = {**cached}
+    clock = Clock(float("inf"))
+    read = read_ahead(data / "test_images", series, studies, clock)
+    found: dict[str, dict[str, Prediction]] = {landmarks: {} for landmarks in routes}
     for study in tqdm(read, total=len(studies), unit="study", desc="grading test studies"):
-        for where, prediction in grader.grade(study, truth.get(study.study_id, {}), budget).items():
-            found[where][study.study_id] = prediction
+        for landmarks, its in routes.items():
+            predictor.manifest = manifest.model_copy(update={"routes": its})
+            known = truth.get(study.study_id, {}) if landmarks == TRUE else None
+            found[landmarks][study.study_id] = predictor.predict(study, clock, landmarks=known)
+        for network in cached.values():
+            network.answers.clear()
     answers = {}
-    for where, predictions in found.items():
+    for landmarks, predictions in found.items():
         tables = [answer_table(one.name, one.graders, fold, predictions, labels) for one in systems]
-        answers[where] = out_of_fold.answers_of(pd.concat(tables, ignore_index=True))
+        answers[landmarks] = out_of_fold.answers_of(pd.concat(tables, ignore_index=True))
     return answers
 
 

@@ -3,47 +3,61 @@
     python -m training.benchmarks.graders --data DIR --runs RUNS [--profile bench] [--recipes a b] [--fold 0]
 
 A row is a grader, all graders of a recipe with the recipe's weights, or an ensemble.  Scores: out of fold, on studies
-that the fold held out; and on the test studies at the landmarks of the recipe's own localisers ("own"), at those on
-which all localisers agree ("agreed"), and at the true ones ("true").  The text goes to standard output; grading.json
-goes to --out.
+that the fold held out; and on the test studies at the landmarks of the recipe's own localisers ("own"), at those of all
+localisers together ("agreed"), and at the true ones ("true").  The text goes to standard output; grading.json goes to
+--out.
 """
 
 from __future__ import annotations
 
-import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from kernels.lumbar.labels import GROUPS, SEVERITIES
 from kernels.lumbar.run.submission import replace_json
-from training.benchmarks.grader_answers import OWN, System, find_system, grade_test_studies, labels_of
-from training.benchmarks.grader_tables import FOUND, FREELY, OUT_OF_FOLD, SIDE_BY_SIDE, Row, tables_of
-from training.benchmarks.grader_verdicts import Scored, foretold_lines, gain_lines, gains_over, noise_line, rivals
+from training.benchmarks.command import trained_parser
+from training.benchmarks.grader_answers import AGREED, OWN, TRUE, find_system, grade_test_studies, labels_of
+from training.benchmarks.tables import BenchError, Table
 from training.data import out_of_fold
 from training.data.out_of_fold import Answers, Average, OutOfFoldError, Rule
 from training.ensemble.crossfit import cross_fit
 from training.ensemble.find import search
 from training.ensemble.result import SearchResult
-from training.ensemble.search import Ensemble, MemberCosts, SearchError, best_ensemble
+from training.ensemble.search import Ensemble, SearchError, best_ensemble
 from training.ensemble.sources import read_costs, read_priors, standing_of
 from training.ensemble.strategies import FREE, Standing, side_by_side
-from training.evaluation.intervals import intervals
+from training.evaluation.intervals import FIGURES, Difference, Interval, difference, intervals, unpaired
 from training.evaluation.json_safe import finite
 from training.evaluation.truth import TruthError, read_solution
 from training.recipe.load import load_named, names_of
 from training.recipe.schema import Profile, RecipeError
 from training.runs import UnusableRun
 
+OUT_OF_FOLD = "out_of_fold"
+TITLES = {
+    OUT_OF_FOLD: "out of fold",
+    OWN: "own landmarks",
+    AGREED: "agreed landmarks",
+    TRUE: "true landmarks",
+}
+SIDE_BY_SIDE, FREELY, FOUND = "all recipes side by side", "free weights of all", "found ensemble"
+MIXTURES = (FOUND, FREELY, SIDE_BY_SIDE)
 PLAIN = np.ones((len(GROUPS), len(SEVERITIES)))
-
-
-class BenchError(Exception):
-    """Nothing to measure, or nothing to measure it on."""
+EXPLANATION = (
+    "own landmarks: those of the recipe's own localisers; agreed: of the localisers of all recipes together; true: the "
+    "phantom's.  Out of fold: own landmarks, studies that the fold held out.  A dash: it does not grade this."
+)
+VERDICTS = {
+    "better": "beats it outside of the interval",
+    "worse": "is worse, outside of the interval",
+    "noise": "does not beat it outside of the interval, in which 0 lies: noise",
+}
 
 
 @dataclass(frozen=True)
@@ -54,36 +68,86 @@ class GraderPlan:
     rule: Rule
     groups: tuple[str, ...] = GROUPS
 
-    def predict(self, answers: Answers) -> np.ndarray:
-        """(N, 25, 3) probabilities."""
-        return self.ensemble.predict(answers, self.rule)
+
+class Scored(NamedTuple):
+    """Labels (N, 25), negative = missing, and probabilities (N, 25, 3) of the same studies."""
+
+    labels: np.ndarray
+    rows: np.ndarray
+
+
+Predicted = Mapping[str, Mapping[str, Scored]]
+"""Key of TITLES → row of the table → predictions, none by what was fitted to them."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Everything that the table is made of."""
+class Row:
+    """A grader, a system or an ensemble."""
 
-    held_out: Answers
-    test: dict[str, Answers]
-    """By whose landmarks were looked at."""
-    costs: MemberCosts
-    remarks: list[str]
-    cross_fitted: dict[str, np.ndarray]
-    """Of what was fitted: (N, 25, 3), what fits without a held-out study say of it."""
-    plans: dict[str, GraderPlan]
-    systems: tuple[str, ...]
-    """The plans that are a recipe's."""
+    name: str
+    groups: tuple[str, ...]
+    """The condition groups it is for: others are not shown."""
+    seconds: float
+    """A study, with its localisers."""
+    scores: dict[str, dict[str, Interval]]
+    """Key of TITLES → part of the metric → interval over studies."""
 
-    def predicted(self) -> dict[str, dict[str, Scored]]:
-        """out_of_fold, own, agreed or true → row of the table → predictions, none by what was fitted to them."""
-        parts: Mapping[str, Answers] = {OUT_OF_FOLD: self.held_out} | self.test
-        made = {
-            where: {name: Scored(part.labels, plan.predict(part)) for name, plan in self.plans.items()}
-            for where, part in parts.items()
-        }
-        for name, rows in self.cross_fitted.items():
-            made[OUT_OF_FOLD][name] = Scored(self.held_out.labels, rows)
-        return made
+    def final(self, where: str) -> float:
+        """The mean of the four parts."""
+        return self.scores[where]["final"].value
+
+    def cells(self, where: str) -> list[str]:
+        """The metric's four parts and their mean; a dash for what it does not grade."""
+        graded = set(self.groups) | ({"any_severe"} if "spinal" in self.groups else set())
+        graded |= {"final"} if set(GROUPS) <= graded else set()
+        return [_score_text(self.scores[where][part]) if part in graded else "–" for part in FIGURES]
+
+
+def bench(data: Path, runs: Path, out: Path, names: Sequence[str], profile: Profile, fold: int) -> str:
+    """The tables as text; grading.json is left in `out`.  Raises BenchError where nothing is finished."""
+    labels = labels_of(read_solution(data))  # a folder without truth is refused before anything else
+    out.mkdir(parents=True, exist_ok=True)
+    found = [find_system(runs, load_named(name, profile), fold) for name in names]
+    systems = [system for system in found if system is not None]
+    if not systems:
+        raise BenchError(f"{runs} holds no finished recipe of profile {profile}, fold {fold}: make train-all first")
+    test = grade_test_studies(data, runs, systems, fold, labels)
+    held_out = out_of_fold.answers_of(out_of_fold.read([system.folder.out_of_fold(fold) for system in systems]))
+    rule = Rule("logits", read_priors([system.folder.priors for system in systems]))
+    costs, cost_remark = read_costs([system.folder.seconds for system in systems], held_out.members)
+    standing = [standing_of(system.folder.recipe) for system in systems]
+    result = search(held_out, rule, costs, standing=standing)
+    plans = plans_of(standing, held_out, rule, best_ensemble(held_out, rule, costs), result)
+    # Of what is fitted, the predictions of fits without the study: the others would be too good.
+    cross_fitted = {
+        name: Scored(held_out.labels, cross_fit(held_out, rule, costs, None, standing, strategy).predicted)
+        for name, strategy in ((FREELY, FREE), (FOUND, result.strategy))
+    }
+    parts: dict[str, Answers] = {OUT_OF_FOLD: held_out, **test}
+    predicted = {
+        where: {name: Scored(part.labels, plan.ensemble.predict(part, plan.rule)) for name, plan in plans.items()}
+        for where, part in parts.items()
+    }
+    predicted[OUT_OF_FOLD] |= cross_fitted
+    rows = [
+        Row(name, plan.groups, costs.of(plan.ensemble.members), scores_of(predicted, name))
+        for name, plan in plans.items()
+    ]
+    priors = {
+        where: {"priors": Scored(part.labels, np.tile(rule.prior_rows(), (len(part.labels), 1, 1)))}
+        for where, part in parts.items()
+    }
+    rows.append(Row("level priors", GROUPS, 0.0, scores_of(priors, "priors")))
+    lines, numbers = verdicts(rows, [system.name for system in systems], predicted)
+    counts = {where: len(part.studies) for where, part in parts.items()}
+    remarks = [
+        f"{counts[OUT_OF_FOLD]} held-out and {counts[OWN]} test studies, profile {profile}, fold {fold}",
+        *lines,
+        f"{FOUND}: {result.reason}",
+        *filter(None, [cost_remark]),
+    ]
+    replace_json(out / "grading.json", finite({"remarks": remarks, **numbers, "rows": [asdict(row) for row in rows]}))
+    return "\n".join([tables_of(rows, counts), "", *remarks])
 
 
 def plans_of(
@@ -107,85 +171,101 @@ def plans_of(
     return plans
 
 
-def measure(data: Path, runs: Path, systems: Sequence[System], fold: int) -> Measured:
-    """Grade the test studies, and search the best ensemble on the held-out ones."""
-    test = grade_test_studies(data, runs, systems, fold, labels_of(read_solution(data)))
-    held_out = out_of_fold.answers_of(out_of_fold.read([system.folder.out_of_fold(fold) for system in systems]))
-    rule = Rule("logits", read_priors([system.folder.priors for system in systems]))
-    costs, remark = read_costs([system.folder.seconds for system in systems], held_out.members)
-    standing = [standing_of(system.folder.recipe) for system in systems]
-    result = search(held_out, rule, costs, standing=standing)
-    plans = plans_of(standing, held_out, rule, best_ensemble(held_out, rule, costs), result)
-    honest = {
-        name: cross_fit(held_out, rule, costs, None, standing, how).predicted
-        for name, how in ((FREELY, FREE), (FOUND, result.strategy))
+def scores_of(predicted: Predicted, name: str) -> dict[str, dict[str, Interval]]:
+    """One row's scores, for Row.scores."""
+    return {where: intervals(*its[name]) for where, its in predicted.items()}
+
+
+def verdicts(rows: Sequence[Row], systems: Sequence[str], predicted: Predicted) -> tuple[list[str], dict[str, Any]]:
+    """Lines on the mixtures: against the best recipes, and whether the found one's score was predicted; and numbers."""
+    gains: dict[str, dict[str, dict[str, Difference]]] = {}
+    lines = []
+    for rival, chosen in rivals(rows, systems).items():
+        gains[rival] = {
+            name: {
+                where: difference(its[name].labels, its[name].rows, its[rival].rows)
+                for where, its in predicted.items()
+                if where != OUT_OF_FOLD
+            }
+            for name in MIXTURES
+            if name in predicted[OWN]
+        }
+        lines += gain_lines(rival, chosen, gains[rival])
+    held_out, test = predicted[OUT_OF_FOLD][FOUND], predicted[OWN][FOUND]
+    # Different studies: both sets are drawn with replacement, each for itself.
+    shift = unpaired(held_out, test)
+    agrees = "inside: no disagreement is seen" if shift.low <= 0 <= shift.high else "outside: they disagree"
+    width = shift.high - shift.low
+    score = next(row for row in rows if row.name == FOUND).scores[OWN]["final"]
+    lines += [
+        f"{FOUND}, out of fold (cross-fitted, {len(held_out.labels)} studies) less test ({len(test.labels)} studies, "
+        f"{TITLES[OWN]}; unpaired, both sets drawn):",
+        f"  {_difference_text(shift)}  0 lies {agrees}; the interval is {width:.2f} wide: a difference below about "
+        f"{width / 2:.2f} cannot be distinguished from none",
+        f"on {len(test.labels)} test studies chance alone moves a score by about ± {(score.high - score.low) / 2:.2f}: "
+        "differences between rows below that are noise, unless a paired interval says otherwise",
+    ]
+    return lines, finite({"gains_over": _as_dicts(gains), "out_of_fold_less_test": asdict(shift)})
+
+
+def _as_dicts(gains: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: asdict(one) if isinstance(one, Difference) else _as_dicts(one) for key, one in gains.items()}
+
+
+def rivals(rows: Sequence[Row], systems: Sequence[str]) -> dict[str, str]:
+    """The recipes that mixtures are compared with → how each was chosen: best out of fold, best on the test studies."""
+    by_name = {row.name: row for row in rows}
+    honest = min(systems, key=lambda name: by_name[name].final(OUT_OF_FOLD))
+    hindsight = min(systems, key=lambda name: by_name[name].final(OWN))
+    if honest == hindsight:
+        return {honest: "the best recipe, by its out-of-fold score as by hindsight"}
+    return {
+        honest: "the best recipe by its out-of-fold score",
+        hindsight: "the best recipe by hindsight, on these test studies",
     }
-    remarks = [f"{FOUND}: {result.reason}", *filter(None, [remark])]
-    return Measured(held_out, test, costs, remarks, honest, plans, tuple(system.name for system in systems))
 
 
-def rows_of(measured: Measured, predicted: Mapping[str, Mapping[str, Scored]]) -> list[Row]:
-    """The table; last what knows nothing of a study."""
-    rows = []
-    for name, plan in measured.plans.items():
-        scores = {where: intervals(its[name].labels, its[name].rows) for where, its in predicted.items()}
-        rows.append(Row(name, plan.groups, measured.costs.of(plan.ensemble.members), scores))
-    priors = measured.plans[FOUND].rule.prior_rows()
-    labels = {where: its[FOUND].labels for where, its in predicted.items()}
-    known = {where: intervals(its, np.tile(priors, (len(its), 1, 1))) for where, its in labels.items()}
-    return [*rows, Row("level priors", GROUPS, 0.0, known)]
+def gain_lines(rival: str, chosen: str, gains: Mapping[str, Mapping[str, Difference]]) -> list[str]:
+    """Whether mixtures beat a recipe: mixture → key of TITLES → it less the recipe, on the same test studies."""
+    lines = [f"less {rival}, {chosen} (same test studies, paired; below 0 is better):"]
+    for name, by_landmarks in gains.items():
+        for where, one in by_landmarks.items():
+            verdict = "is this very recipe" if one.is_none else VERDICTS[one.verdict]
+            lines.append(f"  {name:{len(SIDE_BY_SIDE)}} {TITLES[where]:17} {_difference_text(one)}  {verdict}")
+    return lines
 
 
-def verdicts(
-    measured: Measured, rows: Sequence[Row], predicted: Mapping[str, Mapping[str, Scored]]
-) -> tuple[list[str], dict[str, Any]]:
-    """Lines on the found ensemble: against the best recipes, and whether its score was foretold; and the numbers."""
-    test = {where: predicted[where] for where in measured.test}
-    gains, lines = {}, []
-    for rival in rivals(rows, measured.systems):
-        gains[rival.name] = gains_over(rival.name, test)
-        lines += gain_lines(rival, gains[rival.name])
-    foretold, one = foretold_lines(predicted[OUT_OF_FOLD][FOUND], test[OWN][FOUND])
-    lines += [*foretold, noise_line(rows, len(test[OWN][FOUND].labels))]
-    return lines, {
-        "gains_over": {
-            rival: {name: {where: asdict(one) for where, one in its.items()} for name, its in by_mixture.items()}
-            for rival, by_mixture in gains.items()
-        },
-        "out_of_fold_less_test": asdict(one),
-    }
+def tables_of(rows: Sequence[Row], counts: Mapping[str, int]) -> str:
+    """A table of all parts for each key of TITLES, then one of the means side by side; `counts`: studies by key."""
+    tables = []
+    for where, title in TITLES.items():
+        kind = "held-out" if where == OUT_OF_FOLD else "test"
+        full_title = f"{title}, {counts[where]} {kind} studies: phantom score ± half of its 95 % interval"
+        columns = ["", "spinal", "foraminal", "subarticular", "any severe", "mean"]
+        tables.append(Table(where, full_title, columns, [[row.name, *row.cells(where)] for row in rows]))
+    columns = ["", *TITLES.values(), "s a study"]
+    means = Table("means", "means of those that grade all conditions, ± half of their 95 % intervals", columns)
+    means.rows = [
+        [row.name, *(row.cells(where)[-1] for where in TITLES), f"{row.seconds:.2f}"]
+        for row in rows
+        if row.cells(OUT_OF_FOLD)[-1] != "–"
+    ]
+    return "\n\n".join([EXPLANATION, *(table.text() for table in [*tables, means])])
 
 
-def bench(data: Path, runs: Path, out: Path, names: Sequence[str], profile: Profile, fold: int) -> str:
-    """The table as text; grading.json is left in `out`.  Raises BenchError where nothing is finished."""
-    read_solution(data)  # a folder without truth is refused before anything else
-    out.mkdir(parents=True, exist_ok=True)
-    found = [find_system(runs, load_named(name, profile), fold) for name in names]
-    systems = [system for system in found if system is not None]
-    if not systems:
-        raise BenchError(f"{runs} holds no finished recipe of profile {profile}, fold {fold}: make train-all first")
-    measured = measure(data, runs, systems, fold)
-    predicted = measured.predicted()
-    rows = rows_of(measured, predicted)
-    lines, numbers = verdicts(measured, rows, predicted)
-    held_out, test = len(measured.held_out.studies), len(measured.test[OWN].studies)
-    remarks = [f"{held_out} held-out and {test} test studies, profile {profile}, fold {fold}", *lines]
-    remarks += measured.remarks
-    content = {"remarks": remarks, **numbers, "rows": [asdict(row) for row in rows]}
-    replace_json(out / "grading.json", finite(content))
-    return "\n".join([tables_of(rows, held_out, test), "", *remarks])
+def _score_text(interval: Interval) -> str:
+    if not math.isfinite(interval.value):
+        return "–"
+    return f"{interval.value:.4f} ± {(interval.high - interval.low) / 2:.3f}"
+
+
+def _difference_text(one: Difference) -> str:
+    return f"{one.value:+.4f} [{one.low:+.4f}, {one.high:+.4f}]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line.  What is missing ends it with one sentence."""
-    parser = argparse.ArgumentParser(prog="training.benchmarks.graders", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="a phantom data set")
-    parser.add_argument("--runs", type=Path, required=True, help="where training left its runs")
-    parser.add_argument("--recipes", nargs="*", default=[], help="names of training/recipes; default: all")
-    parser.add_argument("--profile", choices=["smoke", "bench", "full"], default="bench")
-    parser.add_argument("--fold", type=int, default=0, help="the fold whose graders are measured")
-    parser.add_argument("--out", type=Path, help="for grading.json; default: --runs")
-    given = parser.parse_args(argv)
+    """Command line; expected errors end it with one sentence and exit code 1."""
+    given = trained_parser("graders", __doc__, "grading.json").parse_args(argv)
     names = names_of(given.recipes)
     try:
         text = bench(given.data, given.runs, given.out or given.runs, names, given.profile, given.fold)

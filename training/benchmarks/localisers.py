@@ -9,7 +9,7 @@ locating.png (shares of landmarks within so many mm) go to --out.
 
 from __future__ import annotations
 
-import argparse
+import math
 import os
 import sys
 import time
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from kernels.lumbar.answers.localiser_answers import answers_of
@@ -29,16 +30,18 @@ from kernels.lumbar.answers.locate import Located, answered, locate, needed
 from kernels.lumbar.answers.spine_shape import Expectation
 from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.inputs.member_inputs import InputCache
-from kernels.lumbar.labels import ROWS
+from kernels.lumbar.labels import LEVELS, ROWS
 from kernels.lumbar.networks.loading import LoadedMember
 from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.competition import read_series_table
 from kernels.lumbar.run.read_ahead import read_ahead
 from kernels.lumbar.run.submission import replace_json
-from training.benchmarks.localiser_tables import draw_curves, report
+from training.benchmarks.command import trained_parser
+from training.benchmarks.tables import BenchError, Table
 from training.data.cache.crop_cache import CacheError, build_cache
 from training.data.tables import TablesError, read_tables
-from training.evaluation.localiser_findings import Points, average_offsets, average_positions, judge, shown
+from training.evaluation.json_safe import finite
+from training.evaluation.localiser_findings import Points, average_offsets, average_positions, judge, shown, summary
 from training.evaluation.predictor import Predictor
 from training.evaluation.truth import TruthError, read_landmarks
 from training.evaluation.validate import fold_manifest
@@ -48,10 +51,8 @@ from training.runs import RunFolder, UnusableRun, read_run
 
 MEAN_SHAPE = "mean shape (always the average position)"
 ALL_RECIPES = "all recipes together"
-
-
-class BenchError(Exception):
-    """Nothing to measure, or nothing to measure it on."""
+VIEW_NAMES = {"sagittal_t2": "canal, Sag T2", "sagittal_t1": "foramina, Sag T1", "axial_t2": "recesses, Ax T2"}
+CURVE_END_MM = 20.0
 
 
 @dataclass(frozen=True)
@@ -75,26 +76,26 @@ class Candidate:
     first: tuple[LoadedMember, ...] = ()
 
     def run(self, study: Study) -> tuple[Located, float]:
-        """What it locates in a study, and the seconds that took beyond those of the localisers before it."""
+        """Located landmarks of a study, and the seconds without those of the localisers before it."""
         before = locate([study], self.first, self.expectation)[0] if self.first else Located()
         started = time.perf_counter()
         if not self.alone:
             located = locate([study], self.localisers, self.expectation)[0]
         else:
-            scene = InputCache([study], [before.points])
-            (said,) = answers_of(scene, self.localisers[0], [before.confidence], True)
-            located = Located({row: answer.point for row, answer in said.items()})
+            inputs = InputCache([study], [before.points])
+            (answers,) = answers_of(inputs, self.localisers[0], [before.confidence], True)
+            located = Located({row: answer.point for row, answer in answers.items()})
         return located, time.perf_counter() - started
 
     @property
     def rows(self) -> list[str]:
-        """The landmarks that it is asked for."""
+        """The landmarks that it predicts."""
         named = {row for localiser in self.localisers for row in answered(localiser.member)}
         return [row for row in ROWS if row in named]
 
     @property
     def slices_only(self) -> bool:
-        """Whether it only says which slice shows a landmark."""
+        """Whether it predicts slices alone, without a place in them."""
         return all(localiser.member.answers == "slices" for localiser in self.localisers)
 
     def cost(self) -> dict[str, float | None]:
@@ -108,7 +109,7 @@ class Candidate:
 
 
 def find_finished(runs: Path, names: Sequence[str], profile: Profile, fold: int, data: Path) -> list[FinishedRecipe]:
-    """The finished localisers of each recipe; how to train the others is said on standard error.
+    """The finished localisers of each recipe; standard error gets the commands that train the others.
 
     Raises BenchError where there is none at all.
     """
@@ -121,12 +122,12 @@ def find_finished(runs: Path, names: Sequence[str], profile: Profile, fold: int,
         done = {key: one for key, one in members.items() if read_run(folder.job(one.member.name, fold), one)}
         if missing := [local for local in members if local not in done]:
             train = f"make train-all DATA={data} RUNS={runs} RECIPES={name} PROFILE={profile} FOLDS={fold}"
-            print(f"{name}: not trained, or by another recipe: {', '.join(missing)} ({train})", file=sys.stderr)
+            sys.stderr.write(f"{name}: not trained, or by another recipe: {', '.join(missing)} ({train})\n")
         if not done:
             continue
         predictor = Predictor(fold_manifest(folder, list(done.values()), fold), folder.profile, device)
         for problem in predictor.problems:
-            print(f"{name}: left out: {problem.detail}", file=sys.stderr)
+            sys.stderr.write(f"{name}: left out: {problem.detail}\n")
         full_names = {f"{entry.member.name}_fold{fold}": local for local, entry in done.items()}
         loaded = {full_names[key]: one for key, one in predictor.members.items()}
         if loaded:
@@ -137,7 +138,7 @@ def find_finished(runs: Path, names: Sequence[str], profile: Profile, fold: int,
 
 
 def candidates(finished: Sequence[FinishedRecipe]) -> list[Candidate]:
-    """All rows but the mean shape: recipe by recipe its localisers and its whole set, then everybody together."""
+    """All rows but the mean shape: recipe by recipe its localisers and its whole set, then all together."""
     rows = []
     for one in finished:
         for local, localiser in one.localisers.items():
@@ -148,13 +149,13 @@ def candidates(finished: Sequence[FinishedRecipe]) -> list[Candidate]:
         name = f"{one.recipe} together" + (f" ({missing} of {one.asked} missing)" if missing else "")
         rows.append(Candidate(name, tuple(one.localisers.values()), one.expectation))
     if len(finished) > 1:
-        everybody = tuple(localiser for one in finished for localiser in one.localisers.values())
-        rows.append(Candidate(ALL_RECIPES, everybody, finished[0].expectation))
+        everything = tuple(localiser for one in finished for localiser in one.localisers.values())
+        rows.append(Candidate(ALL_RECIPES, everything, finished[0].expectation))
     return rows
 
 
 def _starters(localiser: LoadedMember, others: dict[str, LoadedMember]) -> dict[str, LoadedMember]:
-    """Those of its recipe that find what a localiser starts from, and what these start from; no fellow refiners."""
+    """Those of its recipe that predict its input landmarks, and the inputs of these; no other refiners of the same."""
     found: set[str] = set()
     wanted = needed(localiser.member)
     while wanted:
@@ -166,7 +167,7 @@ def _starters(localiser: LoadedMember, others: dict[str, LoadedMember]) -> dict[
 
 
 def measure(data: Path, truth: Mapping[str, Points], rows: Sequence[Candidate], offsets: Points) -> dict[str, Any]:
-    """Findings as a table, seconds by row, landmarks that no slice shows, and what went wrong, by kind and member."""
+    """Findings as a table, seconds by row, landmarks that no slice shows, and problems by kind and member."""
     series = read_series_table(data / "test_series_descriptions.csv").series
     findings: list[dict[str, Any]] = []
     seconds: dict[str, list[float]] = {row.name: [] for row in rows}
@@ -190,6 +191,102 @@ def measure(data: Path, truth: Mapping[str, Points], rows: Sequence[Candidate], 
     return {"findings": pd.DataFrame(findings), "seconds": seconds, "hidden": hidden, "problems": problems}
 
 
+def report(findings: pd.DataFrame, costs: Mapping[str, Mapping[str, float | None]]) -> tuple[str, dict[str, Any]]:
+    """The tables as text, and all their numbers by localiser: those with costs in their order, then the others."""
+    numbers: dict[str, Any] = {}
+    for name in dict.fromkeys([*costs, *findings["localiser"]]):
+        own = findings[findings["localiser"] == name]
+        views = {view: part for view in VIEW_NAMES if len(part := own[own["view"] == view])}
+        numbers[name] = {
+            "together": summary(own),
+            "sagittal": summary(own[own["view"].str.startswith("sagittal")]),
+            "views": {view: summary(part) for view, part in views.items()},
+            "levels": {
+                view: {level: summary(part[part["level"] == level]) for level in LEVELS} for view, part in views.items()
+            },
+            "cost": dict(costs.get(name, {})),
+        }
+    tables = [_main_table(numbers), *(_level_table(numbers, view) for view in VIEW_NAMES)]
+    return "\n\n".join(table.text() for table in tables), finite(numbers)
+
+
+def _main_table(numbers: Mapping[str, Any]) -> Table:
+    """A row a localiser; a dash for what it does not answer or does not have."""
+    columns = ["", "canal", "95 %", "foramina", "95 %", "recesses", "95 %", "≤ 5 mm", "≤ 10 mm"]
+    columns += ["level sag.", "axial", "slice sag.", "axial", "found", "M par.", "GFLOPs", "ms"]
+    views_text = "; ".join(VIEW_NAMES.values())
+    title = f"median and 95 % of the error in plane, mm ({views_text}); right level and slice, sagittal and axial"
+    table = Table("main", title, columns)
+    for name, one in numbers.items():
+        views, cost = one["views"], one["cost"]
+        cells = [_number(views.get(view, {}).get(what)) for view in VIEW_NAMES for what in ("median_mm", "p95_mm")]
+        cells += [_percent(one["together"][f"within_{limit}_mm"]) for limit in (5, 10)]
+        for what in ("right_level", "right_slice"):
+            cells += [_percent(one["sagittal"][what]), _percent(views.get("axial_t2", {}).get(what))]
+        millions = None if cost.get("parameters") is None else cost["parameters"] / 1e6
+        cells += [_percent(one["together"]["found"]), _number(millions, 2)]
+        table.rows.append([name, *cells, _number(cost.get("gflops"), 2), _number(cost.get("ms"))])
+    return table
+
+
+def _level_table(numbers: Mapping[str, Any], view: str) -> Table:
+    """Median and 95th percentile of the error, and right levels and slices, at each level."""
+    names = [level.upper().replace("_", "/") for level in LEVELS]
+    columns = [column for name in names for column in (f"{name} median", "95 %", "level", "slice")]
+    table = Table(view, VIEW_NAMES[view], ["", *columns])
+    for name, one in numbers.items():
+        cells: list[str] = []
+        for at in one["levels"].get(view, {}).values():
+            cells += [_number(at["median_mm"]), _number(at["p95_mm"])]
+            cells += [_percent(at["right_level"]), _percent(at["right_slice"])]
+        if cells:
+            table.rows.append([name, *cells])
+    return table
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    if value is None or math.isnan(value):
+        return "–"
+    return "∞" if math.isinf(value) else f"{value:.{digits}f}"
+
+
+def _percent(share: float | None) -> str:
+    if share is None or math.isnan(share):
+        return "–"
+    return f"{min(100 * share, 99.9):.1f}%" if share < 1 else "100%"
+
+
+def draw_curves(findings: pd.DataFrame, path: Path) -> None:
+    """One panel a view, one curve a localiser: the share of its landmarks that it finds within so many mm.
+
+    A recipe has one colour; all its localisers together are the thick line.
+    """
+    figure = Figure(figsize=(18, 7.5))
+    axes = figure.subplots(1, len(VIEW_NAMES), sharey=True)
+    limits = np.linspace(0, CURVE_END_MM, 201)
+    recipes = list(dict.fromkeys(str(name).split()[0] for name in findings["localiser"]))
+    for axis, (view, title) in zip(axes, VIEW_NAMES.items(), strict=True):
+        drawn: Counter[str] = Counter()
+        for name, own in findings[findings["view"] == view].groupby("localiser", sort=False):
+            errors, recipe = own["error_mm"].to_numpy(float), str(name).split()[0]
+            if np.isnan(errors).any():
+                continue
+            style: dict[str, Any] = {"color": f"C{recipes.index(recipe)}", "linewidth": 2.6}
+            if name == MEAN_SHAPE:
+                style = {"color": "black", "linestyle": "--"}
+            elif "together" not in str(name):
+                style |= {"linewidth": 1.3, "linestyle": ("-", "--", ":", "-.")[drawn[recipe] % 4]}
+                drawn[recipe] += 1
+            axis.plot(limits, (errors[:, None] <= limits).mean(0), label=str(name), **style)
+        axis.set(title=title, xlabel="error in plane, mm", xlim=(0, CURVE_END_MM), ylim=(0, 1.01))
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), fontsize=8, frameon=False)
+    axes[0].set_ylabel("share of landmarks")
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+
+
 def bench(data: Path, runs: Path, out: Path, names: Sequence[str], profile: Profile, fold: int, jobs: int) -> str:
     """The tables as text; locating.json and locating.png are left in `out`."""
     truth = read_landmarks(data, "test")
@@ -209,8 +306,8 @@ def bench(data: Path, runs: Path, out: Path, names: Sequence[str], profile: Prof
     remarks = [
         f"{findings['study'].nunique()} test studies, profile {profile}, fold {fold}, on {device}; "
         f"{measured['hidden']} true landmarks that no slice shows are left out",
-        "found: not guessed from the others; right slice: that of the truth or one beside it; after: started from what "
-        "these found",
+        "found: not imputed from the others; right slice: that of the truth or one beside it; after: with landmarks of "
+        "these as inputs",
         *(f"{count} studies with {kind} of {where}" for (kind, where), count in measured["problems"].most_common()),
     ]
     replace_json(out / "locating.json", {"remarks": remarks, "localisers": numbers})
@@ -219,23 +316,17 @@ def bench(data: Path, runs: Path, out: Path, names: Sequence[str], profile: Prof
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line.  What is missing ends it with one sentence."""
-    parser = argparse.ArgumentParser(prog="training.benchmarks.localisers", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="a phantom data set")
-    parser.add_argument("--runs", type=Path, required=True, help="where training left its runs")
-    parser.add_argument("--recipes", nargs="*", default=[], help="names of training/recipes; default: all")
-    parser.add_argument("--profile", choices=["smoke", "bench", "full"], default="bench")
-    parser.add_argument("--fold", type=int, default=0, help="the fold whose localisers are measured")
-    parser.add_argument("--out", type=Path, help="for locating.json and locating.png; default: --runs")
+    """Command line; expected errors end it with one sentence and exit code 1."""
+    parser = trained_parser("localisers", __doc__, "locating.json and locating.png")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that decode; 1 or more")
     given = parser.parse_args(argv)
-    names = names_of(given.recipes)
-    out = given.out or given.runs
+    names, out = names_of(given.recipes), given.out or given.runs
     try:
-        print(bench(given.data, given.runs, out, names, given.profile, given.fold, given.jobs))
+        text = bench(given.data, given.runs, out, names, given.profile, given.fold, given.jobs)
     except (BenchError, TruthError, TablesError, RecipeError, CacheError, UnusableRun, OSError) as error:
-        print(f"bench-locate stopped: {error}", file=sys.stderr)
+        sys.stderr.write(f"bench-locate stopped: {error}\n")
         return 1
+    sys.stdout.write(text + "\n")
     return 0
 
 

@@ -11,15 +11,14 @@ import pytest
 import torch
 
 from training.benchmarks.gpu import __main__ as command
-from training.benchmarks.gpu import runner
-from training.benchmarks.gpu.parts import PARTS, Part
-from training.benchmarks.gpu.prepare import Leaning
-from training.benchmarks.gpu.setting import Record, Setting
+from training.benchmarks.gpu.parts import PARTS, Part, PartResult, Setting, run_parts
+from training.benchmarks.packages import NearTypicalPoints
+from training.benchmarks.tables import Record
 from training.recipe.load import load_named
 
 
 def say(setting: Setting, record: Record) -> None:
-    """A part that says what it was told."""
+    """A part that records its setting."""
     record.table("said", ["device", "seconds"]).rows.append([setting.device, setting.seconds])
 
 
@@ -56,12 +55,12 @@ def test_every_part_is_there():
 
 def test_a_part_that_hangs_or_dies_costs_only_itself(tmp_path):
     parts = [part("say_and_hang", 6, "first"), part("crash"), part("fail"), part("say"), part("say", stage="alone")]
-    heard: list[runner.Ended] = []
+    reported: list[PartResult] = []
     end = time.monotonic() + 300
-    ended = runner.run_parts(parts, Setting(tmp_path, "cpu", True), end, heard.append, at_once=2)
-    assert ended == heard
+    ended = run_parts(parts, Setting(work=tmp_path, device="cpu", small=True), end, reported.append, at_once=2)
+    assert ended == reported
     hung, crashed, failed, *good = ended
-    assert hung.failure.startswith("ended after 24") and hung.found["tables"][0]["rows"] == [["cpu", 24.0]]
+    assert hung.failure.startswith("timed out after 24") and hung.found["tables"][0]["rows"] == [["cpu", 24.0]]
     assert "code -6" in crashed.failure
     assert "code 1" in failed.failure and failed.faults == ["the logits differ"]
     assert "ValueError: no such thing" in failed.text() and "FAULT the logits differ" in failed.text()
@@ -69,7 +68,9 @@ def test_a_part_that_hangs_or_dies_costs_only_itself(tmp_path):
 
 
 def test_what_there_is_no_time_for_is_said(tmp_path):
-    (ended,) = runner.run_parts([part("say")], Setting(tmp_path, "cpu", True), time.monotonic() + 1, lambda _: None)
+    (ended,) = run_parts(
+        [part("say")], Setting(work=tmp_path, device="cpu", small=True), time.monotonic() + 1, lambda _: None
+    )
     assert ended.failure == "no time was left"
 
 
@@ -91,6 +92,6 @@ def test_an_untrained_localiser_stays_near_its_places(far):
         def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
             return usual[None] + far
 
-    leaning = Leaning(Says(), member, usual)
-    apart = (leaning() - leaning.points).abs()
-    assert (apart <= leaning.reach + 1e-4).all() and bool(apart.any()) == bool(far)
+    localiser = NearTypicalPoints(Says(), member, usual)
+    apart = (localiser() - localiser.points).abs()
+    assert (apart <= localiser.reach + 1e-4).all() and bool(apart.any()) == bool(far)

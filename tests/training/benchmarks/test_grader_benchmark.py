@@ -18,11 +18,10 @@ from tests.support.dicom_factory import write_foreign_dataset
 from tests.support.tiny_runs import write_runs
 from training.benchmarks import grader_answers, graders
 from training.benchmarks.grader_answers import AGREED, OWN, TRUE, find_system, labels_of
-from training.benchmarks.grader_tables import FOUND, OUT_OF_FOLD, TITLES, Row
-from training.benchmarks.grader_verdicts import MIXTURES, Scored, gain_lines, rivals, unpaired
+from training.benchmarks.graders import FOUND, MIXTURES, OUT_OF_FOLD, TITLES, Row, Scored, gain_lines, rivals
 from training.data import out_of_fold
 from training.evaluation import predictor
-from training.evaluation.intervals import Difference, Interval, intervals
+from training.evaluation.intervals import Difference, Interval, intervals, unpaired
 from training.evaluation.truth import read_landmarks, read_solution
 from training.evaluation.validate import answer_table, predict_studies
 from training.recipe.load import load_named
@@ -138,7 +137,7 @@ def test_a_network_runs_once_on_the_same_input(runs):
     system = find_system(runs, load_named("split_and_global", "smoke"), 0)
     artefact = system.folder.artefact(system.localisers[0].member.name, 0)
     module = Counting(load_member(system.folder.profile, artefact, torch.device("cpu")).module)
-    network = grader_answers.Remembering(artefact, module, torch.device("cpu"), half=False)
+    network = grader_answers.CachedMember(artefact, module, torch.device("cpu"), half=False)
     request = artefact.member.inputs[0]
     view, present = torch.rand(1, request.slices.count, request.size_px, request.size_px), torch.ones(1, 1)
     first = network([view], present)
@@ -187,10 +186,11 @@ def test_the_best_recipe_is_chosen_out_of_fold_and_by_hindsight():
         return Row(name, GROUPS, 1.0, {where: {"final": Interval(its, its, its)} for where, its in scores.items()})
 
     rows = [row("a", 0.3, 0.4), row("b", 0.4, 0.3)]
-    assert [one.name for one in rivals(rows, ["a", "b"])] == ["a", "b"]
-    assert [one.name for one in rivals(rows, ["b"])] == ["b"]
-    lines = gain_lines(rivals(rows, ["a", "b"])[0], {FOUND: {OWN: Difference(-0.1, -0.2, 0.1, "noise")}})
+    both = rivals(rows, ["a", "b"])
+    assert list(both) == ["a", "b"]
+    assert list(rivals(rows, ["b"])) == ["b"]
+    lines = gain_lines("a", both["a"], {FOUND: {OWN: Difference(-0.1, -0.2, 0.1, "noise")}})
     assert "less a, the best recipe by its out-of-fold score" in lines[0]
     assert all(words in lines[1] for words in (FOUND, "own landmarks", "does not beat it outside of the interval"))
-    same = gain_lines(rivals(rows, ["b"])[0], {FOUND: {OWN: Difference(0.0, 0.0, 0.0, "noise")}})
+    same = gain_lines("b", both["b"], {FOUND: {OWN: Difference(0.0, 0.0, 0.0, "noise")}})
     assert "is this very recipe" in same[1]

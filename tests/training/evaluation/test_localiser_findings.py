@@ -20,8 +20,7 @@ from tests.support.dotted_studies import CANAL, FORAMINA, RECESSES, Reader, midd
 from tests.support.spines import spine
 from tests.support.tiny_runs import write_runs
 from training.benchmarks import localisers
-from training.benchmarks.localiser_tables import report
-from training.benchmarks.localisers import MEAN_SHAPE, FinishedRecipe, candidates
+from training.benchmarks.localisers import MEAN_SHAPE, FinishedRecipe, candidates, report
 from training.evaluation.localiser_findings import (
     average_offsets,
     average_positions,

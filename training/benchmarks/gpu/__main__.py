@@ -1,13 +1,12 @@
 """`python -m training.benchmarks.gpu --out DIR`: all that only a GPU can show, in so many minutes.
 
-Parts run in their order of value, each in a process of its own and ended in time; what each found is printed as it ends
-and stands in DIR/gpu.json.  Exit code 1: a part failed, or found a fault.
+Parts run in their order of value, each in a process of its own with a time limit; results are printed as each one ends
+and are kept in DIR/gpu.json.  Exit code 1: a part failed, or found a fault.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import tempfile
 import time
@@ -18,14 +17,8 @@ import torch
 
 from kernels.lumbar.run.submission import replace_json
 
-from .parts import PARTS
-from .prepare import make_package
-from .runner import Ended, run_parts
-from .setting import Setting
-from .wheels import fetch
-
-# What a machine without network is given beside the repository: networks small enough to travel.
-CARRIED_RECIPES = ("level_sequence", "slice_transformer")
+from .parts import PARTS, PartResult, Setting, run_parts
+from .prepare import prepare
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -43,44 +36,36 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def prepare(folder: Path) -> int:
-    """Fill a folder that can be carried to the machine with the GPU: a package, and wheels."""
-    make_package(folder / "package", CARRIED_RECIPES)
-    shutil.rmtree(folder / "package" / "exported")
-    fetch(folder / "wheels")
-    print(f"{folder}: {sum(one.stat().st_size for one in folder.rglob('*') if one.is_file()) / 2**20:.1f} MiB")
-    return 0
-
-
-def measure(options: argparse.Namespace, work: Path) -> list[Ended]:
-    """Run the parts; print and keep what each found."""
+def measure(options: argparse.Namespace, work: Path) -> list[PartResult]:
+    """Run the parts; print and keep their results."""
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    setting = Setting(work, device, options.small, options.foreign)
+    setting = Setting(work=work, device=device, small=options.small, foreign=options.foreign)
     chosen = set(options.parts.split(",")) if options.parts else {part.name for part in PARTS}
-    # What others need is made whatever is asked for.
+    # What others need is made for every choice of parts.
     parts = [p for p in PARTS if (p.name in chosen or p.stage == "first") and p.name not in options.without.split(",")]
-    ended: list[Ended] = []
+    results: list[PartResult] = []
 
-    def said(one: Ended) -> None:
-        ended.append(one)
+    def report(one: PartResult) -> None:
+        results.append(one)
         print(one.text(), flush=True)
         if options.out:
             options.out.mkdir(parents=True, exist_ok=True)
-            replace_json(options.out / "gpu.json", {one.name: one.record() for one in ended})
+            replace_json(options.out / "gpu.json", {one.name: one.record() for one in results})
 
-    return run_parts(parts, setting, time.monotonic() + 60 * options.minutes, said)
+    return run_parts(parts, setting, time.monotonic() + 60 * options.minutes, report)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     options = parse(argv)
     if options.prepare:
-        return prepare(options.prepare)
+        print(prepare(options.prepare))
+        return 0
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="gpu-bench-") as scratch:
-        ended = measure(options, options.work or Path(scratch))
-    bad = [one.name for one in ended if not one.is_good]
-    good = [f"{one.name} {one.seconds:.0f} s" for one in ended if one.is_good]
+        results = measure(options, options.work or Path(scratch))
+    bad = [one.name for one in results if not one.is_good]
+    good = [f"{one.name} {one.seconds:.0f} s" for one in results if one.is_good]
     print(f"good: {', '.join(good)}\nnot good: {', '.join(bad) or 'none'}; {time.monotonic() - started:.0f} s in all")
     return 1 if bad else 0
 

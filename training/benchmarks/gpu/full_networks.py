@@ -8,18 +8,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kernels.lumbar.labels import UNITS
 from kernels.lumbar.networks.devices import STUDIES_ON_GPU
-from kernels.lumbar.specs import Member
 from training import networks
+from training.benchmarks.kernel import HIDDEN_STUDIES
+from training.benchmarks.tables import Record
 from training.recipe.load import load_named, names_of
-from training.recipe.schema import MemberRecipe, Recipe
+from training.recipe.schema import MemberRecipe, Profile, Recipe
 
-from .machine import seconds_of
-from .setting import Record, Setting
-from .stages import HIDDEN_STUDIES
+from .forwards import inputs_of, seconds_of
+from .parts import Setting
 
 ROUNDS, BUILDERS, SMALL = 3, 4, 2
 # Published peaks: half-precision TFLOP/s without sparsity, GB/s of memory.
@@ -45,9 +45,9 @@ class Work:
         return self.rows * sum(one.slices.count * one.size_px**2 for one in self.entry.member.inputs) / 1e6
 
 
-def works(profile: str) -> list[Work]:
+def works(profile: Profile) -> list[Work]:
     """All networks of all systems, those with most pixels first."""
-    recipes = [load_named(name, profile) for name in names_of([])]  # type: ignore[arg-type]
+    recipes = [load_named(name, profile) for name in names_of([])]
     found = [Work(entry, _folds(recipe, entry)) for recipe in recipes for entry in recipe.members()]
     return sorted(found, key=lambda work: -work.pixels)
 
@@ -57,15 +57,8 @@ def _folds(recipe: Recipe, entry: MemberRecipe) -> int:
     return sum(entry.is_trained_in(fold) for fold in packed)
 
 
-def inputs_of(member: Member, rows: int, device: str, dtype: torch.dtype) -> list[Tensor]:
-    """Noise of the shapes that a member is called with."""
-    shapes = [(rows, one.slices.count, one.size_px, one.size_px) for one in member.inputs]
-    views = [torch.rand(shape, device=device).to(dtype) for shape in shapes]
-    return [*views, torch.ones(rows, len(shapes), device=device, dtype=dtype)]
-
-
 def measure(setting: Setting, record: Record) -> None:
-    """Network by network until the time is up, then what all take."""
+    """Network by network until the time is up; after each the hours of all."""
     all_works = works("smoke" if setting.small else "full")
     # Every so many, large and small ones alike: where time runs out, the rest is like these.
     chosen = all_works[:: len(all_works) // SMALL] if setting.small else _spread(all_works)
@@ -75,7 +68,7 @@ def measure(setting: Setting, record: Record) -> None:
     for work, network in _built(chosen, setting):
         try:
             seconds, memory, rows = _measured(work, network.result(), setting.device)
-        except Exception as error:  # noqa: BLE001 - whatever one network raises shall not cost the others
+        except Exception as error:  # noqa: BLE001 - an error of one network must not cost the others
             record.check(False, f"{work.entry.member.name}: {type(error).__name__}: {str(error).strip()[:200]}")
             continue
         measured.append((work, seconds))
@@ -140,7 +133,7 @@ def _projected(all_works: list[Work], measured: list[tuple[Work, float]], device
     rest = sum(work.pixels * work.folds for work in all_works if work.entry.member.name not in names) * a_pixel
     hours = (known + rest) / STUDIES_ON_GPU * HIDDEN_STUDIES / 3600
     count = sum(work.folds for work in all_works)
-    said = [
+    lines = [
         f"{len(measured)} of {len(all_works)} networks measured, {100 * known / (known + rest):.0f} % of the time; "
         f"{count} with their folds: forwards of {HIDDEN_STUDIES} studies take {hours:.2f} hours here"
     ]
@@ -148,8 +141,8 @@ def _projected(all_works: list[Work], measured: list[tuple[Work, float]], device
     own = next((peaks for model, peaks in PEAKS.items() if model in name), None)
     if own is not None:
         slower = [ours / theirs for ours, theirs in zip(own, PEAKS["T4"], strict=True)]
-        said.append(
+        lines.append(
             f"two T4, by published peaks of half precision and of memory: {hours * max(slower) / 2:.1f} and "
             f"{hours * min(slower) / 2:.1f} hours, forwards alone"
         )
-    return said
+    return lines

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from tqdm import tqdm
 
 from kernels.lumbar.inputs.normalise import normalise
-from kernels.lumbar.labels import GROUPS
+from training.benchmarks.loader import wait
+from training.benchmarks.tables import Cell, Record
 from training.data.samples.batch import Batch, Whose
 from training.data.samples.staging import Staging, send
 from training.fitting.device import device_of
@@ -18,10 +18,11 @@ from training.fitting.training_run import TrainingRun
 from training.recipe.load import load_named
 from training.recipe.schema import MemberRecipe
 
-from .setting import Record, Setting
+from .parts import Setting
 
 WARM_UP, STEPS, SMALL_STEPS = 5, 40, 2
-# Recipe, name of the network, batch; the published ones.
+SMALL_BATCH = 4
+# Recipe, backbone or architecture of the network, batch: the published ones.
 CHOSEN = (
     ("view_fusion", "convnext_tiny", 16),
     ("split_and_global", "deeplab_heatmap", 16),
@@ -57,79 +58,64 @@ class Noise:
         present = torch.ones(self.batch, len(self.member.inputs), device=self.device)
         if self.member.role == "grader":
             grades = torch.randint(0, 3, (self.batch, targets), device=self.device)
-            groups = torch.zeros(targets, dtype=torch.int64, device=self.device) % len(GROUPS)
+            groups = torch.zeros(targets, dtype=torch.int64, device=self.device)
             return Batch(views, present, grades, whose=Whose(torch.arange(self.batch, device=self.device), groups))
         sizes = torch.tensor([request.slices.count, request.size_px, request.size_px], device=self.device)
         points = torch.rand(self.batch, targets, 3, device=self.device) * sizes
         return Batch(views, present, points)
 
 
-class Busy:
-    """Share of the time in which the GPU did something, as its driver says; None where nobody can say."""
-
-    def __init__(self, device: str) -> None:
-        self._on, self.shares = device == "cuda", list[int]()
-
-    def __enter__(self) -> Busy:
-        threading.Thread(target=self._look, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._on = False
-
-    def _look(self) -> None:
-        while self._on:
-            try:
-                self.shares.append(torch.cuda.utilization())
-            except (ModuleNotFoundError, RuntimeError):
-                return
-            time.sleep(0.2)
-
-    @property
-    def mean(self) -> float | None:
-        """Percent."""
-        return sum(self.shares) / len(self.shares) if self.shares else None
-
-
 def measure(setting: Setting, record: Record) -> None:
-    """An epoch to warm up, and one on the clock."""
+    """Per network an epoch to warm up, one on the clock, and on a GPU one in the profiler."""
     columns = ["network", "size_px", "batch", "steps a second", "images a second", "busy %", "peak MiB", "loss"]
     table = record.table("training steps, mixed precision", columns)
     for recipe, name, batch in CHOSEN:
         if setting.is_late:
             return
-        entry = find(recipe, name, "smoke" if setting.small else "full")
+        entry = find(recipe, name, setting)
         try:
-            table.rows.append(_row(entry, min(batch, 4) if setting.small else batch, setting))
-        except Exception as error:  # noqa: BLE001 - whatever one network raises shall not cost the other
+            table.rows.append(_row(entry, min(batch, SMALL_BATCH) if setting.small else batch, setting))
+        except Exception as error:  # noqa: BLE001 - an error of one network must not cost the other
             record.check(False, f"{entry.member.name}: {type(error).__name__}: {str(error).strip()[:300]}")
         record.save()
 
 
-def find(recipe: str, name: str, profile: str) -> MemberRecipe:
+def find(recipe: str, name: str, setting: Setting) -> MemberRecipe:
     """The first network of a recipe with this backbone or architecture; else its first grader."""
-    members = load_named(recipe, profile).members()  # type: ignore[arg-type]
+    members = load_named(recipe, "smoke" if setting.small else "full").members()
     named = [one for one in members if name in (one.backbone.timm if one.backbone else "", one.fitting.network.name)]
     return (named or [one for one in members if one.member.role == "grader"])[0]
 
 
-def _row(entry: MemberRecipe, batch: int, setting: Setting) -> list[str | float | int | None]:
+def _row(entry: MemberRecipe, batch: int, setting: Setting) -> list[Cell]:
     device = torch.device(setting.device)
     shared = device_of(device, entry.fitting.optimisation.precision)
     samples = Noise(entry, shared.device, batch, SMALL_STEPS if setting.small else WARM_UP)
     run = TrainingRun(entry, samples, shared, pretrained=False)
+    memory, busy = None, None
     with tqdm(disable=True) as bar:
         run.epoch(1, 0, bar, lambda _: None)
         samples.steps_per_epoch = SMALL_STEPS if setting.small else STEPS
-        if setting.device == "cuda":
-            torch.cuda.synchronize()
+        wait(device)
+        if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
-        with Busy(setting.device) as busy:
-            run.epoch(2, 0, bar, lambda _: None)
+        run.epoch(2, 0, bar, lambda _: None)
         seconds = time.perf_counter() - started
+        if device.type == "cuda":
+            memory = torch.cuda.max_memory_allocated() / 2**20
+            busy = 100 * busy_share(lambda: run.epoch(3, 0, bar, lambda _: None))
     rate = samples.steps_per_epoch / seconds
-    memory = torch.cuda.max_memory_allocated() / 2**20 if setting.device == "cuda" else None
-    size = entry.member.inputs[0].size_px
-    loss = run.history[-1].train_loss
-    return [entry.member.name, size, batch, rate, rate * batch, busy.mean, memory, loss]
+    size_px, loss = entry.member.inputs[0].size_px, run.history[-1].train_loss
+    return [entry.member.name, size_px, batch, rate, rate * batch, busy, memory, loss]
+
+
+def busy_share(work: Callable[[], object]) -> float:
+    """Share of the time of some work in which the GPU computes or copies, by torch's profiler."""
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        started = time.perf_counter()
+        work()
+        torch.cuda.synchronize()
+        wall_s = time.perf_counter() - started
+    return 1e-6 * sum(event.self_device_time_total for event in profiler.key_averages()) / wall_s
