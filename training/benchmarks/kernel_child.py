@@ -66,10 +66,10 @@ def run_kernel(options: Sequence[str], clocks_file: Path) -> int:
     from kernels.lumbar.run.device_worker import DeviceWorker
 
     clocks = Clocks()
-    clocks.put_on(DeviceWorker, "keep", "loading")
+    clocks.put_on(DeviceWorker, "load", "loading")
     clocks.put_on(read_ahead, "read_study", "reading")
     clocks.put_on(read_ahead.ReadAhead, "__next__", "waiting")
-    clocks.put_on(InputCache, "feed", "cutting")
+    clocks.put_on(InputCache, "inputs_of", "cutting")
     clocks.put_on(LoadedMember, "__call__", "forwards")
     imported_s = time.process_time()
     code = predict.main(options)
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = run_kernel(options, clocks_file)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)  # as predict itself does: lanes that were given up are not waited for
+        os._exit(code)  # as predict itself does: threads that timed out are not waited for
     _, status, usage = os.wait4(child, 0)
     code = os.waitstatus_to_exitcode(status)
     clocks = json.loads(clocks_file.read_text(encoding="utf-8")) if clocks_file.is_file() else {}

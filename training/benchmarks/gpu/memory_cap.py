@@ -51,8 +51,8 @@ def _networks(setting: Setting, record: Record) -> None:
         took = torch.cuda.max_memory_reserved() - before
         answer = _capped(loaded, on_device, before + SHARE * took)
         apart = float((answer - free).abs().median())
-        table.rows.append([artefact.member.name, rows, took / 2**20, loaded.room.rows, apart])
-        halved = loaded.room.rows is not None and loaded.room.rows < rows
+        table.rows.append([artefact.member.name, rows, took / 2**20, loaded.limit.rows, apart])
+        halved = loaded.limit.rows is not None and loaded.limit.rows < rows
         record.check(halved or took < TOO_SMALL_BYTES, f"{artefact.member.name}: rows were not halved")
         record.check(apart <= 0.05, f"{artefact.member.name}: under the cap it answers otherwise by {apart:.2g}")
         record.save()
