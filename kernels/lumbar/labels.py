@@ -1,4 +1,4 @@
-"""Conditions, levels, sides, severities and the 25 rows of a study: the only home of order and of left and right."""
+"""Conditions, levels, sides, severities and the 25 rows of a study: the only definition of order and of left/right."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def mirrored(name: str) -> str:
     return name
 
 
-# THE left/right permutation: row i of a mirrored study is row MIRROR[i] of the study.
+# The left/right permutation: row i of a mirrored study is row MIRROR[i] of the study.
 MIRROR = tuple(ROW_INDEX[mirrored(row)] for row in ROWS)
 
 
 class Unit(NamedTuple):
-    """What one forward pass speaks of: a study, one side, one level, or one level on one side."""
+    """What one row of a batch covers: a study, one side, one level, or one level on one side."""
 
     level: str | None = None
     side: str | None = None

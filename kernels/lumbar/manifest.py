@@ -1,4 +1,4 @@
-"""The manifest of a released ensemble: its files, what proves them, and how their answers are combined."""
+"""The manifest of a released ensemble: its files with checksums, and how their answers are combined."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Factor = Annotated[float, Field(gt=0, le=100)]
 
 
 class Weights(Spec):
-    """Where the TorchScript bytes of a member lie, and what proves that they are the right ones."""
+    """Location and checksum of a member's TorchScript bytes, and the golden output that verifies the network."""
 
     file: str
     offset: int = Field(default=0, ge=0)
@@ -30,7 +30,7 @@ class Weights(Spec):
 
 
 class PublishedWeights(Spec):
-    """Weights of somebody else that training started from."""
+    """Published pretrained weights that training started from."""
 
     model: str
     source: str
@@ -40,7 +40,7 @@ class PublishedWeights(Spec):
 
 
 class Provenance(Spec):
-    """What made a member, and what it costs."""
+    """How a member was trained, and what it costs."""
 
     recipe: str
     network: str
@@ -55,12 +55,12 @@ class Provenance(Spec):
     seconds_per_study: float | None = None
     oof_score: dict[str, float] = {}
     published: tuple[PublishedWeights, ...] = ()
-    """Empty where training started from nothing, or before this was noted."""
+    """Empty where training started from random weights, or in manifests without this field."""
     resolved_recipe: dict[str, Any] = {}
 
 
 class Calibration(Spec):
-    """From what a localiser says of its certainty to how often such points are right.
+    """From a localiser's confidence to the probability that its point is right.
 
     P(within 5 mm) = sigmoid(slope * logit(confidence) + offset)    (Platt scaling)
     """
@@ -70,24 +70,24 @@ class Calibration(Spec):
 
 
 class Artefact(Spec):
-    """One TorchScript file and all that is known of it."""
+    """One TorchScript file and its metadata."""
 
     member: Member
     weights: Weights
     provenance: Provenance
     calibration: Calibration | None = None
-    """Of a localiser: fitted on studies that it never saw."""
+    """Of a localiser: fitted out of fold."""
 
 
 class GraderWeight(Spec):
-    """A grader's part in a route: a weight for each condition group (0 = takes no part)."""
+    """A grader's weight in a route, by condition group (0 = not used)."""
 
     name: str
     weight: dict[Group, Annotated[float, Field(ge=0, le=100)]]
 
 
 class Route(Spec):
-    """One set of localisers, averaged in mm, and one set of graders that look where these point."""
+    """A set of localisers, merged in mm, and a set of graders whose views are cut at their landmarks."""
 
     name: str
     weight: float = Field(default=1.0, gt=0, le=100)
@@ -126,16 +126,16 @@ class Manifest(Spec):
     name: str
     average: Literal["logits", "probabilities"] = "logits"
     priors: dict[str, tuple[float, float, float]]
-    """Row name → probabilities of a study about which nothing is known."""
+    """Row name → probabilities of a study without any answer."""
     multipliers: dict[Group, tuple[Factor, Factor, Factor]] = {}
-    """Condition group → what the averaged probabilities of the three severities are multiplied with: graders trained
-    without the metric's weights answer what is likely, not what costs least."""
+    """Condition group → factors of the averaged probabilities of the three severities: for graders that were trained
+    without the metric's weights."""
     shape: Shape | None = None
-    """Where landmarks are to be expected, given others; None where too few studies were annotated to know."""
+    """Shape model of the landmarks; None where too few studies were annotated to fit one."""
     artefacts: tuple[Artefact, ...]
     routes: tuple[Route, ...]
     order: tuple[str, ...] = ()
-    """Graders, those first whose every second gains most out of fold; empty: the kernel goes by weights and GFLOPs."""
+    """Graders by out-of-fold gain per second, largest first; empty: the kernel orders them by weights and GFLOPs."""
 
     @model_validator(mode="after")
     def _complete_and_consistent(self) -> Manifest:

@@ -1,4 +1,4 @@
-"""The kernel's options and variables, in one place for it and for the process that watches over it."""
+"""Options and environment variables of the kernel and of its supervisor."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from .run.clock import PATIENCE_S
 
 DEFAULT_TIME_LIMIT_S = 8.5 * 3600
-# What the watching process tells the kernel: how often it was started before (where it is set, the kernel keeps what
-# the next start needs), and when it was started now.
+# Set by the supervisor for the kernel: the number of restarts (if set, the kernel saves its progress), and the time of
+# this start.
 RESTART, STARTED = "LUMBAR_RESTART", "LUMBAR_STARTED"
 
 
@@ -28,9 +28,9 @@ def parser() -> argparse.ArgumentParser:
         "input-root": (Path, Path("/kaggle/input"), "where mounts are searched"),
         "manifest": (str, "", "sha256 of the manifest it must be; default: any of this kit"),
         "notebook": (str, "", "what the report names as the code that ran"),
-        "devices": (str, "", "torch devices, a lane of work each, such as cuda:0,cuda:1; default: all that compute"),
+        "devices": (str, "", "torch devices, one worker each, such as cuda:0,cuda:1; default: all that compute"),
         "batch": (int, 0, "studies that go through a network together; default: 8 on GPUs, 1 on a CPU"),
-        "patience": (float, PATIENCE_S, "seconds without a study read after which the reads in hand are given up"),
+        "patience": (float, PATIENCE_S, "seconds without a study read after which the reads in progress time out"),
     }
     found = argparse.ArgumentParser(prog="lumbar.predict", allow_abbrev=False)
     for name, (convert, default, text) in defaults.items():
@@ -39,11 +39,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _from_environment(name: str, convert: Callable[[str], Any], default: Any) -> Any:
-    """A variable that says nothing usable must not cost the submission: it is told, and the default holds."""
+    """The value of a variable, else the default; an unusable value is a warning, as it must not cost the submission."""
     variable = "LUMBAR_" + name.upper().replace("-", "_")
     given = os.environ.get(variable)
     try:
         return convert(given) if given else default
     except ValueError:
-        sys.stderr.write(f"{variable}={given} says nothing usable: {default} it is\n")
+        sys.stderr.write(f"{variable}={given} is not usable: {default} is used\n")
         return default

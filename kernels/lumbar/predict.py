@@ -1,7 +1,7 @@
-"""The kernel: find the data and the weights, write priors, then make the file better study by study.
+"""The kernel: find data and weights, write priors, then improve submission.csv round by round.
 
-`python -m kernels.lumbar.predict` and the notebook do the same.  Whatever happens after the first file is written, the
-run ends with exit code 0, a complete valid submission.csv and run_report.json.
+`python -m kernels.lumbar.predict` and the notebook do the same.  After the first file is written, any failure ends with
+exit code 0, a complete valid submission.csv and run_report.json.
 """
 
 from __future__ import annotations
@@ -35,32 +35,32 @@ from .run.results import Results
 from .run.rounds import DevicesLost, Resources, Round, Rounds
 from .run.submission import Submission, SubmissionError, replace_json, replace_text
 
-# Seconds between two replacements of submission.csv while studies come in.
+# Seconds between two replacements of submission.csv.
 WRITE_EVERY_S = 30.0
-# A kernel that was killed once may be again: less is lost.
+# After a restart, as the kernel may be killed again.
 WRITE_EVERY_RESTARTED_S = 5.0
-# Whatever the machine's clock says, importing takes no longer.
+# Upper bound of the seconds of imports, should the machine's clock be wrong.
 LONGEST_START_S = 600.0
 
 
 class ForeignWeights(Exception):
-    """The weights are not those that the notebook was pushed for; names both."""
+    """Other weights than those that the notebook was pushed for; the message has both digests."""
 
 
 class Stopped(Exception):
-    """The system asked the kernel to end."""
+    """SIGTERM or SIGINT was received."""
 
 
 class KernelRun:
-    """One run of the kernel: the table so far, and everything the report will say."""
+    """State of one run: the submission so far, and everything for the report."""
 
     def __init__(self, competition: Path, out: Path, time_limit_s: float) -> None:
         self.competition, self.out = competition, out
         self.started = time.monotonic()
-        self.budget = Clock(time_limit_s - _spent_s())
+        self.clock = Clock(time_limit_s - _spent_s())
         self.submission = Submission(competition / output_check.SAMPLE, public_priors())
         self.problems = [Problem("", row, "unknown-row", "keeps 1/3") for row in self.submission.unknown_rows]
-        self.store: Results | None = None
+        self.results: Results | None = None
         self.rounds: list[Round] = []
         self.precision: dict[str, str] = {}
         self.notebook: str | None = None
@@ -70,7 +70,7 @@ class KernelRun:
 
     @property
     def progress(self) -> Path | None:
-        """Where a supervised kernel keeps what the next one needs, should it be killed."""
+        """Folder of a supervised kernel's progress, which a restart resumes from."""
         return self.out / output_check.PROGRESS if RESTART in os.environ else None
 
     @property
@@ -79,25 +79,20 @@ class KernelRun:
         return os.environ.get(RESTART, "0") != "0"
 
     def write(self) -> None:
-        """Replace submission.csv by the table so far.  A full disk leaves the last complete file, and is a Problem."""
+        """Replace submission.csv, and save the progress.  A full disk leaves the last complete file: a Problem."""
         try:
             self.submission.write(self.out / output_check.SUBMISSION)
-            if (
-                self.progress is not None
-                and self.progress.is_dir()
-                and self.store is not None
-                and self.manifest_sha256 is not None
-            ):
-                self.store.save(self.progress / output_check.STORE, self.manifest_sha256)
+            if self.results and self.manifest_sha256 and self.progress and self.progress.is_dir():
+                self.results.save(self.progress / output_check.STORE, self.manifest_sha256)
         except OSError as error:
             self._unwritten(error)
         self._written = time.monotonic()
 
     def keep(self, studies: Sequence[str]) -> None:
-        """Take what the store has on some studies into the table, and write that now and then."""
-        assert self.store is not None
+        """Copy the results of some studies into the submission, and write it from time to time."""
+        assert self.results is not None
         for study in studies:
-            self.submission.set(study, self.store.rows(study)[0])
+            self.submission.set(study, self.results.rows(study)[0])
         if time.monotonic() - self._written > (WRITE_EVERY_RESTARTED_S if self.is_restart else WRITE_EVERY_S):
             self.write()
 
@@ -109,26 +104,26 @@ class KernelRun:
 
     def report(self) -> dict[str, Any]:
         """What run_report.json holds."""
-        store = self.store
-        problems = [*self.problems, *(store.problems if store else ())]
-        graded = store.graded() if store else []
-        fallen = {study: rows for study in graded if store and (rows := store.rows(study)[1])}
-        names = [artefact.member.name for artefact in store.manifest.artefacts] if store else []
+        results = self.results
+        problems = [*self.problems, *(results.problems if results else ())]
+        graded = results.graded() if results else []
+        fallbacks = {study: rows for study in graded if results and (rows := results.rows(study)[1])}
+        names = [artefact.member.name for artefact in results.manifest.artefacts] if results else []
         return {
             "format": "lumbar-kit-run-report",
             "notebook": self.notebook,
-            "manifest": store.manifest.name if store else None,
+            "manifest": results.manifest.name if results else None,
             "manifest_sha256": self.manifest_sha256,
             "device": ", ".join(map(str, self.devices)) or "none",
             "torch": torch.__version__,
-            "seconds": {"total": round(time.monotonic() - self.started, 3), **self.budget.totals_s()},
+            "seconds": {"total": round(time.monotonic() - self.started, 3), **self.clock.totals_s()},
             "studies": {"asked": len(self.submission.studies), "graded": len(graded)},
-            "members_used": [name for name in names if store and name in store.used],
+            "members_used": [name for name in names if results and name in results.used],
             "precision": self.precision,
             "rounds": [asdict(one) for one in self.rounds],
             "fallbacks": {
-                "rows": sum(len(rows) for rows in fallen.values()),
-                "studies": fallen,
+                "rows": sum(len(rows) for rows in fallbacks.values()),
+                "studies": fallbacks,
                 "never_graded": len(self.submission.studies) - len(graded),
             },
             "problem_counts": dict(Counter(problem.kind for problem in problems)),
@@ -147,10 +142,10 @@ class KernelRun:
     def finish(self) -> dict[str, Any]:
         """Write the last file, the landmarks and the report; returns the report."""
         if self.progress is not None:
-            output_check.forget_progress(self.out)
+            output_check.remove_progress(self.out)
         self.write()
         columns = ["study_id", "route", "row", "x_mm", "y_mm", "z_mm", "confidence", "guessed"]
-        table = pd.DataFrame(self.store.landmark_table() if self.store else [], columns=columns)
+        table = pd.DataFrame(self.results.landmark_table() if self.results else [], columns=columns)
         try:
             replace_text(self.out / "landmarks.csv", table.to_csv(index=False))
         except OSError as error:
@@ -161,8 +156,8 @@ class KernelRun:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the kernel.
 
-    0 = a valid submission.csv stands; 2 = there is no competition data, or no place to write; 3 = other weights than
-    expected; 4 = every device is lost, and a new process may go on where this one ends.
+    0 = a valid submission.csv is there; 2 = no competition data, or no place to write; 3 = other weights than expected;
+    4 = all devices are lost, and a new process can resume.
     """
     options = parser().parse_args(argv)
     try:
@@ -189,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             run.write()
             run.write_report()
             return 4
-    except Exception as error:  # noqa: BLE001 - offline, nobody can debug: the file so far must stand
+    except Exception as error:  # noqa: BLE001 - no one can debug an offline run: keep the file so far
         run.problems.append(Problem("", "predict", "run-cut-short", f"{type(error).__name__}: {error}"))
         traceback.print_exc()
     _say(run.finish())
@@ -197,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _improve(run: KernelRun, options: argparse.Namespace) -> None:
-    """Grade study after study, as far as the clock allows."""
+    """Run the networks of the manifest round by round, within the time limit."""
     try:
         roots = [options.weights] if options.weights else [options.input_root]
         path = find_manifest(roots, wanted=options.manifest or None)
@@ -210,31 +205,31 @@ def _improve(run: KernelRun, options: argparse.Namespace) -> None:
     run.submission.set_priors(manifest.priors)
     table = read_series_table(run.competition / "test_series_descriptions.csv")
     run.problems += table.problems
-    run.store = Results(manifest, run.submission.studies)
+    run.results = Results(manifest, run.submission.studies)
     in_progress = InProgress()
     if run.progress is not None:
         run.progress.mkdir(exist_ok=True)
         in_progress = InProgress(run.progress / output_check.IN_PROGRESS)
-        if run.store.restore(run.progress / output_check.STORE, run.manifest_sha256):
-            run.keep(run.store.graded())
+        if run.results.restore(run.progress / output_check.STORE, run.manifest_sha256):
+            run.keep(run.results.graded())
     run.write()
     run.devices = choose_devices(run.problems, options.devices)
-    means = Resources(run.budget, run.devices, in_progress, max(options.batch, 0) or None, options.patience)
-    rounds = Rounds(run.store, path.parent, run.competition / "test_images", table.series, means)
+    resources = Resources(run.clock, run.devices, in_progress, max(options.batch, 0) or None, options.patience)
+    rounds = Rounds(run.results, path.parent, run.competition / "test_images", table.series, resources)
     run.rounds, run.precision = rounds.done, rounds.precision
     if not rounds.schedule.order:
         run.problems.append(
             Problem("", "weights", "no-job", "no grader of a route has a weight: every study keeps its prior")
         )
     rounds.run(run.keep)
-    if not run.store.used and rounds.unusable:
+    if not run.results.used and rounds.unusable:
         run.problems.append(Problem("", "weights", "no-usable-member", "every study keeps its prior"))
 
 
 def _check_expected(run: KernelRun, expected: str) -> None:
     """Raises ForeignWeights where the notebook was pushed for another manifest.
 
-    Not in the scoring rerun: there nobody can attach others, and weights that prove themselves beat priors.
+    In the scoring rerun it is a Problem only: others cannot be attached there, and verified weights beat priors.
     """
     if not expected or run.manifest_sha256 == expected:
         return
@@ -256,7 +251,7 @@ def _say(report: dict[str, Any]) -> None:
 
 
 def _spent_s() -> float:
-    """Seconds since the watching process started this one: imports are on the clock, too."""
+    """Seconds since the supervisor started this process: imports count towards the time limit."""
     started = os.environ.get(STARTED, "")
     return min(max(time.time() - float(started), 0.0), LONGEST_START_S) if started else 0.0
 
@@ -266,13 +261,13 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def run_process() -> NoReturn:
-    """Run the kernel as a process: signals end it in order, and its end waits for no thread."""
+    """Run the kernel as a process: signals end it in order, and its exit waits for no thread."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    # Not by sys.exit: lanes that were given up may still be at work, and the interpreter must not wait for them.
+    # Not sys.exit: threads that timed out may still run, and the interpreter would wait for them.
     os._exit(code)
 
 

@@ -1,4 +1,4 @@
-"""Typed, frozen, extra-forbidding specifications of networks' inputs and answers, shared by training and kernel."""
+"""Typed, frozen specifications of the networks' inputs and answers, shared by training and kernel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _sorted(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-# A set of landmarks whose mean is meant: sorted, so that equal sets are equal specifications.
+# A set of landmarks, of which the mean is used: sorted, so that equal sets are equal specifications.
 MeanOf = Annotated[tuple[str, ...], AfterValidator(_sorted)]
 
 
@@ -50,7 +50,7 @@ class SliceChoice(Spec):
     """All slices of the longest stack of the series kind; or of all its stacks, one after the other."""
 
     @model_validator(mode="after")
-    def _options_where_needed(self) -> SliceChoice:
+    def _options_match_by(self) -> SliceChoice:
         if (self.by == "offset") != (self.offset_mm is not None):
             raise ValueError("offset_mm goes with slices by offset, and only with them")
         if self.by != "all" and (self.fit, self.stacks) != ("resample", "longest"):
@@ -66,7 +66,7 @@ class SliceChoice(Spec):
 
 
 class ViewRequest(Spec):
-    """One input of a network: which series, around what, which slices, how many mm, how many pixels, how normalised."""
+    """One input of a network: series, centre, slices, size in mm and pixels, normalisation."""
 
     series: SeriesKind
     centre: MeanOf = ()
@@ -83,8 +83,8 @@ class ViewRequest(Spec):
     mirror_right: bool = False
     """Present right-sided views as left ones: axial images flipped, sagittal stacks in reversed order."""
     marks: MeanOf = ()
-    """Landmarks to draw in place of the images, as soft balls in space whose grey says which landmark it is: what one
-    series has shown, handed to a network that looks at another.  The view is missing where none of them is known."""
+    """Landmarks to draw instead of the image, as Gaussian balls whose grey encodes the landmark: landmarks of one
+    series as an input beside images of another.  The view is missing where none of them is known."""
 
     @model_validator(mode="after")
     def _padding_is_at_the_end(self) -> ViewRequest:
@@ -143,11 +143,11 @@ class ViewRequest(Spec):
 
 
 class Member(Spec):
-    """How a network is fed and what it answers.
+    """Inputs and outputs of a network.
 
     A localiser answers points (B, K, 4) = slice, row, column in pixels of its first view, and a confidence in [0, 1];
-    a grader answers logits (B, K, 3).  K counts `targets`, named relative to the unit.
-    Both are called with one (B, slices, size_px, size_px) tensor a view and `present` (B, views) of 0 and 1.
+    a grader answers logits (B, K, 3).  K = number of `targets`, named relative to the unit.
+    Both are called with one (B, slices, size_px, size_px) tensor per view and `present` (B, views) of 0 and 1.
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
@@ -156,14 +156,14 @@ class Member(Spec):
     inputs: tuple[ViewRequest, ...] = Field(min_length=1)
     targets: tuple[str, ...] = Field(min_length=1)
     answers: Literal["points", "slices"] = "points"
-    """Of a localiser.  slices = it says only which slice shows a landmark; others, starting there, find the place."""
+    """Of a localiser.  slices = only the slice of a landmark is meant; others, starting there, predict the point."""
     tta: tuple[Tta, ...] = ()
     """Test-time augmentations: mirror = also answer for the mirrored study and exchange left and right back;
     front_to_back (graders) = also answer for all views with front and back exchanged."""
 
     @property
     def passes(self) -> int:
-        """How often a study is answered with all test-time augmentations."""
+        """Forward passes per study with all test-time augmentations."""
         return 1 + len(self.tta)
 
     @model_validator(mode="after")
@@ -185,7 +185,7 @@ class Member(Spec):
         return self
 
     @model_validator(mode="after")
-    def _points_stay_where_they_are(self) -> Member:
+    def _localisers_keep_front_and_back(self) -> Member:
         if self.role == "localiser" and "front_to_back" in self.tta:
             raise ValueError("front_to_back is for graders: nothing turns a localiser's points back")
         return self

@@ -117,7 +117,7 @@ def test_a_study_that_kills_twice_keeps_its_prior(data, seeing, plain, tmp_path,
     victim, *others = studies_of(data)
     progress = tmp_path / ".progress"
     progress.mkdir()
-    beside = others[0]  # innocent, and yet in hand when the first kernel died
+    beside = others[0]  # sound, but in progress when the first kernel died
     (progress / "in_progress.json").write_text(f'{{"deaths": {{"{victim}": 1, "{beside}": 1}}, "now": ["{victim}"]}}')
     monkeypatch.setenv("LUMBAR_RESTART", "2")
     found = run_here(data, seeing, tmp_path)

@@ -131,10 +131,10 @@ def run_kernel(options: Sequence[str], out: Path, threads: int = 1) -> KernelRun
 def clocked_kernel(record: str, *options: str) -> int:
     """Run the kernel in this process, its stages clocked; times and peak memory go to the file `record`."""
     clocks = Clocks()
-    clocks.attach(DeviceWorker, "keep", "loading")
+    clocks.attach(DeviceWorker, "load", "loading")
     clocks.attach(read_ahead, "read_study", "reading")
     clocks.attach(read_ahead.ReadAhead, "__next__", "waiting")
-    clocks.attach(InputCache, "feed", "cutting")
+    clocks.attach(InputCache, "inputs_of", "cutting")
     clocks.attach(LoadedMember, "__call__", "forwards")
     started_s = time.process_time()
     code = predict.main(options)

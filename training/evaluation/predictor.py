@@ -1,6 +1,6 @@
-"""One study through the whole ensemble: locate, look, grade, combine.  What training validates with.
+"""All networks of a manifest on one study, by the kernel's own code: what training validates with.
 
-The kernel does the same with many studies at once, member by member (rounds.py).
+The kernel itself runs the same routes in rounds, on batches of studies (kernels/lumbar/run/rounds.py).
 """
 
 from __future__ import annotations
@@ -12,37 +12,36 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kernels.lumbar.answers.ensemble import combine, multipliers_of, shares_of
 from kernels.lumbar.answers.locate import Located
+from kernels.lumbar.answers.route import answer_route
 from kernels.lumbar.answers.spine_shape import Expectation
 from kernels.lumbar.dicom.study import Study
-from kernels.lumbar.inputs.member_inputs import InputCache
-from kernels.lumbar.manifest import Manifest, Route
+from kernels.lumbar.manifest import Manifest
 from kernels.lumbar.networks.loading import LoadedMember, load_member
 from kernels.lumbar.networks.weights import WeightsError
 from kernels.lumbar.problems import Problem
 from kernels.lumbar.run.clock import Clock
-from kernels.lumbar.run.device_worker import timed_grade, timed_locate
+from kernels.lumbar.run.results import Results
 
 
 @dataclass
 class Prediction:
-    """What is known of one study."""
+    """Probabilities of one study, and what they were made of."""
 
     study_id: str
     rows: np.ndarray
     """(25, 3) float64 probabilities in the order of labels.ROWS."""
-    fallen: list[str]
-    """Rows that kept the prior."""
+    fallbacks: list[str]
+    """Rows that have the prior."""
     located: dict[str, Located]
     """By route."""
     answers: dict[str, dict[str, np.ndarray]]
-    """Logits (3,) by row, of each grader of the last route that used it."""
+    """Grader → row → (3,) logits; of a grader in several routes, those of the last."""
     problems: list[Problem]
 
 
 class Predictor:
-    """The members of a manifest, loaded once."""
+    """The members of a manifest, loaded once, in single precision."""
 
     def __init__(self, manifest: Manifest, folder: Path, device: torch.device) -> None:
         self.manifest, self.device = manifest, device
@@ -55,26 +54,20 @@ class Predictor:
             except WeightsError as error:
                 self.problems.append(Problem("", artefact.member.name, "member-unusable", str(error)))
 
-    def predict(self, study: Study, budget: Clock, landmarks: Mapping[str, np.ndarray] | None = None) -> Prediction:
-        """Grade one study.  `landmarks` (row name → mm) stand in for the localisers, where the truth is known."""
-        weighted: list[tuple[Mapping[str, float], Mapping[str, np.ndarray]]] = []
+    def predict(self, study: Study, clock: Clock, landmarks: Mapping[str, np.ndarray] | None = None) -> Prediction:
+        """Grade one study.  `landmarks` (row name → patient mm) replace the localisers where they are known."""
+        results = Results(self.manifest, [study.study_id])
         answers: dict[str, dict[str, np.ndarray]] = {}
         located: dict[str, Located] = {}
         for route in self.manifest.routes:
-            found = located[route.name] = self._locate(study, route, budget, landmarks)
-            scene = InputCache([study], [found.points], self.device)
-            for part in route.graders:
-                grader = self.members.get(part.name)
-                if grader is None:
-                    continue
-                answers[part.name] = timed_grade(scene, grader, True, budget)[0]
-                weighted.append((shares_of(route, part), answers[part.name]))
-        manifest = self.manifest
-        rows, fallen = combine(weighted, manifest.priors, manifest.average, multipliers_of(manifest))
-        return Prediction(study.study_id, rows, fallen, located, answers, study.problems)
-
-    def _locate(self, study: Study, route: Route, budget: Clock, landmarks: Mapping[str, np.ndarray] | None) -> Located:
-        if landmarks is not None:
-            return Located(dict(landmarks), dict.fromkeys(landmarks, 1.0))
-        localisers = [self.members[name] for name in route.localisers if name in self.members]
-        return timed_locate([study], localisers, self.expectation, True, self.device, budget)[0]
+            localisers = [self.members[name] for name in route.localisers if name in self.members]
+            graders = [self.members[part.name] for part in route.graders if part.name in self.members]
+            given = ([study], [landmarks], localisers, graders, self.expectation, self.device, clock.record)
+            found = answer_route(*given)
+            if found.located is None:
+                located[route.name] = Located(dict(landmarks or {}), dict.fromkeys(landmarks or {}, 1.0))
+            else:
+                located[route.name] = found.located[0]
+            results.add([study.study_id], route.name, found)
+            answers |= {grader: rows for grader, (rows,) in found.logits.items()}
+        return Prediction(study.study_id, *results.rows(study.study_id), located, answers, study.problems)

@@ -52,16 +52,16 @@ def predict_studies(
     series: Mapping[str, Sequence[tuple[str, str]]],
     studies: Sequence[str],
     landmarks: Mapping[str, Mapping[str, np.ndarray]] | None = None,
-    budget: Clock | None = None,
+    clock: Clock | None = None,
 ) -> dict[str, Prediction]:
     """Study → prediction, by the kernel's own code; `landmarks` stand in for the localisers where given.
 
-    `budget`: a clock without end, which keeps what everything took.
+    `clock`: records the seconds of every stage; without a limit.
     """
-    budget = budget or Clock(float("inf"))
+    clock = clock or Clock(float("inf"))
     known = (lambda study: landmarks.get(study, {})) if landmarks is not None else (lambda study: None)
-    read = tqdm(read_ahead(images, series, studies, budget), total=len(studies), unit="study", desc="validating")
-    return {study.study_id: predictor.predict(study, budget, landmarks=known(study.study_id)) for study in read}
+    read = tqdm(read_ahead(images, series, studies, clock), total=len(studies), unit="study", desc="validating")
+    return {study.study_id: predictor.predict(study, clock, landmarks=known(study.study_id)) for study in read}
 
 
 def localiser_errors(
@@ -109,10 +109,10 @@ def validate(
         log.info("%s/%s is validated already", folder.recipe.name, folder.recipe.profile)
         return kept
     frames = []
-    budget = Clock(float("inf"))
+    clock = Clock(float("inf"))
     for fold, manifest in manifests.items():
         predictor = all_of(manifest, folder)
-        predictions = predict_studies(predictor, data / "train_images", tables.series, studies[fold], budget=budget)
+        predictions = predict_studies(predictor, data / "train_images", tables.series, studies[fold], clock=clock)
         frames.append(as_frame({study: one.rows for study, one in predictions.items()}))
         keep_answers(folder, members, fold, predictions, tables.labels)
         solution = solution_of(tables.labels.loc[studies[fold]])
@@ -121,7 +121,7 @@ def validate(
     scored = [study for study, fold in folds.items() if fold in trained]
     result = score(solution_of(tables.labels.loc[scored]), pooled)
     replace_json(folder.score, {"folds": list(trained), "studies": len(scored), **asdict(result)})
-    replace_json(folder.seconds, seconds_of(folder.recipe.name, members, trained, budget))
+    replace_json(folder.seconds, seconds_of(folder.recipe.name, members, trained, clock))
     validation_stamp.keep(folder, made, trained)
     return result
 
@@ -167,12 +167,12 @@ def answer_table(
 
 
 def seconds_of(
-    located: str, members: Sequence[MemberRecipe], folds: Sequence[int], budget: Clock
+    located: str, members: Sequence[MemberRecipe], folds: Sequence[int], clock: Clock
 ) -> dict[str, dict[str, float]]:
     """Measured seconds a study, with TTA: of each grader, and of reading and of all localisers together."""
-    costs: dict[str, dict[str, float]] = {"members": {}, "located": {located: budget.mean_s("read")}}
+    costs: dict[str, dict[str, float]] = {"members": {}, "located": {located: clock.mean_s("read")}}
     for member in members:
-        measured = [budget.mean_s(f"{member.member.name}_fold{fold}") for fold in folds if member.is_trained_in(fold)]
+        measured = [clock.mean_s(f"{member.member.name}_fold{fold}") for fold in folds if member.is_trained_in(fold)]
         if not measured:
             continue
         seconds = float(np.mean(measured)) * member.member.passes

@@ -1,14 +1,13 @@
-"""The weighted mean over routes and members, and the prior where no member answers."""
+"""Weighted mean of the graders' answers over all routes, and the prior where no grader answers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
 
-from ..labels import ROW_INDEX, ROWS, group_of
-from ..manifest import GraderWeight, Manifest, Route
+from ..labels import ROWS, group_of
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -17,60 +16,34 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(-1, keepdims=True)
 
 
+def by_row(by_group: Iterable[tuple[str, object]], default: object) -> np.ndarray:
+    """(25, ...) values in the order of ROWS, from (condition group, value) pairs."""
+    values = dict(by_group)
+    return np.array([values.get(group_of(row), default) for row in ROWS])
+
+
 def combine(
-    answers: Iterable[tuple[Mapping[str, float], Mapping[str, np.ndarray]]],
-    priors: Mapping[str, tuple[float, float, float]],
-    average: Literal["logits", "probabilities"],
-    multipliers: Mapping[str, tuple[float, float, float]] | None = None,
-) -> tuple[np.ndarray, list[str]]:
-    """(25, 3) float64 probabilities in the order of ROWS, and the names of the rows that had to fall back to the prior.
-
-    `answers`: for each member its weight by condition group and its logits by row.  `multipliers`: by condition group,
-    what the averaged probabilities of the three severities are multiplied with; priors stay as they are.
-    """
-    given = list(answers)
-    shares, logits = np.zeros((len(given), len(ROWS))), np.full((len(given), len(ROWS), 3), np.nan)
-    for place, (weight, its) in enumerate(given):
-        shares[place] = shares_by_row(weight)
-        for row, said in its.items():
-            logits[place, ROW_INDEX[row]] = said
-    return combine_arrays(shares, logits, priors, average, multipliers)
-
-
-def shares_by_row(weight: Mapping[str, float]) -> np.ndarray:
-    """(25,) a member's weight in each of ROWS, from that by condition group."""
-    return np.array([weight.get(group_of(row), 0.0) for row in ROWS])
-
-
-def combine_arrays(
     shares: np.ndarray,
     logits: np.ndarray,
-    priors: Mapping[str, tuple[float, float, float]],
+    priors: np.ndarray,
     average: Literal["logits", "probabilities"],
-    multipliers: Mapping[str, tuple[float, float, float]] | None = None,
+    multipliers: np.ndarray | None = None,
 ) -> tuple[np.ndarray, list[str]]:
-    """`combine` for (member, 25) weights and (member, 25, 3) logits, NaN where a member is silent."""
-    said = np.isfinite(logits).all(2)
-    shares = np.where(said, shares, 0.0)
-    votes = np.where(said[..., None], logits, 0.0)
+    """(25, 3) float64 probabilities in the order of ROWS, and the names of the rows that fall back to the prior.
+
+    `shares`: (M, 25) weights of M graders.  `logits`: (M, 25, 3), NaN where a grader gives no answer.
+    `priors`: (25, 3).  `multipliers`: (25, 3) factors of the averaged probabilities; priors stay as they are.
+    """
+    answered = np.isfinite(logits).all(2)  # (M, 25)
+    shares = np.where(answered, shares, 0.0)
+    values = np.where(answered[..., None], logits, 0.0)  # (M, 25, 3)
     if average == "probabilities":
-        votes = softmax(votes)
-    weights = shares.sum(0)
-    mean = (shares[..., None] * votes).sum(0) / np.maximum(weights, 1e-12)[:, None]
-    rows = softmax(mean) if average == "logits" else mean
-    if multipliers:
-        rows = rows * np.array([multipliers.get(group_of(row), (1.0, 1.0, 1.0)) for row in ROWS])
-    fallen = [row for row, weight in zip(ROWS, weights, strict=True) if weight == 0]
-    for row in fallen:
-        rows[ROW_INDEX[row]] = priors[row]
-    return rows / rows.sum(1, keepdims=True), fallen
-
-
-def shares_of(route: Route, part: GraderWeight) -> dict[str, float]:
-    """A grader's weight by condition group, in the whole ensemble."""
-    return {group: share * route.weight for group, share in part.weight.items()}
-
-
-def multipliers_of(manifest: Manifest) -> dict[str, tuple[float, float, float]]:
-    """By condition group, under plain names."""
-    return {str(group): factors for group, factors in manifest.multipliers.items()}
+        values = softmax(values)
+    weights = shares.sum(0)  # (25,)
+    rows = (shares[..., None] * values).sum(0) / np.maximum(weights, 1e-12)[:, None]  # (25, 3)
+    if average == "logits":
+        rows = softmax(rows)
+    if multipliers is not None:
+        rows = rows * multipliers
+    rows = np.where(weights[:, None] > 0, rows, priors)
+    return rows / rows.sum(1, keepdims=True), [row for row, weight in zip(ROWS, weights, strict=True) if weight == 0]

@@ -1,4 +1,4 @@
-"""Logits of the three severities from the graders, which look where the landmarks are."""
+"""Logits of the three severities from one grader, whose views are cut around the landmarks."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import torch
 from ..inputs.member_inputs import InputCache
 from ..labels import row_of
 from ..networks.loading import LoadedMember
-from ..networks.tta import look
+from ..networks.tta import run_member
 from ..problems import Problem
 
 
-def grade(scene: InputCache, grader: LoadedMember, tta: bool = True) -> list[dict[str, np.ndarray]]:
-    """For each study of a scene: row name → (3,) float64 logits, for every row of which the grader sees something.
+def grade(cache: InputCache, grader: LoadedMember, tta: bool = True) -> list[dict[str, np.ndarray]]:
+    """For each study of a batch: row name → (3,) float64 logits, of every unit for which a view exists.
 
-    A grader that fails or answers what is not finite is a Problem of the study, and answers nothing for these rows.
+    A failing grader or a logit that is not finite is a Problem of the study; these rows get no answer.
     """
-    member, studies = grader.member, scene.studies
+    member, studies = grader.member, cache.studies
     answers: list[dict[str, np.ndarray]] = [{} for _ in studies]
-    for one in look(scene, grader, tta):
-        logits = torch.stack(one.said).mean(0).double().numpy()
-        for (place, unit), seen, answer in zip(one.feed.places, one.feed.seen, logits, strict=True):
-            number = one.numbers[place]
+    for output in run_member(cache, grader, tta):
+        logits = torch.stack(output.passes).mean(0).double().numpy()  # (rows, K, 3)
+        for (place, unit), seen, answer in zip(output.inputs.places, output.inputs.seen, logits, strict=True):
+            number = output.numbers[place]
             for target, row_logits in zip(member.targets, answer, strict=True) if seen else ():
                 if np.isfinite(row_logits).all():
                     answers[number][row_of(target, unit)] = row_logits

@@ -1,4 +1,4 @@
-"""What one localiser says of one study, in patient mm; and what several that speak of one landmark say together."""
+"""Points of one localiser in patient mm, and the merged point of several localisers for one landmark."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..dicom.geometry import between
+from ..dicom.geometry import between, lift_points
 from ..dicom.study import Study
 from ..inputs.member_inputs import InputCache, MemberInputs
-from ..inputs.views import lift
 from ..labels import row_of
 from ..manifest import Calibration
 from ..networks.loading import LoadedMember
-from ..networks.tta import look
+from ..networks.tta import run_member
 from ..problems import Problem
 from ..specs import Member
 
-# Answers farther apart speak of different places: half the distance of two discs.
+# Points farther apart are different places: half the distance of two discs.
 AGREEMENT_MM = 15.0
-# A point this share of the image beyond its border is an answer gone wrong, not a landmark just outside.
+# Points farther outside than this share of the image are failures, not landmarks just beyond its border.
 OUTSIDE = 0.25
 SMALLEST = 1e-6
 
 
 @dataclass(frozen=True)
 class LocaliserAnswer:
-    """A point (3,) in patient mm, how sure its localiser is of it (0–1), and the normal (3,) of its slice."""
+    """A point (3,) in patient mm, its confidence (0–1), and the normal (3,) of its slice."""
 
     point: np.ndarray
     confidence: float
@@ -37,16 +36,16 @@ class LocaliserAnswer:
 
 
 def merge(answers: Sequence[LocaliserAnswer]) -> LocaliserAnswer:
-    """One answer from several to the same landmark: the mean, weighted by confidence, of the largest agreement.
+    """One point from several for the same landmark: the confidence-weighted mean of the largest consensus set.
 
-    Those farther than AGREEMENT_MM from the answer with the most confident company around it are left out, and lower
-    the confidence: the mean of two neighbouring discs is neither.
+    The consensus set is the neighbourhood, within AGREEMENT_MM, with the largest sum of confidences.  Points outside of
+    it are left out and lower the confidence, as the mean of two neighbouring discs is neither.
     """
     points = np.stack([answer.point for answer in answers])
     weights = np.array([answer.confidence for answer in answers]) + SMALLEST
-    near = np.linalg.norm(points[:, None] - points[None], axis=2) <= AGREEMENT_MM
+    near = np.linalg.norm(points[:, None] - points[None], axis=2) <= AGREEMENT_MM  # (n, n)
     support = near @ weights
-    # Of equally supported places all: no order of answers decides, nor does left or right.
+    # All of equally supported places: neither the order of the answers nor left and right decides.
     chosen = near[support >= support.max() - SMALLEST].any(0)
     shares = weights[chosen] / weights[chosen].sum()
     confidence = float((weights[chosen] - SMALLEST).sum() / len(answers))
@@ -55,7 +54,7 @@ def merge(answers: Sequence[LocaliserAnswer]) -> LocaliserAnswer:
 
 
 def calibrated(confidence: float, calibration: Calibration | None) -> float:
-    """The chance that a point is right, from what its localiser says; unchanged without a calibration."""
+    """Probability that a point is right, by Platt scaling of its confidence; unchanged without a calibration."""
     if calibration is None or confidence <= 0:
         return confidence
     inner = min(max(confidence, 1e-4), 1 - 1e-4)
@@ -64,55 +63,56 @@ def calibrated(confidence: float, calibration: Calibration | None) -> float:
 
 
 def answers_of(
-    scene: InputCache, localiser: LoadedMember, confidence: Sequence[Mapping[str, float]], tta: bool
+    cache: InputCache, localiser: LoadedMember, confidence: Sequence[Mapping[str, float]], tta: bool
 ) -> list[dict[str, LocaliserAnswer]]:
-    """For each study of a scene: row → answer of every target that a localiser finds.
+    """For each study of a batch: row → answer of every target that a localiser finds.
 
-    What goes wrong is a Problem of the study.  `confidence`: of the landmarks of each study, by row; a localiser that
-    starts from the landmark that it answers is no surer of it than whoever found that.
+    Failures are Problems of the study.  `confidence`: of the known landmarks of each study, by row; a localiser that
+    refines a landmark has its confidence multiplied by that of the starting point.
     """
-    found: list[dict[str, LocaliserAnswer]] = [{} for _ in scene.studies]
-    for one in look(scene, localiser, tta):
-        said = [points.numpy() for points in one.said]
-        for place, number in enumerate(one.numbers):
-            study, its_confidence = scene.studies[number], confidence[number]
-            found[number] = _of_study(place, study, one.feed, said, localiser, its_confidence)
+    found: list[dict[str, LocaliserAnswer]] = [{} for _ in cache.studies]
+    for output in run_member(cache, localiser, tta):
+        passes = [points.numpy() for points in output.passes]
+        for place, number in enumerate(output.numbers):
+            study, its_confidence = cache.studies[number], confidence[number]
+            found[number] = _of_study(place, study, output.inputs, passes, localiser, its_confidence)
     return found
 
 
 def _of_study(
     number: int,
     study: Study,
-    feed: MemberInputs,
-    said: Sequence[np.ndarray],
+    inputs: MemberInputs,
+    passes: Sequence[np.ndarray],
     localiser: LoadedMember,
     confidence: Mapping[str, float],
 ) -> dict[str, LocaliserAnswer]:
-    """Row → answer for one study, from all passes."""
+    """Row → answer for one study, merged over all passes (rows, K, 4)."""
     member = localiser.member
     found: dict[str, list[LocaliserAnswer]] = {}
     wrong: Counter[str] = Counter()
-    for points in said:
-        for (its_study, unit), views, places in zip(feed.places, feed.views, points, strict=True):
+    for points in passes:
+        for (its_study, unit), views, places in zip(inputs.places, inputs.views, points, strict=True):
             if its_study != number or views[0] is None:
                 continue
             starts = {row for request in member.inputs for row in request.landmarks(unit)}
-            for target, place, point in zip(member.targets, places, lift(views[0], places[:, :3]), strict=True):
+            lifted = lift_points(views[0].planes, places[:, :3])  # (K, 3) mm
+            for target, place, point in zip(member.targets, places, lifted, strict=True):
                 if kind := _wrong(place, member):
                     wrong[kind] += 1
                     continue
                 row = row_of(target, unit)
                 start = confidence.get(row, 1.0) if row in starts else 1.0
-                sure = calibrated(float(np.clip(place[3], 0, 1)), localiser.artefact.calibration) * start
+                chance = calibrated(float(np.clip(place[3], 0, 1)), localiser.artefact.calibration) * start
                 normal = between(views[0].planes, float(place[0])).normal
-                found.setdefault(row, []).append(LocaliserAnswer(point, sure, normal))
+                found.setdefault(row, []).append(LocaliserAnswer(point, chance, normal))
     for kind, count in wrong.items():
         study.problems.append(Problem(study.study_id, member.name, kind, f"{count} points left out"))
     return {row: merge(answers) for row, answers in found.items()}
 
 
 def _wrong(where: np.ndarray, member: Member) -> str:
-    """The kind of Problem that a slice, row, column, confidence is, if it is one."""
+    """The kind of Problem with a (slice, row, column, confidence); empty where it is usable."""
     if not np.isfinite(where).all():
         return "not-finite"
     request = member.inputs[0]

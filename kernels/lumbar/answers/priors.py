@@ -1,7 +1,7 @@
-"""What is known of a row before any image is read: used for the first file, and until a manifest is found.
+"""Public priors: probabilities of a row before any image is read, for the first file and without a manifest.
 
 Weighted class frequencies (weights 1, 2, 4; sides pooled) of the 1,975 public training studies, by condition and level.
-They score 0.790 on these studies where uniform thirds score 0.999.  A manifest carries those of its own training data.
+They score 0.790 on these studies where uniform thirds score 0.999.  A manifest has the priors of its own training data.
 """
 
 from __future__ import annotations

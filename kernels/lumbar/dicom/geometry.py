@@ -1,8 +1,7 @@
 """Slices as planes in patient millimetres (DICOM LPS: +x patient left, +y posterior, +z head).
 
-DICOM's formula (PS3.3 C.7.6.2.1.1), with the traps spelled out: ImageOrientationPatient[0:3] and PixelSpacing[1] go
-with the column index, ImageOrientationPatient[3:6] and PixelSpacing[0] with the row index; an index means the centre of
-a pixel.
+DICOM's formula (PS3.3 C.7.6.2.1.1): ImageOrientationPatient[0:3] and PixelSpacing[1] belong to the column index,
+ImageOrientationPatient[3:6] and PixelSpacing[0] to the row index; an index is the centre of a pixel.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from functools import cached_property
 
 import numpy as np
 
-# Directions in which canonical slices have their columns and their rows, and in which they follow each other, per plane
-# of the body.  The normal, column × row, points the other way: to patient right (sagittal) and to the head (axial).
+# Directions of increasing column, row and slice of canonical slices, per body plane.  The normal, column × row, is
+# opposite to the slice direction: to patient right (sagittal) and to the head (axial).
 CANONICAL_AXES = {
     "sagittal": (np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, -1.0]), np.array([1.0, 0.0, 0.0])),
     "axial": (np.array([1.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, -1.0])),
@@ -32,11 +31,11 @@ class Plane:
     """The pixel grid of one slice, or of a crop of one, in patient mm."""
 
     origin_mm: np.ndarray
-    """(3,) centre of pixel row 0, column 0"""
+    """(3,) centre of pixel (0, 0)."""
     column_mm: np.ndarray
-    """(3,) step of one column to the right"""
+    """(3,) step of one column to the right."""
     row_mm: np.ndarray
-    """(3,) step of one row down"""
+    """(3,) step of one row down."""
 
     @cached_property
     def normal(self) -> np.ndarray:
@@ -52,7 +51,7 @@ class Plane:
 
     @cached_property
     def spacing_mm(self) -> tuple[float, float]:
-        """Distance of neighbouring rows, and of neighbouring columns."""
+        """Distance between rows, and between columns."""
         return math.hypot(*self.row_mm), math.hypot(*self.column_mm)
 
     def to_patient(self, row: float | np.ndarray, column: float | np.ndarray) -> np.ndarray:
@@ -60,12 +59,12 @@ class Plane:
         return self.origin_mm + np.multiply.outer(column, self.column_mm) + np.multiply.outer(row, self.row_mm)
 
     def to_pixel(self, points_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Fractional row and column of the foot of each (..., 3) point, and its signed distance along the normal."""
+        """Fractional row and column of the projection of (..., 3) points, and their signed distance in mm."""
         column, row, distance = np.moveaxis((np.asarray(points_mm) - self.origin_mm) @ self.inverse.T, -1, 0)
         return row, column, distance
 
     def grid(self, row: float, column: float, row_step: float = 1.0, column_step: float = 1.0) -> Plane:
-        """The plane of a grid that starts at a fractional pixel of this one and steps by so many of its pixels."""
+        """A grid that starts at a fractional pixel of this one, with steps in its pixels."""
         origin = self.origin_mm + column * self.column_mm + row * self.row_mm
         return Plane(origin, self.column_mm * column_step, self.row_mm * row_step)
 
@@ -75,9 +74,10 @@ class Plane:
 
 
 def canonical(plane: Plane, pixels: np.ndarray, kind: str) -> tuple[Plane, np.ndarray]:
-    """Plane and (H, W) view of a slice, transposed and flipped so that it stands as all slices of its kind do:
-    sagittal with rows head → feet and columns anterior → posterior, axial with rows anterior → posterior and columns
-    patient right → left."""
+    """Plane and (H, W) view of a slice, transposed and flipped to the canonical orientation of its kind.
+
+    Sagittal: rows head → feet, columns anterior → posterior.  Axial: rows anterior → posterior, columns right → left.
+    """
     columns_to, rows_to, _ = CANONICAL_AXES[body_plane(kind)]
     between_rows, between_columns = plane.spacing_mm
     row, column = plane.row_mm / between_rows, plane.column_mm / between_columns
@@ -93,7 +93,7 @@ def canonical(plane: Plane, pixels: np.ndarray, kind: str) -> tuple[Plane, np.nd
 
 
 def tilt_deg(plane: Plane, kind: str) -> float:
-    """Angle between a plane and the plane of the body that its kind is named after."""
+    """Angle between a plane and the body plane of its kind."""
     cosine = abs(float(plane.normal @ CANONICAL_AXES[body_plane(kind)][2]))
     return math.degrees(math.acos(min(1.0, cosine)))
 
@@ -101,8 +101,10 @@ def tilt_deg(plane: Plane, kind: str) -> float:
 def group_parallel(
     planes: Sequence[Plane], shapes: Sequence[tuple[int, ...]], angle_deg: float = 2.0, spacing_ratio: float = 0.01
 ) -> list[list[int]]:
-    """Indices of the slices that make one stack each: same directions, same shape, same pixel spacing, each within a
-    tolerance against the first of the group.  Gaps do not divide a group."""
+    """Indices of the slices of each stack: same orientation, shape and pixel spacing, within tolerances of the first.
+
+    Gaps do not split a stack.
+    """
     spacings = np.array([plane.spacing_mm for plane in planes]).reshape(-1, 2)
     rows = np.array([plane.row_mm for plane in planes]).reshape(-1, 3) / spacings[:, :1]
     columns = np.array([plane.column_mm for plane in planes]).reshape(-1, 3) / spacings[:, 1:]
@@ -135,7 +137,7 @@ def between(planes: Sequence[Plane], index: float) -> Plane:
 
 
 def lift_points(planes: Sequence[Plane], points: np.ndarray) -> np.ndarray:
-    """(K, 3) mm of (K, 3) points in (fractional slice, row, column); what is not finite stays so."""
+    """(K, 3) mm of (K, 3) points in (fractional slice, row, column); points that are not finite stay NaN."""
     points = np.asarray(points, np.float64)
     lifted = np.full((len(points), 3), np.nan)
     for index, (where, row, column) in enumerate(points):
@@ -147,13 +149,13 @@ def lift_points(planes: Sequence[Plane], points: np.ndarray) -> np.ndarray:
 def project_points(planes: Sequence[Plane], points_mm: np.ndarray) -> np.ndarray:
     """(K, 3) fractional slice, row, column of (K, 3) points in mm.
 
-    Between two planes the slice is fractional; beyond the outermost it is the outermost.  The inverse of `lift_points`
-    for every point between the planes of a stack.
+    The slice is fractional between two planes and clamped beyond the outermost ones.  The inverse of `lift_points` for
+    points between the planes of a stack.
     """
     points_mm = np.asarray(points_mm, np.float64).reshape(-1, 3)
     origins = np.stack([plane.origin_mm for plane in planes])
     normals = np.stack([plane.normal for plane in planes])
-    distances = np.einsum("skd,sd->ks", points_mm[None] - origins[:, None], normals)
+    distances = np.einsum("skd,sd->ks", points_mm[None] - origins[:, None], normals)  # (K, S)
     projected = np.full((len(points_mm), 3), np.nan)
     for index, (point, distance) in enumerate(zip(points_mm, distances, strict=True)):
         if np.isfinite(point).all():
@@ -164,7 +166,7 @@ def project_points(planes: Sequence[Plane], points_mm: np.ndarray) -> np.ndarray
 
 
 def slice_distances(planes: Sequence[Plane], points_mm: np.ndarray) -> np.ndarray:
-    """(slice, K) mm that each of (K, 3) points lies beyond each plane, in the direction of growing slices."""
+    """(slice, K) signed distances in mm of (K, 3) points from each plane, positive towards higher slices."""
     origins = np.stack([plane.origin_mm for plane in planes])
     normals = np.stack([plane.normal for plane in planes])
     # Canonical stacks run against their normals, reversed views along them.
@@ -173,7 +175,7 @@ def slice_distances(planes: Sequence[Plane], points_mm: np.ndarray) -> np.ndarra
 
 
 def _fractional_index(distances: np.ndarray) -> float:
-    """Where along the planes a point lies, from its signed distance to each of them."""
+    """Fractional slice of a point, from its signed distance (S,) to each plane."""
     count = len(distances)
     # Of equally near planes (windows clamped at an edge repeat it) the one nearest to the middle.
     nearest = min(range(count), key=lambda k: (round(abs(float(distances[k])), 9), abs(k - (count - 1) / 2)))

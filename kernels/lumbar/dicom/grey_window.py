@@ -12,8 +12,10 @@ WINDOW_PERCENTILES = (0.5, 99.5)
 
 
 def grey_window(slices: Sequence[np.ndarray]) -> tuple[int, int]:
-    """Values between which the grey scale of (H, W) uint16 slices is spread: equal to np.percentile's over all of them
-    with the methods "lower" and "higher", at a twentieth of its cost.  Their whole range where these coincide."""
+    """Lower and upper percentile of all (H, W) uint16 slices together; minimum and maximum where these coincide.
+
+    Equal to np.percentile with the methods "lower" and "higher", at a twentieth of its cost.
+    """
     bins = max(int(words.max()) for words in slices) + 1
     histogram: np.ndarray = np.zeros((bins, 1), np.float32)
     counts = np.zeros(bins, np.int64)
@@ -31,7 +33,7 @@ def grey_window(slices: Sequence[np.ndarray]) -> tuple[int, int]:
 
 
 def to_uint8(slices: Sequence[np.ndarray], window: tuple[int, int]) -> np.ndarray:
-    """(slice, H, W) uint8 of uint16 slices: 0 at the window's low value, 255 at its high one; zeros if it is flat."""
+    """(slice, H, W) uint8 of uint16 slices: 0 at the window's low value, 255 at its high one; zeros if flat."""
     low, high = window
     scaled = np.empty((len(slices), *slices[0].shape), np.uint8)
     alpha = 255 / (high - low) if high > low else 0.0

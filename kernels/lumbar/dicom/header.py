@@ -1,7 +1,7 @@
-"""The few DICOM header values that matter here, by a small scan of the file's bytes or through pydicom.
+"""The DICOM header values used here, by a fast scan of the file's bytes or by pydicom.
 
-The scan knows what the competition's files hold (little endian, no sequences) and gives up on all else: pydicom, nine
-times slower, is for that.  Both hand over raw value bytes, which one decoder reads.
+The scan covers the competition's files (little endian, no sequences) and returns None for all others, which pydicom
+reads, nine times slower.  Both give raw value bytes for one decoder.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ LENGTH = struct.Struct("<I")
 # Value representations whose explicit form has a 32-bit length (PS3.5 7.1.2).
 LONG_FORM = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 
-# What real scanners and bodies can have; anything else is a broken header.
+# Plausible ranges of scanners and bodies; values outside are invalid.
 SPACING_MM = (0.05, 10.0)
 FARTHEST_MM = 5000.0
 LARGEST_RESCALE = 1e9
@@ -59,7 +59,7 @@ LARGEST_RESCALE = 1e9
 
 @dataclass(frozen=True)
 class Header:
-    """Values of one file; None where missing or impossible."""
+    """Values of one file; None where missing or invalid."""
 
     rows: int
     columns: int
@@ -78,18 +78,18 @@ class Header:
     slope: float
     intercept: float
     rescale_usable: bool
-    """False where a slope or intercept is there that no scanner can mean: then they are 1 and 0."""
+    """False where slope or intercept is present but invalid: then they are 1 and 0."""
 
     @property
     def encoding(self) -> tuple[object, ...]:
-        """All that the meaning of the pixel bytes depends on."""
+        """Everything that the decoding of the pixel bytes depends on."""
         bits = (self.bits_allocated, self.bits_stored, self.high_bit, self.signed)
         return (self.rows, self.columns, self.samples, self.frames, self.photometric, *bits)
 
 
 @dataclass(frozen=True)
 class Scan:
-    """Raw values of a file and where its pixels lie."""
+    """Raw values of a file and the position of its pixels."""
 
     values: Mapping[int, bytes]
     syntax: bytes
@@ -98,7 +98,7 @@ class Scan:
 
 
 def scan(data: memoryview) -> Scan | None:
-    """Walk the top level of a DICOM file.  None where anything is unusual, never an exception."""
+    """Scan the top level of a DICOM file.  None for anything unusual; never raises."""
     if len(data) < PREAMBLE + 4 or data[PREAMBLE : PREAMBLE + 4] != b"DICM":
         return None
     values: dict[int, bytes] = {}
@@ -122,7 +122,7 @@ def scan(data: memoryview) -> Scan | None:
 
 
 def _element(data: memoryview, offset: int, explicit: bool) -> tuple[int, int, int]:
-    """Tag of an element, where its value starts, and its length: the undefined one where the element is malformed."""
+    """Tag, start of the value, and length of an element; a malformed one has the undefined length."""
     group, element, representation, length = EXPLICIT.unpack_from(data, offset)
     tag = group << 16 | element
     if not explicit:
@@ -133,7 +133,7 @@ def _element(data: memoryview, offset: int, explicit: bool) -> tuple[int, int, i
 
 
 def raw_values(dataset: Dataset) -> tuple[dict[int, bytes], Literal["little", "big"]]:
-    """The same raw values from a dataset that pydicom has read, and their byte order."""
+    """The same raw values from a pydicom dataset, and their byte order."""
     values: dict[int, bytes] = {}
     order: Literal["little", "big"] = "little"
     for tag in WANTED:
@@ -197,13 +197,13 @@ def _numbers(values: Mapping[int, bytes], tag: int, count: int) -> tuple[float, 
 
 
 def checked_position(position: tuple[float, ...] | None) -> tuple[float, ...] | None:
-    """The position, if a body can be there."""
+    """The position; None where it is not plausible."""
     usable = position is not None and len(position) == 3 and all(abs(value) <= FARTHEST_MM for value in position)
     return position if usable else None
 
 
 def checked_orientation(orientation: tuple[float, ...] | None) -> tuple[float, ...] | None:
-    """Six direction cosines made exactly orthonormal; None where they are far from that."""
+    """Six direction cosines, orthonormalised; None where they are far from orthonormal."""
     if orientation is None or len(orientation) != 6 or not all(map(math.isfinite, orientation)):
         return None
     x, y = orientation[:3], orientation[3:]
@@ -216,7 +216,7 @@ def checked_orientation(orientation: tuple[float, ...] | None) -> tuple[float, .
 
 
 def checked_spacing(spacing: tuple[float, ...] | None, longest_px: int) -> tuple[float, ...] | None:
-    """The pixel spacing, if a scanner can have it."""
+    """The pixel spacing; None where it is not plausible."""
     if spacing is None or len(spacing) != 2 or not all(SPACING_MM[0] <= value <= SPACING_MM[1] for value in spacing):
         return None
     return spacing if max(spacing) * longest_px <= FARTHEST_MM else None

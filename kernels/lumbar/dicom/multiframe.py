@@ -10,7 +10,7 @@ from .header import Header, checked_orientation, checked_position, checked_spaci
 
 
 def frame_headers(dataset: Dataset, header: Header) -> list[Header] | None:
-    """One header a frame, completed from the functional groups; the plain header where there are none.
+    """One header per frame, completed from the functional groups; the plain header where there are none.
 
     None where several frames have no geometry each.  Raises what pydicom raises on damaged groups.
     """

@@ -1,6 +1,6 @@
-"""Stored pixel values of one file: a fast path for native and RLE little-endian 16-bit images, pydicom for all else.
+"""Stored pixel values of one file: a fast path for native and RLE little-endian 16-bit images, else pydicom.
 
-Both return the words as stored, unsigned; `to_offset_binary` then drops unused bits and puts signed values in order.
+Both return the stored words, unsigned; `to_offset_binary` then drops unused bits and converts signed values.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pydicom.uid import (
 
 from .header import PREAMBLE, RLE_UID, UNDEFINED_LENGTH, Header, Scan
 
-# Damaged files are a normal case here: they are recorded as Problems, not printed.
+# Damaged files are expected: they are recorded as Problems, not printed.
 (getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel)(0)
 warnings.filterwarnings("ignore", module=r"pydicom\..*")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
@@ -50,9 +50,9 @@ RLE_HEADER = 64
 
 
 class Scratch(threading.local):
-    """Memory that each series uses again: touching fresh pages costs more than the decoding itself.
+    """Buffers reused by every series: page faults of fresh memory cost more than the decoding itself.
 
-    What `file` and `words` hand out is overwritten: by the next file, and after `clear` by the next series.
+    `file` is overwritten by the next file, `words` by the next series after `clear`.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Scratch(threading.local):
         self._used = 0
 
     def clear(self) -> None:
-        """Take the words of the last series back; what an uncommonly large one left is given up."""
+        """Reuse the words of the last series; the buffer of an unusually large one is freed."""
         self._used = 0
         if len(self._words) > LARGEST_SCRATCH_WORDS:
             self._words = np.empty(0, np.uint16)
@@ -103,7 +103,7 @@ def read_dataset(buffer: np.ndarray, size: int) -> pydicom.Dataset:
     """The file through pydicom, tolerating a missing preamble or file meta group.  Raises what pydicom raises."""
     _check_inflated(buffer.data[:size])
     count = itertools.count()
-    # What is filled with zeros has an element in every eighth byte, for each of which pydicom takes its time.
+    # A file of zeros has an element in every eighth byte, and pydicom would parse each of them.
     dataset = read_partial(io.BytesIO(buffer.data[:size]), stop_when=lambda *_: next(count) > MOST_ELEMENTS, force=True)
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
@@ -113,7 +113,7 @@ def read_dataset(buffer: np.ndarray, size: int) -> pydicom.Dataset:
 
 
 def _check_inflated(data: memoryview) -> None:
-    """Raises ValueError where a deflated file holds far more than its size: pydicom would inflate all of it at once."""
+    """Raises ValueError for a decompression bomb: pydicom would inflate a deflated file at once."""
     if DEFLATED_UID not in bytes(data[:META_BYTES]) or len(data) < META_LENGTH_AT + 4:
         return
     start = META_LENGTH_AT + 4 + int.from_bytes(data[META_LENGTH_AT : META_LENGTH_AT + 4], "little")
@@ -123,7 +123,7 @@ def _check_inflated(data: memoryview) -> None:
         try:
             room -= len(inflater.decompress(left, INFLATED_AT_ONCE))
         except zlib.error:
-            return  # pydicom says what is wrong
+            return  # pydicom raises the error
         left = inflater.unconsumed_tail
     if room <= 0:
         raise ValueError(f"{len(data)} bytes inflate to more than can be meant")
@@ -131,7 +131,7 @@ def _check_inflated(data: memoryview) -> None:
 
 def decode_by_pydicom(dataset: pydicom.Dataset) -> np.ndarray:
     """The pixels through pydicom; 16 bits or fewer come as unsigned words.  Raises what pydicom raises."""
-    # pydicom would cut off the bits above BitsStored, which is wrong where HighBit is another one: to_offset_binary.
+    # Not by pydicom, which cuts off the bits above BitsStored even if HighBit differs; see to_offset_binary.
     pixels = pixel_array(dataset, correct_unused_bits=False)
     if pixels.dtype.kind == "f" or pixels.dtype.itemsize > 2:
         return pixels
@@ -139,7 +139,7 @@ def decode_by_pydicom(dataset: pydicom.Dataset) -> np.ndarray:
 
 
 def decode_fast(buffer: np.ndarray, size: int, scan: Scan, header: Header) -> np.ndarray | None:
-    """(rows, columns) uint16 without pydicom; None where the file is not of the plain kinds that this knows."""
+    """(rows, columns) uint16 without pydicom; None for files of other encodings."""
     plain = header.bits_allocated == 16 and header.samples == 1 and header.frames == 1
     if not plain or not header.photometric.startswith("MONOCHROME"):
         return None
@@ -154,16 +154,16 @@ def decode_fast(buffer: np.ndarray, size: int, scan: Scan, header: Header) -> np
 
 
 def _decode_rle(buffer: np.ndarray, size: int, scan: Scan, rows: int, columns: int) -> np.ndarray | None:
-    """DICOM RLE of 16 bits is two PackBits planes, high bytes first: what TIFF's PackBits strips are.
+    """Decode by OpenCV's TIFF reader: 16-bit DICOM RLE is two PackBits planes, high bytes first, like TIFF strips.
 
-    A TIFF header in the DICOM preamble and a directory behind the file make OpenCV decode both where they lie, as the
-    two strips of one image; declared as 16-bit and half as large, so that the bytes come out as they are.
+    A TIFF header in the DICOM preamble and a directory behind the file let OpenCV decode both planes in place, as the
+    two strips of one image; declared as 16-bit and half as large, so that the bytes are unchanged.
     """
     segments = _rle_segments(buffer.data[:size], scan)
     if segments is None or rows * columns % 2:
         return None
     if min(length for _, length in segments) * PACKBITS_LARGEST_RATIO < rows * columns:
-        return None  # cannot be whole: not worth the memory that a broken header asks for
+        return None  # incomplete: do not allocate the memory that a broken header claims
     width, height = (columns // 2, rows) if columns % 2 == 0 else (columns, rows // 2)
     _write_tiff(buffer, size, width, height, segments)
     try:
@@ -199,7 +199,7 @@ def _rle_segments(data: memoryview, scan: Scan) -> list[tuple[int, int]] | None:
 
 
 def _write_tiff(buffer: np.ndarray, size: int, width: int, height: int, segments: list[tuple[int, int]]) -> None:
-    """Frame the bytes between preamble and `size` as a TIFF of two strips, without touching them."""
+    """Write a TIFF header and directory around the bytes between preamble and `size`, which stay as they are."""
     offsets_at = size + size % 2
     lengths_at, directory_at = offsets_at + 8, offsets_at + 16
     entries = (
@@ -225,10 +225,10 @@ def _write_tiff(buffer: np.ndarray, size: int, width: int, height: int, segments
 
 
 def to_offset_binary(words: np.ndarray, header: Header) -> tuple[np.ndarray, int, bool]:
-    """Words without their unused bits, as uint16 that rise with the value: (array, offset to subtract, clean).
+    """Words without unused bits, as uint16 in the order of the values: (array, offset to subtract, clean).
 
-    Signed values come offset by half the range.  `clean` is False where an unsigned image has bits set outside of those
-    that it claims to store (an overlay, or garbage): these are dropped.
+    Signed values are offset by half the range.  `clean` is False where an unsigned image has bits set outside of
+    BitsStored (an overlay, or garbage), which are dropped.
     """
     mask = (1 << header.bits_stored) - 1
     shift = header.high_bit + 1 - header.bits_stored
@@ -245,9 +245,9 @@ def to_offset_binary(words: np.ndarray, header: Header) -> tuple[np.ndarray, int
 
 
 def to_words(values: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Wide or floating values in 65,536 steps: (uint16 array, slope, intercept).  What is not finite becomes the least.
+    """Wide or floating values in 65,536 steps: (uint16 array, slope, intercept); non-finite values become the minimum.
 
-    Raises ValueError where nothing is finite, or their range is not.
+    Raises ValueError where no value, or not their range, is finite.
     """
     wide = values.astype(np.float64)
     finite = np.isfinite(wide)

@@ -1,4 +1,4 @@
-"""A study folder of DICOM files → stacks.  Nothing in the data raises: every oddity becomes a named Problem."""
+"""A study folder of DICOM files → stacks.  Bad data never raise: every fault becomes a named Problem."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .study import Stack, Study
 def read_study(folder: Path, study_id: str, series: Sequence[tuple[str, str]]) -> Study:
     """Read the (series id, kind) folders of a study.
 
-    What cannot be read is left out and named in `Study.problems`; a study without one usable image has no stacks.
+    Unreadable files are left out and listed in `Study.problems`; a study without any usable image has no stacks.
     """
     stacks: list[Stack] = []
     problems: list[Problem] = []
@@ -51,11 +51,11 @@ def _read_images(folder: Path, report: Report) -> Iterator[Image]:
 
 
 def _files(folder: Path, report: Report) -> list[tuple[int | None, Path]]:
-    """Number (from the name, if it is one) and path of a series' files; hidden entries and folders are passed over."""
+    """Number (from the name, if it is one) and path of a series' files; hidden entries and folders are skipped."""
     try:
         with os.scandir(folder) as entries:
             paths = [Path(entry.path) for entry in entries if not entry.name.startswith(".") and not _is_folder(entry)]
-    except (OSError, ValueError) as error:  # ValueError: no path can be so named
+    except (OSError, ValueError) as error:  # ValueError: not a possible path
         report.add("no-folder", f"{type(error).__name__}: {getattr(error, 'strerror', error)}")
         return []
     if not paths:
@@ -67,26 +67,26 @@ def _files(folder: Path, report: Report) -> list[tuple[int | None, Path]]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself, or a failing mount: named when it is read
+    except OSError:  # a link to itself, or a failing mount: a Problem when it is read
         return False
 
 
-# A file that claims more pixels is damaged: decoding it could take all memory.
+# A file with more pixels per byte is damaged: decoding it could take all memory.
 LARGEST_RATIO = 64
 LARGEST_FILE_BYTES = 1 << 30
 LARGEST_UNQUESTIONED_PIXELS = 1 << 24
-# Of objects in pydicom's messages: the same file is the same problem in every run.
+# Object addresses in pydicom's messages are removed: the same file gives the same Problem in every run.
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 class _SeriesReader:
-    """Reads the files of one series, fast where the fast path is confirmed for files of their kind."""
+    """Reads the files of one series, by the fast path where it is confirmed for this encoding."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
         self._fast_allowed = True
-        # Kinds of files of this series of which one was read alike by the fast path and by pydicom, bit by bit.  Of no
-        # other series: what is read of one must not depend on those before it.
+        # Encodings for which the fast path and pydicom gave the same bits on a file of this series.  Per series, so
+        # that the result of a series does not depend on those read before.
         self._confirmed: set[tuple[object, ...]] = set()
         self._count = 0
 

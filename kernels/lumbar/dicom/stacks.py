@@ -1,4 +1,4 @@
-"""From the images of one series to stacks: standard geometry where there is none, grouping, order, one grey scale."""
+"""Images of one series → stacks: assumed geometry where there is none, grouping, order, one grey scale."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .geometry import CANONICAL_AXES, Plane, body_plane, canonical, group_parall
 from .grey_window import grey_window, to_uint8
 from .study import Stack
 
-# A series without geometry: the slice grid that most of the competition's series have (mean values).
+# For series without geometry: mean values of the competition's series.
 ASSUMED_SPACING_MM = 0.6
 ASSUMED_SLICE_STEP_MM = 4.5
-# Beyond this a slice belongs to another plane of the body: a localiser.  Oblique axial slices of L5/S1 reach 50°.
+# Beyond this a slice belongs to another body plane: a scout image.  Oblique axial slices of L5/S1 reach 50°.
 LARGEST_TILT_DEG = 60.0
 SAME_PLACE_MM = 0.01
 
@@ -28,12 +28,12 @@ class Image:
     instance: int
     """The file's number (its name, in the competition)."""
     order: tuple[int, int]
-    """Instance number of the header, then the file's number: the order without geometry."""
+    """Instance number of the header, then the file's number: the order where there is no geometry."""
     words: np.ndarray
     """(H, W) uint16"""
     slope: float
     intercept: float
-    """Value = slope × word + intercept, rising with brightness."""
+    """Value = slope × word + intercept, increasing with brightness."""
     position_mm: tuple[float, ...] | None
     orientation: tuple[float, ...] | None
     spacing_mm: tuple[float, ...] | None
@@ -47,7 +47,7 @@ class Image:
 
 
 def with_geometry(images: Sequence[Image], kind: str, report: Report) -> tuple[list[Image], bool]:
-    """The images that have a geometry; if none has, all of them with an assumed one.  Second: whether one was."""
+    """The images with a geometry; if none has one, all with an assumed geometry.  Second: whether it was assumed."""
     located = [image for image in images if image.position_mm is not None and image.orientation is not None]
     assumed = False
     if images and not located:
@@ -81,19 +81,19 @@ def _assume_positions(images: Sequence[Image], kind: str) -> list[Image]:
 def build_stacks(
     series_id: str, kind: str, images: Sequence[Image], planes: Sequence[Plane], assumed: bool, report: Report
 ) -> list[Stack]:
-    """Canonical stacks of a series' images, ordered along the body; what does not belong is a Problem."""
+    """Canonical stacks of a series' images, ordered along the body; images left out are Problems."""
     slices = []
     for image, plane in zip(images, planes, strict=True):
         upright, words = canonical(plane, image.words, kind)
         slices.append((replace(image, words=words), upright))
-    slices = _without_localisers(slices, kind, report)
+    slices = _without_scouts(slices, kind, report)
     groups = group_parallel([plane for _, plane in slices], [image.words.shape for image, _ in slices])
     stacks = [_stack(series_id, kind, [slices[index] for index in group], assumed, report) for group in groups]
     return sorted(stacks, key=lambda stack: (stack.positions_mm.mean(), stack.instances))
 
 
-def _without_localisers(slices: list[tuple[Image, Plane]], kind: str, report: Report) -> list[tuple[Image, Plane]]:
-    """Drop slices of another plane of the body, unless the whole series is so."""
+def _without_scouts(slices: list[tuple[Image, Plane]], kind: str, report: Report) -> list[tuple[Image, Plane]]:
+    """Drop slices of another body plane, unless all are."""
     tilts = [tilt_deg(plane, kind) for _, plane in slices]
     if tilts and min(tilts) > LARGEST_TILT_DEG:
         report.add("unexpected-orientation", f"all slices are {min(tilts):.0f}° or more off {body_plane(kind)}: kept")
@@ -125,9 +125,9 @@ def _stack(series_id: str, kind: str, slices: Sequence[tuple[Image, Plane]], ass
 
 
 def _one_scale(images: Sequence[Image]) -> list[np.ndarray]:
-    """(H, W) uint16 slices that are one rising linear function of the true values.
+    """(H, W) uint16 slices on one increasing linear scale of the true values.
 
-    Files with the same slope and intercept need no arithmetic: the grey window undoes these.
+    Files with equal slope and intercept need no arithmetic, as the grey window cancels these.
     """
     scales = {(image.slope, image.intercept) for image in images}
     if len(scales) == 1:

@@ -1,4 +1,4 @@
-"""What a study is once it is read: stacks of parallel slices in canonical order, and its problems."""
+"""A decoded study: stacks of parallel slices in canonical order, and its problems."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class Stack:
     pixels: np.ndarray
     """(slice, H, W) uint8, one grey window for the whole stack."""
     planes: tuple[Plane, ...]
-    """One a slice; gaps may be uneven."""
+    """One per slice; gaps may be uneven."""
     instances: tuple[int, ...]
-    """One a slice: the file's number, as train_label_coordinates.csv names it."""
+    """One per slice: the file's number, `instance_number` of train_label_coordinates.csv."""
     assumed: bool = False
     """True where the files have no geometry and a standard one was assumed: no projection from other series."""
 
     @cached_property
     def centres_mm(self) -> np.ndarray:
-        """(slice, 3) middle of each slice."""
+        """(slice, 3) centre of each slice."""
         return np.stack([plane.to_patient(*self.centre) for plane in self.planes])
 
     @cached_property
     def positions_mm(self) -> np.ndarray:
-        """(slice,) position of each slice along the stack: rises with the index."""
+        """(slice,) position of each slice along the stack, increasing."""
         return self.position_mm(self.centres_mm)
 
     def position_mm(self, points_mm: np.ndarray) -> np.ndarray:
@@ -55,11 +55,11 @@ class Stack:
 
     @property
     def centre(self) -> tuple[float, float]:
-        """Row and column of the middle of a slice."""
+        """Row and column of the centre of a slice."""
         return (self.pixels.shape[1] - 1) / 2, (self.pixels.shape[2] - 1) / 2
 
     def to_pixels(self, point_mm: np.ndarray) -> np.ndarray:
-        """(slice, 3) row and column of the point's foot on every slice, and its signed distance in mm."""
+        """(slice, 3) row and column of the point's projection on every slice, and its signed distance in mm."""
         origins, inverses = self._frames
         return np.einsum("sij,sj->si", inverses, point_mm - origins)[:, [1, 0, 2]]
 
@@ -70,7 +70,7 @@ class Stack:
 
 @dataclass
 class Study:
-    """All usable stacks of a study, in no particular order of acquisition, and what was wrong with the rest."""
+    """All usable stacks of a study, in no particular order, and the problems of the rest."""
 
     study_id: str
     stacks: tuple[Stack, ...]
@@ -92,12 +92,12 @@ class Study:
 
 
 def longest(stacks: Sequence[Stack]) -> Stack:
-    """The stack of the most slices; of several, the first by name."""
+    """The stack with the most slices; ties: the first by name."""
     return min(stacks, key=lambda stack: (-len(stack.planes), stack.series_id))
 
 
 def gaps(study: Study) -> list[Problem]:
-    """What a study lacks as a whole, with no file at fault: a kind of series, more than a slice, one grid of slices."""
+    """Problems of a study as a whole: a missing series kind, a single slice, several grids in a sagittal series."""
     found = []
     for description, kind in SERIES_KINDS.items():
         stacks = study.of_kind(kind)

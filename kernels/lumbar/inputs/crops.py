@@ -1,8 +1,8 @@
 """Slices of a stack, cropped around a point in square millimetres.
 
-Pixels are sampled through fixed-point coordinates (1/32 pixel, as OpenCV's own tables).  That makes a sample depend on
-nothing but its own place: a wide crop holds the bytes of a narrow one, a mirrored crop mirrors them, and OpenCV 4 and 5
-give the same bytes, which their warpAffine does not.
+Pixels are sampled at fixed-point coordinates (1/32 pixel, as in OpenCV's own tables), so that a sample depends on its
+own position only: a wide crop contains the bytes of a narrow one, a mirrored crop mirrors them, and OpenCV 4 and 5 give
+the same bytes, which their warpAffine does not.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def sample(
 ) -> tuple[np.ndarray, list[Plane]]:
     """(slice, size_px, size_px) uint8 crops of the slices of a window, and their planes.
 
-    Each is cropped around the foot of the centre on its plane; without a centre around the middle of the slice.
+    Each is centred on the projection of `centre_mm` onto its plane; without a centre, on the middle of the slice.
     """
     size = size_px
     feet = np.tile(stack.centre, (len(stack.planes), 1)) if centre_mm is None else stack.to_pixels(centre_mm)[:, :2]

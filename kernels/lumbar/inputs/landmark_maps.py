@@ -1,4 +1,4 @@
-"""Landmarks drawn on the slices of a view, so that a network may know what was found in another series."""
+"""Landmark maps: Gaussian balls at known landmarks, drawn on the slices of a view as an input of a network."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ FAINTEST = 1 / 512
 
 
 def draw_marks(planes: Sequence[Plane], marks: Sequence[np.ndarray | None], shape: tuple[int, ...]) -> np.ndarray:
-    """(slice, H, W) uint8: a soft ball around each known mark (3,) mm, mark k of n in grey 255 (k + 1) / n.
+    """(slice, H, W) uint8: a Gaussian ball around each known mark (3,) mm, mark k of n with peak 255 (k + 1) / n.
 
-    Where balls overlap, the brighter one is seen; slices beyond the planes stay blank.
+    The maximum where balls overlap; slices beyond the planes stay blank.
     """
-    drawn = np.zeros(shape, np.float32)
+    drawn = np.zeros(shape, np.float32)  # (S, H, W)
     known = [(number, mark) for number, mark in enumerate(marks) if mark is not None and np.isfinite(mark).all()]
     rows, columns = np.arange(shape[1]), np.arange(shape[2])
     for image, plane in zip(drawn, planes, strict=False):

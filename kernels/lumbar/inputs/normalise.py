@@ -1,4 +1,4 @@
-"""Grey values of a view → network input, by the name of a normalisation."""
+"""Grey values of a view → network input, by one of the normalisations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def normalise(pixels: torch.Tensor, name: str) -> torch.Tensor:
     if name == "unit":
         return values / 255
     if name == "zscore":
-        flat = values.flatten(1)
+        flat = values.flatten(1)  # (B, S × H × W)
         std, mean = torch.std_mean(flat, dim=1, correction=0)
         shape = (-1, *(1,) * (values.dim() - 1))
         return (values - mean.view(shape)) / std.clamp_min(FLAT_STD).view(shape)

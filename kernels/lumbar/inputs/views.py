@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from ..dicom.geometry import CANONICAL_AXES, Plane, between, body_plane, lift_points, project_points
+from ..dicom.geometry import CANONICAL_AXES, Plane, between, body_plane
 from ..dicom.study import Stack, Study, longest
 from ..labels import Unit, row_of
 from ..specs import SliceChoice, ViewRequest
@@ -19,7 +19,7 @@ from .landmark_maps import draw_marks
 
 Landmarks = Mapping[str, np.ndarray]
 Pixels = TypeVar("Pixels", np.ndarray, torch.Tensor)
-# Planes whose distances differ by less are equally near: in the last bits processors differ.
+# Planes whose distances differ by less are ties: the last bits differ between processors.
 SAME_MM = 1e-6
 
 
@@ -30,15 +30,12 @@ class View:
     pixels: np.ndarray
     """(slice, size_px, size_px) uint8"""
     planes: tuple[Plane, ...]
-    """One a slice, of the view's own pixel grid; blank slices, at the end, have none."""
+    """One per slice, of the view's own pixel grid; blank slices, at the end, have none."""
     series_id: str
 
 
 def cut(study: Study, request: ViewRequest, unit: Unit, landmarks: Landmarks) -> View | None:
-    """The view that a request asks for at a unit.
-
-    None where it is missing: no such series, a landmark unknown, or the nearest plane too far away.
-    """
+    """The view of a request at a unit; None where the series is missing, a landmark unknown or the plane too far."""
     stacks = study.of_kind(request.series)
     unit = request.place(unit)
     centre = _mean(landmarks, request.centre, unit)
@@ -65,18 +62,8 @@ def cut(study: Study, request: ViewRequest, unit: Unit, landmarks: Landmarks) ->
     return View(draw_marks(view.planes, marks, view.pixels.shape), view.planes, view.series_id)
 
 
-def lift(view: View, points: np.ndarray) -> np.ndarray:
-    """(K, 3) patient mm of (K, 3) slice, row, column in the view's pixels; fractional slices lie between planes."""
-    return lift_points(view.planes, points)
-
-
-def project(view: View, points_mm: np.ndarray) -> np.ndarray:
-    """(K, 3) slice, row, column in the view's pixels of (K, 3) patient mm; see geometry.project_points."""
-    return project_points(view.planes, points_mm)
-
-
 def mirror_pixels(pixels: Pixels, series_kind: str) -> Pixels:
-    """(..., slice, H, W) as the mirrored patient shows it: sagittal slices in reversed order, axial columns flipped."""
+    """(..., slice, H, W) of the mirrored patient: sagittal slices in reversed order, axial columns flipped."""
     axis = -3 if body_plane(series_kind) == "sagittal" else -1
     if isinstance(pixels, torch.Tensor):
         return pixels.flip(axis)
@@ -131,15 +118,15 @@ def _resampled(pixels: np.ndarray, planes: Sequence[Plane], count: int) -> tuple
     low = np.floor(positions).astype(int)
     share = (positions - low)[:, None, None].astype(np.float32)
     high = np.minimum(low + 1, len(pixels) - 1)
-    blend = pixels[low] * (1 - share) + pixels[high] * share
-    # Half to even, after the rounding noise is gone, so that a mirrored stack gives mirrored bytes.
+    blend = pixels[low] * (1 - share) + pixels[high] * share  # (count, H, W)
+    # Half to even, once rounding noise is removed, so that a mirrored stack gives mirrored bytes.
     return np.rint(np.round(blend, 3)).astype(np.uint8), tuple(between(planes, position) for position in positions)
 
 
 def _around(
     stacks: Sequence[Stack], request: ViewRequest, unit: Unit, landmarks: Landmarks, centre: np.ndarray | None
 ) -> tuple[Stack, float] | None:
-    """The stack and the fractional index around which slices are wanted; None where no plane is near enough."""
+    """The stack and the fractional index to centre the slices on; None where no plane is near enough."""
     choice = request.slices
     if choice.by == "landmark":
         near = _mean(landmarks, choice.near, unit) if choice.near else centre
@@ -154,7 +141,7 @@ def _around(
 def _nearest_plane(
     stacks: Sequence[Stack], point_mm: np.ndarray, farthest_mm: float | None
 ) -> tuple[Stack, float] | None:
-    """The stack with the plane that is nearest to the point and has it inside its field, and where along it."""
+    """The stack with the nearest plane that has the point in its field of view, and the fractional index there."""
     best: tuple[float, Stack, np.ndarray] | None = None
     for stack in stacks:
         rows, columns, distances = stack.to_pixels(point_mm).T
@@ -168,12 +155,12 @@ def _nearest_plane(
         return None
     _, stack, near = best
     index = float(np.interp(stack.position_mm(point_mm), stack.positions_mm, np.arange(len(stack.planes))))
-    # Halfway between two planes the window chooses, for reasons that hold on any processor.
+    # Halfway between two planes `_window` breaks the tie, alike on any processor.
     return stack, min(max(index, float(near[0]) - 0.49), float(near[-1]) + 0.49)
 
 
 def _wanted_position_mm(stack: Stack, choice: SliceChoice, unit: Unit, side: str | None) -> float:
-    """Position along the stack around which slices are wanted: its middle, or an offset from it to the unit's side."""
+    """Position along the stack to centre the slices on: its middle, or an offset from it to the unit's side."""
     middle = float(stack.positions_mm[0] + stack.positions_mm[-1]) / 2
     if choice.by == "middle":
         return middle
@@ -182,15 +169,14 @@ def _wanted_position_mm(stack: Stack, choice: SliceChoice, unit: Unit, side: str
         if unit.level not in offset:
             raise ValueError(f"offset_mm names no offset for level {unit.level}")
         offset = offset[unit.level]
-    assert offset is not None  # SliceChoice holds that
+    assert offset is not None  # checked by SliceChoice
     return middle - offset if side == "right" else middle + offset
 
 
 def _window(stack: Stack, index: float, count: int) -> np.ndarray:
     """(count,) consecutive slice indices whose middle is nearest to a fractional index; edge slices are repeated.
 
-    Of two equally near windows the one nearer to the middle of the stack, then the one nearer to x = 0: choices that a
-    mirrored study repeats.
+    Ties: the window nearer to the middle of the stack, then the one nearer to x = 0, so that mirroring commutes.
     """
     last = len(stack.planes) - 1
     start = index - (count - 1) / 2

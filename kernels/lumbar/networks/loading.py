@@ -1,4 +1,4 @@
-"""Members that answer: loaded from their bytes, proven to answer as they did when exported, in the memory there is."""
+"""Load members from TorchScript, verify them on their golden input, and run them in batches that fit the memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GOLDEN_ROWS = 2
 
 @dataclass(frozen=True)
 class Bounds:
-    """Largest differences from the exporting machine's answer that are allowed."""
+    """Tolerances against the golden output of the exporting machine."""
 
     answer: float
     """Of logits, relative to max(1, |logit|), and of a localiser's confidences."""
@@ -31,37 +31,36 @@ class Bounds:
     """Of a localiser's slices, and of its rows and columns in px."""
 
 
-# Other CPUs add in another order; GPUs convolve in TensorFloat-32; half floats have 11 bits.
+# CPUs differ in the order of additions; GPUs convolve in TensorFloat-32; half floats have 11 bits.
 ON_CPU, ON_GPU, IN_HALF = Bounds(1e-3, 0.05), Bounds(5e-2, 0.25), Bounds(1e-1, 1.0)
-# Where single precision is to be had, half must be as good as this: a hundredth of a logit moves no probability by more
-# than a quarter of a percent.
+# To replace single precision, half must be this close: 0.01 of a logit changes no probability by more than 0.25 %.
 HALF_FOR_SINGLE = Bounds(1e-2, 0.25)
 
 
 @dataclass
 class BatchLimit:
-    """How many rows a member takes at once: as many as come, until memory has shown that it is too small."""
+    """Most rows of one forward, once an out-of-memory error has shown a limit; None = no limit known."""
 
     rows: int | None = None
 
 
 @dataclass(frozen=True)
 class LoadedMember:
-    """A member that answers: points (B, K, 4) of a localiser, logits (B, K, 3) of a grader, float32 on the CPU."""
+    """A member ready to run: points (B, K, 4) of a localiser, logits (B, K, 3) of a grader, float32 on the CPU."""
 
     artefact: Artefact
     module: torch.jit.ScriptModule
     device: torch.device
     half: bool
-    room: BatchLimit = field(default_factory=BatchLimit)
+    limit: BatchLimit = field(default_factory=BatchLimit)
     golden_s: float = 0.0
-    """Seconds of one row of the golden input, warmed up."""
+    """Seconds per row of the golden input, after warm-up."""
     refused: str = ""
     """Why it is not in half precision on a GPU."""
 
     @property
     def precision(self) -> str:
-        """What it computes in, for the report."""
+        """Of its computations, for the report."""
         return "half" if self.half else "single"
 
     @property
@@ -69,15 +68,15 @@ class LoadedMember:
         return self.artefact.member
 
     def __call__(self, views: Sequence[Tensor], present: Tensor) -> Tensor:
-        """Answer for one (B, slices, size_px, size_px) float tensor a view and `present` (B, views) of 0 and 1.
+        """Forward of one (B, slices, size_px, size_px) float tensor per view and `present` (B, views) of 0 and 1.
 
-        Without enough memory for all rows at once it halves their number until they fit, and remembers that.
+        Out of memory: the rows per forward are halved until they fit, also for later calls.
         Raises RuntimeError, as torch does, and DeviceLost.
         """
         dtype = torch.float16 if self.half else torch.float32
         inputs = [tensor.to(self.device, dtype, non_blocking=True) for tensor in (*views, present)]
         while True:
-            rows = min(self.room.rows or len(present), len(present))
+            rows = min(self.limit.rows or len(present), len(present))
             try:
                 return torch.cat(
                     [self._forward(*parts) for parts in zip(*(i.split(rows) for i in inputs), strict=True)]
@@ -86,18 +85,18 @@ class LoadedMember:
                 if rows == 1 or not is_out_of_memory(error):
                     check_alive(self.device)
                     raise
-                self.room.rows = rows // 2
-            if self.device.type == "cuda":  # behind the handler: the error holds on to the forward's memory
+                self.limit.rows = rows // 2
+            if self.device.type == "cuda":  # after the handler: the error keeps the forward's memory alive
                 torch.cuda.empty_cache()
 
     def _forward(self, *inputs: Tensor) -> Tensor:
         # Without optimisation TorchScript does not recompile for each new batch size.
         with torch.inference_mode(), torch.jit.optimized_execution(False):
             answer = self.module(*inputs).float().cpu()
-        return answer.clone()  # an ordinary tensor: those of inference mode refuse changes in place
+        return answer.clone()  # an ordinary tensor: inference tensors cannot be changed in place
 
 
-# What libraries under torch say of it: the CPU's allocator, cuDNN, cuBLAS, and cuDNN where no algorithm finds the room.
+# Messages of the CPU allocator, CUDA, cuDNN and cuBLAS; the last one: no cuDNN algorithm fits the workspace.
 OUT_OF_MEMORY = (
     "out of memory",
     "can't allocate memory",
@@ -111,17 +110,17 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether a forward failed for want of memory, on a GPU or on the CPU."""
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return True
-    said = str(error).lower()
-    return any(words in said for words in OUT_OF_MEMORY)
+    message = str(error).lower()
+    return any(words in message for words in OUT_OF_MEMORY)
 
 
 def first_line(error: Exception) -> str:
-    """Of what torch says, which can be pages."""
+    """First line of an error message; torch's can be pages long."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def load_member(folder: Path, artefact: Artefact, device: torch.device, half: bool = False) -> LoadedMember:
-    """Load a member from its bytes, and prove it on its golden input.  Raises WeightsError, naming the member."""
+    """Load a member and verify it on its golden input.  Raises WeightsError, naming the member."""
     return _load(artefact, checked_bytes(folder, artefact), device, half)
 
 
@@ -135,7 +134,7 @@ def load_fastest(folder: Path, artefact: Artefact, device: torch.device) -> Load
     if device.type == "cuda":
         try:
             return _timed(_load(artefact, data, device, half=True, bounds=HALF_FOR_SINGLE))
-        except WeightsError as error:  # it overflows, or loses too much: single says whether it is sound at all
+        except WeightsError as error:  # overflow or loss of precision, or a faulty network: single precision tells
             refused = str(error)
     return replace(_timed(_load(artefact, data, device, half=False)), refused=refused)
 
@@ -148,7 +147,7 @@ def _load(
         module = _load_archive(io.BytesIO(data), device)
         stored_half = any(tensor.dtype == torch.float16 for tensor in module.parameters())
         loaded = LoadedMember(artefact, module.half() if half else module.float(), device, half)
-        _prove(loaded, bounds or _bounds(device, half or stored_half))
+        _verify(loaded, bounds or _bounds(device, half or stored_half))
     except (RuntimeError, ValueError) as error:  # what torch raises for a damaged archive or a device without memory
         raise WeightsError(f"{name}: cannot be loaded on {device}: {str(error).strip().splitlines()[-1]}") from error
     return loaded
@@ -156,7 +155,7 @@ def _load(
 
 def _load_archive(archive: io.BytesIO, device: torch.device) -> torch.jit.ScriptModule:
     with warnings.catch_warnings():
-        # TorchScript is deprecated, and yet the only format that every torch of the last years reads.
+        # TorchScript is deprecated, but the only format that all recent versions of torch read.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
         module: torch.jit.ScriptModule = torch.jit.load(archive, map_location=device)
@@ -169,11 +168,11 @@ def _bounds(device: torch.device, half: bool) -> Bounds:
     return ON_GPU if device.type == "cuda" else ON_CPU
 
 
-def _prove(loaded: LoadedMember, bounds: Bounds) -> None:
-    """Compare with the golden output, which also warms the member up.  Raises WeightsError.
+def _verify(loaded: LoadedMember, bounds: Bounds) -> None:
+    """Compare with the golden output; also a warm-up.  Raises WeightsError.
 
-    The highest pixel of a heatmap of noise can be a tie that other hardware breaks otherwise, so of a localiser the
-    confidences must agree and half of the places.
+    The maximum of a heatmap of noise can be a tie that other hardware breaks differently, so of a localiser all
+    confidences and half of the positions must agree.
     """
     weights, member = loaded.artefact.weights, loaded.member
     *views, present = golden_inputs(member, weights.golden_seed, GOLDEN_ROWS)
@@ -200,7 +199,7 @@ def _check(loaded: LoadedMember, unit: str, worst: float, bound: float) -> None:
 
 
 def _timed(loaded: LoadedMember) -> LoadedMember:
-    """The member with the seconds of a golden row: what tells a slow one from a fast one before it sees a study."""
+    """The member with the seconds of a golden row: an estimate of its speed before the first study."""
     *views, present = golden_inputs(loaded.member, loaded.artefact.weights.golden_seed, GOLDEN_ROWS)
     started = time.monotonic()
     loaded(views, present)

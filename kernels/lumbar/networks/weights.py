@@ -1,4 +1,4 @@
-"""Finds and reads the manifest, and gives the bytes of its artefacts, proven by their sha256."""
+"""Find and read the manifest, and read the bytes of its artefacts, verified by sha256."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ LISTED = 40
 
 
 class WeightsError(Exception):
-    """Weights that cannot be used, with the file or member and the reason."""
+    """Unusable weights: names the file or member and the reason."""
 
 
 def golden_inputs(member: Member, seed: int, batch: int = 2) -> list[Tensor]:
     """The member's views, (batch, slices, size_px, size_px) float32 noise each, and `present`, (batch, views) of ones.
 
-    The noise is uniform with the range of the view's normalisation.  RandomState, because its stream never changes.
+    Uniform noise in the range of the view's normalisation.  RandomState, because its stream is frozen by NumPy.
     """
     random = np.random.RandomState(seed)
     tensors = []
@@ -40,7 +40,7 @@ def golden_inputs(member: Member, seed: int, batch: int = 2) -> list[Tensor]:
 
 
 def manifest_digest(path: Path) -> str:
-    """sha256 of a manifest file: names a whole package, since the manifest holds the sha256 of every network."""
+    """sha256 of a manifest file: identifies a whole package, as the manifest holds the sha256 of every network."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -82,13 +82,13 @@ def _manifest_files(folder: Path, depth: int) -> Iterator[Path]:
 def _is_ours(path: Path) -> bool:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # of someone else, or damaged: listed in the error
+    except (OSError, ValueError, RecursionError):  # not of this kit, or damaged: listed in the error
         return False
     return isinstance(document, dict) and document.get("format") == MANIFEST_FORMAT
 
 
 def _listing(roots: Sequence[Path]) -> str:
-    """The first names two folders deep."""
+    """The first names, up to two folders deep."""
     names = [str(path) for root in roots for pattern in ("*", "*/*") for path in sorted(root.glob(pattern))]
     more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return (", ".join(names[:LISTED]) or f"nothing below {', '.join(str(root) for root in roots)}") + more
@@ -117,7 +117,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def checked_bytes(folder: Path, artefact: Artefact) -> bytes:
-    """The TorchScript archive of an artefact, proven by its sha256.  Raises WeightsError, naming the member."""
+    """The TorchScript archive of an artefact, verified by sha256.  Raises WeightsError, naming the member."""
     name, weights = artefact.member.name, artefact.weights
     path = folder / weights.file
     try:
@@ -125,7 +125,7 @@ def checked_bytes(folder: Path, artefact: Artefact) -> bytes:
             raise WeightsError(f"{name}: {weights.file} lies outside of the folder of the manifest")
         with path.open("rb") as file:
             file.seek(weights.offset)
-            # No more than is there: room for all that is asked for would be taken before it is read.
+            # Not more than the file has: read allocates the requested size first.
             data = file.read(min(weights.bytes, path.stat().st_size))
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a link to itself
         raise WeightsError(f"{name}: {error}") from error

@@ -1,4 +1,4 @@
-"""The clock: what is left of the time, and what everything has taken so far."""
+"""Time limit of a run, and measured seconds of every stage and member."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# Share of the time left, and seconds, that are kept back for the last file, the report, and what is larger than before.
+# Share of the time left, and seconds, reserved for the last file, the report, and steps slower than before.
 RESERVE = 0.05
 FINISH_S = 2.0
-# How much of a mean the newest measurement is: a disk or GPU that slows down is noticed within a few studies.
+# Weight of the newest measurement in the moving average: a disk or GPU that slows down shows within a few studies.
 NEWEST = 0.2
-# Without a study read, after which the reads in progress are given up.
+# Timeout of reads: seconds without a study read.
 PATIENCE_S = 300.0
 
 
@@ -25,7 +25,7 @@ class _Measured:
 
 
 class Clock:
-    """Measured seconds by stage and member, and the time limit.  Safe to use from several threads."""
+    """Measured seconds by stage and member, and the time limit.  Thread-safe."""
 
     def __init__(self, limit_s: float, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -38,11 +38,11 @@ class Clock:
         return self._end - self._now()
 
     def available_s(self) -> float:
-        """Seconds until the limit that may be worked in."""
+        """Seconds until the limit, less the reserve."""
         return self.left_s() * (1 - RESERVE) - FINISH_S
 
     def record(self, name: str, seconds: float, studies: int = 1, passes: int = 1) -> None:
-        """One more measurement of a stage or member: what so many studies took, each shown so many times."""
+        """Add a measurement of a stage or member: the seconds of so many studies in so many passes each."""
         each = seconds / studies / passes
         with self._lock:
             one = self._measured.setdefault(name, _Measured(recent_s=each))
@@ -52,17 +52,17 @@ class Clock:
             one.recent_s += (each - one.recent_s) * NEWEST
 
     def seconds(self, name: str) -> float | None:
-        """Seconds that one more study has to be expected to take, in one pass; None where that was never measured."""
+        """Expected seconds of one more study in one pass (the larger of mean and moving average); None = unknown."""
         with self._lock:
             one = self._measured.get(name)
             return None if one is None or not one.studies else max(one.mean_s, one.recent_s)
 
     def mean_s(self, name: str) -> float:
-        """Mean seconds a study, in one pass, of a stage or member; 0 where it was never measured."""
+        """Mean seconds of a stage or member per study and pass; 0 where it was never measured."""
         with self._lock:
             return self._measured[name].mean_s if name in self._measured else 0.0
 
     def totals_s(self) -> dict[str, float]:
-        """Seconds spent so far, by stage and member."""
+        """Total seconds so far, by stage and member."""
         with self._lock:
             return {name: round(one.total_s, 3) for name, one in sorted(self._measured.items())}

@@ -1,4 +1,4 @@
-"""Where the competition's files are, under any mount layout, and which series each study has."""
+"""Find the competition's files under any mount layout, and read which series each study has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..problems import Problem
 
 MARKERS = ("test_series_descriptions.csv", "sample_submission.csv")
 SEARCH_DEPTH = 4
-LISTED = 80  # characters of what nobody expected to be so long
+LISTED = 80  # characters of an id in a message
 
 
 class CompetitionNotFound(Exception):
@@ -21,7 +21,7 @@ class CompetitionNotFound(Exception):
 
 
 def find_competition(roots: Sequence[Path]) -> Path:
-    """The one folder below the roots that holds the marker files.  Raises CompetitionNotFound with what is mounted."""
+    """The one folder below the roots with the marker files.  Raises CompetitionNotFound, which lists the mounts."""
     found, seen = search_folders(roots, MARKERS)
     if len(found) == 1:
         return found[0]
@@ -31,9 +31,9 @@ def find_competition(roots: Sequence[Path]) -> Path:
 
 
 def search_folders(roots: Sequence[Path], markers: Sequence[str]) -> tuple[list[Path], list[Path]]:
-    """The folders at or below the roots that hold all marker files, and all that were looked at.
+    """The folders at or below the roots that hold all marker files, and all folders that were searched.
 
-    What lies in image folders, or below a folder that was found, is not searched.
+    Image folders, and folders below a match, are not searched.
     """
     found: list[Path] = []
     seen: list[Path] = []
@@ -49,20 +49,20 @@ def _folders(folder: Path) -> list[Path]:
     # Image folders are not searched: they hold thousands of entries and never a marker.
     try:
         return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.endswith("_images"))
-    except OSError:  # what may not be read is not what was attached
+    except OSError:  # an unreadable folder is not an attached one
         return []
 
 
 @dataclass
 class SeriesTable:
-    """Study id → (series id, kind) of its series, and what was wrong with the table."""
+    """Study id → (series id, kind) of its series, and the problems of the table."""
 
     series: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
 
 def read_series_table(path: Path) -> SeriesTable:
-    """Read a …_series_descriptions.csv.  What cannot be used is a Problem."""
+    """Read a …_series_descriptions.csv; unusable lines are Problems."""
     table = SeriesTable()
     try:
         frame = pd.read_csv(path, dtype=str, encoding="utf-8-sig", index_col=False)
@@ -89,5 +89,5 @@ def read_series_table(path: Path) -> SeriesTable:
 
 
 def _names_folder(name: str) -> bool:
-    """Whether a name can be that of a folder below another: not the same, not the one above, nothing farther away."""
+    """Whether a name is that of a direct subfolder: no path, not "." or ".."."""
     return name not in ("", ".", "..") and not set(name) & set("/\\\0")

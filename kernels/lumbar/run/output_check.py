@@ -1,6 +1,6 @@
-"""What stands when the kernel's process has ended: is the file complete, and what the report says of the end.
+"""Validate submission.csv after the kernel exits, fall back to priors, record the exit in run_report.json.
 
-pandas takes more memory than all the rest of the watching process: it is imported here only once the kernel has ended.
+pandas takes more memory than the rest of the supervisor: it is imported in functions that run after the kernel.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PROGRESS, STORE, IN_PROGRESS = ".progress", "store.npz", "in_progress.json"
 
 
 def find_sample(competition: Path | None, input_root: Path) -> Path | None:
-    """The sample_submission.csv that says which rows are asked for; None where there is not exactly one."""
+    """The competition's sample_submission.csv; None where there is not exactly one."""
     from .competition import CompetitionNotFound, find_competition
 
     try:
@@ -28,14 +28,20 @@ def find_sample(competition: Path | None, input_root: Path) -> Path | None:
 
 
 def submission_fault(out: Path, sample: Path | None) -> str:
-    """Why the submission in a folder cannot be handed in; empty where it is complete and valid."""
+    """Why the submission in a folder is invalid; empty where it is complete and valid.
+
+    Without a readable sample, as after a failed mount, its rows are not compared.
+    """
     import pandas as pd
 
-    from .submission import SubmissionError, check
+    from .submission import SubmissionError, check, read_row_ids
 
     try:
         frame = pd.read_csv(out / SUBMISSION, dtype={"row_id": str}, keep_default_na=False)
-        check(frame, _row_ids(sample) or list(frame["row_id"]))
+        row_ids: list[str] = []
+        with contextlib.suppress(SubmissionError):
+            row_ids = [] if sample is None else read_row_ids(sample)
+        check(frame, row_ids or list(frame["row_id"]))
     except KeyError:
         return f"{SUBMISSION} has no column row_id"
     except (OSError, ValueError, SubmissionError) as error:
@@ -43,19 +49,8 @@ def submission_fault(out: Path, sample: Path | None) -> str:
     return ""
 
 
-def _row_ids(sample: Path | None) -> list[str]:
-    """The rows that are asked for; none where nobody can say any more, as a mount failed: then the file's own count."""
-    from ..answers.priors import public_priors
-    from .submission import Submission, SubmissionError
-
-    try:
-        return [] if sample is None else Submission(sample, public_priors()).row_ids
-    except SubmissionError:
-        return []
-
-
 def write_priors(out: Path, sample: Path) -> str:
-    """Write a submission of the public priors; why it could not be, or nothing."""
+    """Write a submission of the public priors; returns the error, or nothing."""
     from ..answers.priors import public_priors
     from .submission import Submission, SubmissionError
 
@@ -67,41 +62,46 @@ def write_priors(out: Path, sample: Path) -> str:
     return ""
 
 
-def forget(out: Path) -> None:
-    """Remove what an earlier run left: this one's kernel may die before it has its own, and that is no answer to it."""
+def remove_outputs(out: Path) -> None:
+    """Remove the files of an earlier run, which must not pass for those of this one if its kernel dies early."""
     for name in (REPORT, SUBMISSION):
         with contextlib.suppress(OSError):
             (out / name).unlink(missing_ok=True)
-    forget_progress(out)
+    remove_progress(out)
 
 
 def progress_mark(out: Path) -> tuple[int, ...]:
-    """Changes where a kernel has got on: studies done, or another one found that kills it."""
+    """Modification times of the progress files (0 = missing): they change if a kernel got further before it died."""
     marks = []
     for name in (STORE, IN_PROGRESS):
         try:
-            marks += [(out / PROGRESS / name).stat().st_mtime_ns]
+            marks.append((out / PROGRESS / name).stat().st_mtime_ns)
         except OSError:
-            marks += [0]
+            marks.append(0)
     return tuple(marks)
 
 
-def forget_progress(out: Path) -> None:
-    """Remove what a kernel keeps for the next start; out of the way first, as threads that it gave up still write."""
-    gone = out / f"{PROGRESS}.gone"
+def remove_progress(out: Path) -> None:
+    """Remove the saved progress; renamed first, as threads that timed out may still write to it."""
+    removed = out / f"{PROGRESS}.gone"
     with contextlib.suppress(OSError):
-        (out / PROGRESS).rename(gone)
-    for folder in (gone, out / PROGRESS):
+        (out / PROGRESS).rename(removed)
+    for folder in (removed, out / PROGRESS):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def add_to_report(
     out: Path, supervision: Sequence[Mapping[str, Any]], problems: Sequence[Mapping[str, str]], seconds: float
 ) -> None:
-    """Merge into the run's report how its process ended; without a report write a small one.  Raises OSError."""
+    """Merge the supervisor's records into the run's report, or into a minimal one.  Raises OSError."""
     from .submission import replace_json
 
-    report = _read_report(out) or _small_report(out, seconds)
+    try:
+        report = json.loads((out / REPORT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # the kernel died before it wrote one
+        report = None
+    if not report or not isinstance(report, dict):
+        report = _minimal_report(out, seconds)
     report["supervision"] = list(supervision)
     report["problems"] = [*report.get("problems", []), *problems]
     report["problem_counts"] = dict(Counter(one["kind"] for one in report["problems"]))
@@ -109,16 +109,8 @@ def add_to_report(
     replace_json(out / REPORT, report)
 
 
-def _read_report(out: Path) -> dict[str, Any] | None:
-    try:
-        report = json.loads((out / REPORT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # the kernel died before it wrote one
-        return None
-    return report if isinstance(report, dict) else None
-
-
-def _small_report(out: Path, seconds: float) -> dict[str, Any]:
-    """What is known where the kernel never came to its own report: nothing is said to be graded."""
+def _minimal_report(out: Path, seconds: float) -> dict[str, Any]:
+    """The report of a kernel that wrote none: no study counts as graded."""
     try:
         rows = (out / SUBMISSION).read_text(encoding="utf-8").splitlines()[1:]
     except (OSError, ValueError):

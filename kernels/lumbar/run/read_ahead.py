@@ -1,4 +1,4 @@
-"""Studies are read ahead of the models by threads of their own, a bounded window: memory stays flat in their number."""
+"""Reader threads decode studies ahead of the networks, in a bounded window: memory does not grow with the studies."""
 
 from __future__ import annotations
 
@@ -15,39 +15,31 @@ from ..problems import Problem
 from .clock import PATIENCE_S, Clock
 from .in_progress import InProgress
 
-# Batches read ahead of the models: measured to keep these 98 % busy.
+# Batches read ahead of the networks: measured to keep these 98 % busy.
 LOOK_AHEAD = 2
 TICK_S = 0.05
-# A pause of the whole process, or of the machine, is not time that a read has taken.
+# A longer tick is a pause of the process or the machine, and does not count as time of a read.
 LONGEST_TICK_S = 0.5
 Series = Mapping[str, Sequence[tuple[str, str]]]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class StudyBatch:
-    """Studies that go through the networks together; `number`: where they stand in the order of work."""
+    """Studies that go through the networks together; complete once all `names` are read."""
 
-    number: int
-    studies: list[Study]
-
-
-@dataclass
-class _Reading:
-    """A batch that is being read; `reader`: who does it, by a mark of his own."""
-
-    number: int
     names: Sequence[str]
-    reader: object
+    reader: object = field(default_factory=object)
+    """Token of the owning thread; a thread whose token no longer matches was replaced."""
     studies: list[Study] = field(default_factory=list)
     waited_s: float = 0.0
-    """For the study that is being read now, while nothing else was there to work on."""
+    """Seconds that the networks were idle during the current read."""
 
 
 class ReadAhead:
-    """An iterator over batches of studies, which several threads may share.
+    """Iterator over complete batches, which several threads may share.
 
-    One reading thread hands them over in order; of several, each as it is ready.  A read that never comes back costs
-    its study alone: another thread carries on with the batch.  Nor does it hold up the end of the process.
+    A single reader thread keeps the order of the batches; several deliver each as it is ready.  A read that times out
+    is replaced by a Problem of its study, another thread continues the batch, and the process can exit regardless.
     """
 
     def __init__(
@@ -55,125 +47,114 @@ class ReadAhead:
         images: Path,
         series: Series,
         batches: Sequence[Sequence[str]],
-        budget: Clock,
+        clock: Clock,
         in_progress: InProgress | None = None,
         threads: int = 1,
         ahead: int = LOOK_AHEAD,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        self._images, self._series, self._budget, self._patience_s = images, series, budget, patience_s
-        self._batches = batches
-        self._numbers = iter(range(len(batches)))
-        self._owed = len(batches)
+        self._images, self._series, self._clock, self._patience_s = images, series, clock, patience_s
+        self._unread = [StudyBatch(names) for names in reversed(batches)]
+        self._undelivered = len(batches)
         self._lock = threading.Lock()
-        self._room = threading.Semaphore(max(ahead, threads, 1))
+        self._slots = threading.Semaphore(max(ahead, threads, 1))
         self._ready: queue.Queue[StudyBatch] = queue.Queue()
-        self._begun: dict[int, _Reading] = {}
+        self._reading: list[StudyBatch] = []
         self._closed = False
         self._ticked = time.monotonic()
         self._in_progress = in_progress or InProgress()
         self.stalled: set[str] = set()
-        """Studies whose reading was given up."""
+        """Studies whose read timed out."""
         for _ in range(threads):
-            self._start(self._read)
+            self._start()
 
     def __iter__(self) -> Iterator[StudyBatch]:
         return self
 
     def __next__(self) -> StudyBatch:
-        """Waits for the next batch.  Ends after the last one, and when closed."""
-        while self._owed and not self._closed:
+        """The next complete batch, waiting for it.  Ends after the last one, and when closed."""
+        while self._undelivered and not self._closed:
             try:
                 batch = self._ready.get(timeout=TICK_S)
             except queue.Empty:
-                self._tick()
+                self._time_out()
                 continue
             with self._lock:
-                self._owed -= 1
-            self._room.release()
+                self._undelivered -= 1
+            self._slots.release()
             return batch
         raise StopIteration
 
     def close(self) -> None:
-        """Begin no further read."""
+        """Begin no further batch."""
         self._closed = True
-        self._room.release()
+        self._slots.release()
 
-    def _tick(self) -> None:
-        """Somebody waits, and nothing is there: after long enough what holds it up is given up."""
+    def _time_out(self) -> None:
+        """While the networks are idle: skip the study of every read that takes too long."""
         with self._lock:
             now = time.monotonic()
-            passed, self._ticked = min(now - self._ticked, LONGEST_TICK_S), now
-            late = []
-            for one in self._begun.values():
-                one.waited_s += passed
-                if one.waited_s > self._patience_s:
-                    late.append(one)
-            for one in late:
-                self._give_up(one)
+            passed_s, self._ticked = min(now - self._ticked, LONGEST_TICK_S), now
+            for batch in self._reading:
+                batch.waited_s += passed_s
+                if batch.waited_s > self._patience_s:
+                    name = batch.names[len(batch.studies)]
+                    detail = f"its files did not come within {self._patience_s:.0f} s: no later round waits for it"
+                    batch.studies.append(Study(name, (), [Problem(name, "", "reading-stalled", detail)]))
+                    self.stalled.add(name)
+                    self._in_progress.release([name])
+                    batch.reader, batch.waited_s = object(), 0.0
+                    self._start((batch, batch.reader))
 
-    def _give_up(self, one: _Reading) -> None:
-        name = one.names[len(one.studies)]
-        detail = f"its files did not come within {self._patience_s:.0f} s: no later round waits for it"
-        one.studies.append(Study(name, (), [Problem(name, "", "reading-stalled", detail)]))
-        self.stalled.add(name)
-        self._in_progress.release([name])
-        one.reader, one.waited_s = object(), 0.0
-        self._start(self._read_from, one, one.reader)
+    def _start(self, taken: tuple[StudyBatch, object] | None = None) -> None:
+        threading.Thread(target=self._read, args=(taken,), name="read", daemon=True).start()
 
-    def _start(self, work: object, *given: object) -> None:
-        threading.Thread(target=work, args=given, name="read", daemon=True).start()  # type: ignore[arg-type]
-
-    def _read_from(self, one: _Reading, reader: object) -> None:
-        """Carry on with a batch where another reader hangs, and then in his place."""
-        if self._finish(one, reader):
-            self._read()
-
-    def _read(self) -> None:
-        while True:
-            self._room.acquire()
-            with self._lock:
-                number = next(self._numbers, None)
-                if number is None or self._closed:
-                    self._room.release()  # for the other readers, which end likewise
-                    return
-                reader = object()
-                one = self._begun[number] = _Reading(number, self._batches[number], reader)
-            if not self._finish(one, reader):
+    def _read(self, taken: tuple[StudyBatch, object] | None) -> None:
+        """Body of a reader thread: complete the batch of a replaced thread first, then one batch after the other."""
+        while taken := taken or self._next():
+            if not self._complete(*taken):
                 return
+            taken = None
 
-    def _finish(self, one: _Reading, reader: object) -> bool:
-        """Read what is left of a batch and hand it over; False where another reader has taken over meanwhile."""
-        while len(one.studies) < len(one.names):
-            name = one.names[len(one.studies)]
+    def _next(self) -> tuple[StudyBatch, object] | None:
+        """An unread batch and this thread's token for it; None after the last one, and when closed."""
+        self._slots.acquire()
+        with self._lock:
+            if self._closed or not self._unread:
+                self._slots.release()  # for the other readers, which end likewise
+                return None
+            batch = self._unread.pop()
+            self._reading.append(batch)
+            return batch, batch.reader
+
+    def _complete(self, batch: StudyBatch, reader: object) -> bool:
+        """Read the remaining studies of a batch and deliver it; False where the thread was replaced meanwhile."""
+        while len(batch.studies) < len(batch.names):
+            name = batch.names[len(batch.studies)]
             self._in_progress.take([name])
-            study = self._read_one(name)
+            started = time.monotonic()
+            study = _read_isolated(self._images / name, name, self._series.get(name, ()))
+            self._clock.record("read", time.monotonic() - started)
             with self._lock:
-                if one.reader is not reader:
+                if batch.reader is not reader:
                     return False
-                one.studies.append(study)
-                one.waited_s = 0.0
+                batch.studies.append(study)
+                batch.waited_s = 0.0
             self._in_progress.release([name])
         with self._lock:
-            del self._begun[one.number]
-        self._ready.put(StudyBatch(one.number, one.studies))
+            self._reading.remove(batch)
+        self._ready.put(batch)
         return True
 
-    def _read_one(self, study_id: str) -> Study:
-        started = time.monotonic()
-        study = _read_isolated(self._images / study_id, study_id, self._series.get(study_id, ()))
-        self._budget.record("read", time.monotonic() - started)
-        return study
 
-
-def read_ahead(images: Path, series: Series, studies: Sequence[str], budget: Clock) -> Iterator[Study]:
+def read_ahead(images: Path, series: Series, studies: Sequence[str], clock: Clock) -> Iterator[Study]:
     """The studies one by one, in order, read by one thread."""
-    for batch in ReadAhead(images, series, [[study] for study in studies], budget, patience_s=float("inf")):
+    for batch in ReadAhead(images, series, [[study] for study in studies], clock, patience_s=float("inf")):
         yield from batch.studies
 
 
 def _read_isolated(folder: Path, study_id: str, series: Sequence[tuple[str, str]]) -> Study:
-    """A study that breaks the reader in a way nobody foresaw costs itself, not the run."""
+    """The study; any exception of the reader becomes a Problem of it."""
     if not series:
         problem = Problem(study_id, "", "no-series", "the series table lists no usable series of this study")
         return Study(study_id, (), [problem])

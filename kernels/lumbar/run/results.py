@@ -1,4 +1,4 @@
-"""All that is known of all studies so far: landmarks by route, logits by grader.  It outlives a killed kernel."""
+"""Results so far of all studies: landmarks by route, logits by grader.  Saved to disk, so that a restart resumes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..answers.ensemble import combine_arrays, multipliers_of, shares_by_row, shares_of
+from ..answers.ensemble import by_row, combine
 from ..answers.locate import Located
+from ..answers.route import RouteAnswers
 from ..labels import ROW_INDEX, ROWS
 from ..manifest import Manifest
 from ..problems import Problem
@@ -21,43 +22,70 @@ Job = tuple[str, str]
 
 
 class Results:
-    """Arrays over (study, …): their size is known from the start, 25 kB a study for a large ensemble."""
+    """Arrays of fixed size over (study, …): 25 kB per study for a large ensemble."""
 
     def __init__(self, manifest: Manifest, studies: Sequence[str]) -> None:
         self.manifest = manifest
         self.studies = {study: number for number, study in enumerate(studies)}
         parts = [(route, part) for route in manifest.routes for part in route.graders]
         self.jobs = {(route.name, part.name): place for place, (route, part) in enumerate(parts)}
-        self._shares = np.array([shares_by_row(shares_of(route, part)) for route, part in parts]).reshape(-1, len(ROWS))
-        self._multipliers = multipliers_of(manifest)
         self._routes = {route.name: number for number, route in enumerate(manifest.routes)}
-        count, rows = len(studies), len(ROWS)
-        self._logits = np.full((count, len(self.jobs), rows, 3), np.nan, np.float32)
-        self.passes = np.zeros((count, len(self.jobs)), np.int8)
-        """In how many passes a job was done; 0 = not yet."""
-        self._points = np.full((count, len(self._routes), rows, 3), np.nan)
-        self._confidence = np.zeros((count, len(self._routes), rows))
-        self._guessed = np.zeros((count, len(self._routes), rows), bool)
-        self._located = np.zeros((count, len(self._routes)), bool)
+        shares = [by_row(part.weight.items(), 0.0) * route.weight for route, part in parts]
+        self._shares = np.array(shares).reshape(-1, len(ROWS))  # (J, 25)
+        self._multipliers = by_row(manifest.multipliers.items(), (1.0, 1.0, 1.0))  # (25, 3)
+        self._priors = np.array([manifest.priors[row] for row in ROWS])  # (25, 3)
+        jobs, routes = (len(studies), len(self.jobs)), (len(studies), len(self._routes))
+        self._logits = np.full((*jobs, len(ROWS), 3), np.nan, np.float32)
+        self.passes = np.zeros(jobs, np.int8)
+        """(study, job) in how many passes a job was done; 0 = not yet."""
+        self._points = np.full((*routes, len(ROWS), 3), np.nan)
+        self._confidence = np.zeros((*routes, len(ROWS)))
+        self._guessed = np.zeros((*routes, len(ROWS)), bool)
+        self._located = np.zeros(routes, bool)
+        members = {artefact.member.name: artefact.member for artefact in manifest.artefacts}
+        self.full_passes = np.array([members[grader].passes for _, grader in self.jobs], np.int8)
+        """(job,) number of passes with test-time augmentation."""
+        self._arrays: dict[str, np.ndarray] = {
+            "logits": self._logits,
+            "passes": self.passes,
+            "points": self._points,
+            "confidence": self._confidence,
+            "guessed": self._guessed,
+            "located": self._located,
+        }
         self.problems: dict[Problem, None] = {}
-        """In the order in which they were met, each once."""
+        """Distinct problems, in the order of their first occurrence."""
         self.used: set[str] = set()
-        """Members that have looked at a study."""
+        """Members that were run on a study."""
+
+    def add(self, studies: Sequence[str], route: str, answers: RouteAnswers, tta: bool = True) -> None:
+        """Store the answers of a route for a batch of studies; landmarks only where there are none yet."""
+        for number, study in enumerate(studies):
+            if answers.located is not None and not self.is_located(study, route):
+                self.set_located(study, route, answers.located[number])
+            for grader, logits in answers.logits.items():
+                job = route, grader
+                self.set_answers(study, job, logits[number], self.full_passes[self.jobs[job]] if tta else 1)
+
+    def lacking(self, jobs: Sequence[Job]) -> np.ndarray:
+        """(studies, jobs) whether a job was not done on a study, or in too few passes."""
+        places = [self.jobs[job] for job in jobs]
+        return np.asarray(self.passes[:, places] < self.full_passes[places])
 
     def set_answers(self, study: str, job: Job, answers: Mapping[str, np.ndarray], passes: int) -> None:
-        """Keep the logits by row that a grader gave."""
+        """Store a grader's (3,) logits by row."""
         place = self.studies[study], self.jobs[job]
         for row, logits in answers.items():
             self._logits[(*place, ROW_INDEX[row])] = logits
         self.passes[place] = passes
         self.used.add(job[1])
 
-    def is_done(self, study: str, job: Job) -> bool:
-        """Whether a grader of a route has looked at a study."""
-        return bool(self.passes[self.studies[study], self.jobs[job]])
+    def passes_of(self, jobs: Sequence[Job]) -> np.ndarray:
+        """(studies, jobs) in how many passes each of some jobs was done."""
+        return self.passes[:, [self.jobs[job] for job in jobs]]
 
     def set_located(self, study: str, route: str, located: Located) -> None:
-        """Keep where a route's localisers found the landmarks."""
+        """Store the landmarks of a route."""
         place = self.studies[study], self._routes[route]
         for row, point in located.points.items():
             self._points[(*place, ROW_INDEX[row])] = point
@@ -67,11 +95,11 @@ class Results:
         self.used |= located.by_member.keys()
 
     def is_located(self, study: str, route: str) -> bool:
-        """Whether a route's localisers have looked at a study."""
+        """Whether a route's localisers were run on a study."""
         return bool(self._located[self.studies[study], self._routes[route]])
 
     def unlocated(self, route: str) -> int:
-        """The number of studies at which a route's localisers have not looked."""
+        """The number of studies on which a route's localisers were not run."""
         return int((~self._located[:, self._routes[route]]).sum())
 
     def landmarks(self, study: str, route: str) -> dict[str, np.ndarray]:
@@ -80,68 +108,50 @@ class Results:
         return {row: point for row, point in zip(ROWS, points, strict=True) if not np.isnan(point[0])}
 
     def rows(self, study: str) -> tuple[np.ndarray, list[str]]:
-        """(25, 3) probabilities from all answers so far, and the rows that nobody has answered."""
-        manifest, logits = self.manifest, self._logits[self.studies[study]].astype(np.float64)
-        return combine_arrays(self._shares, logits, manifest.priors, manifest.average, self._multipliers)
+        """(25, 3) probabilities from all answers so far, and the rows without any answer."""
+        logits = self._logits[self.studies[study]].astype(np.float64)
+        return combine(self._shares, logits, self._priors, self.manifest.average, self._multipliers)
 
     def graded(self) -> list[str]:
-        """The studies at which at least one grader has looked."""
-        looked = set(np.flatnonzero(self.passes.max(1, initial=0)).tolist())
-        return [study for study, number in self.studies.items() if number in looked]
-
-    def without_tta(self, job: Job, passes: int) -> list[str]:
-        """The studies that a job was done for in fewer passes than these."""
-        done = self.passes[:, self.jobs[job]]
-        return [study for study, number in self.studies.items() if 0 < done[number] < passes]
+        """The studies that at least one grader was run on."""
+        return [study for study, number in self.studies.items() if self.passes[number].any()]
 
     def landmark_table(self) -> list[tuple[object, ...]]:
-        """study, route, row, x, y, z in mm, confidence, guessed: of all that were located."""
+        """study, route, row, x, y, z in mm, confidence, guessed: of all located landmarks."""
         table: list[tuple[object, ...]] = []
         for study, number in self.studies.items():
             for route, place in self._routes.items():
                 for row, point in self.landmarks(study, route).items():
                     index = number, place, ROW_INDEX[row]
                     where = (round(float(value), 3) for value in point)
-                    sure = round(float(self._confidence[index]), 4)
-                    table.append((study, route, row, *where, sure, bool(self._guessed[index])))
+                    confidence = round(float(self._confidence[index]), 4)
+                    table.append((study, route, row, *where, confidence, bool(self._guessed[index])))
         return table
 
     def save(self, path: Path, made_by: str) -> None:
-        """Replace a file by what is known; `made_by` names the weights.  Raises OSError."""
+        """Replace the file; `made_by` identifies the weights.  Raises OSError."""
         problems = [[one.study, one.where, one.kind, one.detail] for one in self.problems]
         known = {"made_of": self._made_of(made_by), "problems": problems, "used": sorted(self.used)}
         with whole_file(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, allow_pickle=False, known=json.dumps(known), **self._arrays())
+            np.savez(file, allow_pickle=False, known=json.dumps(known), **self._arrays)
 
     def _made_of(self, made_by: str) -> list[object]:
         return [made_by, list(self.studies)]
 
     def restore(self, path: Path, made_by: str) -> bool:
-        """Take up what a killed kernel had saved for the same weights and studies; False where there is none."""
-        own = self._arrays()
+        """Load what a killed kernel saved for the same weights and studies; False where there is none."""
         try:
             with np.load(path, allow_pickle=False) as saved:
                 known = json.loads(str(saved["known"]))
-                arrays = {name: saved[name] for name in own}
+                arrays = {name: saved[name] for name in self._arrays}
             problems = {Problem(*map(str, one)): None for one in known["problems"]}
             fits = known["made_of"] == self._made_of(made_by) and all(
-                arrays[name].shape == array.shape and arrays[name].dtype == array.dtype for name, array in own.items()
+                (arrays[name].shape, arrays[name].dtype) == (own.shape, own.dtype) for name, own in self._arrays.items()
             )
         except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
-            return False  # none, or a damaged one: begin anew
-        if not fits:
-            return False
-        for name, array in own.items():
-            array[...] = arrays[name]
-        self.problems, self.used = problems, set(known["used"])
-        return True
-
-    def _arrays(self) -> dict[str, np.ndarray]:
-        return {
-            "logits": self._logits,
-            "passes": self.passes,
-            "points": self._points,
-            "confidence": self._confidence,
-            "guessed": self._guessed,
-            "located": self._located,
-        }
+            return False  # none, or a damaged one: start anew
+        if fits:
+            for name, own in self._arrays.items():
+                own[...] = arrays[name]
+            self.problems, self.used = problems, set(known["used"])
+        return fits

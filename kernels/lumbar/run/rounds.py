@@ -1,4 +1,4 @@
-"""All studies again and again, each time through a few more networks; after each round every study is better."""
+"""Rounds over all studies, each with a few more networks; in a round one worker thread per device takes batches."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,295 +16,262 @@ from tqdm import tqdm
 from ..networks.devices import studies_at_once
 from ..problems import Problem
 from .clock import FINISH_S, PATIENCE_S, Clock
-from .device_worker import Answered, DeviceWorker
+from .device_worker import BatchAnswers, DeviceWorker
 from .in_progress import InProgress
 from .read_ahead import LONGEST_TICK_S, LOOK_AHEAD, ReadAhead, Series, StudyBatch
 from .results import Job, Results
-from .schedule import Effort, Schedule
+from .schedule import Schedule
 
 WAIT_S = 0.2
-Decide = Callable[[DeviceWorker, StudyBatch], Effort]
-Work = Callable[[DeviceWorker, StudyBatch, Effort], Answered]
-
-
-@dataclass
-class Outcome:
-    """How a pass ended."""
-
-    out_of_time: bool = False
-    lost: dict[DeviceWorker, str] = field(default_factory=dict)
-    """Workers whose device failed as a whole, or hangs, and why."""
-
-
-class Pass:
-    """Runs a lane on each worker until no batch is left."""
-
-    def __init__(
-        self,
-        workers: list[DeviceWorker],
-        names: set[str],
-        graders: set[str],
-        reading: ReadAhead,
-        in_progress: InProgress,
-        patience_s: float,
-    ) -> None:
-        self._workers, self._names, self._graders = workers, names, graders
-        self._reading, self._in_progress, self._patience_s = reading, in_progress, patience_s
-        self._results: queue.Queue[tuple[DeviceWorker, Answered | Outcome | None]] = queue.Queue()
-        self._working: dict[DeviceWorker, list[str]] = {}
-
-    def run(
-        self, decide: Decide, work: Work, keep: Callable[[Answered], None], left_s: Callable[[], float], bar: tqdm
-    ) -> Outcome:
-        """`decide` says how a batch is treated, `work` treats it, `keep` takes what came of it, in this thread."""
-        outcome, running = Outcome(), set(self._workers)
-        for worker in self._workers:
-            worker.silent_s = 0.0
-            given = (worker, decide, work)
-            threading.Thread(target=self._lane, args=given, name=f"lane-{worker.device}", daemon=True).start()
-        looked = time.monotonic()
-        while running and left_s() > FINISH_S / 2:
-            now = time.monotonic()
-            passed, looked = min(now - looked, LONGEST_TICK_S), now
-            for worker in [worker for worker in running if self._hangs(worker, passed)]:
-                outcome.lost[worker] = f"nothing came of it for {self._patience_s:.0f} s"
-                self._in_progress.release(self._working.pop(worker, []))
-                running.discard(worker)
-            try:
-                worker, result = self._results.get(timeout=WAIT_S)
-            except queue.Empty:
-                continue
-            if result is None:
-                running.discard(worker)
-            elif isinstance(result, Outcome):
-                outcome.out_of_time |= result.out_of_time
-                outcome.lost |= result.lost
-            elif worker in running:
-                keep(result)
-                bar.update(len(result.batch.studies))
-        outcome.out_of_time |= bool(running)
-        self._reading.close()
-        return outcome
-
-    def _hangs(self, worker: DeviceWorker, passed_s: float) -> bool:
-        """Whether a lane has begun nothing for too long: neither a network nor a load takes minutes."""
-        if worker not in self._working:
-            return False
-        worker.silent_s += passed_s
-        return worker.silent_s > self._patience_s
-
-    def _lane(self, worker: DeviceWorker, decide: Decide, work: Work) -> None:
-        try:
-            self._working[worker] = []
-            worker.keep(self._names)
-            del self._working[worker]
-            for batch in self._reading if self._graders & worker.members.keys() else ():
-                effort = decide(worker, batch)
-                if not effort.jobs:
-                    self._results.put((worker, Outcome(out_of_time=True)))
-                    self._reading.close()
-                    break
-                studies = [study.study_id for study in batch.studies]
-                worker.silent_s, self._working[worker] = 0.0, studies
-                self._in_progress.take(studies)
-                answered = work(worker, batch, effort)
-                if self._working.pop(worker, None) is None:
-                    return  # given up meanwhile; others have its batch
-                self._in_progress.release(studies)
-                self._results.put((worker, answered))
-        except Exception as error:  # noqa: BLE001 - a lane that dies unheard would be waited for until the time is up
-            self._in_progress.release(self._working.pop(worker, []))
-            self._results.put((worker, Outcome(lost={worker: f"{type(error).__name__}: {error}"})))
-        self._results.put((worker, None))
-
-
-# How often a round is begun for the studies that a lost lane had in hand.
+# How often a round is started for the studies that lost workers had in progress.
 ATTEMPTS = 2
+Answer = Callable[[DeviceWorker, StudyBatch], BatchAnswers | None]
 Keep = Callable[[Sequence[str]], None]
 
 
 class DevicesLost(Exception):
-    """No device answers any more; a new process may find them well again."""
+    """All devices are lost; they may work again in a new process."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run has to work with."""
+    """Clock, devices, batch size and read timeout of a run, and its journal of studies in progress."""
 
-    budget: Clock
+    clock: Clock
     devices: Sequence[torch.device]
     in_progress: InProgress
     at_once: int | None = None
-    """Studies that go through a network together; None = what suits the devices."""
+    """Batch size in studies; None = the default of the devices."""
     patience_s: float = PATIENCE_S
-    """Seconds without a study read after which the reads in hand are given up."""
+    """Timeout: seconds without a study read, or without a step of a worker."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """What the report says of one round."""
+    """One entry of `rounds` in the report."""
 
     networks: tuple[str, ...]
     studies: int
-    """Those that all of its networks have seen."""
+    """Studies that all of the networks were run on."""
     seconds: float
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """Last message of a worker thread."""
+
+    out_of_time: bool = False
+    lost: str = ""
+    """Why the device is lost; empty where it is not."""
+
+
+class WorkerPool:
+    """One thread per worker; all take batches from one reader until none is left."""
+
+    def __init__(
+        self, workers: Sequence[DeviceWorker], reading: ReadAhead, in_progress: InProgress, patience_s: float
+    ) -> None:
+        self._running = list(workers)
+        self._reading, self._in_progress, self._patience_s = reading, in_progress, patience_s
+        self._messages: queue.Queue[tuple[DeviceWorker, BatchAnswers | _Ended]] = queue.Queue()
+        self._busy: dict[DeviceWorker, list[str]] = {}
+        """Worker → studies of its batch, while it loads networks (none) or works on a batch."""
+        self.out_of_time = False
+        self.lost: dict[DeviceWorker, str] = {}
+        """Workers whose device failed or hangs, and why."""
+
+    def run(self, names: set[str], graders: set[str], answer: Answer, clock: Clock) -> Iterator[BatchAnswers]:
+        """Load the members `names` and yield `answer` for each batch, which is None where no time is left.
+
+        `graders`: a worker that could load none of these takes no batch.
+        """
+        for worker in self._running:
+            worker.silent_s = 0.0
+            given = (worker, names, graders, answer)
+            threading.Thread(target=self._work, args=given, name=f"worker-{worker.device}", daemon=True).start()
+        ticked = time.monotonic()
+        while self._running and clock.left_s() > FINISH_S / 2:
+            now = time.monotonic()
+            passed_s, ticked = min(now - ticked, LONGEST_TICK_S), now
+            for worker in [worker for worker in self._running if self._hangs(worker, passed_s)]:
+                self.lost[worker] = f"nothing came of it for {self._patience_s:.0f} s"
+                self._in_progress.release(self._busy.pop(worker, []))
+                self._running.remove(worker)
+            try:
+                worker, message = self._messages.get(timeout=WAIT_S)
+            except queue.Empty:
+                continue
+            if worker not in self._running:
+                continue  # it timed out before
+            if isinstance(message, BatchAnswers):
+                yield message
+                continue
+            self._running.remove(worker)
+            self.out_of_time |= message.out_of_time
+            if message.lost:
+                self.lost[worker] = message.lost
+        self.out_of_time |= bool(self._running)
+        self._reading.close()
+
+    def _hangs(self, worker: DeviceWorker, passed_s: float) -> bool:
+        """Whether a worker finished no step for too long: neither a forward nor a load takes minutes."""
+        if worker not in self._busy:
+            return False
+        worker.silent_s += passed_s
+        return worker.silent_s > self._patience_s
+
+    def _work(self, worker: DeviceWorker, names: set[str], graders: set[str], answer: Answer) -> None:
+        """Body of a worker thread."""
+        ended = _Ended()
+        try:
+            self._busy[worker] = []
+            worker.load(names)
+            del self._busy[worker]
+            for batch in self._reading if graders & worker.members.keys() else ():
+                studies = list(batch.names)
+                worker.silent_s, self._busy[worker] = 0.0, studies
+                self._in_progress.take(studies)
+                answers = answer(worker, batch)
+                if self._busy.pop(worker, None) is None:
+                    return  # timed out meanwhile: another worker has its batch
+                self._in_progress.release(studies)
+                if answers is None:
+                    ended = _Ended(out_of_time=True)
+                    self._reading.close()
+                    break
+                self._messages.put((worker, answers))
+        except Exception as error:  # noqa: BLE001 - a thread that ends without a message would be waited for
+            self._in_progress.release(self._busy.pop(worker, []))
+            ended = _Ended(lost=f"{type(error).__name__}: {error}")
+        self._messages.put((worker, ended))
 
 
 class Rounds:
     """One run over all studies."""
 
-    def __init__(
-        self,
-        store: Results,
-        weights: Path,
-        images: Path,
-        series: Series,
-        means: Resources,
-    ) -> None:
-        self.store, self._images, self._series = store, images, series
-        self.budget, self._in_progress, self._patience_s = means.budget, means.in_progress, means.patience_s
-        devices = means.devices
-        self.workers = [DeviceWorker(store.manifest, weights, device) for device in devices]
-        self._at_once = means.at_once or studies_at_once(devices)
+    def __init__(self, results: Results, weights: Path, images: Path, series: Series, resources: Resources) -> None:
+        self.results, self._images, self._series, self._resources = results, images, series, resources
+        self.clock, devices = resources.clock, resources.devices
+        self.workers = [DeviceWorker(results.manifest, weights, device, self.clock) for device in devices]
+        self._at_once = resources.at_once or studies_at_once(devices)
         self._readers = max(1, min(2 * len(devices), (os.cpu_count() or 1) - len(devices)))
-        self.schedule = Schedule(store.manifest, means.budget, len(store.studies), len(devices), self._readers)
-        self._given_up = set(means.in_progress.given_up)
+        self.schedule = Schedule(results.manifest, self.clock, len(results.studies), len(devices), self._readers)
+        self._abandoned = set(resources.in_progress.abandoned)
         self._left = [job for job in self.schedule.order if self._pending([job])]
         self._untaken = 0
         self._lock = threading.Lock()
         self.done: list[Round] = []
         self.precision: dict[str, str] = {}
-        """What each member that was loaded computes in."""
+        """Precision of each member that was loaded."""
 
     def run(self, keep: Keep) -> None:
-        """Do all that there is time for.  `keep` is told of the studies that have new answers.  Raises DevicesLost."""
-        for study in self._given_up:
-            self._problem(study, "", "given-up", "the kernel died more than once while it had this study in hand")
-        while self._left and self.budget.available_s() > 0:
+        """Run until all jobs are done or the time is up; `keep` gets the studies of each batch.  Raises DevicesLost."""
+        for study in self._abandoned:
+            self._problem(study, "", "given-up", "the kernel died more than once while this study was in progress")
+        is_over = False
+        while self._left and not is_over and self.clock.available_s() > 0:
             jobs = self.schedule.next_round(self._left)
             self._left = [job for job in self._left if job not in jobs]
-            if self._timed_round(jobs, keep).out_of_time:
-                break
-        # What looked too slow for a moment, or had no room on one device, may have time and room now.
+            is_over = self._timed_round(jobs, keep)
+        # Jobs and passes that were dropped while time or a device's memory was short may fit now.
         again = tuple(job for job in self.schedule.order if job[1] not in self.unusable and self._pending([job]))
-        if again and not self._left and self.budget.available_s() > 0:
+        if again and not self._left and self.clock.available_s() > 0:
             self._timed_round(again, keep)
-        self._name_what_was_dropped()
+        self._report_dropped()
 
-    def _timed_round(self, jobs: tuple[Job, ...], keep: Keep) -> Outcome:
+    def _timed_round(self, jobs: tuple[Job, ...], keep: Keep) -> bool:
         started = time.monotonic()
-        outcome = self._round(jobs, keep)
-        studies = len(self.store.studies) - self._undone(jobs)
+        out_of_time = self._round(jobs, keep)
+        studies = int(self.results.passes_of(jobs).all(1).sum())
         self.done.append(Round(tuple(job[1] for job in jobs), studies, round(time.monotonic() - started, 3)))
-        return outcome
+        return out_of_time
 
-    def _round(self, jobs: tuple[Job, ...], keep: Keep) -> Outcome:
-        """A pass for all innocent studies together, and one for each suspect; all again where a device is lost."""
-        outcome = Outcome()
+    def _round(self, jobs: tuple[Job, ...], keep: Keep) -> bool:
+        """Run jobs on all pending studies, again where a device was lost meanwhile.  Whether the time is up."""
         for _ in range(ATTEMPTS):
-            lost = False
-            for studies in self._in_progress.passes(self._pending(jobs)):
-                outcome = self._pass(jobs, studies, keep)
-                for worker, reason in outcome.lost.items():
+            any_lost = False
+            for studies in self._resources.in_progress.groups(self._pending(jobs)):
+                pool = self._run_studies(jobs, studies, keep)
+                for worker, reason in pool.lost.items():
                     self._problem("", str(worker.device), "device-lost", reason)
                     self.workers.remove(worker)
                 if not self.workers:
-                    raise DevicesLost("; ".join(outcome.lost.values()))
-                self.schedule.lanes = len(self.workers)
-                lost |= bool(outcome.lost)
-                if outcome.out_of_time:
-                    return outcome
-            if not lost:
+                    raise DevicesLost("; ".join(pool.lost.values()))
+                self.schedule.workers = len(self.workers)
+                any_lost |= bool(pool.lost)
+                if pool.out_of_time:
+                    return True
+            if not any_lost:
                 break
-        return outcome
+        return False
 
-    def _pass(self, jobs: tuple[Job, ...], studies: list[str], keep: Keep) -> Outcome:
-        """One time over some studies, on all devices."""
-        size = self._at_once
-        batches = [studies[start : start + size] for start in range(0, len(studies), size)]
+    def _run_studies(self, jobs: tuple[Job, ...], studies: list[str], keep: Keep) -> WorkerPool:
+        """Run jobs on studies, in batches, on all devices."""
+        in_progress, patience_s = self._resources.in_progress, self._resources.patience_s
+        batches = [studies[start : start + self._at_once] for start in range(0, len(studies), self._at_once)]
         window = max(self._readers, LOOK_AHEAD * len(self.workers))
-        given = (self._images, self._series, batches, self.budget, self._in_progress)
-        reading = ReadAhead(*given, threads=self._readers, ahead=window, patience_s=self._patience_s)
+        given = (self._images, self._series, batches, self.clock, in_progress)
+        reading = ReadAhead(*given, threads=self._readers, ahead=window, patience_s=patience_s)
         self._untaken = len(studies)
-        networks = [grader for _, grader in jobs]
-        unlocated = {route for route, _ in jobs if self.store.unlocated(route)}
-        names = {*networks, *(name for route in unlocated for name in self.schedule.localisers(route, True))}
-
-        def merge(answered: Answered) -> None:
-            self._merge(answered)
-            keep([study.study_id for study in answered.batch.studies])
-
-        label = f"round {len(self.done) + 1}, {len(networks)} network{'s' if len(networks) > 1 else ''}"
+        graders = {grader for _, grader in jobs}
+        unlocated = {route for route, _ in jobs if self.results.unlocated(route)}
+        names = graders.union(*(self.schedule.localisers(route, True) for route in unlocated))
+        pool = WorkerPool(self.workers, reading, in_progress, patience_s)
+        label = f"round {len(self.done) + 1}, {len(jobs)} network{'s' if len(jobs) > 1 else ''}"
         with tqdm(total=len(studies), unit="study", desc=label) as bar:
-            lanes = Pass(self.workers, names, set(networks), reading, self._in_progress, self._patience_s)
-            outcome = lanes.run(partial(self._decide, jobs), self._work, merge, self.budget.left_s, bar)
+            for answers in pool.run(names, graders, lambda *given: self._answer(jobs, *given), self.clock):
+                self._merge(answers)
+                keep(answers.batch.names)
+                bar.update(len(answers.batch.names))
         for worker in self.workers:
-            self.store.problems.update(dict.fromkeys([*worker.problems.values(), *worker.refused]))
+            self.results.problems.update(dict.fromkeys([*worker.unusable.values(), *worker.refused]))
             self.precision |= worker.precision
-        self._given_up |= reading.stalled
-        self.schedule.studies = len(self.store.studies) - len(self._given_up)
-        return outcome
+        self._abandoned |= reading.stalled
+        self.schedule.studies = len(self.results.studies) - len(self._abandoned)
+        return pool
 
-    def _decide(self, jobs: tuple[Job, ...], worker: DeviceWorker, batch: StudyBatch) -> Effort:
+    def _answer(self, jobs: tuple[Job, ...], worker: DeviceWorker, batch: StudyBatch) -> BatchAnswers | None:
+        """Called in the worker's thread.  None where no time is left for any job."""
         with self._lock:
             studies = self._untaken
             self._untaken -= len(batch.studies)
         usable = [job for job in jobs if job[1] in worker.members]
-        given = (self._left, self.store.unlocated, len(batch.studies), worker.golden_s)
-        return self.schedule.effort(usable, studies, *given)
+        unlocated = self.results.unlocated
+        effort = self.schedule.effort(usable, studies, self._left, unlocated, len(batch.studies), worker.golden_s)
+        return worker.work(batch, effort, self.results, self.schedule) if effort.jobs else None
 
-    def _work(self, worker: DeviceWorker, batch: StudyBatch, effort: Effort) -> Answered:
-        return worker.work(batch, effort, self.store, self.schedule, self.budget)
-
-    def _merge(self, answered: Answered) -> None:
-        studies, tta = answered.batch.studies, answered.effort.tta
-        for route, located in answered.located.items():
-            for study, found in zip(studies, located, strict=True):
-                if not self.store.is_located(study.study_id, route):
-                    self.store.set_located(study.study_id, route, found)
-        for job, answers in answered.answers.items():
-            passes = self._passes(job[1]) if tta else 1
-            for study, rows in zip(studies, answers, strict=True):
-                self.store.set_answers(study.study_id, job, rows, passes)
-        for study in studies:
-            self.store.problems.update(dict.fromkeys(study.problems))
+    def _merge(self, answers: BatchAnswers) -> None:
+        for route, found in answers.routes.items():
+            self.results.add(answers.batch.names, route, found, answers.effort.tta)
+        for study in answers.batch.studies:
+            self.results.problems.update(dict.fromkeys(study.problems))
 
     def _pending(self, jobs: Sequence[Job]) -> list[str]:
-        """The studies that lack one of some jobs, or were shown to it too seldom, and are not given up."""
-        short = {study for job in jobs for study in self.store.without_tta(job, self._passes(job[1]))}
-        return [
-            study
-            for study in self.store.studies
-            if study not in self._given_up
-            and (study in short or not all(self.store.is_done(study, job) for job in jobs))
-        ]
+        """Studies that lack one of some jobs, or passes of it, and are not abandoned."""
+        pairs = zip(self.results.studies, self.results.lacking(jobs), strict=True)
+        return [study for study, lacking in pairs if lacking.any() and study not in self._abandoned]
 
-    def _undone(self, jobs: Sequence[Job]) -> int:
-        return sum(not all(self.store.is_done(study, job) for job in jobs) for study in self.store.studies)
-
-    def _name_what_was_dropped(self) -> None:
-        """Say what there was no time for, so that nobody takes the answers for those of the whole ensemble."""
-        asked, unusable = len(self.store.studies), self.unusable
+    def _report_dropped(self) -> None:
+        """Record what there was no time for: which answers are not those of the whole ensemble."""
+        asked, unusable = len(self.results.studies), self.unusable
+        kept = [study not in self._abandoned for study in self.results.studies]
         for job in self.schedule.order:
-            undone = sum(not self.store.is_done(study, job) for study in set(self.store.studies) - self._given_up)
+            undone = int((self.results.passes_of([job])[kept] == 0).sum())
             if undone and job[1] not in unusable:
                 kind = "fold-dropped" if self.schedule.ranks[job[1]] else "member-dropped"
                 self._problem("", job[1], kind, f"route {job[0]}: no time was left for {undone} of {asked} studies")
-        short = sum(len(self.store.without_tta(job, self._passes(job[1]))) for job in self.schedule.order)
-        if short:
+        order = self.schedule.order
+        if short := int(((self.results.passes_of(order) > 0) & self.results.lacking(order)).sum()):
             detail = f"{short} answers of networks to studies are without test-time augmentation, for want of time"
             self._problem("", "clock", "tta-dropped", detail)
-        if ungraded := len(set(self.store.studies) - set(self.store.graded()) - self._given_up):
+        if ungraded := len(set(self.results.studies) - set(self.results.graded()) - self._abandoned):
             if not unusable.issuperset(grader for _, grader in self.schedule.order):
                 self._problem("", "clock", "out-of-time", f"{ungraded} studies keep their prior")
 
     @property
     def unusable(self) -> set[str]:
         """The members that could not be loaded."""
-        return {name for worker in self.workers for name in worker.problems}
-
-    def _passes(self, name: str) -> int:
-        return self.schedule.artefacts[name].member.passes
+        return {name for worker in self.workers for name in worker.unusable}
 
     def _problem(self, study: str, where: str, kind: str, detail: str) -> None:
-        self.store.problems[Problem(study, where, kind, detail)] = None
+        self.results.problems[Problem(study, where, kind, detail)] = None

@@ -1,7 +1,6 @@
-"""What is done next, and how thoroughly: the largest gain per second first, and what the clock leaves out.
+"""Order of the jobs, largest gain per second first, and what to drop when time is short.
 
-Short of time are given up, in this order: test-time augmentation, further folds of networks that have answered already,
-networks, studies.
+Dropped in this order: test-time augmentation, further folds of networks that have answered already, networks, studies.
 """
 
 from __future__ import annotations
@@ -10,53 +9,58 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..labels import GROUPS, UNITS, group_of, row_of
-from ..manifest import Artefact, Manifest, Route
+from ..manifest import Artefact, Manifest
 from .clock import Clock
 from .results import Job
 
-# Networks that are in memory together, and the share of the time left after which the file shall be better all over.
+# Bytes of the networks of a round, and the share of the time left that it may take.
 ROUND_BYTES = 3_000_000_000
 ROUND_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is done for some studies."""
+    """What is run on a batch."""
 
     tta: bool
     all_folds: bool
-    """Whether all folds of a route's localisers look, or one of each."""
+    """Whether all folds of a route's localisers run, or one of each."""
     jobs: tuple[Job, ...]
-    """None of them: there is no time for anything."""
+    """Empty where no time is left."""
 
 
 class Schedule:
-    """The order of work of a manifest, and the effort that measured seconds leave room for."""
+    """The jobs of a manifest in order, and the effort that fits the time left by the measured seconds."""
 
-    def __init__(self, manifest: Manifest, budget: Clock, studies: int, lanes: int = 1, readers: int = 1) -> None:
-        self.manifest, self.budget = manifest, budget
-        self.studies, self.lanes, self._readers = studies, lanes, readers
+    def __init__(self, manifest: Manifest, clock: Clock, studies: int, workers: int = 1, readers: int = 1) -> None:
+        self.manifest, self.clock = manifest, clock
+        self.studies, self.workers, self._readers = studies, workers, readers
         self.artefacts = {artefact.member.name: artefact for artefact in manifest.artefacts}
         self.routes = {route.name: route for route in manifest.routes}
         self.ranks = _fold_ranks(manifest.artefacts)
-        self.order = order_of(manifest, self.ranks)
+        self.order = self._ordered()
+
+    def localisers(self, route: str, all_folds: bool) -> list[str]:
+        """The names of a route's localisers."""
+        names = self.routes[route].localisers
+        return [name for name in names if all_folds or self.ranks[name] == 0]
 
     def next_round(self, left: Sequence[Job]) -> tuple[Job, ...]:
-        """The jobs whose networks go over all studies next, of those left in the order of work.
+        """The next of the remaining jobs, all of which run on all studies.
 
-        At first the fewest that answer every condition; then as many as memory holds and as end soon.
+        First the fewest that answer every condition; then as many as fit ROUND_BYTES and ROUND_SHARE.
         """
         if len(left) == len(self.order):
             return self._first_answers(left)
         chosen: list[Job] = []
         costs = self._costs({})
-        # Where reading is what takes the time, a round is for as many networks as can be used meanwhile.
-        reading_s = self.studies * (self.budget.seconds("read") or 0.0) / self._readers
-        longest_s = max(self.budget.available_s() * ROUND_SHARE, reading_s)
+        # Where reading is the bottleneck, a round has as many networks as run in the meantime.
+        reading_s = self.studies * (self.clock.seconds("read") or 0.0) / self._readers
+        longest_s = max(self.clock.available_s() * ROUND_SHARE, reading_s)
         for job in left:
             more = [*chosen, job]
             size = sum(self.artefacts[name].weights.bytes for name in {grader for _, grader in more})
-            seconds = self._seconds([(one, self.studies) for one in more], {}, costs) / self.lanes
+            seconds = self._seconds([(one, self.studies) for one in more], {}, costs) / self.workers
             if chosen and (size > ROUND_BYTES or seconds > longest_s):
                 break
             chosen = more
@@ -66,19 +70,11 @@ class Schedule:
         chosen: list[Job] = []
         answered: set[str] = set()
         for job in jobs:
-            groups = set(self._groups(job))
+            groups = set(self._shares(job))
             if not groups <= answered:
                 chosen.append(job)
                 answered |= groups
         return tuple(chosen) or tuple(jobs[:1])
-
-    def _groups(self, job: Job) -> dict[str, float]:
-        return _groups_of(self.routes[job[0]], self.artefacts[job[1]])
-
-    def localisers(self, route: str, all_folds: bool) -> list[str]:
-        """The names of those who look in a route."""
-        names = self.routes[route].localisers
-        return [name for name in names if all_folds or self.ranks[name] == 0]
 
     def effort(
         self,
@@ -89,25 +85,25 @@ class Schedule:
         studies_at_once: int,
         golden_s: Mapping[str, float],
     ) -> Effort:
-        """How the next batch is treated: `now` is done for so many studies still, `later` for all.
+        """The effort for the next batch: `now` still has to run on `studies_now` studies, `later` on all.
 
-        `unlocated`: route → studies that still have to be located.  `golden_s`: seconds a row, by loaded member, for
-        those that no study was shown yet.
+        `unlocated`: route → number of studies without landmarks.  `golden_s`: loaded member → seconds per row, the
+        estimate for members that have not been run on a study.
         """
         work = [(job, studies_now) for job in now] + [(job, self.studies) for job in later]
         everywhere = {route: unlocated(route) for route in self.routes}
-        found = self._fitting(work, everywhere, self._costs({}), self.lanes)
+        found = self._fitting(work, everywhere, self._costs({}), self.workers)
         jobs = tuple(job for job in now if job in found.jobs) or tuple(now[:1])
-        # Networks that were never measured count nothing above; here they must not run beyond the limit.
+        # Networks that were never measured cost nothing above; here they must not exceed the limit.
         locating = {route: min(unlocated(route), studies_at_once) for route in self.routes}
         batch = self._fitting([(job, studies_at_once) for job in jobs], locating, self._costs(golden_s), 1)
         return Effort(found.tta and batch.tta, found.all_folds and batch.all_folds, batch.jobs)
 
     def _fitting(
-        self, work: Sequence[tuple[Job, int]], unlocated: Mapping[str, int], costs: Mapping[str, float], lanes: int
+        self, work: Sequence[tuple[Job, int]], unlocated: Mapping[str, int], costs: Mapping[str, float], workers: int
     ) -> Effort:
-        """The largest effort whose networks fit the time left; reading, which is beside them, gains nothing by it."""
-        available = self.budget.available_s() * lanes
+        """The largest effort whose networks fit the time left; reading runs in parallel and is not counted."""
+        available = self.clock.available_s() * workers
         jobs = tuple(job for job, _ in work)
         for tta, all_folds in ((True, True), (False, True), (False, False)):
             if self._seconds(work, unlocated, costs, tta, all_folds) <= available:
@@ -127,79 +123,70 @@ class Schedule:
         tta: bool = True,
         all_folds: bool = True,
     ) -> float:
-        """What jobs will take for so many studies each, on one device."""
+        """Expected seconds of (job, number of studies) on one device."""
 
         def member_s(name: str) -> float:
             return costs[name] * (self.artefacts[name].member.passes if tta else 1)
 
-        models = sum(count * member_s(grader) for (_, grader), count in work)
+        seconds = sum(count * member_s(grader) for (_, grader), count in work)
         for route in {route for (route, _), _ in work}:
-            models += unlocated.get(route, 0) * sum(member_s(name) for name in self.localisers(route, all_folds))
-        return models
+            seconds += unlocated.get(route, 0) * sum(member_s(name) for name in self.localisers(route, all_folds))
+        return seconds
 
     def _costs(self, golden_s: Mapping[str, float]) -> dict[str, float]:
-        """Member → seconds a study and pass: as measured, else by the golden input, else by its GFLOPs, else 0."""
-        rate = self._s_per_gflop()
+        """Member → seconds per study and pass: measured, else by the golden input, else by its GFLOPs, else 0."""
+        measured = {name: self.clock.seconds(name) for name in self.artefacts}
+        gflops = {
+            name: (artefact.provenance.gflops_per_study or 0.0) / artefact.member.passes
+            for name, artefact in self.artefacts.items()
+        }
+        both = [(seconds, gflops[name]) for name, seconds in measured.items() if seconds is not None and gflops[name]]
+        counted = sum(one for _, one in both)
+        rate = sum(seconds for seconds, _ in both) / counted if counted else 0.0  # seconds per GFLOP
         costs = {}
         for name, artefact in self.artefacts.items():
-            seconds = self.budget.seconds(name)
+            seconds = measured[name]
             if seconds is None and name in golden_s:
                 seconds = golden_s[name] * len(UNITS[artefact.member.unit])
-            if seconds is None:
-                seconds = (artefact.provenance.gflops_per_study or 0.0) / artefact.member.passes * rate
-            costs[name] = seconds
+            costs[name] = gflops[name] * rate if seconds is None else seconds
         return costs
 
-    def _s_per_gflop(self) -> float:
-        """Of all that was measured; 0 before anything was."""
-        seconds, gflops = 0.0, 0.0
-        for name, artefact in self.artefacts.items():
-            measured, counted = self.budget.seconds(name), artefact.provenance.gflops_per_study
-            if measured is not None and counted:
-                seconds += measured
-                gflops += counted / artefact.member.passes
-        return seconds / gflops if gflops else 0.0
+    def _ordered(self) -> tuple[Job, ...]:
+        """All jobs in the manifest's order; without one, by gain per cost from weights and GFLOPs.
 
+        Further folds of a network come after the first folds of all networks.
+        """
+        jobs = [(route.name, part.name) for route in self.manifest.routes for part in route.graders]
+        jobs = [job for job in jobs if self._shares(job)]
+        if order := self.manifest.order:
+            place = {name: number for number, name in enumerate(order)}
+            return tuple(sorted(jobs, key=lambda job: (place.get(job[1], len(place)), jobs.index(job))))
+        ordered: list[Job] = []
+        answered = dict.fromkeys(GROUPS, 0.0)
+        located: set[str] = set()
 
-def order_of(manifest: Manifest, ranks: Mapping[str, int]) -> tuple[Job, ...]:
-    """All jobs, those first that gain most per second: as the manifest says, else as weights and GFLOPs suggest.
+        def gain_per_cost(job: Job) -> tuple[int, float, int]:
+            route, grader = job
+            # Its share of the answer once it is included: all of the first, half of the second …
+            gain = sum(share / (answered[group] + share) for group, share in self._shares(job).items())
+            members = [grader, *(self.routes[route].localisers if route not in located else ())]
+            cost = sum(self.artefacts[name].provenance.gflops_per_study or 1.0 for name in members)
+            return -self.ranks[grader], gain / cost, -jobs.index(job)
 
-    Further folds of a network come after the first ones of all networks.
-    """
-    artefacts = {artefact.member.name: artefact for artefact in manifest.artefacts}
-    routes = {route.name: route for route in manifest.routes}
-    jobs = [(route.name, part.name) for route in manifest.routes for part in route.graders]
-    jobs = [job for job in jobs if _groups_of(routes[job[0]], artefacts[job[1]])]
-    if manifest.order:
-        place = {name: number for number, name in enumerate(manifest.order)}
-        return tuple(sorted(jobs, key=lambda job: (place.get(job[1], len(place)), jobs.index(job))))
-    ordered: list[Job] = []
-    answered = dict.fromkeys(GROUPS, 0.0)
-    located: set[str] = set()
+        while left := [job for job in jobs if job not in ordered]:
+            best = max(left, key=gain_per_cost)
+            for group, share in self._shares(best).items():
+                answered[group] += share
+            located.add(best[0])
+            ordered.append(best)
+        return tuple(ordered)
 
-    def gain_per_cost(job: Job) -> tuple[int, float, int]:
-        groups = _groups_of(routes[job[0]], artefacts[job[1]])
-        # The share that it has in the answer once it has answered, too: all of the first, half of the second …
-        gain = sum(share / (answered[group] + share) for group, share in groups.items())
-        members = [job[1], *(routes[job[0]].localisers if job[0] not in located else ())]
-        cost = sum(artefacts[name].provenance.gflops_per_study or 1.0 for name in members)
-        return -ranks[job[1]], gain / cost, -jobs.index(job)
-
-    while left := [job for job in jobs if job not in ordered]:
-        best = max(left, key=gain_per_cost)
-        for group, share in _groups_of(routes[best[0]], artefacts[best[1]]).items():
-            answered[group] += share
-        located.add(best[0])
-        ordered.append(best)
-    return tuple(ordered)
-
-
-def _groups_of(route: Route, artefact: Artefact) -> dict[str, float]:
-    """Condition group → weight, of the groups that a grader answers and has a weight in."""
-    weight = next(dict(part.weight) for part in route.graders if part.name == artefact.member.name)
-    units = UNITS[artefact.member.unit]
-    graded = {group_of(row_of(target, unit)) for unit in units for target in artefact.member.targets}
-    return {group: share * route.weight for group, share in weight.items() if share > 0 and group in graded}
+    def _shares(self, job: Job) -> dict[str, float]:
+        """Condition group → weight, of the groups that a job answers with a positive weight."""
+        route, member = self.routes[job[0]], self.artefacts[job[1]].member
+        weight = next(dict(part.weight) for part in route.graders if part.name == member.name)
+        graded = {group_of(row_of(target, unit)) for unit in UNITS[member.unit] for target in member.targets}
+        return {group: share * route.weight for group, share in weight.items() if share > 0 and group in graded}
 
 
 def _fold_ranks(artefacts: Collection[Artefact]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""submission.csv: the rows that sample_submission.csv asks for, always complete, always valid, replaced atomically."""
+"""submission.csv: the rows of sample_submission.csv, always complete and valid, replaced atomically."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..labels import ROW_INDEX, SEVERITIES
 
 
 class SubmissionError(Exception):
-    """A submission that Kaggle would refuse, or a sample_submission.csv that cannot be answered."""
+    """A submission that Kaggle would refuse, or an unusable sample_submission.csv."""
 
 
 class Submission:
-    """The table in memory: prior-filled at first, then one study after the other is set."""
+    """The table in memory: filled with priors at first, then set study by study."""
 
     def __init__(self, sample: Path, priors: Mapping[str, tuple[float, float, float]]) -> None:
-        self.row_ids = _row_ids(sample)
+        self.row_ids = read_row_ids(sample)
         parts = [row_id.partition("_") for row_id in self.row_ids]
         self.studies = list(dict.fromkeys(study for study, _, _ in parts))
         self.unknown_rows = [f"{study}_{row}" for study, _, row in parts if row not in ROW_INDEX]
@@ -35,13 +35,13 @@ class Submission:
         self.set_priors(priors)
 
     def set_priors(self, priors: Mapping[str, tuple[float, float, float]]) -> None:
-        """Put every study back to the priors."""
+        """Reset every study to the priors."""
         rows = np.array([priors[row] for row in ROW_INDEX])
         for study in self.studies:
             self.set(study, rows)
 
     def set(self, study: str, rows: np.ndarray) -> None:
-        """Put (25, 3) probabilities, in the order of labels.ROWS, in the study's place."""
+        """Set a study's (25, 3) probabilities, in the order of labels.ROWS."""
         for place, row in self._places[study]:
             self._values[place] = rows[row] / rows[row].sum()
 
@@ -52,7 +52,7 @@ class Submission:
         return frame
 
     def write(self, path: Path) -> None:
-        """Check the table and replace the file at once.  An invalid one raises SubmissionError and replaces nothing."""
+        """Check the table and replace the file atomically.  Raises SubmissionError (nothing is replaced), OSError."""
         frame = self.frame()
         check(frame, self.row_ids)
         replace_text(path, frame.to_csv(index=False, lineterminator="\n"))
@@ -71,7 +71,8 @@ def check(frame: pd.DataFrame, row_ids: list[str]) -> None:
         raise SubmissionError(f"{int(wrong.sum())} rows are not probabilities, the first is {first}")
 
 
-def _row_ids(sample: Path) -> list[str]:
+def read_row_ids(sample: Path) -> list[str]:
+    """The row ids of a sample_submission.csv, in order.  Raises SubmissionError."""
     try:
         frame = pd.read_csv(sample, dtype=str, encoding="utf-8-sig")
     except (OSError, ValueError) as error:
@@ -83,8 +84,10 @@ def _row_ids(sample: Path) -> list[str]:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; what is written there takes its place at once, so that a reader sees the old
-    file or the new one, never a part.  Where the block or the disk fails nothing is left.  Raises OSError."""
+    """A temporary path that replaces `path` atomically at the end of the block: readers see the old or the new file.
+
+    If the block or the disk fails, the temporary file is removed.  Raises OSError.
+    """
     temporary = path.with_name(f".{path.name}.part")
     try:
         yield temporary
@@ -93,13 +96,13 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            temporary.unlink()  # on a full disk a part would keep the room that the next file needs
+            temporary.unlink()  # on a full disk it would take the space of the next file
         raise
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replace a text file at once.  Raises OSError."""
-    # Names of files need not be text: what is none comes as an escape, which JSON reads back.
+    """Replace a text file atomically.  Raises OSError."""
+    # File names need not be valid text: other bytes are written as escapes, which JSON reads back.
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 

@@ -1,13 +1,14 @@
-"""The weighted mean, and the prior where nobody answers."""
+"""The weighted mean, and the prior where no grader answers."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernels.lumbar.answers.ensemble import combine, softmax
+from kernels.lumbar.answers.ensemble import softmax
 from kernels.lumbar.answers.priors import public_priors
 from kernels.lumbar.labels import GROUPS, ROWS, group_of
+from tests.support.combined import combined
 
 EVERYWHERE = dict.fromkeys(GROUPS, 1.0)
 
@@ -17,16 +18,16 @@ def answers(value: float) -> dict[str, np.ndarray]:
 
 
 def test_without_answers_every_row_is_its_prior() -> None:
-    rows, fallen = combine([], public_priors(), "logits")
-    assert fallen == list(ROWS)
+    rows, fallbacks = combined([], "logits")
+    assert fallbacks == list(ROWS)
     assert np.allclose(rows, [public_priors()[row] for row in ROWS])
 
 
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
 def test_weights_count_by_condition_group(average: str) -> None:
     spinal_only = {"spinal": 3.0, "foraminal": 0.0, "subarticular": 0.0}
-    rows, fallen = combine([(EVERYWHERE, answers(1.0)), (spinal_only, answers(2.0))], public_priors(), average)  # type: ignore[arg-type]
-    assert not fallen
+    rows, fallbacks = combined([(EVERYWHERE, answers(1.0)), (spinal_only, answers(2.0))], average)  # type: ignore[arg-type]
+    assert not fallbacks
     one, two = answers(1.0)[ROWS[0]], answers(2.0)[ROWS[0]]
     mixed = softmax(0.25 * one + 0.75 * two) if average == "logits" else 0.25 * softmax(one) + 0.75 * softmax(two)
     for row, got in zip(ROWS, rows, strict=True):
@@ -36,8 +37,8 @@ def test_weights_count_by_condition_group(average: str) -> None:
 def test_one_missing_answer_falls_back_alone() -> None:
     partial = answers(1.0)
     del partial[ROWS[7]]
-    rows, fallen = combine([(EVERYWHERE, partial)], public_priors(), "logits")
-    assert fallen == [ROWS[7]]
+    rows, fallbacks = combined([(EVERYWHERE, partial)], "logits")
+    assert fallbacks == [ROWS[7]]
     assert np.allclose(rows[7], public_priors()[ROWS[7]])
 
 
@@ -45,8 +46,8 @@ def test_multipliers_change_what_was_averaged_and_leave_priors_alone() -> None:
     partial = answers(1.0)
     missing = next(row for row in ROWS if group_of(row) == "spinal")
     del partial[missing]
-    plain, _ = combine([(EVERYWHERE, partial)], public_priors(), "logits")
-    rows, _ = combine([(EVERYWHERE, partial)], public_priors(), "logits", {"spinal": (1.0, 2.0, 4.0)})
+    plain, _ = combined([(EVERYWHERE, partial)], "logits")
+    rows, _ = combined([(EVERYWHERE, partial)], "logits", {"spinal": (1.0, 2.0, 4.0)})
     for row, before, after in zip(ROWS, plain, rows, strict=True):
         if group_of(row) != "spinal" or row == missing:
             assert np.allclose(before, after)
@@ -57,6 +58,6 @@ def test_multipliers_change_what_was_averaged_and_leave_priors_alone() -> None:
 
 @given(st.lists(st.floats(-700, 700), min_size=3, max_size=3))
 def test_rows_are_probabilities_for_any_logits(logits: list[float]) -> None:
-    rows, _ = combine([(EVERYWHERE, dict.fromkeys(ROWS, np.array(logits)))], public_priors(), "logits")
+    rows, _ = combined([(EVERYWHERE, dict.fromkeys(ROWS, np.array(logits)))], "logits")
     assert np.isfinite(rows).all()
     assert np.abs(rows.sum(1) - 1).max() < 1e-12

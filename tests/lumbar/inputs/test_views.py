@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.lumbar.dicom.geometry import Plane
+from kernels.lumbar.dicom.geometry import Plane, lift_points, project_points
 from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.dicom.study import Stack, Study
-from kernels.lumbar.inputs.views import cut, lift, mirror_pixels, project
+from kernels.lumbar.inputs.views import cut, mirror_pixels
 from kernels.lumbar.labels import UNITS, Unit, mirrored
 from kernels.lumbar.specs import SliceChoice, ViewRequest
 from tests.support.dicom_writer import Grid, rotation, texture, upright_grid, write_series
@@ -84,7 +84,7 @@ def test_pixels_are_what_lies_at_the_places_that_the_planes_name(point, size_mm,
     assert np.abs(view.pixels[2] - reference(stack.pixels[5], rows, columns))[inside].max(initial=0) <= 1.5
     # Square millimetres whatever the pixels' shape, and the point's foot in the middle.
     assert view.planes[2].spacing_mm == pytest.approx((size_mm / 64,) * 2)
-    assert project(view, np.array([point]))[0, 1:] == pytest.approx([31.5, 31.5], abs=1e-5)
+    assert project_points(view.planes, np.array([point]))[0, 1:] == pytest.approx([31.5, 31.5], abs=1e-5)
 
 
 @given(st.tuples(*[st.floats(-45, 45)] * 3), st.sampled_from([(75, 192, 50, 128), (60, 96, 40, 64), (45, 60, 30, 40)]))
@@ -139,7 +139,7 @@ def test_a_shrunk_ball_is_where_the_planes_say(tmp_path):
     view = cut(study_of(stack_of(grid, volume, "sagittal_t2")), request(centre=None, size_mm=None), UNIT, {})
     weights = view.pixels[2].astype(float)
     found = [(weights.sum(axis) * np.arange(64)).sum() / weights.sum() for axis in (1, 0)]
-    assert np.abs(lift(view, np.array([[2, *found]]))[0] - ball)[1:].max() < 0.05
+    assert np.abs(lift_points(view.planes, np.array([[2, *found]]))[0] - ball)[1:].max() < 0.05
 
 
 @pytest.mark.parametrize("shape", [(3, 100, 60), (3, 60, 100), (3, 61, 61)])
@@ -345,8 +345,8 @@ def test_a_mirrored_view_still_lifts_to_where_its_pixels_lie(tmp_path, kind):
         flipped[:, 2] = 63 - flipped[:, 2]
     else:
         flipped[:, 0] = 4 - flipped[:, 0]
-    assert np.abs(lift(view, points) - lift(plain, flipped)).max() < 1e-9
-    assert np.abs(project(view, lift(view, points)) - points).max() < 1e-6
+    assert np.abs(lift_points(view.planes, points) - lift_points(plain.planes, flipped)).max() < 1e-9
+    assert np.abs(project_points(view.planes, lift_points(view.planes, points)) - points).max() < 1e-6
 
 
 def test_all_views_of_a_study_can_be_cut_from_files_of_any_kind(tmp_path):

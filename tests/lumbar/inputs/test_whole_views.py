@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from kernels.lumbar.dicom.geometry import slice_distances
+from kernels.lumbar.dicom.geometry import lift_points, project_points, slice_distances
 from kernels.lumbar.inputs.landmark_maps import SIGMA_MM
-from kernels.lumbar.inputs.views import View, cut, lift, project
+from kernels.lumbar.inputs.views import View, cut
 from kernels.lumbar.labels import ROWS, Unit
 from kernels.lumbar.specs import Member, ViewRequest
 from tests.support.dotted_studies import AXES, CANAL, RECESSES, middle_of, stack, study, whole
@@ -65,13 +65,13 @@ def test_resampled_slices_reach_from_first_to_last_and_lie_where_they_say():
 def test_points_go_to_pixels_and_back_between_the_planes(count, fit):
     view = view_of(whole("sagittal_t2", count, fit=fit), SAGITTAL)
     points = np.stack([POINTS[name] for name in CANAL])
-    np.testing.assert_allclose(lift(view, project(view, points)), points, atol=1e-6)
+    np.testing.assert_allclose(lift_points(view.planes, project_points(view.planes, points)), points, atol=1e-6)
 
 
 def test_points_project_to_real_slices_of_their_own_stack():
     view = view_of(whole("axial_t2", 40, stacks="together"), LOWER, UPPER)
     for number, plane in enumerate((*UPPER.planes, *LOWER.planes)):
-        (found,) = project(view, plane.to_patient(80, 80)[None])
+        (found,) = project_points(view.planes, plane.to_patient(80, 80)[None])
         np.testing.assert_allclose(found, [number, 80, 80], atol=1e-6)
 
 
@@ -93,7 +93,7 @@ def test_marks_are_drawn_where_the_landmarks_lie_in_the_grey_of_their_number():
     view = view_of(marked, axial)
     assert view.planes == view_of(request, axial).planes or len(view.planes) == 55
     for number, name in enumerate(sorted(CANAL)):
-        slice_, row, column = np.rint(project(view, POINTS[name][None])[0]).astype(int)
+        slice_, row, column = np.rint(project_points(view.planes, POINTS[name][None])[0]).astype(int)
         off_mm = abs(slice_distances(view.planes, POINTS[name][None])[slice_, 0])
         expected = 255 * (number + 1) / 5 * np.exp(-0.5 * (off_mm / SIGMA_MM) ** 2)
         assert view.pixels[slice_, row, column] == pytest.approx(expected, rel=0.05)

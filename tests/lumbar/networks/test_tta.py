@@ -10,7 +10,7 @@ import torch
 from kernels.lumbar.answers.grade import grade
 from kernels.lumbar.inputs.member_inputs import CPU, InputCache
 from kernels.lumbar.networks.loading import load_member
-from kernels.lumbar.networks.tta import in_turn, passes
+from kernels.lumbar.networks.tta import forward_passes, with_prefetch
 from tests.support.recipe_members import members
 
 GRADERS = members("smoke", "grader")[:6]
@@ -24,14 +24,14 @@ def loaded(exported):
 def test_with_a_helper_the_answers_are_the_same(loaded, foreign_study):
     study, landmarks = foreign_study
     plain = [grade(InputCache([study], [landmarks]), one)[0] for one in loaded]
-    with ThreadPoolExecutor(1) as helper:
+    with ThreadPoolExecutor(1) as executor:
         for _ in range(3):
-            scene = InputCache([study], [landmarks], helper=helper)
-            for one, expected in zip(in_turn(scene, loaded), plain, strict=True):
-                found = grade(scene, one)[0]
+            cache = InputCache([study], [landmarks], executor=executor)
+            for one, expected in zip(with_prefetch(cache, loaded), plain, strict=True):
+                found = grade(cache, one)[0]
                 assert found.keys() == expected.keys()
                 assert all((found[row] == expected[row]).all() for row in found)
-    assert scene._columns == {}, "nothing is kept that nobody asks for"
+    assert cache._columns == {}, "nothing is kept that nobody asks for"
 
 
 def test_what_the_helper_cannot_do_is_the_members_fault_alone(loaded, foreign_study, monkeypatch):
@@ -44,9 +44,9 @@ def test_what_the_helper_cannot_do_is_the_members_fault_alone(loaded, foreign_st
         return column(self, request, kind)
 
     monkeypatch.setattr(InputCache, "_column", failing)
-    with ThreadPoolExecutor(1) as helper:
-        scene = InputCache([study], [landmarks], helper=helper)
-        answers = [grade(scene, one)[0] for one in in_turn(scene, loaded)]
+    with ThreadPoolExecutor(1) as executor:
+        cache = InputCache([study], [landmarks], executor=executor)
+        answers = [grade(cache, one)[0] for one in with_prefetch(cache, loaded)]
     asking = [fails in one.member.inputs for one in loaded]
     assert [not answer for answer in answers] == asking and not all(asking)
 
@@ -54,7 +54,7 @@ def test_what_the_helper_cannot_do_is_the_members_fault_alone(loaded, foreign_st
 def test_one_forward_holds_every_augmentation(loaded, foreign_study):
     study, landmarks = foreign_study
     for one in loaded:
-        feed = InputCache([study], [landmarks]).feed(one.member)
-        both = passes(one, feed, tta=True)
-        assert len(both) == one.member.passes and len(passes(one, feed, tta=False)) == 1
-        torch.testing.assert_close(both[0], one(feed.tensors, feed.present), atol=1e-5, rtol=1e-5)
+        inputs = InputCache([study], [landmarks]).inputs_of(one.member)
+        both = forward_passes(one, inputs, tta=True)
+        assert len(both) == one.member.passes and len(forward_passes(one, inputs, tta=False)) == 1
+        torch.testing.assert_close(both[0], one(inputs.tensors, inputs.present), atol=1e-5, rtol=1e-5)

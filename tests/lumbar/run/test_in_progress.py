@@ -1,4 +1,4 @@
-"""Studies that a kernel had in hand when it was killed are suspects."""
+"""Studies that were in progress when a kernel was killed run last and alone, or are left out."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def test_suspects_come_last_and_alone_and_the_guilty_not_at_all(tmp_path):
     first.take(["2", "3", "4"])
     first.release(["4"])
     second = InProgress(path)
-    assert second.passes(NAMES) == [["1", "4", "5"], ["2"], ["3"]] and second.given_up == []
+    assert second.groups(NAMES) == [["1", "4", "5"], ["2"], ["3"]] and second.abandoned == []
     second.take(["1", "4"])
     second.release(["1", "4"])
     second.take(["3"])
     third = InProgress(path)
-    assert third.given_up == ["3"] and third.passes(NAMES) == [["1", "4", "5"], ["2"]]
+    assert third.abandoned == ["3"] and third.groups(NAMES) == [["1", "4", "5"], ["2"]]
 
 
 def test_one_that_is_read_and_graded_at_once_dies_once(tmp_path):
@@ -61,7 +61,7 @@ def test_a_torn_file_accuses_nobody(tmp_path, left):
     path = tmp_path / "in_progress.json"
     if left is not None:
         path.write_text(left)
-    assert InProgress(path).passes(NAMES) == [NAMES]
+    assert InProgress(path).groups(NAMES) == [NAMES]
 
 
 def test_without_a_path_nothing_is_written(tmp_path):
@@ -82,5 +82,5 @@ def test_what_a_thread_writes_while_the_progress_is_removed_keeps_nothing_of_it(
             folder.rmdir()
 
     monkeypatch.setattr(output_check.shutil, "rmtree", remove)
-    output_check.forget_progress(tmp_path)
+    output_check.remove_progress(tmp_path)
     assert not list(tmp_path.iterdir())

@@ -15,13 +15,14 @@ import pytest
 import torch
 
 from kernels.lumbar import predict
+from kernels.lumbar.answers import route
 from kernels.lumbar.inputs.member_inputs import InputCache
 from kernels.lumbar.labels import GROUPS, ROWS, SEVERITIES, group_of
 from kernels.lumbar.networks import loading
 from kernels.lumbar.networks.loading import LoadedMember
 from kernels.lumbar.networks.weights import MANIFEST_FILE, read_manifest
-from kernels.lumbar.run import device_worker, rounds
 from kernels.lumbar.run import read_ahead as reading
+from kernels.lumbar.run import rounds
 from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.competition import read_series_table
 from kernels.lumbar.run.device_worker import DeviceWorker
@@ -61,8 +62,8 @@ def studies_of(data: Path) -> list[str]:
 def rounds_of(data: Path, weights: Path, limit_s: float = 1e6, devices: int = 1) -> Rounds:
     manifest = read_manifest(weights / MANIFEST_FILE)
     series = read_series_table(data / "test_series_descriptions.csv").series
-    means = Resources(Clock(limit_s), [CPU] * devices, InProgress())
-    return Rounds(Results(manifest, studies_of(data)), weights, data / "test_images", series, means)
+    resources = Resources(Clock(limit_s), [CPU] * devices, InProgress())
+    return Rounds(Results(manifest, studies_of(data)), weights, data / "test_images", series, resources)
 
 
 def test_rounds_give_what_all_members_at_once_give(data, seeing, plain):
@@ -76,11 +77,11 @@ def test_rounds_give_what_all_members_at_once_give(data, seeing, plain):
 def test_the_first_round_answers_every_condition_and_no_study_waits_for_the_second(data, seeing):
     rounds = rounds_of(data, seeing)
     answered_after: list[set[str]] = []
-    rounds.run(lambda studies: answered_after.append(set(rounds.store.graded())))
+    rounds.run(lambda studies: answered_after.append(set(rounds.results.graded())))
     assert len(rounds.done) > 1 and rounds.done[0].studies == STUDIES
     assert len(answered_after[STUDIES - 1]) == STUDIES
     assert {group_of(row) for row in ROWS} == set(GROUPS)
-    assert sorted(name for one in rounds.done for name in one.networks) == sorted(job[1] for job in rounds.store.jobs)
+    assert sorted(name for one in rounds.done for name in one.networks) == sorted(job[1] for job in rounds.results.jobs)
 
 
 @pytest.mark.parametrize("size", ["3", "8"])
@@ -99,7 +100,7 @@ def test_a_spoilt_study_changes_no_bit_of_the_others_in_its_batch(data, seeing, 
     assert_same(run(spoilt, seeing, tmp_path / "out", "--batch", "8"), whole, *others)
 
 
-def test_two_lanes_write_the_bytes_of_one(data, seeing, plain, tmp_path):
+def test_two_workers_write_the_bytes_of_one(data, seeing, plain, tmp_path):
     found = run(data, seeing, tmp_path, "--devices", "cpu,cpu")
     pd.testing.assert_frame_equal(found.frame, plain.frame, check_exact=True)
     assert found.report["device"] == "cpu, cpu"
@@ -108,8 +109,8 @@ def test_two_lanes_write_the_bytes_of_one(data, seeing, plain, tmp_path):
 # --- what breaks
 
 
-def break_one_lane(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
-    """So many batches end their lane."""
+def break_one_worker(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """So many batches end their worker thread."""
     work, lock, left = DeviceWorker.work, threading.Lock(), [times]
 
     def breaking(self: DeviceWorker, *given: object) -> object:
@@ -123,7 +124,7 @@ def break_one_lane(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
 
 
 def test_what_a_lost_device_had_in_hand_is_done_by_another(data, seeing, plain, tmp_path, monkeypatch):
-    break_one_lane(monkeypatch, times=1)
+    break_one_worker(monkeypatch, times=1)
     found = run(data, seeing, tmp_path, "--devices", "cpu,cpu")
     pd.testing.assert_frame_equal(found.frame, plain.frame, check_exact=True)
     (problem,) = (one for one in found.report["problems"] if one["kind"] == "device-lost")
@@ -133,7 +134,7 @@ def test_what_a_lost_device_had_in_hand_is_done_by_another(data, seeing, plain, 
 def test_without_any_device_the_priors_stand_and_a_supervised_kernel_asks_to_be_begun_anew(
     data, seeing, tmp_path, monkeypatch
 ):
-    break_one_lane(monkeypatch, times=99)
+    break_one_worker(monkeypatch, times=99)
     with pytest.raises(DevicesLost, match="fallen off the bus"):
         rounds_of(data, seeing).run(lambda studies: None)
     found = run(data, seeing, tmp_path / "alone")
@@ -163,7 +164,7 @@ def test_a_study_whose_reading_never_ends_costs_itself_alone(data, seeing, plain
     assert set(found.report["fallbacks"]["studies"]) == {victim}
 
 
-def test_a_lane_that_hangs_leaves_its_batch_and_all_later_rounds_to_the_other(
+def test_a_worker_that_hangs_leaves_its_batch_and_all_later_rounds_to_the_other(
     data, seeing, plain, tmp_path, monkeypatch
 ):
     work, lock, never, left = DeviceWorker.work, threading.Lock(), threading.Event(), [1]
@@ -231,7 +232,7 @@ class HeldClock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> HeldClock:
     """The clock that the whole kernel looks at."""
     clock = HeldClock()
-    for module in (device_worker, loading, predict, reading, rounds):
+    for module in (loading, predict, reading, rounds, route):
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(predict, "Clock", partial(Clock, now=clock.monotonic))
     return clock

@@ -50,8 +50,8 @@ def names(jobs) -> list[str]:
     return [grader for _, grader in jobs]
 
 
-def schedule(of: Manifest, limit_s: float = 1e6, studies: int = 10, lanes: int = 1) -> Schedule:
-    return Schedule(of, Clock(limit_s, lambda: 0.0), studies, lanes)
+def schedule(of: Manifest, limit_s: float = 1e6, studies: int = 10, workers: int = 1) -> Schedule:
+    return Schedule(of, Clock(limit_s, lambda: 0.0), studies, workers)
 
 
 def test_without_an_order_gain_per_gflop_decides_and_further_folds_come_last():
@@ -79,7 +79,7 @@ def test_the_first_round_answers_every_condition_with_the_fewest():
 def test_a_round_holds_what_memory_and_a_quarter_of_the_time_hold():
     made = schedule(manifest(CANAL, BIG, SMALL), limit_s=1000)
     assert len(made.next_round(made.order[1:])) == 2, "nothing was measured yet"
-    made.budget.record("small_fold0", 20.0)
+    made.clock.record("small_fold0", 20.0)
     assert names(made.next_round(made.order[1:])) == ["small_fold0"]
     large = artefact("large", 0, "grader", ALL)
     heavy = large.model_copy(update={"weights": WEIGHTS.model_copy(update={"bytes": 2_900_000_000})})
@@ -94,7 +94,7 @@ def effort(made: Schedule, now, later=(), studies: int = 10, golden_s=None):
 def measured(limit_s: float, *graders: Artefact) -> Schedule:
     made = schedule(manifest(*graders), limit_s)
     for one in graders:
-        made.budget.record(one.member.name, 1.0)
+        made.clock.record(one.member.name, 1.0)
     return made
 
 
@@ -111,11 +111,11 @@ def test_tta_goes_first_then_further_folds_then_networks_then_studies():
     assert effort(made, made.order).jobs == ()
 
 
-def test_what_comes_later_counts_and_two_lanes_share_the_work():
-    for lanes, tta in ((1, False), (2, True)):
-        made = schedule(manifest(SMALL, BIG), 40, lanes=lanes)
+def test_what_comes_later_counts_and_two_workers_share_the_work():
+    for workers, tta in ((1, False), (2, True)):
+        made = schedule(manifest(SMALL, BIG), 40, workers=workers)
         for name in ("small_fold0", "big_fold0"):
-            made.budget.record(name, 1.0)
+            made.clock.record(name, 1.0)
         assert effort(made, made.order[:1]).tta
         assert effort(made, made.order[:1], made.order[1:]).tta is tta
 
@@ -123,10 +123,10 @@ def test_what_comes_later_counts_and_two_lanes_share_the_work():
 def test_localisers_are_reduced_to_one_fold_only_when_nothing_else_fits():
     made = schedule(manifest(CANAL, localisers=3), 45)
     for fold in range(3):
-        made.budget.record(f"finder_fold{fold}", 1.0)
+        made.clock.record(f"finder_fold{fold}", 1.0)
     found = made.effort(made.order, 10, (), lambda route: 10, 1, {})
     assert not found.tta and found.all_folds
-    made.budget.record("canal_fold0", 2.0)
+    made.clock.record("canal_fold0", 2.0)
     found = made.effort(made.order, 10, (), lambda route: 10, 1, {})
     assert not found.all_folds and names(found.jobs) == ["canal_fold0"]
     assert made.localisers("r", False) == ["finder_fold0"]
@@ -134,7 +134,7 @@ def test_localisers_are_reduced_to_one_fold_only_when_nothing_else_fits():
 
 def test_gflops_stand_in_for_seconds_and_golden_rows_stop_what_would_not_end():
     made = schedule(manifest(SMALL, BIG), 100)
-    made.budget.record("small_fold0", 1.0)
+    made.clock.record("small_fold0", 1.0)
     assert not effort(made, made.order[:1], made.order[1:]).tta, "big has ten times the GFLOPs, so 200 s with TTA"
     fresh = schedule(manifest(BIG), 100)
     assert effort(fresh, fresh.order).tta, "nothing is known of it"

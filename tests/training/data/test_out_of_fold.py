@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.lumbar.answers.ensemble import combine
 from kernels.lumbar.answers.priors import public_priors
 from kernels.lumbar.labels import GROUPS, ROWS, SEVERITIES
+from tests.support.combined import combined
 from training.data.out_of_fold import (
     MISSING,
     Answers,
@@ -124,7 +124,7 @@ def test_mixing_is_the_kernels_combine(seed: int, members: int, average: Average
             )
             for member in range(members)
         ]
-        expected, _ = combine(said, public_priors(), average)
+        expected, _ = combined(said, average)
         np.testing.assert_allclose(mixed[study], expected, atol=1e-12, rtol=0)
 
 

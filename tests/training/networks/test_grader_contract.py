@@ -113,13 +113,13 @@ def test_front_to_back_averages_both_ways_to_look(exported, recipe, foreign_stud
     folder, artefact = exported(recipe)
     asked = recipe.member.model_copy(update={"tta": ("front_to_back",)})
     loaded = load_member(folder, artefact.model_copy(update={"member": asked}), CPU)
-    feed = InputCache([study], [landmarks]).feed(asked)
-    tensors, present = feed.tensors, feed.present
+    inputs = InputCache([study], [landmarks]).inputs_of(asked)
+    tensors, present = inputs.tensors, inputs.present
     both = torch.stack([loaded(tensors, present), loaded(turned_tensors(asked, tensors), present)]).mean(0).numpy()
     again = turned_tensors(asked, turned_tensors(asked, tensors))
     assert all(torch.equal(one, other) for one, other in zip(again, tensors, strict=True))
     (found,) = grade(InputCache([study], [landmarks]), loaded, tta=True)
-    for (_, unit), seen, answers in zip(feed.places, feed.seen, both, strict=True):
+    for (_, unit), seen, answers in zip(inputs.places, inputs.seen, both, strict=True):
         if not seen:
             continue
         for target, logits in zip(asked.targets, answers, strict=True):

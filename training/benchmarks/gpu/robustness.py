@@ -79,8 +79,8 @@ def _capped_networks(setting: Setting, record: Record) -> None:
         finally:
             _cap(None)
         apart = float((capped - uncapped).abs().median())
-        table.rows.append([name, rows, needed / 2**20, loaded.room.rows, apart])
-        halved = loaded.room.rows is not None and loaded.room.rows < rows
+        table.rows.append([name, rows, needed / 2**20, loaded.limit.rows, apart])
+        halved = loaded.limit.rows is not None and loaded.limit.rows < rows
         record.check(halved or needed < TOO_SMALL_BYTES, f"{name}: rows were not halved")
         record.check(apart <= MOST_APART_CAPPED, f"{name}: under the cap it answers otherwise by {apart:.2g}")
         record.save()

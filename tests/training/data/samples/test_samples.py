@@ -7,11 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from kernels.lumbar.dicom.geometry import Plane, lift_points, slice_distances
+from kernels.lumbar.dicom.geometry import Plane, lift_points, project_points, slice_distances
 from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.inputs.member_inputs import InputCache
 from kernels.lumbar.inputs.mirroring import mirrored_targets, mirrored_tensors
-from kernels.lumbar.inputs.views import project
 from kernels.lumbar.labels import LEVELS, ROWS, UNITS, mirrored, row_of
 from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
 from tests.support.dicom_factory import write_foreign_dataset
@@ -116,10 +115,10 @@ def test_validation_shows_what_the_kernel_sees_at_the_true_landmarks(real, recip
     seen = 0
     for number, name in enumerate(cache.studies):
         study = read_study(root / "train_images" / name, name, tables.series[name])
-        feed = InputCache([study], [cache.landmarks[name]]).feed(member)
-        tensors, present = feed.tensors, feed.present
-        for place, (_, unit) in enumerate(feed.places):
-            if not feed.seen[place]:
+        inputs = InputCache([study], [cache.landmarks[name]]).inputs_of(member)
+        tensors, present = inputs.tensors, inputs.present
+        for place, (_, unit) in enumerate(inputs.places):
+            if not inputs.seen[place]:
                 continue
             index = number * len(units) + units.index(unit)
             if index not in held_out(samples):
@@ -134,8 +133,8 @@ def test_validation_shows_what_the_kernel_sees_at_the_true_landmarks(real, recip
             if member.role == "grader":
                 assert batch.target[row].tolist() == tables.labels.loc[name, names].tolist()
             else:
-                view, marked = feed.views[place][0], np.stack([cache.landmarks[name][one] for one in names])
-                assert np.abs(batch.target[row].numpy() - project(view, marked)).max() < 1e-3
+                view, marked = inputs.views[place][0], np.stack([cache.landmarks[name][one] for one in names])
+                assert np.abs(batch.target[row].numpy() - project_points(view.planes, marked)).max() < 1e-3
                 distances = batch.distance_mm[row].numpy()
                 assert np.abs(distances[: len(view.planes)] - slice_distances(view.planes, marked)).max() < 1e-3
                 assert np.isnan(distances[len(view.planes) :]).all()
