@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -37,24 +38,17 @@ EXPECTED = (*STEP_ERRORS, NetworkError, BuildError, StepError, OSError)
 def do_step(grid: Grid, step: Step, threads: int) -> None:
     """Do it, unless its results are there; last it writes the stamp that Snakemake waits for."""
     torch.set_num_threads(threads)
-    if step.kind in ("prepare", "ensemble", "package"):
-        with attempt(grid, step, "cpu"):
-            _stamped(grid, step)
-        return
-    if int(os.environ.get("RANK", "0")) and ranks() > 1:
+    is_on_cpu = step.kind in ("prepare", "ensemble", "package")
+    if not is_on_cpu and int(os.environ.get("RANK", "0")) and ranks() > 1:
         _of_recipe(grid, step)  # the first rank writes everything, journal and stamp too
         return
-    with one_gpu(grid.own):
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    with nullcontext() if is_on_cpu else one_gpu(grid.own):
+        device = torch.cuda.get_device_name() if not is_on_cpu and torch.cuda.is_available() else "cpu"
         with attempt(grid, step, device):
-            _stamped(grid, step)
-
-
-def _stamped(grid: Grid, step: Step) -> None:
-    known = {"ensemble": _search, "package": _package}.get(step.kind, _of_recipe)(grid, step)
-    stamp = grid.stamp(step)
-    stamp.parent.mkdir(parents=True, exist_ok=True)
-    replace_json(stamp, {"made_of": Staleness(grid).made_of(step), **known})
+            found = {"ensemble": _search, "package": _package}.get(step.kind, _of_recipe)(grid, step)
+            stamp = grid.stamp(step)
+            stamp.parent.mkdir(parents=True, exist_ok=True)
+            replace_json(stamp, {"made_of": Staleness(grid).made_of(step), **found})
 
 
 def _of_recipe(grid: Grid, step: Step) -> dict[str, object]:

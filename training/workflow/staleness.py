@@ -105,7 +105,7 @@ class Staleness:
         expected = self.made_of(step)
         if step.kind in TRAININGS:
             return self._of_job(step, expected, begun and missing is None)
-        kept = self._errors_kept(step) if step.kind == "errors" else self._stamp(step)
+        kept = self._errors_made_of(step) if step.kind == "errors" else self._stamp(step)
         if missing is not None or not kept:
             return Verdict(False, "not recorded yet" if begun else "not done yet")
         if kept.get("made_of") != expected:
@@ -182,7 +182,7 @@ class Staleness:
         found = [self._network(step.recipe, one.member, one.fold) for one in located]
         return digest({one["member"]["name"]: one["weights"]["sha256"] for one in found if one})
 
-    def _errors_kept(self, step: Step) -> dict[str, Any]:
+    def _errors_made_of(self, step: Step) -> dict[str, Any]:
         """The networks of the errors, which training/evaluation/validate.py keeps beside them."""
         kept = read_object(self.grid.folder(step.recipe).localiser_errors(step.fold))
         return {"made_of": digest(kept["made_by"])} if "made_by" in kept else {}
