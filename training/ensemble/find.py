@@ -98,8 +98,8 @@ def member_scores(answers: Answers, rule: Rule, costs: MemberCosts) -> dict[str,
     ranked = sorted(scores, key=lambda name: (scores[name]["final"].value, name))
     answered = ~np.isnan(answers.logits).all((2, 3))
     against: dict[str, dict[str, Difference]] = {name: {} for name in ranked}
-    for group, speaks in zip(GROUPS, answers.speaks().T.tolist(), strict=True):
-        graders = [name for name, its in zip(answers.members, speaks, strict=True) if its]
+    for group, grades in zip(GROUPS, answers.speaks().T.tolist(), strict=True):
+        graders = [name for name, its in zip(answers.members, grades, strict=True) if its]
         best = min(graders, key=lambda name: scores[name][group].value, default="")
         for name in graders:
             against[name][group] = differences(answers.labels, alone[name], alone[best])[group]

@@ -19,7 +19,7 @@ PARTS = ("spinal", "foram.", "subar.")
 
 @dataclass(frozen=True)
 class MemberScore:
-    """One member alone; in `scores` the prior stands in for what it does not answer."""
+    """One member alone; `scores` count the prior where it does not answer."""
 
     studies: int
     """How many studies it answers at all."""
@@ -55,7 +55,7 @@ class SearchResult:
     scores: dict[str, dict[str, Interval]]
     """cross_fitted: what is to be expected of the ensemble written; as the best of several ways it is a shade too good.
     Then each way, cross-fitted with all its choices; best_single, picked for each group with hindsight, so that no gain
-    over it is flattered; each recipe as it stands, "recipe <name>"."""
+    over it is flattered; each recipe as it is, "recipe <name>"."""
     costs: dict[str, float]
     """Seconds a study of what `scores` names; above `budget` it could not be taken."""
     against: dict[str, Difference]

@@ -57,7 +57,7 @@ class Ensemble:
     weights: np.ndarray
     multipliers: np.ndarray
     average: Average | None = None
-    """None = as the rule says."""
+    """None = that of the rule."""
 
     def rule(self, rule: Rule) -> Rule:
         """The rule, with this ensemble's own way to average."""

@@ -79,7 +79,7 @@ def read_sources(runs: Path, profile: str, names: Sequence[str]) -> OutOfFoldSou
 
 
 def standing_of(recipe: Recipe) -> Standing:
-    """The recipe as it stands."""
+    """The recipe as it is."""
     graders = [one for one in recipe.members() if one.member.role == "grader"]
     weights = {
         f"{recipe.name}/{one.pooled_as}": {str(group): one.weight[group] for group in one.weight} for one in graders

@@ -1,4 +1,4 @@
-"""Runs Snakemake on rules of this package with a bar of what is done; for the grid, says in the end what failed."""
+"""Runs Snakemake on rules of this package with a bar of what is done; for the grid, reports what failed."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def run(grid: Grid, ways: Ways) -> int:
 
 
 def threads_of(grid: Grid, ways: Ways) -> int | None:
-    """Threads of a training on this machine: one where several share its cores; a cluster's profile says its own."""
+    """Threads of a training on this machine: one where several share its cores; None on a cluster, whose profile has them."""
     cores = os.cpu_count() or 1
     if ways.threads is not None or ways.executor is not None:
         return ways.threads

@@ -120,7 +120,7 @@ class Grid(Spec):
         return own_folder(self.order.runs)
 
     def stamp(self, step: Step) -> Path:
-        """The file that says of what a step's results were made: what Snakemake waits for."""
+        """The file that records of what a step's results were made: what Snakemake waits for."""
         return self.own / step.kind / f"{step.name}.json"
 
     def log(self, step: Step) -> Path:

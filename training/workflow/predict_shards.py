@@ -4,7 +4,7 @@
         [--executor slurm|kubernetes|shell|DIR] [--time-limit SECONDS]
 
 DIR is a folder in the competition's layout, or any folder of STUDY/SERIES/*.dcm.  The merged submission has the bytes
-of a single run; on a CPU of one with as many threads, which is one unless OMP_NUM_THREADS says more.  The same command
+of a single run; on a CPU of one with as many threads, which is one unless OMP_NUM_THREADS is more.  The same command
 goes on where it was interrupted.
 """
 

@@ -20,7 +20,7 @@ class Entry:
     """The last attempt at a step."""
 
     state: str
-    """running, finished, failed or stopped; one that says running and is not was killed."""
+    """running, finished, failed or stopped; one that is "running" without a process was killed."""
     began: float
     """Seconds since 1970."""
     seconds: float = 0.0
