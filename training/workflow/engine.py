@@ -95,7 +95,7 @@ def run(grid: Grid, ways: Ways) -> int:
 
 
 def threads_of(grid: Grid, ways: Ways) -> int | None:
-    """Threads of a training on this machine: one where several share its cores; None on a cluster, whose profile has them."""
+    """Threads of a training on this machine: one where several share its cores; None on a cluster."""
     cores = os.cpu_count() or 1
     if ways.threads is not None or ways.executor is not None:
         return ways.threads
@@ -204,8 +204,8 @@ class Driver:
                 if stopped and not is_passed_on:
                     is_passed_on = True
                     process.send_signal(signal.SIGINT)
-                    here = "the jobs end; what they have is kept"
-                    bar.write(f"stopping: {here if self.is_local else 'submitted jobs go on; the next run finds them'}")
+                    submitted = "jobs already submitted go on; the next run finds them"
+                    bar.write(f"stopping: {'the jobs save what they can' if self.is_local else submitted}")
                 if stopped:
                     end_jobs()
                 time.sleep(LOOK_S)
