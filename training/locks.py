@@ -1,38 +1,64 @@
-"""Lock files that the operating system lets go of: one run at a time in a RUNS folder, and who holds what."""
+"""Lock files, which the operating system releases when the process that holds them ends, however it ends."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
+import signal
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LOCK = ".lock"
+# is_held has a share of a lock for an instant: only a lock that is met so often is taken for held.
+TRIES = 4
+PAUSE_S = 0.05
 
 
 class BusyError(Exception):
-    """Another run has the folder, in one sentence."""
+    """Another process holds the lock, in one sentence."""
+
+
+@contextmanager
+def hold(path: Path, wait: bool = True) -> Iterator[int]:
+    """Hold a lock file, which names this process; `wait` until it is free, or raise BusyError.
+
+    Gives its file descriptor: processes that inherit it hold the lock as well, until the last of them ends.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as stream:
+        if wait:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        elif not _is_taken_at_once(stream.fileno()):
+            stream.seek(0)
+            by = stream.read().strip() or "another process"
+            raise BusyError(f"{path.parent} is in use by {by}: wait for it, end it, or name another folder")
+        name_holder(stream.fileno())
+        yield stream.fileno()
+
+
+def _is_taken_at_once(lock: int) -> bool:
+    for tried in range(TRIES):
+        time.sleep(PAUSE_S if tried else 0)
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    return False
+
+
+def name_holder(lock: int, further: str = "") -> None:
+    """Write into a lock file which process holds it, and which others do."""
+    os.ftruncate(lock, 0)
+    os.write(lock, f"process {os.getpid()} on {os.uname().nodename}{further}".encode())
 
 
 @contextmanager
 def alone(runs: Path) -> Iterator[int]:
-    """Hold RUNS/.lock: the operating system lets go of it when the last process that has it open ends.
-
-    Gives its file descriptor, for processes that are to hold it as well.  Raises BusyError.
-    """
-    runs.mkdir(parents=True, exist_ok=True)
-    with open(runs / LOCK, "a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
-            by = stream.read().strip() or "another process"
-            raise BusyError(f"{runs} is in use by {by}: wait for it, end it, or name another folder") from None
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()} on {os.uname().nodename}")
-        stream.flush()
-        yield stream.fileno()
+    """Hold RUNS/.lock: one run at a time in a folder.  Gives its file descriptor.  Raises BusyError."""
+    with hold(runs / LOCK, wait=False) as lock:
+        yield lock
 
 
 def is_busy(runs: Path) -> bool:
@@ -43,7 +69,7 @@ def is_busy(runs: Path) -> bool:
 def is_held(path: Path) -> bool:
     """Whether a process holds a lock file; one that was killed holds none.
 
-    Asks for a share of the lock and lets go of it at once: those who ask do not take each other for the holder.
+    Takes a share of the lock and releases it at once, so that two that ask do not take each other for the holder.
     """
     try:
         with open(path) as stream:
@@ -53,3 +79,12 @@ def is_held(path: Path) -> bool:
     except FileNotFoundError:
         pass
     return False
+
+
+def terminate_holder(path: Path) -> None:
+    """Send SIGTERM to the process of this machine that holds a lock file, if there is one."""
+    if is_held(path) and (found := re.match(r"process (\d+) on (.*)", path.read_text(encoding="utf-8"))):
+        number, node = found.groups()
+        if node == os.uname().nodename:
+            with suppress(ProcessLookupError):
+                os.kill(int(number), signal.SIGTERM)

@@ -13,6 +13,8 @@ from typing import Any
 from kernels.lumbar.manifest import Artefact, GraderWeight, Route
 from training.recipe.schema import MemberRecipe, Recipe
 
+CHECKPOINT = "checkpoint.pt"
+
 
 class RunsError(ValueError):
     """A file of a finished run that cannot be used: which, and what to do."""
@@ -111,6 +113,12 @@ def is_finished(folder: Path, made_by: str) -> bool:
             return hashlib.file_digest(file, "sha256").hexdigest() == known.sha256
     except (OSError, ValueError):
         return False
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove what only a job that resumes needs; it is as large as five times the weights."""
+    for needless in folder.rglob(CHECKPOINT):
+        needless.unlink(missing_ok=True)
 
 
 def read_object(path: Path) -> dict[str, Any]:

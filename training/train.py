@@ -23,12 +23,12 @@ from training.data.tables import Tables
 from training.digests import job_digest
 from training.fitting.device import Device, device_of
 from training.fitting.export import ExportError, export
-from training.fitting.loop import CHECKPOINT, FitError, FitResult, fit
+from training.fitting.loop import FitError, FitResult, fit
 from training.fitting.scalars import PATTERN as SCALARS
 from training.fitting.time_limit import TimeLimit
 from training.networks import NetworkError
 from training.recipe.schema import MemberRecipe, Recipe
-from training.runs import RunFolder, is_finished, read_object
+from training.runs import CHECKPOINT, RunFolder, is_finished, read_object, remove_checkpoints
 
 log = logging.getLogger("train")
 PRETRAINING, SECOND = "pretraining", "second_step"
@@ -88,6 +88,7 @@ def train(job: Job) -> None:
     """
     member, out = job.named_member, job.out
     if is_finished(out, job.digest):
+        remove_checkpoints(out)  # a kill may have come after done.json
         log.info("%s is finished", member.member.name)
         return
     seed = job.recipe.seed + job.fold
@@ -133,8 +134,7 @@ def _finish(job: Job, artefact: Artefact, result: FitResult, seconds: float) -> 
             "best_epoch": result.best_epoch,
         },
     )
-    for needless in job.out.rglob(CHECKPOINT):  # as large as five times the weights
-        needless.unlink()
+    remove_checkpoints(job.out)
 
 
 def _crops(job: Job, shared: Device) -> Cache:

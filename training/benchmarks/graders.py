@@ -26,12 +26,11 @@ from training.benchmarks.grader_answers import AGREED, OWN, TRUE, find_system, g
 from training.benchmarks.tables import BenchError, Table
 from training.data import out_of_fold
 from training.data.out_of_fold import Answers, Average, OutOfFoldError, Rule
-from training.ensemble.crossfit import cross_fit
 from training.ensemble.find import search
 from training.ensemble.result import SearchResult
 from training.ensemble.search import Ensemble, SearchError, best_ensemble
 from training.ensemble.sources import read_costs, read_priors, standing_of
-from training.ensemble.strategies import FREE, Standing, side_by_side
+from training.ensemble.strategies import FREE, Standing, cross_fit, side_by_side
 from training.evaluation.intervals import FIGURES, Difference, Interval, difference, intervals, unpaired
 from training.evaluation.json_safe import finite
 from training.evaluation.truth import TruthError, read_solution

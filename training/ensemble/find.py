@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from kernels.lumbar.labels import GROUPS
 from kernels.lumbar.run.submission import replace_json
-from training.data.out_of_fold import Answers, Mixture, OutOfFoldError, Rule
-from training.ensemble.result import MemberScore, SearchResult
+from training.data.out_of_fold import Answers, Average, Mixture, OutOfFoldError, Rule
+from training.ensemble.result import MemberScore, SearchResult, reason_of, table_of
 from training.ensemble.search import MemberCosts, SearchError, best_single, cross_fitted, run_order
-from training.ensemble.sources import OutOfFoldSources, read_costs, read_priors, read_sources
+from training.ensemble.sources import OutOfFoldSources, read_costs, read_priors, read_sources, standing_of
 from training.ensemble.strategies import Standing, shipped, strategies
-from training.ensemble.table import next_step, reason_of, table_of
 from training.evaluation.intervals import Difference, differences, intervals
 from training.evaluation.json_safe import finite
 from training.evaluation.metric import pooled
@@ -40,15 +41,15 @@ def search(
     standing: Sequence[Standing] = (),
     unit: str = "seconds",
 ) -> SearchResult:
-    """The best ensemble of these members [within `seconds` a study] and its honest score beside simpler ones.
+    """The best ensemble of these members [within `seconds` a study] and its cross-fitted score beside simpler ones.
 
-    `standing`: recipes as they stand, of which the best may be as good as any ensemble.  Raises SearchError where no
-    member fits or nothing can be cross-fitted.
+    `standing`: recipes as they are, of which the best may be as good as any ensemble.  `unit`: of all costs.  Raises
+    SearchError where no member fits or nothing can be cross-fitted.
     """
     labels, ways = answers.labels, strategies(answers, rule, costs, seconds, standing)
     mixed = {name: cross_fitted(answers, rule, fit) for name, fit in ways.fits.items()}
     made = {name: fit(answers) for name, fit in ways.fits.items()}
-    taken = [name for name in ways.fits if name not in ways.too_dear]
+    taken = [name for name in ways.fits if name not in ways.over_budget]
     chosen = taken[first_best([pooled(labels, mixed[name]).final for name in taken])]
     found = shipped(made[chosen], answers)
     if not found.members:
@@ -65,7 +66,7 @@ def search(
     recipe = next((one.name for one in standing if one.ensemble(answers).members == made[chosen].members), "")
     return SearchResult(
         strategy=chosen,
-        reason=reason_of(chosen, recipe, scores, against, ways.too_dear),
+        reason=reason_of(chosen, recipe, scores, against, ways.over_budget),
         average=found.rule(rule).average,
         studies=len(answers.studies),
         weights={
@@ -97,8 +98,8 @@ def member_scores(answers: Answers, rule: Rule, costs: MemberCosts) -> dict[str,
     ranked = sorted(scores, key=lambda name: (scores[name]["final"].value, name))
     answered = ~np.isnan(answers.logits).all((2, 3))
     against: dict[str, dict[str, Difference]] = {name: {} for name in ranked}
-    for group, speaks in zip(GROUPS, answers.speaks().T.tolist(), strict=True):
-        graders = [name for name, its in zip(answers.members, speaks, strict=True) if its]
+    for group, grades in zip(GROUPS, answers.speaks().T.tolist(), strict=True):
+        graders = [name for name, its in zip(answers.members, grades, strict=True) if its]
         best = min(graders, key=lambda name: scores[name][group].value, default="")
         for name in graders:
             against[name][group] = differences(answers.labels, alone[name], alone[best])[group]
@@ -111,30 +112,16 @@ def member_scores(answers: Answers, rule: Rule, costs: MemberCosts) -> dict[str,
 
 
 def budget_of(text: str | None) -> float | None:
-    """The seconds a study that a command line allows; None = any.  Raises SearchError."""
-    if text is None:
-        return None
+    """Seconds a study that a command line allows; None = any.  Raises SearchError."""
     try:
-        seconds = float(text)
+        seconds = None if text is None else float(text)
     except ValueError:
         seconds = math.nan
-    if not (math.isfinite(seconds) and seconds > 0):
+    if seconds is not None and not 0 < seconds < math.inf:
         raise SearchError(
             f"SECONDS_A_STUDY is a number above 0, such as 2.5, not '{text}'; without it there is no limit"
         )
     return seconds
-
-
-def search_runs(sources: OutOfFoldSources, average: str, seconds: float | None) -> tuple[SearchResult, list[str]]:
-    """Search on what was read; and remarks.  Raises SearchError where priors or seconds do not allow it."""
-    priors = read_priors([folder.parent / "priors.json" for folder in sources.folders])
-    rule = Rule("logits" if average == "logits" else "probabilities", priors)
-    costs, uncosted = read_costs([folder / "seconds.json" for folder in sources.folders], sources.answers.members)
-    if uncosted and seconds is not None:
-        raise SearchError(f"{uncosted.partition(':')[0]}, so no budget can be kept: make train-all measures them")
-    unit = "networks" if uncosted else "seconds"
-    result = search(sources.answers, rule, costs, seconds, sources.standing, unit)
-    return result, [*sources.remarks, *filter(None, [uncosted])]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -144,24 +131,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--recipes", nargs="+", default=[], help="default: all that have out-of-fold answers")
     parser.add_argument("--profile", default="full")
-    parser.add_argument("--average", choices=("logits", "probabilities"), default="logits")
+    parser.add_argument("--average", choices=get_args(Average), default="logits")
     parser.add_argument("--seconds", help="what the ensemble may cost a study; default: no limit")
     options = parser.parse_args(argv)
     try:
         seconds = budget_of(options.seconds)
         if options.out.is_dir():
             raise SearchError(f"{options.out} is a folder: name a file, such as OUT={options.out / 'ensemble.json'}")
-        names = names_of(options.recipes) if options.recipes else []
-        sources = read_sources(options.runs, options.profile, names)
-        result, remarks = search_runs(sources, options.average, seconds)
+        sources = read_sources(options.runs, options.profile, names_of(options.recipes) if options.recipes else [])
+        rule = Rule(options.average, read_priors([folder.parent / "priors.json" for folder in sources.folders]))
+        costs, uncosted = read_costs([folder / "seconds.json" for folder in sources.folders], sources.answers.members)
+        if uncosted and seconds is not None:
+            raise SearchError(f"{uncosted.partition(':')[0]}, so no budget can be kept: make train-all measures them")
+        standing = [standing_of(recipe) for recipe in sources.recipes]
+        result = search(sources.answers, rule, costs, seconds, standing, "networks" if uncosted else "seconds")
         options.out.parent.mkdir(parents=True, exist_ok=True)
         replace_json(options.out, finite(asdict(result)))
     except (SearchError, OutOfFoldError, RecipeError, OSError) as error:
         sys.stderr.write(f"no ensemble: {error}\n")
         return 1
-    then = next_step(result, options.out, options.runs, options.profile, sources.recipes, sources.folds)
-    sys.stdout.write("\n".join([*remarks, table_of(result), "", *then]) + "\n")
+    remarks = [*sources.remarks, *filter(None, [uncosted])]
+    sys.stdout.write("\n".join([*remarks, table_of(result), "", *_next_step(result, sources, options)]) + "\n")
     return 0
+
+
+def _next_step(result: SearchResult, sources: OutOfFoldSources, options: argparse.Namespace) -> list[str]:
+    """What was written and what it costs; and the command that packages it."""
+    used = sorted({name.partition("/")[0] for name in result.order})
+    limit = "no budget" if result.budget is None else f"budget {result.budget:g}"
+    given = [f"RUNS={shlex.quote(str(options.runs))}", f"PROFILE={options.profile}"]
+    given.append(f"RECIPES={shlex.quote(' '.join(used))}")
+    folds = tuple(sorted(set(sources.answers.folds.tolist())))
+    if any((one.train_folds or tuple(range(one.folds))) != folds for one in sources.recipes if one.name in used):
+        given.append(f"FOLDS={shlex.quote(' '.join(map(str, folds)))}")
+    cost = f"{result.seconds:.2f} {result.unit} a study, {limit}"
+    return [
+        f"{options.out}: {len(result.order)} members of {', '.join(used)}, {cost}",
+        f"next: make package {' '.join(given)} ENSEMBLE={shlex.quote(str(options.out))}",
+    ]
 
 
 if __name__ == "__main__":

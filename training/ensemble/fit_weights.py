@@ -52,7 +52,7 @@ def fit_weights(answers: Answers, rule: Rule, multipliers: np.ndarray | None = N
         weights = found / found.sum(0)
         few = np.where(weights < SMALL, 0, weights)
         candidates.append(few / few.sum(0))
-    # Of those that are equal but for what a fit leaves open, the simpler one, which stands first, is taken.
+    # Of candidates whose losses differ by less than the tolerance of a fit, the first and simplest is taken.
     best = first_best([costs(weights) for weights in candidates], FIT_TOLERANCE)
     return np.stack([candidates[index][:, group] for group, index in enumerate(best)], -1)
 

@@ -1,16 +1,25 @@
-"""What an ensemble search finds: the ensemble, and what it and each way of making one is worth."""
+"""What an ensemble search finds, as ensemble.json holds it and as tables of text."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
-from training.ensemble.parts import EliminationStep
-from training.evaluation.intervals import Difference, Interval
+from kernels.lumbar.labels import GROUPS
+from training.ensemble.search import EliminationStep
+from training.ensemble.strategies import RECIPE, SUBSET, TITLES
+from training.evaluation.intervals import FIGURES, Difference, Interval
+from training.evaluation.ties import SAME
+
+WRITTEN = "the ensemble written"
+SINGLE = "best member of each condition, by hindsight"
+PARTS = ("spinal", "foram.", "subar.")
 
 
 @dataclass(frozen=True)
 class MemberScore:
-    """One member alone; in `scores` the prior stands in for what it does not answer."""
+    """One member alone; `scores` count the prior where it does not answer."""
 
     studies: int
     """How many studies it answers at all."""
@@ -28,7 +37,7 @@ class SearchResult:
     strategy: str
     """How the ensemble was made (strategies.py): the way with the lowest cross-fitted score, in the budget."""
     reason: str
-    """The same in words."""
+    """Why, as a sentence."""
     average: str
     studies: int
     weights: dict[str, dict[str, float]]
@@ -46,7 +55,7 @@ class SearchResult:
     scores: dict[str, dict[str, Interval]]
     """cross_fitted: what is to be expected of the ensemble written; as the best of several ways it is a shade too good.
     Then each way, cross-fitted with all its choices; best_single, picked for each group with hindsight, so that no gain
-    over it is flattered; each recipe as it stands, "recipe <name>"."""
+    over it is flattered; each recipe as it is, "recipe <name>"."""
     costs: dict[str, float]
     """Seconds a study of what `scores` names; above `budget` it could not be taken."""
     against: dict[str, Difference]
@@ -55,3 +64,96 @@ class SearchResult:
     """On the rows that it was fitted on: too good, unless nothing was fitted."""
     best_single: dict[str, str]
     members: dict[str, MemberScore]
+
+
+def reason_of(
+    chosen: str,
+    recipe: str,
+    scores: Mapping[str, Mapping[str, Interval]],
+    against: Mapping[str, Difference],
+    over_budget: Collection[str],
+) -> str:
+    """Why this way was taken, beside the next best: a sentence."""
+    others = [name for name in against if name in TITLES and name not in over_budget]
+    name = f"{TITLES[chosen]} ({recipe})" if chosen == RECIPE and recipe else TITLES[chosen]
+    final = scores[chosen]["final"].value
+    if not others:
+        return f"{name}: cross-fitted {final:.4f}, and there is no other way"
+    second = min(others, key=lambda one: scores[one]["final"].value)
+    gain, within = against[second], " within the budget" if over_budget else ""
+    return (
+        f"{name}: cross-fitted {final:.4f}, which no other way{within} is below; the next is {TITLES[second]} with "
+        f"{scores[second]['final'].value:.4f} (difference {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}], "
+        f"{gain.verdict})"
+    )
+
+
+def table_of(result: SearchResult) -> str:
+    """Scores of each way, each member alone by condition, and the run order with its weights, as text."""
+    return "\n".join([*_scores(result), "", *_members(result), "", *_order(result)])
+
+
+def _scores(result: SearchResult) -> list[str]:
+    heading = f"out-of-fold score, {result.studies} studies"
+    rows = [[heading, *PARTS, "any s.", "mean", "[95 %]", result.unit, f"{WRITTEN} less this [95 %]"]]
+    titles = {"cross_fitted": WRITTEN, "best_single": SINGLE} | TITLES
+    for name, its in result.scores.items():
+        cost = result.costs[name]
+        gain = _gain(result.against[name]) if name in result.against else ""
+        over = " over the budget" if result.budget is not None and cost > result.budget else ""
+        values = [f"{its[part].value:.4f}" for part in FIGURES]
+        title = titles.get(name, f"{name} as it stands")
+        rows.append([title, *values, _bounds(its["final"]), f"{cost:{len(result.unit)}.2f}", gain + over])
+    fitted = f"on the rows it was fitted on it scores {result.fitted_score:.4f}"
+    return [*_aligned(rows), f"written: {result.reason}", fitted]
+
+
+def _members(result: SearchResult) -> list[str]:
+    """By condition, each member that grades it, the best first."""
+    rows = []
+    for group in GROUPS:
+        graders = [name for name, one in result.members.items() if group in one.against_best]
+        graders.sort(key=lambda name: result.members[name].scores[group].value)
+        is_spinal = group == "spinal"
+        title = f"{group}: each member that grades it, alone"
+        rows.append([title, "loss", "[95 %]", "any s." if is_spinal else "", "less the best [95 %]"])
+        for name in graders:
+            member = result.members[name]
+            own, severe = member.scores[group], member.scores["any_severe"].value
+            gain = "best" if name == graders[0] else _gain(member.against_best[group])
+            rows.append([name, f"{own.value:.4f}", _bounds(own), f"{severe:.4f}" if is_spinal else "", gain])
+    return _aligned(rows)
+
+
+def _order(result: SearchResult) -> list[str]:
+    rows = [["run order and weights", *PARTS, result.unit, "score so far, on its own rows"]]
+    for step in result.curve:
+        weights = [f"{result.weights[step.member][group]:.3f}" for group in GROUPS]
+        rows.append([step.member, *weights, f"{step.seconds:{len(result.unit)}.2f}", f"{step.score:.4f}"])
+    if any(value != 1 for values in result.multipliers.values() for value in values):
+        for group, values in result.multipliers.items():
+            rows.append([f"class multipliers, {group}", *(f"{value:.3f}" for value in values)])
+    lines = _aligned(rows)
+    lowest = min(result.curve, key=lambda step: step.score)
+    if result.curve[-1].score > lowest.score + SAME:
+        best = result.scores[SUBSET]["final"].value
+        lines.append(
+            f"after {lowest.member} the score rises, but only on these rows, by which the order was chosen: "
+            f"cross-fitted, the best part of all scores {best:.4f}"
+        )
+    if result.left_to_priors:
+        lines.append(f"no member answers {', '.join(result.left_to_priors)} better than the priors, which are used")
+    return lines
+
+
+def _bounds(value: Interval) -> str:
+    return f"[{value.low:.4f}, {value.high:.4f}]"
+
+
+def _gain(gain: Difference) -> str:
+    return f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] {gain.verdict}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, cells)) for cells in zip_longest(*rows, fillvalue="")]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]

@@ -6,21 +6,84 @@ members included, is fitted on the other folds' studies and then applied to the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from kernels.lumbar.labels import GROUPS
-from training.data.out_of_fold import Answers, Mixture, Rule
+from training.data.out_of_fold import Answers, Average, Mixture, Rule
 from training.data.tables import ROW_GROUPS
 from training.ensemble.fit_weights import best_alone, fit_multipliers, fit_weights
-from training.ensemble.parts import TINY, EliminationStep, Ensemble, MemberCosts, SearchError
 from training.evaluation.metric import group_losses
 from training.evaluation.ties import SAME, first_best
 
 # A member that lowers the score by less is not worth its seconds.
 LEAST_GAIN = 1e-4
 PARTS_OF_ONE_FOLD = 5
+# Seconds that a member which costs nothing is taken to cost.
+TINY = 1e-9
+
+
+class SearchError(Exception):
+    """Answers or a budget that no ensemble can be made of, and why."""
+
+
+@dataclass(frozen=True)
+class MemberCosts:
+    """Measured seconds a study; those of localisers are shared by all members that use their landmarks."""
+
+    members: Mapping[str, float]
+    """By "located/member"."""
+    located: Mapping[str, float]
+
+    @staticmethod
+    def equal(names: Sequence[str]) -> MemberCosts:
+        """One second for each member, none for landmarks."""
+        return MemberCosts(dict.fromkeys(names, 1.0), {name.partition("/")[0]: 0.0 for name in names})
+
+    def of(self, names: Iterable[str]) -> float:
+        """Seconds a study of a set of members with the localisers that they need."""
+        chosen = tuple(names)
+        used = sorted({name.partition("/")[0] for name in chosen})
+        return sum(self.members[name] for name in chosen) + sum(self.located[name] for name in used)
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Members with their weights (M, 3 groups), and class multipliers (3 groups, 3) of what they average to."""
+
+    members: tuple[str, ...]
+    weights: np.ndarray
+    multipliers: np.ndarray
+    average: Average | None = None
+    """None = that of the rule."""
+
+    def rule(self, rule: Rule) -> Rule:
+        """The rule, with this ensemble's own way to average."""
+        return replace(rule, average=self.average or rule.average)
+
+    def predict(self, answers: Answers, rule: Rule) -> np.ndarray:
+        """(N, 25, 3) probabilities for the studies of `answers`, which have these members and maybe more."""
+        return Mixture(answers.only(members=self.members), self.rule(rule)).mix(self.weights, self.multipliers)
+
+    def loss(self, answers: Answers, rule: Rule) -> float:
+        """The final score on these answers; 0 where nothing is labelled."""
+        return float(group_losses(answers.labels, self.predict(answers, rule)).sum())
+
+    def only(self, names: Sequence[str]) -> Ensemble:
+        """Of these members, in this order; the weights of each group sum to 1 again."""
+        weights = self.weights[[self.members.index(name) for name in names]]
+        return replace(self, members=tuple(names), weights=weights / weights.sum(0).clip(TINY))
+
+
+@dataclass(frozen=True)
+class EliminationStep:
+    """The ensemble after one more member has run."""
+
+    member: str
+    seconds: float
+    score: float
 
 
 def simple_mean(answers: Answers, rule: Rule) -> Ensemble:
@@ -48,7 +111,7 @@ def best_subset(
     *,
     per_second: bool = False,
 ) -> Ensemble:
-    """Greedy forward selection of equally weighted members: next is whoever lowers the score most [per second].
+    """Greedy forward selection of equally weighted members: next is the one that lowers the loss most [per second].
 
     A member joins in the groups that it improves.  `seconds`: what the set may cost a study.
     """
@@ -113,7 +176,7 @@ def best_ensemble(answers: Answers, rule: Rule, costs: MemberCosts, seconds: flo
 
 
 def _fitted(answers: Answers, rule: Rule, multipliers: np.ndarray, costs: MemberCosts) -> Ensemble:
-    # A member that is silent on a group has no part in it, whatever the fit left it with.
+    # A member that answers no row of a group has no weight there, whatever the fit left it with.
     weights = fit_weights(answers, rule, multipliers) * answers.speaks()
     weights = weights / weights.sum(0).clip(TINY)
     return lean(answers, rule, Ensemble(answers.members, weights, fit_multipliers(answers, rule, weights)), costs)
@@ -122,11 +185,11 @@ def _fitted(answers: Answers, rule: Rule, multipliers: np.ndarray, costs: Member
 def lean(answers: Answers, rule: Rule, ensemble: Ensemble, costs: MemberCosts) -> Ensemble:
     """Without the members that do not earn their seconds, in run order.
 
-    Whoever the score misses least goes first, as long as it rises by less than LEAST_GAIN; then those who, run last,
-    raise it.
+    Backward elimination removes the member whose removal raises the loss least, while that is less than LEAST_GAIN;
+    then those at the end of the run order that raise the loss.
     """
     while True:
-        ensemble = _without_idle(answers, rule, ensemble)
+        ensemble = _backward_eliminated(answers, rule, ensemble)
         curve = run_order(answers, rule, ensemble, costs)
         lowest = 1 + int(first_best([step.score for step in curve])) if curve else 0
         ensemble = ensemble.only([step.member for step in curve[:lowest]])
@@ -134,26 +197,26 @@ def lean(answers: Answers, rule: Rule, ensemble: Ensemble, costs: MemberCosts) -
             return ensemble
 
 
-def _without_idle(answers: Answers, rule: Rule, ensemble: Ensemble) -> Ensemble:
+def _backward_eliminated(answers: Answers, rule: Rule, ensemble: Ensemble) -> Ensemble:
     mixture = Mixture(answers.only(members=ensemble.members), ensemble.rule(rule))
     weights, left = ensemble.weights.copy(), list(range(len(ensemble.members)))
     grades = weights > 0
 
-    def losses_without(*gone: int) -> np.ndarray:
+    def losses_without(*removed: int) -> np.ndarray:
         rest = weights.copy()
-        rest[list(gone)] = 0
+        rest[list(removed)] = 0
         return group_losses(answers.labels, mixture.mix(rest, ensemble.multipliers))
 
-    # A member's going changes its own groups alone, so those of others need not be mixed again.
+    # Removing a member changes its own groups alone, so other groups need not be mixed again.
     losses, without = losses_without(), {member: losses_without(member) for member in left}
     while left:
         after = {member: np.where(grades[member], without[member], losses) for member in left}
-        idle = left[first_best([after[member].sum() for member in left])]
-        if after[idle].sum() - losses.sum() >= LEAST_GAIN:
+        least = left[first_best([after[member].sum() for member in left])]
+        if after[least].sum() - losses.sum() >= LEAST_GAIN:
             break
-        weights[idle], losses = 0, after[idle]
-        left.remove(idle)
-        without |= {member: losses_without(member) for member in left if (grades[member] & grades[idle]).any()}
+        weights[least], losses = 0, after[least]
+        left.remove(least)
+        without |= {member: losses_without(member) for member in left if (grades[member] & grades[least]).any()}
     return ensemble.only([ensemble.members[member] for member in left])
 
 

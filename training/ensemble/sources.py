@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -35,9 +34,7 @@ class OutOfFoldSources:
 
     folders: list[Path]
     """RUNS/<recipe>/<profile> of the recipes that take part."""
-    folds: tuple[int, ...]
     answers: Answers
-    standing: list[Standing]
     recipes: list[Recipe]
     """Those of them that this project knows."""
     remarks: list[str]
@@ -54,42 +51,35 @@ def read_sources(runs: Path, profile: str, names: Sequence[str]) -> OutOfFoldSou
     tables: dict[str, pd.DataFrame] = {}
     refused = []
     for given in found:
-        recipe, name = _recipe_of(given, profile, asked=bool(names)), Path(given).stem
-        paths = sorted((runs / name / profile).glob(TABLES))
-        table = read(paths) if paths else None
-        if table is None:
+        name = Path(given).stem
+        if names or path_of(given).is_file():
+            recipes[name] = load_named(given, cast(Profile, profile))
+        if not (paths := sorted((runs / name / profile).glob(TABLES))):
             refused.append(f"{name} has no out-of-fold answers of profile {profile}: make train-all first")
-        elif recipe and (trouble := trouble_with(RunFolder(runs, recipe), table)):
+            continue
+        table = read(paths)
+        if name in recipes and (trouble := trouble_with(RunFolder(runs, recipes[name]), table)):
             refused.append(f"{name} {trouble}")
         else:
             tables[name] = table
-            recipes |= {name: recipe} if recipe else {}
     if names and refused:
         raise SearchError(f"{refused[0]}, or leave it out of RECIPES")
     if not tables:
         nothing = f"{runs} has no out-of-fold answers of profile {profile}: make train-all first"
         raise SearchError("; ".join(refused) or nothing)
-    table = together(list(tables.values()))
-    answers, remark = usable(answers_of(table))
+    answers, remark = usable(answers_of(together(list(tables.values()))))
     unknown = [name for name in tables if name not in recipes]
     strange = f"{', '.join(unknown)}: no recipe of this project, so make package will not take it" if unknown else ""
     return OutOfFoldSources(
         folders=[runs / name / profile for name in tables],
-        folds=tuple(sorted({int(fold) for fold in answers.folds})),
         answers=answers,
-        standing=[standing_of(recipe) for recipe in recipes.values()],
-        recipes=list(recipes.values()),
+        recipes=[recipe for name, recipe in recipes.items() if name in tables],
         remarks=[*(f"left out: {one}" for one in refused), *filter(None, [strange, remark])],
     )
 
 
-def _recipe_of(name: str, profile: str, asked: bool) -> Recipe | None:
-    """None for a folder that no recipe of this project made, unless it was asked for: that raises RecipeError."""
-    return load_named(name, cast(Profile, profile)) if asked or path_of(name).is_file() else None
-
-
 def standing_of(recipe: Recipe) -> Standing:
-    """The recipe as it stands."""
+    """The recipe as it is."""
     graders = [one for one in recipe.members() if one.member.role == "grader"]
     weights = {
         f"{recipe.name}/{one.pooled_as}": {str(group): one.weight[group] for group in one.weight} for one in graders
@@ -140,11 +130,11 @@ def usable(answers: Answers) -> tuple[Answers, str]:
         left_out = len(answers.members) - len(real)
         remarks.append(f"members given true landmarks are left out ({left_out}): Kaggle has none")
         answers = answers.only(members=real)
-    answers, partly = _shown_to_all(answers)
-    told = (~np.isnan(answers.logits[..., 0])).any(2).sum(1)
-    silent = _counts(answers.members, told, len(answers.studies))
-    stand_in = f"{silent}; there the others answer, or the priors" if silent else ""
-    return answers, "; ".join(filter(None, [*remarks, partly, stand_in]))
+    answers, shared = _shown_to_all(answers)
+    answered = (~np.isnan(answers.logits[..., 0])).any(2).sum(1)
+    partial = _partial(answers.members, answered, len(answers.studies))
+    partial = f"{partial}; there the others answer, or the priors" if partial else ""
+    return answers, "; ".join(filter(None, [*remarks, shared, partial]))
 
 
 def _shown_to_all(answers: Answers) -> tuple[Answers, str]:
@@ -152,7 +142,7 @@ def _shown_to_all(answers: Answers) -> tuple[Answers, str]:
     if answers.asked is None or answers.asked.all():
         return answers, ""
     shared, total = np.asarray(answers.asked.all(0)), len(answers.studies)
-    counts = _counts(answers.members, answers.asked.sum(1), total)
+    counts = _partial(answers.members, answers.asked.sum(1), total)
     if shared.sum() < LEAST_STUDIES:
         raise SearchError(
             f"{int(shared.sum())} of {total} studies are answered by all members, too few to fit on: {counts}; "
@@ -162,19 +152,15 @@ def _shown_to_all(answers: Answers) -> tuple[Answers, str]:
     return answers.only(studies=shared), f"{only}: {counts}"
 
 
-def _counts(members: Sequence[str], counts: np.ndarray, total: int) -> str:
-    """Who answers fewer than all studies; members of one recipe with the same count by its name."""
-    alike: dict[tuple[str, int], list[str]] = defaultdict(list)
-    for name, count in zip(members, counts.tolist(), strict=True):
-        alike[name.partition("/")[0], count].append(name)
-    located = [name.partition("/")[0] for name in members]
-    told = []
-    for (recipe, count), names in alike.items():
-        if count < total:
-            whom = [recipe] if len(names) == located.count(recipe) else names
-            told += [f"{one} answers only {count} of {total} studies" for one in whom]
-    more = [f"and {len(told) - NAMED} more answer a part"] if len(told) > NAMED else []
-    return ", ".join([*told[:NAMED], *more])
+def _partial(members: Sequence[str], counts: np.ndarray, total: int) -> str:
+    """Members that answer fewer than all studies; all of a recipe by its name where they answer as many."""
+    table = pd.DataFrame({"name": members, "recipe": [name.partition("/")[0] for name in members], "count": counts})
+    alike = table.groupby("recipe")["count"].transform("nunique") == 1
+    table["name"] = table["name"].where(~alike, table["recipe"])
+    partial = table[table["count"] < total].drop_duplicates("name")
+    named = [f"{one.name} answers only {one.count} of {total} studies" for one in partial.itertuples()]
+    more = [f"and {len(named) - NAMED} more answer a part"] if len(named) > NAMED else []
+    return ", ".join([*named[:NAMED], *more])
 
 
 def read_priors(paths: Sequence[Path]) -> dict[str, tuple[float, float, float]]:
@@ -198,8 +184,8 @@ def read_costs(paths: Sequence[Path], names: Sequence[str]) -> tuple[MemberCosts
     for path in paths:
         try:
             measured = json.loads(path.read_text(encoding="utf-8"))
-            members |= _seconds(path, "members", measured["members"])
-            located |= _seconds(path, "located", measured["located"])
+            for kind, kept in (("members", members), ("located", located)):
+                kept |= {name: _seconds(path, f"{kind}.{name}", float(one)) for name, one in measured[kind].items()}
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -208,19 +194,15 @@ def read_costs(paths: Sequence[Path], names: Sequence[str]) -> tuple[MemberCosts
     missing = [name for name, (route, member) in pairs.items() if member not in members or route not in located]
     if missing:
         routes = {route: 0.0 if route == TRUTH else 1.0 for route, _ in pairs.values()}
-        return (
-            MemberCosts(dict.fromkeys(names, 1.0), routes),
-            f"no measured seconds of {missing[0]}: every network counts as 1 instead",
-        )
+        remark = f"no measured seconds of {missing[0]}: every network counts as 1 instead"
+        return MemberCosts(dict.fromkeys(names, 1.0), routes), remark
     return MemberCosts({name: members[member] for name, (_, member) in pairs.items()}, located), ""
 
 
-def _seconds(path: Path, kind: str, measured: Mapping[str, float]) -> dict[str, float]:
-    found = {name: float(seconds) for name, seconds in measured.items()}
-    wrong = [name for name, seconds in found.items() if not (math.isfinite(seconds) and seconds >= 0)]
-    if wrong:
+def _seconds(path: Path, name: str, seconds: float) -> float:
+    if not 0 <= seconds < math.inf:
         raise SearchError(
-            f"{path}: {kind}.{wrong[0]} is {found[wrong[0]]}, and seconds are 0 or more: delete the file, and make "
-            "train-all measures them again"
+            f"{path}: {name} is {seconds}, and seconds are 0 or more: delete the file, and make train-all measures "
+            "them again"
         )
-    return found
+    return seconds

@@ -1,9 +1,9 @@
-"""Ways to make an ensemble of the same members, from free weights down to one recipe as it stands."""
+"""Ways to make an ensemble of the same members, from free weights down to one recipe as it is, and their cross-fits."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,9 +13,11 @@ from training.data.out_of_fold import Answers, Average, Rule
 from training.ensemble.search import (
     Ensemble,
     MemberCosts,
+    SearchError,
     best_ensemble,
     calibrated_mean,
     check_budget,
+    cross_fitted,
     lean,
     simple_mean,
     subset_within,
@@ -24,7 +26,7 @@ from training.evaluation.ties import first_best
 
 FREE, MEAN, CALIBRATED, SUBSET = "free_weights", "simple_mean", "calibrated_mean", "best_subset"
 RECIPE, SIDE_BY_SIDE = "best_recipe", "side_by_side"
-# In words, for people.
+# As tables and reports name them.
 TITLES = {
     FREE: "free weights",
     MEAN: "simple mean of all",
@@ -39,7 +41,7 @@ Fit = Callable[[Answers], Ensemble]
 
 @dataclass(frozen=True)
 class Standing:
-    """A recipe as it stands: its graders with its own weights, averaged its own way."""
+    """A recipe as it is: its graders with the weights and the average of its YAML file."""
 
     name: str
     weights: Mapping[str, Mapping[str, float]]
@@ -56,9 +58,7 @@ class Standing:
 
 def side_by_side(answers: Answers, standing: Sequence[Standing], average: Average) -> Ensemble:
     """All recipes with their own weights, which is what is packaged where no ensemble was searched."""
-    weights: dict[str, Mapping[str, float]] = {}
-    for one in standing:
-        weights |= one.weights
+    weights = {name: its for one in standing for name, its in one.weights.items()}
     return Standing(SIDE_BY_SIDE, weights, average).ensemble(answers)
 
 
@@ -68,8 +68,8 @@ class Strategies:
 
     fits: dict[str, Fit]
     """Of two that score the same, but for rounding, the first is taken."""
-    too_dear: frozenset[str]
-    """Those that cost more than the budget: what they score is told, but they are not taken."""
+    over_budget: frozenset[str]
+    """Those that cost more than the budget: they are scored, but not taken."""
 
 
 def strategies(
@@ -84,15 +84,14 @@ def strategies(
         MEAN: lambda part: simple_mean(part, rule),
         CALIBRATED: lambda part: calibrated_mean(part, rule),
     }
-    own = [one.ensemble(answers) for one in standing]
-    own = [one for one in own if one.members]
+    own = [one for one in (recipe.ensemble(answers) for recipe in standing) if one.members]
     if affordable := [one for one in own if costs.of(one.members) <= limit]:
         fits[RECIPE] = lambda part: affordable[first_best([one.loss(part, rule) for one in affordable])]
     together = side_by_side(answers, standing, rule.average)
     if len(own) > 1:
         fits[SIDE_BY_SIDE] = lambda part: together
-    dear = {MEAN: answers.members, CALIBRATED: answers.members, SIDE_BY_SIDE: together.members}
-    return Strategies(fits, frozenset(name for name, members in dear.items() if costs.of(members) > limit))
+    unlimited = {MEAN: answers.members, CALIBRATED: answers.members, SIDE_BY_SIDE: together.members}
+    return Strategies(fits, frozenset(name for name, members in unlimited.items() if costs.of(members) > limit))
 
 
 def shipped(ensemble: Ensemble, answers: Answers) -> Ensemble:
@@ -100,3 +99,46 @@ def shipped(ensemble: Ensemble, answers: Answers) -> Ensemble:
     weights = ensemble.weights * answers.only(members=ensemble.members).speaks()
     used = [name for name, its in zip(ensemble.members, weights, strict=True) if its.any()]
     return replace(ensemble, weights=weights).only(used)
+
+
+class CrossFit:
+    """Ensembles fitted on the other folds' studies, each used for the studies that it never saw.
+
+    Keeps each fit: the shipped ensemble may be scored and drawn by these alone.
+    """
+
+    def __init__(self, answers: Answers, rule: Rule, fit: Fit) -> None:
+        """Fits once a part.  Raises SearchError where nothing can be cross-fitted."""
+        self._answers, self._rule, self._fit = answers, rule, fit
+        self._fitted: dict[tuple[str, ...], Ensemble] = {}
+        self.predicted = cross_fitted(answers, rule, self._without)
+        """(N, 25, 3) probabilities."""
+
+    def of(self, names: Collection[str]) -> np.ndarray:
+        """(N, 25, 3) probabilities of these members alone, with the weights of the whole ensemble."""
+
+        def fit(part: Answers) -> Ensemble:
+            whole = self._without(part)
+            return whole.only([name for name in whole.members if name in names])
+
+        return cross_fitted(self._answers, self._rule, fit)
+
+    def _without(self, part: Answers) -> Ensemble:
+        if part.studies not in self._fitted:
+            self._fitted[part.studies] = self._fit(part)
+        return self._fitted[part.studies]
+
+
+def cross_fit(
+    answers: Answers,
+    rule: Rule,
+    costs: MemberCosts,
+    seconds: float | None,
+    standing: Sequence[Standing],
+    strategy: str,
+) -> CrossFit:
+    """Of an ensemble that was searched [within `seconds` a study] and made by a strategy.  Raises SearchError."""
+    fits = strategies(answers, rule, costs, seconds, standing).fits
+    if strategy not in fits:
+        raise SearchError(f"the ensemble was made as '{strategy}', which these runs do not allow: make ensemble again")
+    return CrossFit(answers, rule, fits[strategy])

@@ -80,7 +80,9 @@ def localiser_errors(
     kept = read_object(path)
     if kept.get("made_by") == made_by and "errors" in kept:
         return {view: LandmarkError(**error) for view, error in kept["errors"].items()}
-    predictor = all_of(manifest, folder)
+    # Without the calibration of an attempt that was killed: it is fitted to the networks' own confidence.
+    plain = tuple(artefact.model_copy(update={"calibration": None}) for artefact in manifest.artefacts)
+    predictor = all_of(manifest.model_copy(update={"artefacts": plain}), folder)
     predictions = predict_studies(predictor, data / "train_images", tables.series, studies)
     located = {study: one.located[folder.recipe.name] for study, one in predictions.items()}
     known = {study: truth[study] for study in studies if study in truth}

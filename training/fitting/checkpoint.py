@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from kernels.lumbar.run.submission import whole_file
 
 from . import FitError
 
@@ -18,19 +17,6 @@ FORMAT = 2
 
 class CheckpointError(FitError):
     """A checkpoint that cannot be continued, with the reason and the remedy."""
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; what was written there takes its place at once when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save(path: Path, state: dict[str, Any], identity: dict[str, Any]) -> None:

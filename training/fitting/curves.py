@@ -9,7 +9,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from .checkpoint import whole_file
+from kernels.lumbar.run.submission import whole_file
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from kernels.lumbar.labels import UNITS
 from kernels.lumbar.manifest import Artefact, Provenance, Weights
 from kernels.lumbar.networks.weights import golden_inputs
+from kernels.lumbar.run.submission import whole_file
 from kernels.lumbar.specs import Member
 from training.fitting.archive import canonical
 from training.recipe.schema import MemberRecipe
-
-from .checkpoint import whole_file
 
 WEIGHTS_FILE = "weights.ts"
 ARTEFACT_FILE = "artefact.json"

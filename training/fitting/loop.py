@@ -19,6 +19,7 @@ from training.data.samples.batch import Samples
 from training.fitting.time_limit import OutOfTime, TimeLimit
 from training.fitting.training_run import LOOK_EVERY, TrainingRun
 from training.recipe.schema import MemberRecipe
+from training.runs import CHECKPOINT
 
 from . import FitError, checkpoint
 from .curves import EpochRecord, draw_curves, write_history
@@ -28,8 +29,6 @@ from .scalars import Scalars
 from .stop import Stop, StoppedBySignal, stop_on_sigterm
 
 __all__ = ["CHECKPOINT", "FitError", "FitResult", "fit"]
-
-CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import numpy as np
 from tqdm import tqdm
 
 from kernels.lumbar.labels import GROUPS, ROWS, SEVERITIES
+from training.ensemble.result import SINGLE
 from training.ensemble.strategies import TITLES
-from training.ensemble.table import SINGLE
 from training.evaluation.intervals import FIGURES
 from training.evaluation.landmark_errors import VIEW_OF_GROUP, LandmarkError
 from training.evaluation.metric import pooled

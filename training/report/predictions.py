@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training.ensemble.crossfit import CrossFit, cross_fit
 from training.ensemble.search import EliminationStep, run_order
+from training.ensemble.strategies import CrossFit, cross_fit
 from training.evaluation.metric import pooled
 from training.report.finished_runs import ReportSources
 

@@ -101,7 +101,7 @@ def _kept_grid(runs: Path) -> Grid:
         raise RecipeError(f"{runs} holds no grid: begin one with make train-all, or name its folder with RUNS=")
     try:
         return read_grid(path)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise RecipeError(f"{path} cannot be read: the next make train-all writes it anew") from error
 
 

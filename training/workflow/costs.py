@@ -1,4 +1,4 @@
-"""How long steps will take, by what was measured of others like them."""
+"""How long steps will take, estimated from measured steps of the same kind."""
 
 from __future__ import annotations
 
@@ -28,34 +28,30 @@ class Costs:
             measured = {one.name: entry.longest_s for one in same if (entry := read_entry(self.grid, one))}
             finished = [seconds for seconds in measured.values() if seconds]
             return measured.get(step.name) or (fmean(finished) if finished else None)
-        epochs = epochs_of(self.grid.member(step))
-        done, spent_s = _epochs_and_seconds(self.grid.job(step))
-        is_whole = (self.grid.job(step) / "done.json").is_file()
-        left = epochs if is_whole else max(epochs - done, 0)
+        job, epochs = self.grid.job(step), epochs_of(self.grid.member(step))
+        done, spent_s = _epochs_and_seconds(job)
         if done:
+            left = epochs if (job / "done.json").is_file() else max(epochs - done, 0)
             return left * spent_s / done
-        like_it = [rate for one, rate in self._rates if (one.recipe, one.member) == (step.recipe, step.member)]
-        like_it = like_it or [rate for one, rate in self._rates if one.kind == step.kind]
-        like_it = like_it or [rate for _, rate in self._rates]
-        return epochs * fmean(like_it) if like_it else None
+        same_network = [rate for one, rate in self._rates if (one.recipe, one.member) == (step.recipe, step.member)]
+        same_kind = [rate for one, rate in self._rates if one.kind == step.kind]
+        rates = same_network or same_kind or [rate for _, rate in self._rates]
+        return epochs * fmean(rates) if rates else None
 
     @cached_property
     def _rates(self) -> list[tuple[Step, float]]:
-        """Seconds an epoch of all trainings that have one behind them, finished or not."""
-        found = []
-        for step in self.grid.steps.values():
-            if step.kind in TRAININGS:
-                epochs, spent_s = _epochs_and_seconds(self.grid.job(step))
-                found += [(step, spent_s / epochs)] if epochs else []
-        return found
+        """Seconds an epoch of all trainings with at least one, finished or not."""
+        trainings = [step for step in self.grid.steps.values() if step.kind in TRAININGS]
+        measured = [(step, *_epochs_and_seconds(self.grid.job(step))) for step in trainings]
+        return [(step, spent_s / epochs) for step, epochs, spent_s in measured if epochs]
 
     def time_left_s(self, todo: Mapping[str, Sequence[str]], slots: int) -> tuple[float, int]:
-        """Seconds until all these steps are done, so many at a time, and how many of them count nothing for want of
-        anything measured.  `todo`: step → those that come before it; a decoding step keeps everybody else waiting."""
+        """Seconds until all these steps are done, `slots` at a time, and how many of them count 0 as nothing like them
+        was measured.  `todo`: step → its needs among them, each after all that it needs."""
         costs = {name: self.of(self.grid.steps[name]) for name in todo}
         ends: dict[str, float] = {}
         free = [0.0] * max(slots, 1)
-        for name in todo:  # each after all that it needs
+        for name in todo:
             began = max([heapq.heappop(free), *(ends[one] for one in todo[name])])
             ends[name] = began + (costs[name] or 0.0)
             heapq.heappush(free, ends[name])
@@ -70,7 +66,7 @@ def epochs_of(member: MemberRecipe) -> int:
 
 
 def _epochs_and_seconds(job: Path) -> tuple[int, float]:
-    """Epochs that are behind a training, without those of its pretraining, and what all of it took."""
+    """Finished epochs of a training, without those of its pretraining, and the seconds of all."""
     epochs, spent_s = 0, 0.0
     for table in (job, job / "second_step", job / "pretraining"):
         seconds = [float(line["seconds"]) for line in history_of(table)]
@@ -80,7 +76,7 @@ def _epochs_and_seconds(job: Path) -> tuple[int, float]:
 
 
 def told(seconds: float | None) -> str:
-    """A duration for people."""
+    """A duration in words."""
     if seconds is None:
         return "unknown"
     if seconds < 60:

@@ -1,22 +1,25 @@
-"""Lets Snakemake do what is to be done, shows how far it is, and says in the end what failed."""
+"""Runs Snakemake on rules of this package with a bar of what is done; for the grid, reports what failed."""
 
 from __future__ import annotations
 
+import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from tqdm import tqdm
 
-from training.locks import alone
+from training.locks import alone, name_holder
+from training.runs import remove_checkpoints
 from training.workflow.costs import Costs, told
 from training.workflow.gpus import GPUS
 from training.workflow.grid import Grid, Step, keep_grid, remember_grid
@@ -29,11 +32,11 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 LOOK_S = 0.3
-BAR = "{desc}: {n}/{total} jobs |{bar}| {elapsed}{postfix}"
-ESTIMATE_EVERY_S = 5.0
+BAR = "{desc}: {n}/{total} {unit}s |{bar}| {elapsed}{postfix}"
+REFRESH_S = 5.0
 # So many failed jobs are named, each with the last line of its log.
 NAMED = 10
-# Of the folder of a socket, for the system takes no longer path.
+# Letters of the folder of a socket: the path of a socket may have about a hundred.
 LONGEST_PLACE = 80
 
 
@@ -54,7 +57,7 @@ class ExecutorError(Exception):
 
 
 def run(grid: Grid, ways: Ways) -> int:
-    """Do all that is to be done: 0, 1 where a job failed, 3 where it was told to stop.
+    """Do all that is to be done: 0, 1 where a job failed, 3 where a signal stopped it.
 
     Raises BusyError, ExecutorError, and as Staleness does.
     """
@@ -62,36 +65,37 @@ def run(grid: Grid, ways: Ways) -> int:
     if ways.executor is not None:
         profile_of(ways.executor)
     with alone(order.runs) as lock:
-        todo = todo_of(grid, Staleness(grid).verdicts())
+        verdicts = Staleness(grid).verdicts()
+        for name, verdict in verdicts.items():
+            if verdict.done and grid.steps[name].member:  # a kill may have come between done.json and this
+                remove_checkpoints(grid.job(grid.steps[name]))
+        todo = todo_of(grid, verdicts)
         if not todo:
             remember_grid(grid)
             sys.stdout.write(f"nothing is to be done: all {len(grid.steps)} jobs are finished\n")
             return 0
-        grid = replace(grid, todo=todo, threads=threads_of(grid, ways))
-        for name in todo:
-            grid.stamp(grid.steps[name]).unlink(missing_ok=True)
-        command = command_of(grid, ways, keep_grid(grid))
-        began = time.time()
-        log = order.runs / "logs" / "snakemake.log"
+        grid = grid.model_copy(update={"todo": todo, "threads": threads_of(grid, ways)})
+        stamps = {name: grid.stamp(grid.steps[name]) for name in todo}
+        for stamp in stamps.values():
+            stamp.unlink(missing_ok=True)
+        config, slots = [f"grid={keep_grid(grid)}"], slots_of(grid, ways)
+        command = snakemake("Snakefile", grid.own, config, order.jobs, ways.gpus, ways.executor)
+        command += ways.further
+        began, log = time.time(), order.runs / "logs" / "snakemake.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        with environment(grid, ways) as (variables, end_jobs), open(log, "ab") as stream:
-            process = subprocess.Popen(
-                command, env=variables, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, pass_fds=[lock]
-            )
-            name_holder(lock, process)
-            stopped = _watch(grid, process, end_jobs, slots_of(grid, ways), ways.executor is None)
-        return _say_stopped(grid) if stopped else _report(grid, began, log)
-
-
-def name_holder(lock: int, process: subprocess.Popen[bytes]) -> None:
-    """Write into a lock that Snakemake holds it as well, and goes on with it where we are killed alone."""
-    os.ftruncate(lock, 0)
-    ours = f"process {os.getpid()} on {os.uname().nodename}"
-    os.write(lock, f"{ours}, or its Snakemake, process {process.pid}".encode())
+        with warm_process(grid, ways) as (variables, end_jobs):
+            driver = Driver(command, variables, log, lock, ways.executor is None)
+            stopped = driver.run(stamps, "train-all", "job", end_jobs, lambda left: _time_left(grid, left, slots))
+        missing = [name for name, stamp in stamps.items() if not stamp.is_file()]
+        if stopped and missing:
+            done = f"{len(todo) - len(missing)} of {len(todo)} jobs are finished"
+            sys.stderr.write(f"train-all was stopped: {done}; the same command goes on there\n")
+            return STOPPED
+        return _report(grid, missing, began, log)
 
 
 def threads_of(grid: Grid, ways: Ways) -> int | None:
-    """Threads of a training on this machine: one where several share its cores; a cluster's profile says its own."""
+    """Threads of a training on this machine: one where several share its cores; None on a cluster."""
     cores = os.cpu_count() or 1
     if ways.threads is not None or ways.executor is not None:
         return ways.threads
@@ -107,16 +111,10 @@ def slots_of(grid: Grid, ways: Ways) -> int:
     return min(ways.gpus, grid.order.jobs) if ways.gpus and ways.executor is None else grid.order.jobs
 
 
-def command_of(grid: Grid, ways: Ways, grid_file: Path) -> list[str]:
-    """What is given to Snakemake.  Raises ExecutorError."""
-    jobs = grid.order.jobs
-    return [*snakemake("Snakefile", grid.own, [f"grid={grid_file}"], jobs, ways.gpus, ways.executor), *ways.further]
-
-
 def snakemake(rules: str, folder: Path, config: Sequence[str], jobs: int, gpus: int, executor: str | None) -> list[str]:
     """The command that does what rules of this package ask for, `folder` being its own.  Raises ExecutorError."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(HERE / rules), "--directory", str(folder)]
-    # What is to be done is decided already, and one run at a time is seen to: no locks, no marks of unfinished files.
+    # What is to be done is decided already, and RUNS/.lock admits one run: no locks, no marks of unfinished files.
     command += ["--keep-going", "--nolock", "--ignore-incomplete", "--drop-metadata", "--rerun-triggers", "mtime"]
     command += ["--scheduler", "greedy", "--config", *config]
     if executor is not None:
@@ -148,71 +146,109 @@ def profile_of(executor: str) -> Path:
     )
 
 
+@dataclass(frozen=True)
+class Driver:
+    """One call of Snakemake."""
+
+    command: Sequence[str]
+    variables: Mapping[str, str]
+    log: Path
+    lock: int
+    """File descriptor of the run's lock: Snakemake holds it as well, and goes on where this process alone is killed."""
+    is_local: bool
+    """Whether jobs are processes of this machine, which end with the run."""
+
+    def run(
+        self,
+        results: Mapping[str, Path],
+        title: str,
+        unit: str,
+        end_jobs: Callable[[], None],
+        time_left: Callable[[Sequence[str]], str] | None = None,
+    ) -> bool:
+        """Run Snakemake with a bar of the results that are there; returns whether a signal stopped it.
+
+        `results`: file by the name of its job.  `end_jobs`: called again and again after a signal, as jobs may just
+        have begun.  `time_left`: in words, of the jobs that are left.
+        """
+        stopped = is_passed_on = False
+        refresh_s = -math.inf
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            nonlocal stopped
+            stopped = True
+
+        bar_format = BAR if time_left else None
+        with (
+            _on_signals(stop),
+            open(self.log, "ab") as stream,
+            tqdm(total=len(results), unit=unit, desc=title, bar_format=bar_format) as bar,
+        ):
+            process = subprocess.Popen(
+                self.command, env=self.variables, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
+                pass_fds=[self.lock],
+            )  # fmt: skip
+            name_holder(self.lock, f", or its Snakemake, process {process.pid}")
+            while True:
+                has_ended = process.poll() is not None
+                left = [name for name, path in results.items() if not path.is_file()]
+                done = len(results) - len(left)
+                if done != bar.n or time.monotonic() > refresh_s:
+                    refresh_s = time.monotonic() + REFRESH_S
+                    bar.n = done
+                    if time_left:
+                        bar.set_postfix_str(time_left(left), refresh=False)
+                    bar.refresh()
+                if has_ended:
+                    return stopped
+                if stopped and not is_passed_on:
+                    is_passed_on = True
+                    process.send_signal(signal.SIGINT)
+                    submitted = "jobs already submitted go on; the next run finds them"
+                    bar.write(f"stopping: {'the jobs save what they can' if self.is_local else submitted}")
+                if stopped:
+                    end_jobs()
+                time.sleep(LOOK_S)
+
+
 @contextmanager
-def environment(grid: Grid, ways: Ways) -> Iterator[tuple[dict[str, str], Callable[[], None]]]:
+def _on_signals(handler: Any) -> Iterator[None]:
+    """Let a handler take SIGINT and SIGTERM while the block runs."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+@contextmanager
+def warm_process(grid: Grid, ways: Ways) -> Iterator[tuple[dict[str, str], Callable[[], None]]]:
     """The environment of Snakemake; on this machine with a process that does its steps without importing anew.
 
-    And what ends the jobs of this machine: they save what they have, and go on with the next run.
+    And what ends the jobs of this machine: they save their state, and the next run resumes them.
     """
     variables = variables_of(ways.executor, grid.threads, ways.gpus)
     if ways.executor is not None:
         yield variables, lambda: None
         return
-    # The path of a socket may have about a hundred letters.
     place = "/tmp" if len(tempfile.gettempdir()) > LONGEST_PLACE else None
-    folder = Path(tempfile.mkdtemp(prefix="lumbar_", dir=place))
-    variables |= {WARM: str(folder / "warm"), RUN: str(os.getpid())}
-    log = open(grid.order.runs / "logs" / "warm.log", "ab")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "training.workflow.warm_process", variables[WARM]],
-        env={name: value for name, value in variables.items() if name != WARM},
-        stdin=subprocess.PIPE, stdout=log, stderr=log,
-    )  # fmt: skip
-    assert server.stdin is not None
-    try:
-        yield variables, server.stdin.close
-    finally:
-        # They are stopping already: a second Ctrl-C must not keep us from waiting for it.
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-        server.stdin.close()
-        server.wait()
-        log.close()
-        shutil.rmtree(folder, ignore_errors=True)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _watch(
-    grid: Grid, process: subprocess.Popen[bytes], end_jobs: Callable[[], None], slots: int, is_here: bool
-) -> bool:
-    """Show how many jobs are done, and how long the others will take; returns whether a signal stopped it all."""
-    left = {name: grid.stamp(grid.steps[name]) for name in grid.todo}
-    stopped, estimated = False, -ESTIMATE_EVERY_S
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with tqdm(total=len(left), unit="job", desc="train-all", bar_format=BAR) as bar:
-        while True:
-            try:
-                ended = process.poll() is not None
-                done = [name for name, stamp in left.items() if stamp.is_file()]
-                for name in done:
-                    del left[name]
-                if done or time.monotonic() - estimated > ESTIMATE_EVERY_S:
-                    estimated = time.monotonic()
-                    bar.set_postfix_str(_time_left(grid, list(left), slots), refresh=False)
-                    bar.update(len(done))
-                    bar.refresh()
-                if ended:
-                    break
-                time.sleep(LOOK_S)
-            except KeyboardInterrupt:
-                if not stopped:
-                    theirs = "jobs already submitted go on; the next run finds them"
-                    bar.write(f"stopping: {'the jobs save what they have' if is_here else theirs}")
-                    process.send_signal(signal.SIGINT)
-                    end_jobs()
-                stopped = True
-    signal.signal(signal.SIGTERM, before)
-    return stopped and bool(left)
+    with (
+        tempfile.TemporaryDirectory(prefix="lumbar_", dir=place, ignore_cleanup_errors=True) as folder,
+        open(grid.order.runs / "logs" / "warm.log", "ab") as log,
+    ):
+        socket = str(Path(folder) / "warm")
+        server = subprocess.Popen(
+            [sys.executable, "-m", "training.workflow.step", "--serve", socket],
+            env=variables, stdin=subprocess.PIPE, stdout=log, stderr=log,
+        )  # fmt: skip
+        assert server.stdin is not None
+        try:
+            yield variables | {WARM: socket, RUN: str(os.getpid())}, server.stdin.close
+        finally:
+            with _on_signals(signal.SIG_IGN):  # it is stopping already: a second Ctrl-C must not end the wait for it
+                server.stdin.close()
+                server.wait()
 
 
 def _time_left(grid: Grid, left: Sequence[str], slots: int) -> str:
@@ -221,20 +257,12 @@ def _time_left(grid: Grid, left: Sequence[str], slots: int) -> str:
     return f"{told(left_s if unknown < len(left) or not left else None)} left"
 
 
-def _say_stopped(grid: Grid) -> int:
-    done = sum(grid.stamp(grid.steps[name]).is_file() for name in grid.todo)
-    text = f"train-all was stopped: {done} of {len(grid.todo)} jobs are finished; the same command goes on there\n"
-    sys.stderr.write(text)
-    return STOPPED
-
-
-def _report(grid: Grid, began: float, log: Path) -> int:
+def _report(grid: Grid, missing: Sequence[str], began: float, log: Path) -> int:
     """Say what failed, and what could not be done for that; 0 where all is done."""
-    missing = [grid.steps[name] for name in grid.todo if not grid.stamp(grid.steps[name]).is_file()]
     if not missing:
         sys.stdout.write(f"all {len(grid.steps)} jobs are finished, {len(grid.todo)} of them now\n")
         return 0
-    failed = [step for step in missing if _was_tried(grid, step, began)]
+    failed = [step for name in missing if _was_tried(grid, step := grid.steps[name], began)]
     if not failed:
         sys.stderr.write(f"train-all stopped: Snakemake ended before its first job: {last_line(log)} ({log})\n")
         return 1
@@ -252,7 +280,7 @@ def _was_tried(grid: Grid, step: Step, began: float) -> bool:
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that says something."""
+    """The last line of a log that is not blank."""
     try:
         text = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
     except OSError:

@@ -1,21 +1,22 @@
-"""Which GPUs this machine has for us, and one of them for each job."""
+"""The GPUs of this machine, and one of them for each job."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from training.locks import BusyError, hold
 
 GPUS = "LUMBAR_GPUS"
 
 
 def gpus_here() -> int:
-    """How many NVIDIA GPUs this machine has for us, without loading what takes seconds."""
+    """How many NVIDIA GPUs this machine has, of those that CUDA_VISIBLE_DEVICES names; without importing torch."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return len([one for one in visible.split(",") if one.strip() not in ("", "-1")])
     if shutil.which("nvidia-smi") is None:
@@ -26,23 +27,21 @@ def gpus_here() -> int:
 
 @contextmanager
 def one_gpu(folder: Path) -> Iterator[None]:
-    """Keep one of this machine's GPUs to oneself, where a run said which it may use; a cluster gives its own.
+    """Hold one of the GPUs that LUMBAR_GPUS names, the only one visible here; a cluster assigns its own.
 
-    `folder`: where those who share the GPUs see which are taken.
+    `folder`: of the lock files of the processes that share the GPUs.
     """
     names = os.environ.get(GPUS, "")
-    if not names:
+    with ExitStack() as stack:
+        if names:
+            os.environ["CUDA_VISIBLE_DEVICES"] = _hold_one(stack, folder, names.split(","))
         yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _hold_one(stack: ExitStack, folder: Path, names: Sequence[str]) -> str:
     while True:
-        for name in names.split(","):
-            with open(folder / f"gpu{name}.lock", "a+") as stream:
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
-                os.environ["CUDA_VISIBLE_DEVICES"] = name
-                yield
-                return
+        for name in names:
+            with suppress(BusyError):
+                stack.enter_context(hold(folder / f"gpu{name}.lock", wait=False))
+                return name
         time.sleep(1)

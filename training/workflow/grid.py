@@ -1,13 +1,11 @@
-"""All steps of some recipes, and which step needs which: what Snakemake runs, plan tells and status shows."""
+"""All steps of some recipes, and which step needs which: what run, plan and status work on."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from kernels.lumbar.run.submission import replace_json
 from kernels.lumbar.specs import Spec
@@ -58,14 +56,13 @@ class Step:
     """Names of the steps that come before."""
 
 
-@dataclass(frozen=True)
-class Grid:
-    """An order with its recipes as they stood when it was given: what changes in them later is of the next run."""
+class Grid(Spec):
+    """An order with its recipes as they were when it was given: later changes of them belong to the next run."""
 
     order: GridOrder
     recipes: dict[str, Recipe]
     folds: dict[str, tuple[int, ...]]
-    todo: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    todo: dict[str, tuple[str, ...]] = {}
     """What a run is to do: step → those of its needs that are to be done as well."""
     threads: int | None = None
     """Threads of a training; None = as many as Snakemake gives it."""
@@ -123,11 +120,11 @@ class Grid:
         return own_folder(self.order.runs)
 
     def stamp(self, step: Step) -> Path:
-        """The file that says of what a step's results were made: what Snakemake waits for."""
+        """The file that records of what a step's results were made: what Snakemake waits for."""
         return self.own / step.kind / f"{step.name}.json"
 
     def log(self, step: Step) -> Path:
-        """What a step says, all attempts one after the other."""
+        """Output of a step, all attempts one after the other."""
         return self.order.runs / "logs" / f"{step.name}.log"
 
     @property
@@ -155,7 +152,8 @@ def make_grid(order: GridOrder) -> Grid:
     if len(folds) < len(recipes):
         raise RecipeError(f"two recipes have one name, so one folder below RUNS=: {', '.join(names)}")
     named = tuple(str(Path(name).resolve()) if name.endswith(".yaml") else name for name in names)
-    return Grid(order.model_copy(update={"recipes": named}), {recipe.name: recipe for recipe in recipes}, folds)
+    kept = order.model_copy(update={"recipes": named})
+    return Grid(order=kept, recipes={recipe.name: recipe for recipe in recipes}, folds=folds)
 
 
 def refuse_braces(folder: Path) -> None:
@@ -168,7 +166,7 @@ def remember_grid(grid: Grid) -> None:
     """Write the grid where none is kept that can be read and has its steps: status then shows them."""
     try:
         kept = set(read_grid(grid.own / "grid.json").steps)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError):
         kept = set()
     if not set(grid.steps) <= kept:
         keep_grid(grid)
@@ -177,23 +175,11 @@ def remember_grid(grid: Grid) -> None:
 def keep_grid(grid: Grid) -> Path:
     """Write the grid where its steps find it."""
     grid.own.mkdir(parents=True, exist_ok=True)
-    document = {
-        "order": grid.order.model_dump(mode="json"),
-        "recipes": {name: recipe.model_dump(mode="json") for name, recipe in grid.recipes.items()},
-        "folds": grid.folds,
-        "todo": grid.todo,
-        "threads": grid.threads,
-    }
     path = grid.own / "grid.json"
-    replace_json(path, document)
+    replace_json(path, grid.model_dump(mode="json"))
     return path
 
 
 def read_grid(path: Path) -> Grid:
-    """The grid that `keep_grid` wrote."""
-    document: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    order = GridOrder.model_validate(document["order"])
-    recipes = {name: Recipe.model_validate(one) for name, one in document["recipes"].items()}
-    folds = {name: tuple(one) for name, one in document["folds"].items()}
-    todo = {name: tuple(needs) for name, needs in document["todo"].items()}
-    return Grid(order, recipes, folds, todo, document["threads"])
+    """The grid that `keep_grid` wrote.  Raises OSError, ValueError."""
+    return Grid.model_validate_json(path.read_bytes())

@@ -1,10 +1,10 @@
-"""Any number of studies through the kernel, in shards on the workflow engine: here, or on a cluster.
+"""Any number of studies through the kernel, in shards run by Snakemake: on this machine, or on a cluster.
 
     python -m training.workflow.predict_shards --data DIR --weights DIR --out OUT [--shards N] [--jobs N]
         [--executor slurm|kubernetes|shell|DIR] [--time-limit SECONDS]
 
 DIR is a folder in the competition's layout, or any folder of STUDY/SERIES/*.dcm.  The merged submission has the bytes
-of a single run; on a CPU of one with as many threads, which is one unless OMP_NUM_THREADS says more.  The same command
+of a single run; on a CPU of one with as many threads, which is one unless OMP_NUM_THREADS is more.  The same command
 goes on where it was interrupted.
 """
 
@@ -12,33 +12,25 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-
-from tqdm import tqdm
 
 from kernels.lumbar.networks.weights import MANIFEST_FILE, WeightsError, manifest_digest, read_manifest
-from training.locks import BusyError, alone
+from training.locks import BusyError, alone, terminate_holder
 from training.recipe.schema import RecipeError
-from training.runs import read_object
 from training.workflow.engine import (
-    LOOK_S,
     THREAD_LIMITS,
+    Driver,
     ExecutorError,
     last_line,
-    name_holder,
     profile_of,
     snakemake,
     variables_of,
 )
 from training.workflow.gpus import gpus_here
 from training.workflow.grid import refuse_braces
-from training.workflow.run_shard import end
+from training.workflow.run_shard import LOCK
 from training.workflow.shards import REPORT, ShardError, merge, split
 from training.workflow.step import STOPPED
 
@@ -48,7 +40,7 @@ DEFAULT_TIME_LIMIT_S = 24 * 3600.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line.  Exit code 1: a shard failed, or an order that cannot be done; one sentence says which and why.
 
-    3: it was told to stop.
+    3: a signal stopped it.
     """
     parser = argparse.ArgumentParser(prog="training.workflow.predict_shards", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the competition's layout, or STUDY/SERIES/*.dcm")
@@ -67,13 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             profile_of(options.executor)
         digest = manifest_digest(_manifest(options.weights))
         with alone(options.out) as lock:
-            shards = split(options.data, options.out, options.shards)
-            _forget_others(shards, digest)
+            shards = split(options.data, options.out, options.shards, digest)
             stopped, failed = _run(options, shards, lock)
             if stopped and failed:
                 done = sum((shard / "out" / REPORT).is_file() for shard in shards)
-                told = f"{done} of {len(shards)} shards are answered; the same command goes on there"
-                sys.stderr.write(f"predict was stopped: {told}\n")
+                answered = f"{done} of {len(shards)} shards are answered"
+                sys.stderr.write(f"predict was stopped: {answered}; the same command goes on there\n")
                 return STOPPED
             if failed:
                 sys.stderr.write(f"predict: {failed}; the same command goes on there\n")
@@ -100,65 +91,31 @@ def _manifest(weights: Path) -> Path:
     return path
 
 
-def _forget_others(shards: Sequence[Path], digest: str) -> None:
-    """Answers of other weights are not kept."""
-    for shard in shards:
-        path = shard / "out" / REPORT
-        if path.is_file() and read_object(path).get("manifest_sha256") != digest:
-            path.unlink()
-
-
 def _run(options: argparse.Namespace, shards: Sequence[Path], lock: int) -> tuple[bool, str]:
-    """Let Snakemake run the kernels that have not answered yet: whether a signal ended it; what failed, or nothing."""
+    """Run the kernels that have not answered yet: whether a signal stopped them; what failed, or nothing."""
     out, gpus = options.out.resolve(), 0 if options.executor else gpus_here()
-    own = out / ".workflow"
-    own.mkdir(parents=True, exist_ok=True)
-    (out / "logs").mkdir(exist_ok=True)
+    own, log = out / ".workflow", out / "logs" / "snakemake.log"
+    for folder in (own, log.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     config = [f"out={out}", f"shards={len(shards)}", f"weights={options.weights.resolve()}"]
     config += [f"time_limit={options.time_limit}"]
     command = snakemake("predict.smk", own, config, options.jobs, gpus, options.executor)
-    # The same whatever the number of shards and jobs: on a CPU the last bits of an answer hang on it.
+    # The same whatever the number of shards and jobs: on a CPU the last bits of an answer depend on it.
     variables = variables_of(options.executor, os.environ.get(THREAD_LIMITS[0]) or "1", gpus)
-    log = out / "logs" / "snakemake.log"
-    with open(log, "ab") as stream:
-        process = subprocess.Popen(
-            command, env=variables, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, pass_fds=[lock]
-        )
-        name_holder(lock, process)
-        stopped = _watch(process, shards, options.executor is None)
-    missing = [shard for shard in shards if not (shard / "out" / REPORT).is_file()]
+    is_local = options.executor is None
+    reports = {shard.name: shard / "out" / REPORT for shard in shards}
+
+    def end_kernels() -> None:
+        for shard in shards if is_local else ():
+            terminate_holder(shard / LOCK)
+
+    stopped = Driver(command, variables, log, lock, is_local).run(reports, "predict", "shard", end_kernels)
+    missing = [name for name, report in reports.items() if not report.is_file()]
     if not missing:
         return stopped, ""
-    tried = [shard for shard in missing if (out / "logs" / f"{shard.name}.log").is_file()]
-    where = out / "logs" / f"{tried[0].name}.log" if tried else log
+    logs = [path for name in missing if (path := log.with_name(f"{name}.log")).is_file()]
+    where = [*logs, log][0]
     return stopped, f"{len(missing)} of {len(shards)} shards have no answers: {last_line(where)} ({where})"
-
-
-def _watch(process: subprocess.Popen[bytes], shards: Sequence[Path], is_here: bool) -> bool:
-    """Show how many shards are answered; returns whether a signal ended Snakemake, and on this machine the kernels."""
-    reports = [shard / "out" / REPORT for shard in shards]
-    stopped = False
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal stopped
-        if not stopped:
-            process.send_signal(signal.SIGINT)
-        stopped = True
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    with tqdm(total=len(reports), unit="shard", desc="predict") as bar:
-        while process.poll() is None:
-            bar.n = sum(path.is_file() for path in reports)
-            bar.refresh()
-            if stopped and is_here:  # each time, as one may just have begun
-                for shard in shards:
-                    end(shard)
-            time.sleep(LOOK_S)
-        bar.n = sum(path.is_file() for path in reports)
-        bar.refresh()
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    return stopped
 
 
 if __name__ == "__main__":

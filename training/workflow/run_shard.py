@@ -1,4 +1,4 @@
-"""One shard's kernel, as Snakemake calls it: on one GPU of its own where a run said which there are.
+"""One shard's kernel, as Snakemake calls it: on one GPU of its own where LUMBAR_GPUS names some.
 
 python -m training.workflow.run_shard OUT/shards/0000 WEIGHTS --time-limit SECONDS
 """
@@ -6,18 +6,15 @@ python -m training.workflow.run_shard OUT/shards/0000 WEIGHTS --time-limit SECON
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 import shutil
-import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
 
 from kernels.lumbar import supervise
-from training.locks import is_held
+from training.locks import hold
 from training.runs import read_object
 from training.workflow.gpus import one_gpu
 from training.workflow.shards import REPORT
@@ -32,16 +29,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--time-limit", type=float, required=True)
     options = parser.parse_args(argv)
-    with alone(options.shard):
+    with hold(options.shard / LOCK):  # after a process of an earlier, killed run that is still at it
         return _answer(options.shard, options.weights, options.time_limit)
 
 
 def _answer(shard: Path, weights: Path, time_limit_s: float) -> int:
-    """Run the kernel.  What it leaves becomes the shard's answers only if it was not told to stop."""
+    """Run the kernel.  Its output becomes the shard's answers only if no signal stopped it."""
     for old in shard.glob("unfinished*"):
         shutil.rmtree(old, ignore_errors=True)
-    # A report is what the workflow waits for: that of a kernel that could not answer must not stand for an answer.
-    # The name is new each time: what a killed run left behind may still be writing into its own.
+    # Snakemake waits for a report: that of a kernel that could not answer must not be taken for one.
+    # The name is new each time, as a process that a killed run left may still write into its own.
     unfinished = Path(tempfile.mkdtemp(prefix="unfinished_", dir=shard))
     unfinished.chmod(0o755)
     given = ["--competition", str(shard / "competition"), "--weights", str(weights)]
@@ -50,36 +47,18 @@ def _answer(shard: Path, weights: Path, time_limit_s: float) -> int:
     if code or not (unfinished / REPORT).is_file():
         sys.stderr.write(f"the kernel of shard {shard.name} ended with code {code}: see the lines above\n")
         return code or 1
-    if was_told_to_stop(unfinished / REPORT):
-        sys.stderr.write(f"the kernel of shard {shard.name} was told to stop\n")
+    if was_stopped(unfinished / REPORT):
+        sys.stderr.write(f"the kernel of shard {shard.name} was stopped by a signal\n")
         return 1
     shutil.rmtree(shard / "out", ignore_errors=True)
     os.replace(unfinished, shard / "out")
     return 0
 
 
-def was_told_to_stop(report: Path) -> bool:
+def was_stopped(report: Path) -> bool:
     """Whether a signal ended the kernel before its work was done: then many rows only keep their priors."""
     endings = read_object(report).get("supervision", [])
     return any(str(one.get("reason", "")).endswith("was passed on") for one in endings)
-
-
-@contextmanager
-def alone(shard: Path) -> Iterator[None]:
-    """Hold the shard, after a process of an earlier, killed run that is still at it."""
-    with open(shard / LOCK, "a+") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
-        yield
-
-
-def end(shard: Path) -> None:
-    """Tell the process of this machine that is at a shard to stop, if there is one."""
-    if is_held(shard / LOCK) and (number := (shard / LOCK).read_text(encoding="utf-8")).isdigit():
-        with suppress(ProcessLookupError):
-            os.kill(int(number), signal.SIGTERM)
 
 
 if __name__ == "__main__":

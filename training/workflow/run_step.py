@@ -1,10 +1,11 @@
-"""Does one step of a grid, and says of what its results were made."""
+"""Does one step of a grid, and records of what its results were made."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -28,45 +29,33 @@ log = logging.getLogger("step")
 
 
 class StepError(Exception):
-    """A step that another command of this project could not do; it has said why."""
+    """A command of this project failed, after it printed why."""
 
 
 EXPECTED = (*STEP_ERRORS, NetworkError, BuildError, StepError, OSError)
 
 
 def do_step(grid: Grid, step: Step, threads: int) -> None:
-    """Do it, unless its results are there; in the end comes the file that Snakemake waits for."""
+    """Do it, unless its results are there; last it writes the stamp that Snakemake waits for."""
     torch.set_num_threads(threads)
-    if step.kind in ("prepare", "ensemble", "package"):
-        with attempt(grid, step, "cpu"):
-            _stamped(grid, step)
+    is_on_cpu = step.kind in ("prepare", "ensemble", "package")
+    if not is_on_cpu and int(os.environ.get("RANK", "0")) and ranks() > 1:
+        _of_recipe(grid, step)  # the first rank writes everything, journal and stamp too
         return
-    if int(os.environ.get("RANK", "0")) and ranks() > 1:
-        _of_recipe(grid, step)  # the first rank writes everything, the books too
-        return
-    with one_gpu(grid.own):
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    with nullcontext() if is_on_cpu else one_gpu(grid.own):
+        device = torch.cuda.get_device_name() if not is_on_cpu and torch.cuda.is_available() else "cpu"
         with attempt(grid, step, device):
-            _stamped(grid, step)
-
-
-def _stamped(grid: Grid, step: Step) -> None:
-    if step.kind == "ensemble":
-        known = _search(grid)
-    elif step.kind == "package":
-        known = _package(grid)
-    else:
-        known = _of_recipe(grid, step)
-    stamp = grid.stamp(step)
-    stamp.parent.mkdir(parents=True, exist_ok=True)
-    replace_json(stamp, {"made_of": Staleness(grid).made_of(step), **known})
+            found = {"ensemble": _search, "package": _package}.get(step.kind, _of_recipe)(grid, step)
+            stamp = grid.stamp(step)
+            stamp.parent.mkdir(parents=True, exist_ok=True)
+            replace_json(stamp, {"made_of": Staleness(grid).made_of(step), **found})
 
 
 def _of_recipe(grid: Grid, step: Step) -> dict[str, object]:
-    """One step of one recipe; returns what its file is to say besides."""
+    """One step of one recipe; returns what its stamp holds besides."""
     order, recipe = grid.order, grid.recipes[step.recipe]
-    help_by = (order.coordinates, order.labels, order.cache)
-    source = steps.Source(order.data, order.runs, order.jobs, order.localisers_only, *help_by)
+    options = (order.coordinates, order.labels, order.cache)
+    source = steps.Source(order.data, order.runs, order.jobs, order.localisers_only, *options)
     if step.kind == "prepare":
         return _prepare(grid, steps.begin(recipe, source))
     known = Staleness(grid).source_of(step.recipe) if order.coordinates else None
@@ -74,12 +63,10 @@ def _of_recipe(grid: Grid, step: Step) -> dict[str, object]:
     if step.kind == "validate":
         steps.score_folds(work, grid.folds[step.recipe])
         return {}
-
-    if step.kind == "localiser":
-        steps.train_member(work, grid.member(step), step.fold, lambda member: work.make_crops([member]))
-        return {}
-    errors = steps.missed_by(work, step.fold, lambda: work.make_crops([]).landmarks)
-    if step.kind == "grader":
+    errors = None
+    if step.kind != "localiser":
+        errors = steps.missed_by(work, step.fold, lambda: work.make_crops([]).landmarks)
+    if step.kind != "errors":
         steps.train_member(work, grid.member(step), step.fold, lambda member: work.make_crops([member]), errors)
     return {}
 
@@ -99,14 +86,14 @@ def _prepare(grid: Grid, work: steps.Work) -> dict[str, object]:
     }
 
 
-def _search(grid: Grid) -> dict[str, object]:
+def _search(grid: Grid, step: Step) -> dict[str, object]:
     given = ["--runs", str(grid.order.runs), "--profile", grid.order.profile, "--out", str(grid.ensemble)]
     if find.main([*given, "--recipes", *grid.order.recipes]):
         raise StepError
     return {"result": hashlib.sha256(grid.ensemble.read_bytes()).hexdigest()}
 
 
-def _package(grid: Grid) -> dict[str, object]:
+def _package(grid: Grid, step: Step) -> dict[str, object]:
     order = grid.order
     given = ["--runs", str(order.runs), "--out", str(order.package), "--profile", order.profile]
     given += ["--recipes", ",".join(order.recipes)]

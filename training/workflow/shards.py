@@ -1,21 +1,12 @@
-"""Many studies in shards: one kernel a shard, on this machine or many, and one checked submission from all.
-
-    python -m training.workflow.shards split --data DIR --out OUT --shards N
-    python -m training.workflow.shards merge --out OUT
-
-DIR is a folder in the competition's layout, or any folder of STUDY/SERIES/*.dcm.  Each shard is a small competition of
-its own below OUT/shards; `make predict` runs the kernels in between by the workflow engine.
-"""
+"""Many studies in shards: a small competition folder for each kernel, and one checked submission from all."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -41,16 +32,15 @@ class ShardError(Exception):
     """Why studies cannot be split or answers cannot be merged, in one sentence."""
 
 
-def split(data: Path, out: Path, shards: int) -> list[Path]:
+def split(data: Path, out: Path, shards: int, weights: str = "") -> list[Path]:
     """Write OUT/sample_submission.csv and a competition folder for each shard; returns these.
 
     Shards hold whole batches of the largest size, so that a study has the same companions as in one run, and the same
-    answer to the last bit.  A shard that is there already with the very same studies is left as it is; its answers are
-    forgotten where its tables, image files or the kernel changed since.
-    Raises ShardError.
+    answer to the last bit.  The answers of a shard are kept if its tables, image files, the kernel and the digest of
+    the weights are the same as before.  Raises ShardError.
     """
     images, table, sample = _tables(data)
-    studies = list(dict.fromkeys(row_id.partition("_")[0] for row_id in sample["row_id"]))
+    studies = list(_studies_of(sample).unique())
     batches = -(-len(studies) // STUDIES_ON_GPU)
     if not 1 <= shards <= batches:
         raise ShardError(f"{len(studies)} studies make 1 to {batches} shards, not {shards}: SHARDS= is how many")
@@ -58,14 +48,12 @@ def split(data: Path, out: Path, shards: int) -> list[Path]:
     replace_text(out / SAMPLE, sample.to_csv(index=False))
     starts = [number * batches // shards * STUDIES_ON_GPU for number in range(shards + 1)]
     folders = []
-    kernel = sources_digest(read_modules(PACKAGE))
+    made_by = {"kernel": sources_digest(read_modules(PACKAGE)), "weights": weights}
     for number in range(shards):
-        its = set(studies[starts[number] : starts[number + 1]])
-        folder = shard_folder(out, number)
-        if (folder / "competition").is_dir() and not _holds(folder / "competition", its, images):
-            shutil.rmtree(folder)  # of another split
-        _write_competition(folder / "competition", images, table[table["study_id"].isin(its)], sample, its)
-        _forget_old_answers(folder, kernel)
+        its = studies[starts[number] : starts[number + 1]]
+        folder, series = shard_folder(out, number), table[table["study_id"].isin(its)]
+        _write_competition(folder / "competition", images, series, sample[_studies_of(sample).isin(its)])
+        _remove_stale_answers(folder, series, made_by)
         folders.append(folder)
     for other in sorted((out / "shards").iterdir()):
         if other not in folders:
@@ -88,7 +76,7 @@ def _tables(data: Path) -> tuple[Path, pd.DataFrame, pd.DataFrame]:
     else:
         table, left_out = series_table(images)
         for sentence in left_out:
-            print(f"left out: {sentence}", file=sys.stderr)
+            sys.stderr.write(f"left out: {sentence}\n")
     if absent := [name for name in COLUMNS if name not in table]:
         raise ShardError(f"{data / SERIES} has no column {absent[0]}")
     if (data / SAMPLE).is_file():
@@ -111,48 +99,41 @@ def _read(path: Path) -> pd.DataFrame:
         raise ShardError(f"{path} cannot be read: {error}") from error
 
 
-def _forget_old_answers(folder: Path, kernel: str) -> None:
-    """Remove the answers of a shard that were made of other files, or by another kernel."""
+def _studies_of(sample: pd.DataFrame) -> pd.Series[str]:
+    """The study of each row."""
+    return sample["row_id"].str.partition("_")[0]
+
+
+def _remove_stale_answers(folder: Path, series: pd.DataFrame, made_by: Mapping[str, str]) -> None:
+    """Remove the answers of a shard that were made of other files, or by another kernel or other weights."""
     competition = folder / "competition"
-    rows = pd.read_csv(competition / SERIES, dtype=str)[list(COLUMNS[:2])].drop_duplicates().itertuples(index=False)
-    series = [competition / IMAGES / str(study) / str(name) for study, name in rows]
+    rows = series[list(COLUMNS[:2])].drop_duplicates().itertuples(index=False)
     with ThreadPoolExecutor(LISTING_THREADS) as pool:
-        listed = list(pool.map(listing_of, series))
+        listed = list(pool.map(listing_of, [competition / IMAGES / str(study) / str(name) for study, name in rows]))
     tables = [hashlib.sha256((competition / name).read_bytes()).hexdigest() for name in (SERIES, SAMPLE)]
-    made_of = {"kernel": kernel, "tables": tables, "images": digest(listed)}
+    made_of = {**made_by, "tables": tables, "images": digest(listed)}
     if read_object(competition / MADE_OF) != made_of:
         if (folder / "out").is_dir():
             shutil.rmtree(folder / "out")
         replace_json(competition / MADE_OF, made_of)
 
 
-def _holds(competition: Path, studies: set[str], images: Path) -> bool:
-    sample, link = competition / SAMPLE, competition / IMAGES
-    if not sample.is_file() or link.resolve() != images:
-        return False
-    return {row_id.partition("_")[0] for row_id in _read(sample)["row_id"]} == studies
-
-
-def _write_competition(
-    folder: Path, images: Path, table: pd.DataFrame, sample: pd.DataFrame, studies: set[str]
-) -> None:
+def _write_competition(folder: Path, images: Path, series: pd.DataFrame, sample: pd.DataFrame) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / IMAGES).is_symlink():
-        (folder / IMAGES).symlink_to(images, target_is_directory=True)
-    its = sample["row_id"].str.partition("_")[0].isin(studies)
-    for name, content in ((SERIES, table), (SAMPLE, sample[its])):
+    link = folder / IMAGES
+    if link.resolve() != images:
+        link.unlink(missing_ok=True)
+        link.symlink_to(images, target_is_directory=True)
+    for name, content in ((SERIES, series), (SAMPLE, sample)):
         text = content.to_csv(index=False)
         if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != text:
             replace_text(folder / name, text)
 
 
 def without_series(shards: Sequence[Path]) -> int:
-    """How many studies are asked for of which no series stands in the table."""
-    count = 0
-    for shard in shards:
-        asked = {row_id.partition("_")[0] for row_id in _read(shard / "competition" / SAMPLE)["row_id"]}
-        count += len(asked - set(_read(shard / "competition" / SERIES)["study_id"]))
-    return count
+    """How many studies are asked for that have no series in the table."""
+    folders = [shard / "competition" for shard in shards]
+    return sum(len(set(_studies_of(_read(one / SAMPLE))) - set(_read(one / SERIES)["study_id"])) for one in folders)
 
 
 def merge(out: Path) -> dict[str, Any]:
@@ -191,7 +172,7 @@ def merge(out: Path) -> dict[str, Any]:
 
 
 def _merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The sums of what the shards' reports say; `shards` keeps the seconds and devices of each."""
+    """Sums over the shards' reports; `shards` keeps the seconds and devices of each."""
     counts: Counter[str] = Counter()
     for report in reports:
         counts.update(report["problem_counts"])
@@ -211,32 +192,3 @@ def _merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "problems": [problem for report in reports for problem in report["problems"]],
         "shards": [{"device": report["device"], "seconds": report["seconds"]["total"]} for report in reports],
     }
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; errors end it with one sentence and code 1."""
-    parser = argparse.ArgumentParser(prog="training.workflow.shards", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    begin, end = commands.add_parser("split"), commands.add_parser("merge")
-    begin.add_argument("--data", type=Path, required=True)
-    begin.add_argument("--shards", type=int, default=os.cpu_count() or 1)
-    for command in (begin, end):
-        command.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args(argv)
-    try:
-        if options.command == "split":
-            folders = split(options.data, options.out, options.shards)
-            print(f"{len(folders)} shards in {options.out / 'shards'}")
-        else:
-            report = merge(options.out)
-            graded, asked = report["studies"]["graded"], report["studies"]["asked"]
-            print(f"{options.out / SUBMISSION}: {graded} of {asked} studies graded")
-            print(f"rows of these that kept the prior: {report['fallbacks']['rows']}; {report['problem_counts']}")
-    except (ShardError, OSError, ValueError) as error:
-        print(f"shards: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,46 +1,40 @@
 """The batch system of profiles/shell: jobs are detached processes of this machine.
 
-python -m training.workflow.shell_jobs submit SCRIPT    prints the job's number
-python -m training.workflow.shell_jobs status NUMBER    prints running, success or failed
+python -m training.workflow.shell_jobs submit SCRIPT    prints the job's name
+python -m training.workflow.shell_jobs status NAME      prints running, success or failed
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+from training.locks import hold, is_held
 
 # In the working directory of Snakemake, RUNS/.workflow.
 FOLDER = Path("shell_jobs")
 
 
 def submit(script: str) -> str:
-    """Begin a job that outlives whoever asked for it."""
+    """Begin a job that outlives this process: it inherits a lock, and leaves its exit code before it releases it."""
     FOLDER.mkdir(exist_ok=True)
-    with open(FOLDER / "output.log", "ab") as log:
-        # The number is that of the shell, which writes down how its job ended.
-        command = ["sh", "-c", 'sh "$0"; echo $? > "$1/$$.part" && mv "$1/$$.part" "$1/$$"', script, str(FOLDER)]
-        job = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-    (FOLDER / str(job.pid)).unlink(missing_ok=True)
-    return str(job.pid)
+    job = Path(tempfile.mkdtemp(dir=FOLDER))
+    command = ["sh", "-c", 'sh "$0"; echo $? > "$1"', script, str(job / "code")]
+    with hold(job / "lock") as lock, open(FOLDER / "output.log", "ab") as log:
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=[lock]
+        )
+    return job.name
 
 
-def status(number: str) -> str:
-    """How a job is doing; one that is gone without a word was killed."""
-    end = FOLDER / number
-    if not end.is_file():
-        try:
-            os.kill(int(number), 0)
-        except ProcessLookupError:
-            # It may have ended in between.
-            return _said(end) if end.is_file() else "failed"
+def status(name: str) -> str:
+    """How a job is doing; one that ended without an exit code was killed."""
+    if is_held(FOLDER / name / "lock"):
         return "running"
-    return _said(end)
-
-
-def _said(end: Path) -> str:
-    return "success" if end.read_text().strip() == "0" else "failed"
+    code = FOLDER / name / "code"
+    return "success" if code.is_file() and code.read_text().strip() == "0" else "failed"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What of a grid is done, told from the digests that the steps themselves leave: no times of files, no torch.
+"""Which steps of a grid are done, by the digests that the steps themselves leave: no times of files, no torch.
 
-A step is done if its results were made of exactly what they would be made of now.  What follows from a step that is
-to be done is to be done as well, as nobody knows yet what it will be made of; where that turns out to be the same as
-before, the step finds its results and ends at once.
+A step is done if its results were made of exactly what they would be made of now.  A step that follows one that is to
+be done is to be done as well, as its inputs are not known yet; where these turn out to be the same as before, it finds
+its results and ends at once.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Verdict:
     done: bool
     why: str = ""
     begun: bool = False
-    """Whether results of it lie there that are of something else: stale."""
+    """Whether it has results, of other inputs: stale."""
 
 
 class Staleness:
-    """What the files of a grid say.  Raises TablesError, OutOfFoldError where data or labels cannot be read."""
+    """Compares a grid with its files.  Raises TablesError, OutOfFoldError where data or labels cannot be read."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
@@ -46,8 +46,11 @@ class Staleness:
         found: dict[str, Verdict] = {}
         for step in self.grid.steps.values():
             needs = [name for name in step.needs if self.grid.steps[name].kind != "prepare"]
-            waits = next((name for name in needs if not found[name].done), None)
-            found[step.name] = self._own(step) if waits is None else self._after(step, waits)
+            if waits := next((name for name in needs if not found[name].done), None):
+                begun = any(path.is_file() for path in self._results(step)[:1])
+                found[step.name] = Verdict(False, f"follows {waits}", begun)
+            else:
+                found[step.name] = self._own(step)
         for step in self.grid.steps.values():
             if step.kind == "prepare" and found[step.name].done and self._lacks_crops(step, found):
                 found[step.name] = Verdict(False, "the crops are gone")
@@ -95,20 +98,16 @@ class Staleness:
     def _opinions(self) -> str | None:
         return None if self.grid.order.labels is None else read_opinions(self.grid.order.labels).fingerprint
 
-    @cached_property
-    def _kernel(self) -> dict[str, str]:
-        return validation_stamp.made_of({}, {}, self._tables or "")
-
     def _own(self, step: Step) -> Verdict:
         results = self._results(step)
         missing = next((path for path in results if not path.is_file()), None)
         begun = bool(results) and results[0].is_file()
         expected = self.made_of(step)
         if step.kind in TRAININGS:
-            return self._of_training_state(step, expected, begun and missing is None)
-        kept = self._errors_kept(step) if step.kind == "errors" else self._stamp(step)
+            return self._of_job(step, expected, begun and missing is None)
+        kept = self._errors_made_of(step) if step.kind == "errors" else self._stamp(step)
         if missing is not None or not kept:
-            return Verdict(False, "not done yet" if not begun else "not recorded yet", False)
+            return Verdict(False, "not recorded yet" if begun else "not done yet")
         if kept.get("made_of") != expected:
             return Verdict(False, "what it is made of changed", True)
         if step.kind == "package" and (lost := self.lost_from_package()):
@@ -117,7 +116,7 @@ class Staleness:
             return Verdict(False, f"{results[0]} is of another search", True)
         return Verdict(True)
 
-    def _of_training_state(self, step: Step, expected: str | None, there: bool) -> Verdict:
+    def _of_job(self, step: Step, expected: str | None, there: bool) -> Verdict:
         job = self.grid.job(step)
         if there and expected is not None and is_finished(job, expected):
             return Verdict(True)
@@ -128,12 +127,8 @@ class Staleness:
             return Verdict(False, "its data are not known before prepare", there)
         if mark != expected:
             return Verdict(False, "its recipe, its data or what its localisers miss by changed", True)
-        done, epochs = epochs_done(job), self.grid.member(step).fitting.optimisation.epochs
+        done, epochs = len(history_of(job)), self.grid.member(step).fitting.optimisation.epochs
         return Verdict(False, f"goes on after epoch {done} of {epochs}" if done < epochs else "not exported yet")
-
-    def _after(self, step: Step, waits: str) -> Verdict:
-        begun = any(path.is_file() for path in self._results(step)[:1])
-        return Verdict(False, f"follows {waits}", begun)
 
     def _results(self, step: Step) -> list[Path]:
         """The files that a step leaves, the last one it writes first."""
@@ -151,7 +146,7 @@ class Staleness:
         return [folder.score, folder.seconds, *map(folder.out_of_fold, self.grid.folds[step.recipe])]
 
     def _lacks_crops(self, step: Step, found: Mapping[str, Verdict]) -> bool:
-        if any(Path(file).is_file() is False for file in self._stamp(step).get("crops", [])):
+        if not all(Path(file).is_file() for file in self._stamp(step).get("crops", [])):
             others = [one for one in self.grid.steps.values() if one.recipe == step.recipe]
             return any(one.kind in (*TRAININGS, "errors") and not found[one.name].done for one in others)
         return False
@@ -187,18 +182,19 @@ class Staleness:
         found = [self._network(step.recipe, one.member, one.fold) for one in located]
         return digest({one["member"]["name"]: one["weights"]["sha256"] for one in found if one})
 
-    def _errors_kept(self, step: Step) -> dict[str, Any]:
-        """Of which networks the errors are, as training/evaluation/validate.py keeps it beside them."""
+    def _errors_made_of(self, step: Step) -> dict[str, Any]:
+        """The networks of the errors, which training/evaluation/validate.py keeps beside them."""
         kept = read_object(self.grid.folder(step.recipe).localiser_errors(step.fold))
         return {"made_of": digest(kept["made_by"])} if "made_by" in kept else {}
 
     def _of_validate(self, step: Step) -> str:
         networks: list[Any] = []
-        for fold in self.grid.folds[step.recipe]:
+        folds, recipe = self.grid.folds[step.recipe], self.grid.recipes[step.recipe]
+        for fold in folds:
             trained = [one for one in self.grid.members(step.recipe) if one.is_trained_in(fold)]
             networks += [self._network(step.recipe, one.member.name, fold) for one in trained]
             networks += [one.weight for one in trained]
-        return digest(networks, self.grid.folds[step.recipe], self.grid.recipes[step.recipe].average, self._kernel)
+        return digest(networks, folds, recipe.average, validation_stamp.made_of({}, {}, self._tables or ""))
 
     def _of_ensemble(self, step: Step) -> str:
         folders = [self.grid.folder(name) for name in self.grid.recipes]
@@ -214,14 +210,9 @@ class Staleness:
         return digest(step.name, networks, found, averages, str(self.grid.order.package), self.grid.order.owner)
 
     def _network(self, recipe: str, member: str, fold: int) -> dict[str, Any]:
-        """What is known of a finished network, but for where it came from, as validation writes its score there."""
+        """artefact.json of a finished network without its provenance, into which validation writes the score."""
         known = read_object(self.grid.folder(recipe).job(member, fold) / "artefact.json")
         return {name: value for name, value in known.items() if name != "provenance"}
-
-
-def epochs_done(job: Path) -> int:
-    """The epochs of a training that are saved."""
-    return len(history_of(job))
 
 
 def history_of(job: Path) -> list[dict[str, str]]:

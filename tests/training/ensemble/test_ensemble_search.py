@@ -14,9 +14,11 @@ from kernels.lumbar.labels import MIRROR, ROWS
 from training.data.out_of_fold import Answers, Average, Mixture, Rule
 from training.data.tables import ROW_GROUPS
 from training.ensemble.fit_weights import fit_multipliers, fit_weights
-from training.ensemble.parts import Ensemble, MemberCosts, SearchError
 from training.ensemble.search import (
     LEAST_GAIN,
+    Ensemble,
+    MemberCosts,
+    SearchError,
     best_ensemble,
     best_single,
     best_subset,

@@ -14,7 +14,7 @@ from kernels.lumbar.labels import GROUPS, ROWS
 from tests.training.ensemble.test_ensemble_search import labels_of
 from training.data.out_of_fold import answers_of, rows_of, together, write
 from training.ensemble.find import main
-from training.ensemble.parts import SearchError
+from training.ensemble.search import SearchError
 from training.ensemble.sources import read_costs, standing_of, usable
 from training.evaluation.predictor import Prediction
 from training.evaluation.validate import answer_table

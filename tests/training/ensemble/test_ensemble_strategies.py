@@ -12,8 +12,8 @@ from tests.training.ensemble.test_ensemble_search import LOGITS, answers_with
 from training.data.out_of_fold import Answers
 from training.data.tables import ROW_GROUPS
 from training.ensemble.find import search
-from training.ensemble.parts import MemberCosts, SearchError
-from training.ensemble.result import SearchResult
+from training.ensemble.result import SearchResult, table_of
+from training.ensemble.search import MemberCosts, SearchError
 from training.ensemble.strategies import (
     CALIBRATED,
     FREE,
@@ -25,7 +25,6 @@ from training.ensemble.strategies import (
     shipped,
     strategies,
 )
-from training.ensemble.table import table_of
 from training.evaluation.intervals import differences
 from training.evaluation.metric import pooled
 from training.evaluation.ties import SAME, first_best
@@ -105,7 +104,7 @@ def test_recipes_side_by_side_are_taken_where_they_help_each_other_and_fits_are_
     assert SIDE_BY_SIDE not in strategies(few, LOGITS, MemberCosts.equal(few.members), None, [one]).fits
     result = found_in(few, None, one, other)
     assert finals(result)[SIDE_BY_SIDE] < min(finals(result)[name] for name in ("recipe a", "recipe b"))
-    assert SIDE_BY_SIDE in strategies(few, LOGITS, MemberCosts.equal(few.members), 1.0, [one, other]).too_dear
+    assert SIDE_BY_SIDE in strategies(few, LOGITS, MemberCosts.equal(few.members), 1.0, [one, other]).over_budget
 
 
 def test_the_best_recipe_is_chosen_without_the_rows_it_is_scored_on() -> None:
@@ -153,7 +152,7 @@ def test_a_condition_that_nobody_answers_is_left_to_the_priors() -> None:
     logits[:, :, ROW_GROUPS != 0] = np.nan
     result = found_in(replace(answers, logits=logits))
     assert result.left_to_priors == ["foraminal", "subarticular"]
-    assert "nobody answers foraminal, subarticular better than the priors" in table_of(result)
+    assert "no member answers foraminal, subarticular better than the priors" in table_of(result)
 
 
 def test_members_are_compared_where_they_grade() -> None:

@@ -7,12 +7,14 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from kernels.lumbar.manifest import Manifest
 from kernels.lumbar.run.submission import replace_json
 from tests.support.tiny_runs import write_runs
-from training.evaluation import validation_stamp
+from training.evaluation import validate, validation_stamp
 from training.evaluation.metric import Score
 from training.evaluation.validate import all_of, fold_manifest
 from training.recipe.load import load_named
@@ -129,3 +131,23 @@ def test_a_damaged_network_is_named_and_not_left_out(folder: RunFolder, name: st
     path.write_bytes(content)
     with pytest.raises(RunsError, match=f"spinal_tiny.*{name}"):
         all_of(fold_manifest(folder, folder.recipe.members(), 0), folder)
+
+
+def test_localisers_are_measured_again_without_the_calibration_of_an_attempt_that_was_killed(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Measured(Exception):
+        pass
+
+    def measure(manifest: Manifest, folder: RunFolder) -> None:
+        raise Measured([artefact.calibration for artefact in manifest.artefacts])
+
+    monkeypatch.setattr(validate, "all_of", measure)
+    localisers = [one for one in folder.recipe.members() if one.member.role == "localiser"]
+    for one in localisers:
+        path = folder.job(one.member.name, 0) / "artefact.json"
+        replace_json(path, json.loads(path.read_text()) | {"calibration": {"slope": 2.0, "offset": 1.0}})
+    tables: Any = None
+    with pytest.raises(Measured) as found:
+        validate.localiser_errors(folder, localisers, folder.runs, tables, [], {}, 0)
+    assert found.value.args == ([None] * len(localisers),)

@@ -21,8 +21,8 @@ from tests.support.tiny_runs import write_runs
 from training.data.out_of_fold import Answers, rows_of, write
 from training.data.tables import ROW_GROUPS
 from training.ensemble import find
-from training.ensemble.crossfit import CrossFit
 from training.ensemble.search import EliminationStep, Ensemble, simple_mean
+from training.ensemble.strategies import CrossFit
 from training.evaluation.intervals import intervals
 from training.evaluation.metric import pooled, row_losses
 from training.evaluation.show import open_study

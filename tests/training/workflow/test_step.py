@@ -157,4 +157,4 @@ def test_who_is_lost_after_a_stop_was_stopped(listener, monkeypatch, capfd, mome
     before, after = LOST[moment]
     around_the_job(monkeypatch, lambda listener: (stop(), before(listener)), after, listener)
     assert step.main(GIVEN) == step.STOPPED
-    assert "stopped before it could say so" in capfd.readouterr().err
+    assert "stopped before it could confirm it" in capfd.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import time
@@ -18,6 +19,7 @@ from training.data.tables import read_tables
 from training.locks import BusyError, alone
 from training.runs import image_digests
 from training.workflow import __main__ as workflow
+from training.workflow import engine, shell_jobs
 from training.workflow.costs import Costs, told
 from training.workflow.engine import ExecutorError, profile_of
 from training.workflow.grid import Grid, GridOrder, keep_grid, make_grid, read_grid
@@ -288,6 +290,41 @@ def test_a_damaged_network_is_trained_again(
     content[len(content) // 2] ^= 255
     file.write_bytes(content)
     assert open_jobs(grid) == {"alpha_spinal_tiny/fold0", "validate"}
+
+
+def test_a_checkpoint_that_a_kill_left_beside_a_finished_network_is_removed(
+    place: Path, tmp_path: Path, first: CompletedProcess[str]
+) -> None:
+    _, grid = changed_copy(place, tmp_path)
+    checkpoint = tmp_path / "runs" / "alpha" / "smoke" / "alpha_spinal_tiny" / "fold0" / "second_step" / "checkpoint.pt"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    assert engine.run(grid, engine.Ways()) == 0 and not checkpoint.exists()
+
+
+def test_a_probe_of_a_lock_is_not_taken_for_its_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".lock").touch()
+    probe = open(tmp_path / ".lock")
+    fcntl.flock(probe, fcntl.LOCK_SH)
+    monkeypatch.setattr(time, "sleep", lambda seconds: probe.close() if seconds else None)
+    with alone(tmp_path):
+        assert probe.closed
+
+
+def test_a_shell_job_is_running_until_its_script_ends_or_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scripts = {"success": "exit 0", "failed": "exit 7", "killed": "kill -9 $PPID"}
+    for name, command_line in scripts.items():
+        Path(name).write_text(f"while [ ! -e go ]; do sleep 0.05; done\n{command_line}\n")
+    jobs = {name: shell_jobs.submit(name) for name in scripts}
+    assert {shell_jobs.status(job) for job in jobs.values()} == {"running"}
+    Path("go").touch()
+    until = time.monotonic() + 60
+    while (states := [shell_jobs.status(job) for job in jobs.values()]).count("running") and time.monotonic() < until:
+        time.sleep(0.05)
+    assert states == ["success", "failed", "failed"]
 
 
 def test_a_killed_job_is_shown_as_such(place: Path, tmp_path: Path, first: CompletedProcess[str]) -> None:

@@ -7,14 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from training.locks import is_busy
-from training.workflow import predict_shards, run_shard
+from training.locks import hold, is_busy, terminate_holder
+from training.workflow import engine, predict_shards, run_shard
 
 
 def options(ten_studies: Path, weights: Path, out: Path, *more: str) -> list[str]:
@@ -78,7 +77,7 @@ def test_orders_that_cannot_be_done_are_a_sentence(ten_studies, seeing, tmp_path
     assert sentence in capsys.readouterr().err
 
 
-def test_a_kernel_that_was_told_to_stop_leaves_no_answers(tmp_path, monkeypatch, capsys):
+def test_a_kernel_that_was_stopped_leaves_no_answers(tmp_path, monkeypatch, capsys):
     def stopped(given):
         out = Path(given[given.index("--out") + 1])
         (out / "run_report.json").write_text('{"supervision": [{"code": 0, "reason": "SIGINT was passed on"}]}')
@@ -88,25 +87,20 @@ def test_a_kernel_that_was_told_to_stop_leaves_no_answers(tmp_path, monkeypatch,
     folder.mkdir(parents=True)
     monkeypatch.setattr(run_shard.supervise, "main", stopped)
     assert run_shard.main([str(folder), "weights", "--time-limit", "9"]) == 1
-    assert "was told to stop" in capsys.readouterr().err and not (folder / "out").exists()
+    assert "was stopped by a signal" in capsys.readouterr().err and not (folder / "out").exists()
 
 
-def test_a_shard_that_is_being_answered_is_waited_for_and_can_be_told_to_stop(tmp_path):
-    code = "import sys, time; from pathlib import Path; from training.workflow import run_shard\n"
-    code += "with run_shard.alone(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as holder:
+def test_a_shard_that_is_being_answered_is_waited_for_and_can_be_stopped(tmp_path):
+    lock = tmp_path / run_shard.LOCK
+    code = "import sys, time; from pathlib import Path; from training.locks import hold\n"
+    code += "with hold(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b"held\n"
-        run_shard.end(tmp_path)
+        terminate_holder(lock)
         assert holder.wait(40) == -signal.SIGTERM
-    run_shard.end(tmp_path)
-    with run_shard.alone(tmp_path):
-        assert (tmp_path / run_shard.LOCK).read_text() == str(os.getpid())
-
-
-def stop_once_it_listens(before):
-    while signal.getsignal(signal.SIGTERM) is before:
-        time.sleep(0.01)
-    os.kill(os.getpid(), signal.SIGTERM)
+    terminate_holder(lock)
+    with hold(lock):
+        assert lock.read_text().startswith(f"process {os.getpid()} on ")
 
 
 def test_a_stopped_run_says_so(ten_studies, tmp_path, monkeypatch, capsys):
@@ -117,10 +111,11 @@ def test_a_stopped_run_says_so(ten_studies, tmp_path, monkeypatch, capsys):
 
     def begun(command, **options):
         given.update(options)
-        threading.Thread(target=stop_once_it_listens, args=(signal.getsignal(signal.SIGTERM),)).start()
-        return popen(waiting, **options)
+        process = popen(waiting, **options)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return process
 
-    monkeypatch.setattr(predict_shards.subprocess, "Popen", begun)
+    monkeypatch.setattr(engine.subprocess, "Popen", begun)
     assert predict_shards.main(options(ten_studies, tmp_path, tmp_path / "out")) == 3
     assert "predict was stopped: 0 of 2 shards are answered" in capsys.readouterr().err
     assert given["pass_fds"], "Snakemake does not hold the lock"
