@@ -33,7 +33,7 @@ from training.report import figures, numbers
 from training.report.cases import worst_cases
 from training.report.predictions import member_text, predict
 from training.report.sources import ReportError, ReportSources, read_sources, short_commit
-from training.runs import git_commit
+from training.runs import UnusableRun, git_commit
 
 TEMPLATE = "page.html.j2"
 NOT_KNOWN = "–"
@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sources = read_sources(given.runs, given.profile, given.recipes, given.ensemble)
         out.parent.mkdir(parents=True, exist_ok=True)
         replace_text(out, render(sources, given.data, given.worst))
-    except (ReportError, RecipeError, SearchError, OutOfFoldError, OSError) as error:
+    except (ReportError, RecipeError, UnusableRun, SearchError, OutOfFoldError, OSError) as error:
         sys.stderr.write(f"no report: {error}\n")
         return 1
     sys.stdout.write(f"{out}\n")

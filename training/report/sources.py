@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator
+from pydantic import BeforeValidator
 
 from kernels.lumbar.labels import GROUPS
 from kernels.lumbar.manifest import Provenance
@@ -23,6 +23,7 @@ from training.ensemble.strategies import FREE, Standing
 from training.evaluation.intervals import Interval
 from training.evaluation.landmark_errors import LandmarkError
 from training.evaluation.metric import pooled
+from training.packaging.ensemble_weights import ALL_GROUPS, FoundEnsemble, read_ensemble
 from training.recipe.load import names_of
 
 # An ensemble file whose own score differs by more from that of these answers was made from others.
@@ -47,27 +48,23 @@ def short_commit(name: str) -> str:
     return name[:COMMIT_LETTERS] + ("+" if name.endswith("+") else "")
 
 
-class EnsembleFile(BaseModel):
+class EnsembleFile(FoundEnsemble):
     """The result of `make ensemble` (ensemble.result.SearchResult), as far as the report shows it."""
 
     strategy: str = FREE
     reason: str = ""
-    average: Average
     studies: int
     budget: float | None
     """Seconds a study that it was searched for; None = no limit."""
-    weights: dict[str, dict[str, float]]
-    multipliers: dict[str, tuple[float, float, float]]
     scores: dict[str, dict[str, StoredInterval]]
     fitted_score: float
-    order: tuple[str, ...]
-    """Its members as they run."""
 
     @cached_property
     def ensemble(self) -> Ensemble:
         """Weights and multipliers as arrays."""
-        weights = [[its[group] for group in GROUPS] for its in self.weights.values()]
-        return Ensemble(tuple(self.weights), np.array(weights), np.array([self.multipliers[group] for group in GROUPS]))
+        weights = [[its[group] for group in ALL_GROUPS] for its in self.weights.values()]
+        multipliers = [self.multipliers[group] for group in ALL_GROUPS]
+        return Ensemble(tuple(self.weights), np.array(weights), np.array(multipliers))
 
 
 @dataclass(frozen=True)
@@ -197,17 +194,14 @@ def _network(folder: Path) -> TrainedNetwork:
 def _find_ensemble(
     runs: Path, path: Path | None, answers: Answers, priors: Mapping[str, tuple[float, float, float]]
 ) -> tuple[EnsembleFile | None, str]:
-    """The ensemble, or None with the reason.  One that was named and cannot be used raises ReportError."""
+    """The ensemble, or None with the reason.  One that was named and cannot be used raises ReportError;
+    one that cannot be read, UnusableRun."""
     file = path or runs / "ensemble.json"
     replaced = f"so the simple mean of all members stands in for the ensemble: {HOW_TO}."
     if path is None and not file.is_file():
         return None, f"There is no {file}, {replaced}"
-    try:
-        found = EnsembleFile.model_validate_json(file.read_bytes())
-        misfit = _misfit(found, answers, priors)
-    except UNREADABLE as error:
-        raise ReportError(f"{file} holds no result of make ensemble: {error!r}".splitlines()[0]) from error
-    if not misfit:
+    found = read_ensemble(file, EnsembleFile)
+    if not (misfit := _misfit(found, answers, priors)):
         return found, ""
     if path is not None:
         raise ReportError(f"{file} was made from other answers: {misfit}; {HOW_TO}")

@@ -360,7 +360,7 @@ def test_what_is_missing_is_said_in_one_sentence(
     says("nowhere is no folder", "--data", str(tmp_path / "nowhere"))
     says("0 or more, not -1", "--worst", "-1")
     (tmp_path / "broken.json").write_text("[]")
-    says("broken.json holds no result of make ensemble", "--ensemble", str(tmp_path / "broken.json"))
+    says("broken.json holds no ensemble: make ensemble writes it anew", "--ensemble", str(tmp_path / "broken.json"))
     artefact = runs / "one" / "smoke" / "one_good" / "fold0" / "artefact.json"
     kept = artefact.read_text()
     artefact.write_text("{}")
