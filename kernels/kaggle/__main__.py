@@ -73,13 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for step in STEPS if options.step == "ship" else (options.step,):
         try:
             run_step(step, options)
-        except (KaggleError, BuildError, OSError) as error:
-            disk = (
-                f"{disk_message(error, options.ship)}; then the same command goes on"
-                if isinstance(error, OSError)
-                else ""
-            )
-            print(f"{step} stopped: {disk or error}", file=sys.stderr)
+        except (KaggleError, BuildError) as error:
+            print(f"{step} stopped: {error}", file=sys.stderr)
+            return 1
+        except OSError as error:
+            reason = disk_message(error, options.ship)
+            print(f"{step} stopped: {reason}; then the same command goes on", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print(f"{step} interrupted: the same command goes on", file=sys.stderr)

@@ -70,8 +70,10 @@ def read_admission(admission: Admission) -> list[Finding]:
         RULES: "accepted",
     }
     order = list(good)
-    # Without credentials nothing was requested; otherwise everything before the problem was passed.
-    passed = order[: order.index(problem)] if problem and credential_sources() else [] if problem else order
+    passed = order
+    if problem:
+        # Without credentials nothing was requested; otherwise everything before the problem was passed.
+        passed = order[: order.index(problem)] if credential_sources() else []
     found = [Finding(name, Mark.OK, good[name]) for name in passed]
     if problem:
         found.append(Finding(problem, Mark.FAIL, admission.found, admission.remedy))

@@ -90,7 +90,8 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def fingerprint(folder: Path) -> dict[str, tuple[int, int]]:
+def fingerprint(*folders: Path) -> dict[str, tuple[int, int]]:
     """Path → size and mtime of every file, links followed: permissions do not stop root, this detects its changes."""
-    paths = [os.path.join(current, name) for current, _, names in os.walk(folder, followlinks=True) for name in names]
+    walks = [walk for folder in folders for walk in os.walk(folder, followlinks=True)]
+    paths = [os.path.join(current, name) for current, _, names in walks for name in names]
     return {path: ((state := os.stat(path)).st_size, state.st_mtime_ns) for path in paths}
