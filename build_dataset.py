@@ -1,9 +1,9 @@
-"""Collects finished runs into one verified folder that Kaggle takes as a dataset: packs of weights and their manifest.
+"""Packages finished runs as one verified Kaggle dataset: packs of weights and their manifest.
 
     python build_dataset.py --runs RUNS --out DIR [--recipes a,b] [--profile smoke] [--locate own|together|apart]
     python build_dataset.py --schema
 
-The folder is built beside DIR, read back, every network loaded on the CPU and held against its golden output, and only
+The folder is built beside DIR, read back, every network loaded on the CPU and compared with its golden output, and only
 then renamed to DIR.  An earlier package in DIR is replaced; anything else there is left alone and reported.
 """
 
@@ -23,9 +23,8 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from kernels.build_notebook import DATASET_SLUG, OWNER_PLACEHOLDER, BuildError, check_owner, check_slug, kaggle_owner
-from kernels.kaggle.client import KaggleError
+from kernels.kaggle.client import KaggleError, Polling
 from kernels.kaggle.dataset import METADATA_FILE, MOST_FILES, upload
-from kernels.kaggle.patience import Patience
 from kernels.lumbar.manifest import MANIFEST_FORMAT, Manifest
 from kernels.lumbar.networks.loading import load_member
 from kernels.lumbar.networks.weights import WeightsError, read_manifest
@@ -41,42 +40,38 @@ RELEASES = Path(__file__).resolve().parent / "weights_manifest"
 
 
 def read_priors(folders: Sequence[RunFolder]) -> dict[str, tuple[float, float, float]]:
-    """The priors that training wrote, the same for all recipes.  Raises BuildError where they differ or are missing."""
-    found = []
-    for folder in folders:
-        try:
-            found.append(json.loads(folder.priors.read_text()))
-        except (OSError, ValueError) as error:
-            raise BuildError(f"the priors of {folder.recipe.name} cannot be read: {error}") from error
-        if found[-1] != found[0]:
+    """The priors of the training labels, the same for all recipes.  Raises BuildError where they differ."""
+    found = [read_json(folder.priors, folder) for folder in folders]
+    for folder, priors in zip(folders, found, strict=True):
+        if priors != found[0]:
             raise BuildError(f"{folder.recipe.name} was trained on other data than the first recipe: package it apart")
     return {row: (prior[0], prior[1], prior[2]) for row, prior in found[0].items()}
 
 
-def read_shape(folder: RunFolder) -> Any:
-    """The landmarks' shape that training wrote; the same for all recipes, as their data are.  Raises BuildError."""
+def read_json(path: Path, folder: RunFolder) -> Any:
+    """A file that training wrote for a recipe.  Raises BuildError."""
     try:
-        return json.loads(folder.shape.read_text())
+        return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise BuildError(f"the shape of {folder.recipe.name} cannot be read: {error}") from error
+        raise BuildError(f"the {path.stem} of {folder.recipe.name} cannot be read: {error}") from error
 
 
 def dataset_metadata(owner: str, slug: str) -> dict[str, Any]:
-    """What `kaggle datasets create` and `version` read.  Raises BuildError for names that Kaggle refuses."""
+    """Metadata for `kaggle datasets create` and `version`.  Raises BuildError for names that Kaggle refuses."""
     check_owner(owner)
     check_slug(slug)
     return {"id": f"{owner}/{slug}", "title": slug.replace("-", " ").title(), "licenses": [{"name": "other"}]}
 
 
 def verify(folder: Path) -> Manifest:
-    """Read the package back as the kernel will, every network loaded and self-tested on the CPU.  Raises BuildError."""
+    """Read the package back as the kernel will, self-testing every network on the CPU.  Raises BuildError."""
     files = [path.name for path in folder.iterdir()]
     if len(files) > MOST_FILES:
         raise BuildError(f"the package has {len(files)} files; Kaggle takes {MOST_FILES}")
     manifest = read_manifest(folder / "manifest.json")
     for artefact in tqdm(manifest.artefacts, desc="verify", unit="file"):
         if not artefact.provenance.torch_version:
-            raise BuildError(f"{artefact.member.name} does not say which torch wrote it")
+            raise BuildError(f"{artefact.member.name} has no torch version in its provenance")
         load_member(folder, artefact, torch.device("cpu"))
     return manifest
 
@@ -89,13 +84,13 @@ def build(
     locate: Located = "own",
     ensemble: FoundEnsemble | None = None,
 ) -> Manifest:
-    """Package finished runs into `out`, which is replaced only by a whole and verified package.
+    """Package finished runs into `out`, which is replaced only by a complete and verified package.
 
-    `ensemble`: what a search found, in place of the recipes' own weights.  Raises BuildError, UnusableRun.
+    `ensemble`: result of a search, replaces the recipes' own weights.  Raises BuildError, UnusableRun.
     """
     check_replaceable(out)
     if ensemble is not None and locate != "own":
-        raise BuildError("an ensemble was found where graders look where their own localisers point: --locate own")
+        raise BuildError("an ensemble is searched with each recipe's own localisers: --locate own")
     averages = {folder.recipe.average for folder, _ in runs}
     # Recipes that average differently meet in logits, which most of them take.
     average = ensemble.average if ensemble else averages.pop() if len(averages) == 1 else "logits"
@@ -112,7 +107,7 @@ def build(
             name=name,
             average=average,
             priors=priors,
-            shape=read_shape(runs[0][0]),
+            shape=read_json(runs[0][0].shape, runs[0][0]),
             multipliers=ensemble.multipliers if ensemble else {},
             artefacts=tuple(pack([run for its in found.values() for run in its], partial)),
             routes=weighted(routes, found, ensemble) if ensemble else routes,
@@ -140,7 +135,7 @@ def check_replaceable(out: Path) -> None:
 
 
 def replace_folder(new: Path, out: Path) -> None:
-    """Put a finished folder in place of `out`; the old one goes only when the new one stands."""
+    """Replace `out` by a finished folder; the old one is removed last."""
     old = new.with_name(f"{new.name}.old")
     if out.exists():
         out.rename(old)
@@ -182,14 +177,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--locate",
         choices=get_args(Located),
         default="own",
-        help="graders look where their own localisers point, where those of all recipes agree, or once for each",
+        help="landmarks of graders: of their own localisers, of those of all recipes together, or once of each",
     )
-    parser.add_argument("--ensemble", type=Path, help="what make ensemble wrote: who takes part, how much, and when")
+    parser.add_argument("--ensemble", type=Path, help="result of make ensemble: members, weights and order")
     parser.add_argument("--name", help="name of the ensemble; default: the recipes' names and the profile")
     parser.add_argument("--owner", default=kaggle_owner(), help="Kaggle user name (environment KAGGLE_USERNAME)")
     parser.add_argument("--slug", default=DATASET_SLUG, help=f"slug of the dataset ({DATASET_SLUG})")
     parser.add_argument("--allow-partial", action="store_true", help="package what is finished")
-    parser.add_argument("--upload", action="store_true", help="bring it to Kaggle as well, as `make upload` does")
+    parser.add_argument("--upload", action="store_true", help="also upload it to Kaggle, as `make upload` does")
     parser.add_argument("--release", action="store_true", help="also put the manifest into weights_manifest/")
     parser.add_argument("--schema", action="store_true", help="only write weights_manifest/schema.json")
     options = parser.parse_args(argv)
@@ -213,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             runs.append((folder, collect(folder, folds, options.allow_partial)))
         suffix = [] if options.profile == "full" else [options.profile]
         name = options.name or "_".join([*(recipe.name for recipe in recipes), *suffix])
-        ensemble = read_ensemble(options.ensemble) if options.ensemble else None
+        ensemble = read_ensemble(options.ensemble, FoundEnsemble) if options.ensemble else None
         manifest = build(runs, options.out, name, metadata, options.locate, ensemble)
     except (BuildError, RecipeError, UnusableRun, WeightsError, OSError) as error:
         print(f"build_dataset: {error}", file=sys.stderr)
@@ -227,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{len(manifest.artefacts)} networks in {options.out}, each loaded and tested")
     if options.upload:
         try:
-            upload(options.out, Patience())
+            upload(options.out, Polling())
         except KaggleError as error:
             print(f"upload stopped: {error}", file=sys.stderr)
             return 1

@@ -1,1 +1,1 @@
-"""Everything that talks to Kaggle, through its own client: upload, push, wait, submit; nothing of it runs on Kaggle."""
+"""Upload, push, wait and submit through Kaggle's own client; none of this runs on Kaggle."""

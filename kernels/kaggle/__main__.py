@@ -3,7 +3,7 @@
     python -m kernels.kaggle upload|push|submit|ship [--weights DIR] [--ship DIR] [--dry-run] [--again] [--wait]
     python -m kernels.kaggle train --recipes a b [--profile full] [--folds 0 1] [--resume] [--datasets OWNER/SLUG]
 
-Each step asks Kaggle what is there before and afterwards; a step that failed says so, and goes on when run again.
+Each step queries Kaggle's state before and afterwards; a failed step can be run again and resumes.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from pathlib import Path
 from kernels.build_notebook import BuildError, kaggle_owner
 from kernels.build_training import PROFILES
 
-from .client import KaggleError
+from .client import KaggleError, Polling
 from .dataset import upload
 from .notebook import push
-from .patience import Patience
 from .submission import submit
 from .training import push_training
 from .unpack import disk_message
 
 STEPS = ("upload", "push", "submit")
-# A dataset of some GB is ready within minutes; a session may wait for a GPU, and then run for up to 12 h.
+# Timeouts: a dataset of some GB is ready within minutes; a session may queue for a GPU, then run for up to 12 h.
 READY_WITHIN_S, RUN_WITHIN_S = 3600.0, 14 * 3600.0
 
 
@@ -56,18 +55,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run_step(step: str, options: argparse.Namespace) -> None:
     """One step.  Raises KaggleError, BuildError."""
+    polling = Polling(options.poll, READY_WITHIN_S if step == "upload" else RUN_WITHIN_S)
+    flags = options.dry_run, options.again
     if step == "upload":
-        upload(options.weights, Patience(options.poll, READY_WITHIN_S), options.dry_run, options.again)
+        upload(options.weights, polling, *flags)
     elif step == "push":
-        patience = Patience(options.poll, RUN_WITHIN_S)
-        flags = (options.dry_run, options.again, not options.no_gpu, options.anyway)
-        push(options.weights, options.ship, patience, *flags)
+        push(options.weights, options.ship, polling, *flags, gpu=not options.no_gpu, anyway=options.anyway)
     elif step == "train":
-        push_training(options, Patience(options.poll, RUN_WITHIN_S))
+        push_training(options, polling)
     else:
-        patience = Patience(options.poll, RUN_WITHIN_S)
-        wanted = {"message": options.message, "wait": options.wait}
-        submit(options.weights, options.ship, patience, options.dry_run, options.again, **wanted)
+        submit(options.weights, options.ship, polling, *flags, message=options.message, wait=options.wait)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,9 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{step} stopped: {error}", file=sys.stderr)
             return 1
         except OSError as error:
-            print(
-                f"{step} stopped: {disk_message(error, options.ship)}; then the same command goes on", file=sys.stderr
-            )
+            reason = disk_message(error, options.ship)
+            print(f"{step} stopped: {reason}; then the same command goes on", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print(f"{step} interrupted: the same command goes on", file=sys.stderr)

@@ -1,11 +1,10 @@
-"""What Kaggle lets this machine do: is it reached, are the credentials taken, are the competition's rules accepted."""
+"""Access to Kaggle: network, credentials, accepted rules of the competition."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from kernels.build_notebook import COMPETITION
@@ -20,34 +19,27 @@ TOKEN_REMEDY = (
 NETWORK_REMEDY = "check the network, or the proxy in https_proxy, with `curl -I https://www.kaggle.com`"
 # The smallest file of the competition.
 SMALL_FILE = "sample_submission.csv"
-QUESTION_TIMEOUT_S = 60.0
-
-
-class Access(StrEnum):
-    GRANTED = "granted"
-    NO_CREDENTIALS = "no credentials"
-    REFUSED = "refused"
-    RULES = "rules"
-    UNREACHED = "unreached"
-    UNKNOWN = "unknown"
+QUERY_TIMEOUT_S = 60.0
+NETWORK, CREDENTIALS, RULES = "network", "Kaggle credentials", "competition rules"
 
 
 @dataclass(frozen=True)
 class Admission:
-    """How Kaggle answered the request for a small file of the competition; what is wrong, and the remedy."""
+    """Result of requesting a small file of the competition."""
 
-    access: Access
+    problem: str = ""
+    """What failed: NETWORK, CREDENTIALS or RULES; empty where access is granted."""
     found: str = ""
     remedy: str = ""
 
     def check(self) -> None:
         """Raises KaggleError unless access is granted."""
-        if self.access is not Access.GRANTED:
+        if self.problem:
             raise KaggleError(f"{self.found}: {self.remedy}")
 
 
 def credential_sources() -> list[str]:
-    """Where the client would find credentials, without looking at them."""
+    """Environment variables and files in which the client finds credentials; their values are not read."""
     home, settings = Path.home() / ".kaggle", os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     folders = [Path(os.environ.get("KAGGLE_CONFIG_DIR") or home), Path(settings) / "kaggle"]
     files = [home / "access_token", home / "access_token.txt", home / "credentials.json"]
@@ -58,30 +50,30 @@ def credential_sources() -> list[str]:
     return sources + [str(path) for path in files if path.is_file()]
 
 
-def ask_admission(timeout_s: float = QUESTION_TIMEOUT_S) -> Admission:
-    """Ask Kaggle for a small file of the competition, which takes credentials and accepted rules."""
+def ask_admission(timeout_s: float = QUERY_TIMEOUT_S) -> Admission:
+    """Request a small file of the competition, which requires credentials and accepted rules."""
     sources = credential_sources()
     if not sources:
-        return Admission(Access.NO_CREDENTIALS, "there are no Kaggle credentials", TOKEN_REMEDY)
+        return Admission(CREDENTIALS, "there are no Kaggle credentials", TOKEN_REMEDY)
     with tempfile.TemporaryDirectory(prefix="lumbar_access_") as scratch:
         arguments = ("competitions", "download", COMPETITION, "-f", SMALL_FILE, "-p", scratch, "-q")
         try:
             return read_admission(call(*arguments, timeout_s=timeout_s), sources)
         except KaggleError:
             found = f"Kaggle did not answer within {timeout_s:.0f} s"
-            return Admission(Access.UNREACHED, found, NETWORK_REMEDY)
+            return Admission(NETWORK, found, NETWORK_REMEDY)
 
 
 def read_admission(answer: ClientAnswer, sources: list[str]) -> Admission:
-    """What the client's words say; an error's words count more than its number, which the client may not print."""
+    """The failure by the client's output; its message decides before the status, which it may not print."""
     text = answer.text
     if answer.code == 0:
-        return Admission(Access.GRANTED)
+        return Admission()
     if answer.status == 401:
         found = f"Kaggle refuses the credentials of {' and of '.join(sources)}"
-        return Admission(Access.REFUSED, found, f"they may have expired: {TOKEN_REMEDY}")
-    if "requests.exceptions." in text or answer.line_broke:
-        return Admission(Access.UNREACHED, "Kaggle cannot be reached", NETWORK_REMEDY)
+        return Admission(CREDENTIALS, found, f"they may have expired: {TOKEN_REMEDY}")
+    if "requests.exceptions." in text or answer.connection_failed:
+        return Admission(NETWORK, "Kaggle cannot be reached", NETWORK_REMEDY)
     if "rules" in text.lower() or answer.status == 403:
-        return Admission(Access.RULES, "the competition's rules are not accepted", f"accept them at {RULES_LINK}")
-    return Admission(Access.UNKNOWN, str(answer.error()), "ask again in a few minutes")
+        return Admission(RULES, "the competition's rules are not accepted", f"accept them at {RULES_LINK}")
+    return Admission(NETWORK, str(answer.error()), "ask again in a few minutes")

@@ -29,7 +29,7 @@ from .contents import (
 from .dataset import MOST_FILES, read_package
 from .unpack import free_bytes
 
-# TorchScript written by torches of this range was loaded by READERS, with the same answers.
+# TorchScript exported by torch versions of this range loads in READERS with the same outputs.
 OLDEST_TORCH, NEWEST_TORCH = (2, 6), (2, 13)
 READERS, TORCH_ON_KAGGLE = "2.6, 2.8 and 2.10", "2.10 or 2.11"
 TRUTH_FOLDER = "truth"  # beside a phantom's data
@@ -45,7 +45,7 @@ class Mark(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found; where that is not ok, a command or a link that helps."""
+    """Result of a check; where it is not ok, with a command or a link as remedy."""
 
     name: str
     mark: Mark
@@ -58,20 +58,17 @@ class Finding:
 
 
 def check_disk(data: Path | None) -> Finding:
-    """Whether the competition's archive and its files have room, if they are not there yet."""
+    """Whether there is room for the competition's archive and files, unless they are there."""
     folder = data or Path()
     free = free_bytes(folder)
     found = f"{free / 1e9:.0f} GB free at {folder.absolute()}"
     needed = ARCHIVE_BYTES + UNPACKED_BYTES
-    if free >= needed or (data is not None and not _awaits_download(data)):
+    counts = count_contents(data) if data is not None else {}
+    is_downloaded = data is not None and (not differences(counts) or _is_other_data(data, counts))
+    if free >= needed or is_downloaded:
         return Finding("disk", Mark.OK, found)
     found += f"; the competition takes {UNPACKED_BYTES / 1e9:.0f} GB, and {needed / 1e9:.0f} GB while it is unpacked"
     return Finding("disk", Mark.WARN, found, go_on(Path("<folder on a larger disk>")))
-
-
-def _awaits_download(data: Path) -> bool:
-    found = count_contents(data)
-    return bool(differences(found)) and not _is_other_data(data, found)
 
 
 def _is_other_data(data: Path, found: Mapping[str, int]) -> bool:
@@ -79,7 +76,7 @@ def _is_other_data(data: Path, found: Mapping[str, int]) -> bool:
 
 
 def check_gpu() -> Finding:
-    """Whether a GPU computes: that CUDA sees one is no proof."""
+    """Whether a GPU computes; `is_available` alone is no proof."""
     if not torch.cuda.is_available():
         built = torch.version.cuda
         found = f"none that CUDA {built} can use" if built else "none: this torch is built without CUDA"
@@ -104,7 +101,7 @@ def check_gpu() -> Finding:
 
 
 def check_torch() -> Finding:
-    """Whether what this torch exports loads on Kaggle."""
+    """Whether exports of this torch load on Kaggle."""
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     newest = ".".join(map(str, NEWEST_TORCH))
     found = f"{torch.__version__}; Kaggle's image has {TORCH_ON_KAGGLE}; exports up to {newest} load in {READERS}"
@@ -114,7 +111,7 @@ def check_torch() -> Finding:
 
 
 def kernel_packages() -> list[str]:
-    """What the kernel imports beyond Python itself, sorted."""
+    """Third-party packages that the kernel imports, sorted."""
     found = {
         one.top
         for path in PACKAGE.rglob("*.py")
@@ -125,7 +122,7 @@ def kernel_packages() -> list[str]:
 
 
 def check_packages() -> Finding:
-    """Whether what the kernel imports, all of which Kaggle's image has, can be imported here."""
+    """Whether the kernel's packages, which Kaggle's image has, can be imported here."""
     here, missing = [], []
     for name in kernel_packages():
         try:
@@ -138,7 +135,7 @@ def check_packages() -> Finding:
 
 
 def check_data(data: Path | None) -> Finding:
-    """Whether a folder holds the competition's data, all of them."""
+    """Whether a folder holds all data of the competition."""
     name = "competition data"
     if data is None:
         return Finding(name, Mark.OK, "no folder given (--data DIR)")
@@ -158,7 +155,7 @@ def check_data(data: Path | None) -> Finding:
 
 
 def check_weights(weights: Path | None) -> Finding:
-    """Whether a weights folder is whole and one that Kaggle takes as it is."""
+    """Whether a weights folder is complete and within Kaggle's limits."""
     if weights is None:
         return Finding("weights", Mark.OK, "no folder given (--weights DIR)")
     if not weights.is_dir():

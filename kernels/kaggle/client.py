@@ -1,8 +1,7 @@
-"""Calls the real `kaggle` client, and reads what it answers.
+"""Runs the `kaggle` client in a subprocess, parses its output, retries, and polls.
 
-The client is a program of its own here: it may exit, print and be killed as it likes.  Its exit code is no proof of
-success (it is 0 for a refused dataset, an unknown source and a failed run), so every caller asks afterwards what
-Kaggle has.
+Its exit code is no proof of success (it is 0 for a refused dataset, an unknown source and a failed run), so every
+caller queries Kaggle's state afterwards.
 """
 
 from __future__ import annotations
@@ -15,13 +14,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-# Waits between attempts to ask again where the line or the server failed, in seconds.
+# Pauses between retries of a query whose connection or server failed, in seconds.
 RETRY_S = (1.0, 4.0, 15.0)
 CALL_TIMEOUT_S = 120.0
-# Words of Kaggle's server by which an error is known whose status the client does not print.
-SAID = {
+NEXT_PAGE = "Next Page Token = "
+# Phrases of Kaggle's server that identify an error whose status the client does not print.
+PHRASES = {
     401: r"unauthenticated|authentication required",
     404: r"not found|could not find|does not exist",
     403: r"denied|cannot access|(do not|don't) have access|forbidden|must accept|not allowed",
@@ -29,11 +29,14 @@ SAID = {
     429: r"too many requests|rate limit",
     503: r"unavailable|internal (server )?error|try again later",
 }
-BROKEN_LINE = r"Max retries exceeded|Connection (aborted|broken)|IncompleteRead|Read timed out|Remote end closed"
+BROKEN_CONNECTION = r"Max retries exceeded|Connection (aborted|broken)|IncompleteRead|Read timed out|Remote end closed"
+
+
+Result = TypeVar("Result")
 
 
 class KaggleError(Exception):
-    """What went wrong and what to do next, in one sentence or two; `status` is HTTP's, where there was one."""
+    """What failed and what to do next, in one sentence or two; `status`: HTTP status, where there was one."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -42,7 +45,7 @@ class KaggleError(Exception):
 
 @dataclass(frozen=True)
 class ClientAnswer:
-    """What one call of the client printed."""
+    """Exit code and output of one call of the client."""
 
     command: str
     code: int
@@ -52,43 +55,43 @@ class ClientAnswer:
     @property
     def text(self) -> str:
         """Everything printed, without progress bars."""
-        lines = _without_bars(f"{self.out}\n{self.err}").splitlines()
+        lines = _without_progress(f"{self.out}\n{self.err}").splitlines()
         return "\n".join(line for line in lines if line.strip())
 
     @property
     def words(self) -> tuple[str, str]:
-        """The server's own sentence, and what the client adds to it behind an empty line (since 2.2.5; may be empty).
+        """The server's message, and the client's hint after an empty line (clients from 2.2.5; may be empty).
 
-        That hint is the same for all errors of a status, and names remedies that may not be this one's.
+        The hint is the same for all errors of a status, so its remedies may not apply.
         """
-        printed = _without_bars(self.err).strip() or _without_bars(self.out).strip()
+        printed = _without_progress(self.err).strip() or _without_progress(self.out).strip()
         if not printed or "Traceback (most recent call last)" in printed:
             return _last(printed), ""
         sentence, *hints = re.split(r"\n\s*\n", printed)
         return _last(sentence), " ".join(" ".join(hints).split())
 
     @property
-    def told(self) -> str:
-        """The server's sentence first, then the client's hint."""
+    def message(self) -> str:
+        """The server's message, then the client's hint."""
         return "; the client adds: ".join(filter(None, self.words))
 
     @property
     def status(self) -> int | None:
-        """HTTP's status of the error: the client names it, or else passes on the server's words alone."""
+        """HTTP status of the error, printed by the client or inferred from the server's message."""
         return (_status(self.words[0]) or _status(self.text)) if self.code else None
 
     @property
-    def line_broke(self) -> bool:
-        """Whether there was no way to Kaggle, or it ended midway."""
-        return self.code != 0 and re.search(BROKEN_LINE, self.text) is not None
+    def connection_failed(self) -> bool:
+        """Whether Kaggle could not be reached, or the connection ended midway."""
+        return self.code != 0 and re.search(BROKEN_CONNECTION, self.text) is not None
 
     @property
     def is_transient(self) -> bool:
-        """Whether the same question may be answered a little later."""
-        return self.line_broke or self.status in (429, 500, 502, 503, 504)
+        """Whether a retry may succeed."""
+        return self.connection_failed or self.status in (429, 500, 502, 503, 504)
 
     def error(self) -> KaggleError:
-        """Why this call failed, for people: the remedy where it is known, else the words themselves."""
+        """The call's failure with its remedy where that is known, else with the client's message."""
         if self.status == 401:
             return KaggleError(
                 "Kaggle does not know you: create a token at https://www.kaggle.com/settings and save it as "
@@ -102,12 +105,12 @@ class ClientAnswer:
         if self.status == 403 and "rule" in self.words[0].lower():
             return KaggleError("Kaggle refuses: accept the competition's rules on its page first", 403)
         if self.is_transient:
-            return KaggleError(f"Kaggle is busy ({self.told}): run the same command in a minute", self.status)
-        return KaggleError(f"`{self.command}` failed: {self.told or f'exit code {self.code}'}", self.status)
+            return KaggleError(f"Kaggle is busy ({self.message}): run the same command in a minute", self.status)
+        return KaggleError(f"`{self.command}` failed: {self.message or f'exit code {self.code}'}", self.status)
 
 
 def call(*arguments: str, timeout_s: float | None = CALL_TIMEOUT_S, live: bool = False) -> ClientAnswer:
-    """Run `kaggle <arguments>`; `live` passes its progress bars on.  Raises KaggleError where it never ended."""
+    """Run `kaggle <arguments>`; `live` passes its progress bars on.  Raises KaggleError after the timeout."""
     command = "kaggle " + shlex.join(arguments)
     program = [sys.executable, "-m", "kaggle", "-W", *arguments]
     try:
@@ -122,7 +125,7 @@ def call(*arguments: str, timeout_s: float | None = CALL_TIMEOUT_S, live: bool =
 def ask(
     *arguments: str, timeout_s: float = CALL_TIMEOUT_S, sleep: Callable[[float], None] = time.sleep
 ) -> ClientAnswer:
-    """A question, which may be asked again where the line broke.  Raises KaggleError where it was not answered."""
+    """A query, retried after transient errors.  Raises KaggleError where it failed."""
     for pause_s in (*RETRY_S, None):
         answer = call(*arguments, timeout_s=timeout_s)
         if pause_s is None or not answer.is_transient:
@@ -134,8 +137,12 @@ def ask(
 
 
 def ask_json(*arguments: str) -> Any:
-    """A question whose answer is JSON.  Raises KaggleError."""
-    answer = ask(*arguments)
+    """A query whose output is JSON.  Raises KaggleError."""
+    return json_in(ask(*arguments))
+
+
+def json_in(answer: ClientAnswer) -> Any:
+    """The JSON in a query's output, after any other lines; an empty list where there is none.  Raises KaggleError."""
     start = re.search(r"^[\[{]", answer.out, re.MULTILINE)
     try:
         return json.loads(answer.out[start.start() :]) if start else []
@@ -143,20 +150,51 @@ def ask_json(*arguments: str) -> Any:
         raise KaggleError(f"`{answer.command}` answered no JSON: {_last(answer.text)}") from error
 
 
+@dataclass(frozen=True)
+class Polling:
+    """Interval and timeout of waiting for Kaggle, in seconds."""
+
+    interval_s: float = 10.0
+    timeout_s: float = 1800.0
+
+    def wait(self, what: str, state: Callable[[], tuple[str, Result | None]], resume: str) -> Result:
+        """Poll `state` until it has a result; prints its text whenever that changes.
+
+        Raises KaggleError after the timeout, with the command that resumes the wait.
+        """
+        started, last = time.monotonic(), ""
+        while True:
+            now, result = state()
+            elapsed_s = time.monotonic() - started
+            if now != last:
+                print(f"{what}: {now} ({_clock(elapsed_s)})", flush=True)
+                last = now
+            if result is not None:
+                return result
+            if elapsed_s + self.interval_s > self.timeout_s:
+                raise KaggleError(f"{what} is still '{now}' after {_clock(elapsed_s)}: `{resume}` goes on waiting")
+            time.sleep(self.interval_s)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 def user_in(answer: ClientAnswer) -> str | None:
-    """The user's name in what `kaggle config view` answers; None where the client does not know it."""
+    """The user name in the output of `kaggle config view`; None where it has none."""
     found = re.search(r"^- username: (\S+)$", answer.text, re.MULTILINE)
     return found.group(1) if answer.code == 0 and found and found.group(1) != "None" else None
 
 
-def _status(words: str) -> int | None:
-    found = re.search(r"\b([45]\d\d) (?:Client|Server) Error", words)
+def _status(message: str) -> int | None:
+    found = re.search(r"\b([45]\d\d) (?:Client|Server) Error", message)
     if found:
         return int(found.group(1))
-    return next((status for status, known in SAID.items() if re.search(known, words, re.IGNORECASE)), None)
+    return next((status for status, known in PHRASES.items() if re.search(known, message, re.IGNORECASE)), None)
 
 
-def _without_bars(printed: str) -> str:
+def _without_progress(printed: str) -> str:
     lines = printed.replace("\r", "\n").splitlines()
     return "\n".join(line for line in lines if not re.search(r"\d+%\|.*\|", line))
 

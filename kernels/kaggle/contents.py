@@ -1,4 +1,4 @@
-"""What a data folder holds, counted, against what the competition's archive is known to hold."""
+"""Counts of studies, series, images and rows in a data folder, compared with the competition's."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COMPETITION_COUNTS: Mapping[str, int] = {
     "rows in test_series_descriptions.csv": 3,
     "rows in sample_submission.csv": 25,
 }
-# The number of images is known to the thousand, all others to the last one.
+# The number of images is known to the thousand, all others exactly.
 TOLERANCES: Mapping[str, int] = {IMAGES: 1000}
 # 35 GB of compressed pixels, which an archive makes no smaller, and room for the file system's own needs.
 ARCHIVE_BYTES = 36_000_000_000
@@ -38,7 +38,7 @@ UNPACKED_BYTES = 36_000_000_000
 
 
 def go_on(folder: Path) -> str:
-    """The command that downloads what a data folder lacks."""
+    """The command that completes a data folder."""
     return f"make data OUT={folder}"
 
 
@@ -55,11 +55,11 @@ def count_contents(folder: Path) -> dict[str, int]:
     return found | {f"rows in {table}": _rows(folder / table) for table in TABLES}
 
 
-def differences(found: Mapping[str, int], expected: Mapping[str, int] = COMPETITION_COUNTS) -> list[str]:
-    """What a folder has more or less of, a phrase each."""
+def differences(found: Mapping[str, int]) -> list[str]:
+    """Deviations from COMPETITION_COUNTS, a phrase each."""
     return [
         f"{found.get(name, 0):,} {name} instead of {'about ' if name in TOLERANCES else ''}{count:,}"
-        for name, count in expected.items()
+        for name, count in COMPETITION_COUNTS.items()
         if abs(found.get(name, 0) - count) > TOLERANCES.get(name, 0)
     ]
 

@@ -1,11 +1,12 @@
-"""The weights as a Kaggle dataset: create it or add a version, wait until it is ready, and compare what arrived.
+"""The weights as a Kaggle dataset: create it or add a version, wait until it is ready, and verify what arrived.
 
-Kaggle's client makes a version without the files whose upload failed, and says nothing; so what counts here is the
-listing that Kaggle gives afterwards, and the manifest that comes back.
+Kaggle's client silently makes a version without the files whose upload failed, so the listing afterwards and the
+downloaded manifest are compared with the package.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 import tempfile
@@ -17,34 +18,33 @@ from kernels.build_notebook import OWNER_PLACEHOLDER
 from kernels.lumbar.manifest import Manifest
 from kernels.lumbar.networks.weights import MANIFEST_FILE, WeightsError, checked_bytes, manifest_digest, read_manifest
 
-from .client import ClientAnswer, KaggleError, ask, ask_json, call, user_in
-from .patience import Patience
+from .client import NEXT_PAGE, ClientAnswer, KaggleError, Polling, ask, ask_json, call, json_in, user_in
 
 METADATA_FILE = "dataset-metadata.json"
-# Kaggle takes so many top-level files.
+# Kaggle's limit of top-level files.
 MOST_FILES = 50
-# Archives are unpacked and tables rewritten by Kaggle; these it leaves as they are.
+# Kaggle unpacks archives and rewrites tables; files of these types stay as they are.
 KEPT_SUFFIXES = (".bin", ".json", ".ts", ".md", ".txt")
-# A version that was just made may not be found for so many questions.
-UNSEEN_ASKS = 6
+# Queries after which a version that was just made must be listed.
+UNLISTED_QUERIES = 6
 GO_ON = "make upload"
 
 
 @dataclass(frozen=True)
 class Package:
-    """A folder that build_dataset.py made, checked once more before it leaves."""
+    """A folder made by build_dataset.py, verified before the upload."""
 
     folder: Path
     ref: str
     manifest: Manifest
     digest: str
     files: dict[str, int]
-    """Name → bytes of what is uploaded."""
+    """Name → size in bytes."""
 
 
 @dataclass(frozen=True)
 class Remote:
-    """What Kaggle says of a dataset."""
+    """State of a dataset on Kaggle."""
 
     status: str
     version: int
@@ -89,19 +89,14 @@ def remote_state(ref: str) -> Remote | None:
 def remote_files(ref: str) -> dict[str, int]:
     """Name → bytes of all files of a dataset's newest version.  Raises KaggleError."""
     found: dict[str, int] = {}
-    token: list[str] = []
+    page: list[str] = []
     while True:
-        answer = ask("datasets", "files", ref, "--format", "json", "--page-size", "200", *token)
-        start = answer.out.find("[")
-        try:
-            rows = json.loads(answer.out[start:]) if start >= 0 else []
-        except ValueError as error:
-            raise KaggleError(f"`{answer.command}` answered no list of files: run it to see") from error
-        found |= {str(row["name"]): int(row["size"]) for row in rows}
-        following = [line for line in answer.out.splitlines() if line.startswith("Next Page Token = ")]
-        if not following:
+        answer = ask("datasets", "files", ref, "--format", "json", "--page-size", "200", *page)
+        found |= {str(row["name"]): int(row["size"]) for row in json_in(answer)}
+        tokens = [line.removeprefix(NEXT_PAGE) for line in answer.out.splitlines() if line.startswith(NEXT_PAGE)]
+        if not tokens:
             return found
-        token = ["--page-token", following[0].removeprefix("Next Page Token = ")]
+        page = ["--page-token", tokens[0]]
 
 
 def remote_digest(ref: str) -> str | None:
@@ -145,10 +140,10 @@ def check_owner_is_user(ref: str) -> None:
         raise KaggleError(f"this package is {owner}'s and Kaggle knows you as {name}: `make package OWNER={name}`")
 
 
-def upload(folder: Path, patience: Patience, dry_run: bool = False, again: bool = False) -> Remote:
-    """Bring a package to Kaggle; returns once the very same files are there.  Raises KaggleError.
+def upload(folder: Path, polling: Polling, dry_run: bool = False, again: bool = False) -> Remote:
+    """Upload a package; returns once Kaggle lists the same files.  Raises KaggleError.
 
-    `again`: also where they seem to be there; a byte changed in a file of the same size is not seen from here.
+    `again`: even where they are listed; changed bytes in a file of the same size cannot be detected.
     """
     package = read_package(folder)
     total_mb = sum(package.files.values()) / 1e6
@@ -159,7 +154,7 @@ def upload(folder: Path, patience: Patience, dry_run: bool = False, again: bool 
     check_owner_is_user(package.ref)
     before = remote_state(package.ref)
     if before is not None:
-        before = wait_until_ready(package.ref, before.version, patience)
+        before = wait_until_ready(package.ref, before.version, polling)
         if not again and not differences(package):
             print(f"{package.ref} version {before.version} is this very package: nothing to upload (AGAIN=1 does)")
             return before
@@ -168,7 +163,7 @@ def upload(folder: Path, patience: Patience, dry_run: bool = False, again: bool 
     else:
         answer = call("datasets", "create", "-p", str(folder), timeout_s=None, live=True)
     check_sent(answer, package)
-    after = wait_until_ready(package.ref, before.version + 1 if before else 1, patience)
+    after = wait_until_ready(package.ref, before.version + 1 if before else 1, polling)
     wrong = differences(package)
     if wrong:
         raise KaggleError(
@@ -180,7 +175,7 @@ def upload(folder: Path, patience: Patience, dry_run: bool = False, again: bool 
 
 
 def check_sent(answer: ClientAnswer, package: Package) -> None:
-    """Raises KaggleError where the client's words say that it failed, whatever its exit code."""
+    """Raises KaggleError where the client's output reports a failure, whatever its exit code."""
     text = answer.text
     if "already in use" in text:
         raise KaggleError(
@@ -200,25 +195,22 @@ def check_sent(answer: ClientAnswer, package: Package) -> None:
         raise KaggleError(f"Kaggle made no version of {package.ref}: {text.splitlines()[-1]}; then `{GO_ON}`")
 
 
-def wait_until_ready(ref: str, version: int, patience: Patience) -> Remote:
-    """The dataset, once at least that version of it is ready.  Raises KaggleError."""
-    seen: list[Remote | None] = []
+def wait_until_ready(ref: str, version: int, polling: Polling) -> Remote:
+    """Wait until at least that version of a dataset is ready.  Raises KaggleError."""
+    unlisted = itertools.count(1)
 
-    def state() -> tuple[str, bool]:
-        seen.append(remote_state(ref))
-        now = seen[-1]
+    def state() -> tuple[str, Remote | None]:
+        now = remote_state(ref)
         if now is None:
-            if len(seen) > UNSEEN_ASKS:
+            if next(unlisted) > UNLISTED_QUERIES:
                 raise KaggleError(f"Kaggle does not know {ref} after the upload: `{GO_ON}` sends it again")
-            return "not to be seen yet", False
+            return "not to be seen yet", None
         if now.status in ("failed", "deleted"):
             raise KaggleError(f"Kaggle says that {ref} version {now.version} {now.status}: `{GO_ON}` sends it again")
-        return f"version {now.version} {now.status}", now.status == "ready" and now.version >= version
+        is_ready = now.status == "ready" and now.version >= version
+        return f"version {now.version} {now.status}", now if is_ready else None
 
-    patience.wait(ref, state, GO_ON)
-    ready = seen[-1]
-    assert ready is not None
-    return ready
+    return polling.wait(ref, state, GO_ON)
 
 
 def _short(digest: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Says what on this machine, and between it and Kaggle, is ready for `make ship`, and how to put right what is not.
+"""Checks that this machine and its access to Kaggle are ready for `make ship`, and prints remedies.
 
     python -m kernels.kaggle.doctor [--data DIR] [--weights DIR] [--owner NAME]
 
@@ -15,27 +15,28 @@ from pathlib import Path
 
 from kernels.build_notebook import OWNER_PLACEHOLDER, kaggle_owner
 
-from .access import NETWORK_REMEDY, QUESTION_TIMEOUT_S, Access, Admission, ask_admission, credential_sources
+from .access import (
+    CREDENTIALS,
+    NETWORK,
+    NETWORK_REMEDY,
+    QUERY_TIMEOUT_S,
+    RULES,
+    Admission,
+    ask_admission,
+    credential_sources,
+)
 from .checks import PIP, Finding, Mark, check_data, check_disk, check_gpu, check_packages, check_torch, check_weights
 from .client import ClientAnswer, KaggleError, call, user_in
 
 OLDEST_CLIENT = (2, 2, 4)
 CLIENT_REMEDY = f"{PIP} 'kaggle>=2.2.4,<3' six"
-CLIENT, NETWORK = "kaggle client", "network"
-CREDENTIALS, USER, RULES = "Kaggle credentials", "Kaggle user name", "competition rules"
-PROBLEMS = {
-    Access.UNREACHED: NETWORK,
-    Access.UNKNOWN: NETWORK,
-    Access.NO_CREDENTIALS: CREDENTIALS,
-    Access.REFUSED: CREDENTIALS,
-    Access.RULES: RULES,
-}
-# What a broken package, file or driver raises.
+CLIENT, USER = "kaggle client", "Kaggle user name"
+# Errors of a broken package, file or driver.
 BREAKDOWNS = (OSError, ValueError, RuntimeError, LookupError, ImportError, TypeError, AttributeError)
 
 
 def read_version(answer: ClientAnswer) -> Finding:
-    """What the client's answer to --version says of it."""
+    """The client's version by its output of --version."""
     found = re.search(r"^Kaggle CLI (\d+)\.(\d+)\.(\d+)\S*", answer.text, re.MULTILINE)
     if not found:
         reason = (answer.text.splitlines() or ["it printed nothing"])[-1]
@@ -48,7 +49,7 @@ def read_version(answer: ClientAnswer) -> Finding:
 
 
 def read_user(answer: ClientAnswer, owner: str) -> Finding:
-    """Whether the client's user is the one whose name the kit writes into its metadata."""
+    """Whether the client's user is the owner in the kit's metadata."""
     user = user_in(answer)
     if user is None:
         return Finding(USER, Mark.WARN, "the client does not know it", "kaggle config view")
@@ -61,45 +62,47 @@ def read_user(answer: ClientAnswer, owner: str) -> Finding:
 
 
 def read_admission(admission: Admission) -> list[Finding]:
-    """Network, credentials and rules, as far as the answer to one question shows them."""
-    problem = PROBLEMS.get(admission.access)
+    """Network, credentials and rules, as far as one request shows them."""
+    problem = admission.problem
     good = {
         NETWORK: "Kaggle answers",
         CREDENTIALS: f"{' and '.join(credential_sources())}, accepted",
         RULES: "accepted",
     }
-    if problem is None:
-        return [Finding(name, Mark.OK, good[name]) for name in good]
-    failed = Finding(problem, Mark.FAIL, admission.found, admission.remedy)
-    order = (NETWORK, CREDENTIALS, RULES)
-    # Without credentials nothing was asked; otherwise all that comes before the problem was passed.
-    passed = () if admission.access is Access.NO_CREDENTIALS else order[: order.index(problem)]
-    fine = [Finding(name, Mark.OK, good[name]) for name in passed]
-    return [*fine, failed, *unknown(problem, [name for name in order if name != problem and name not in passed])]
+    order = list(good)
+    passed = order
+    if problem:
+        # Without credentials nothing was requested; otherwise everything before the problem was passed.
+        passed = order[: order.index(problem)] if credential_sources() else []
+    found = [Finding(name, Mark.OK, good[name]) for name in passed]
+    if problem:
+        found.append(Finding(problem, Mark.FAIL, admission.found, admission.remedy))
+        found += unknown(problem, [name for name in order if name != problem and name not in passed])
+    return found
 
 
 def unknown(problem: str, names: Sequence[str]) -> list[Finding]:
-    """What could not be asked because of a problem."""
+    """Checks that a problem prevented."""
     return [Finding(name, Mark.WARN, f"not known: see {problem}", "make doctor, after that") for name in names]
 
 
 def check_kaggle(owner: str) -> list[Finding]:
-    """The client, the way to Kaggle, and what Kaggle allows; every question is bounded in time."""
+    """Client, network, credentials, rules and user; every query has a timeout."""
     try:
-        client = read_version(call("--version", timeout_s=QUESTION_TIMEOUT_S))
-    except KaggleError as error:  # with a token the client asks Kaggle before it does anything else
+        client = read_version(call("--version", timeout_s=QUERY_TIMEOUT_S))
+    except KaggleError as error:  # with a token the client connects to Kaggle first
         client = Finding(CLIENT, Mark.FAIL, str(error), NETWORK_REMEDY)
     if client.mark is Mark.FAIL:
         return [client, *unknown(CLIENT, (NETWORK, CREDENTIALS, RULES, USER))]
     admission = ask_admission()
     findings = [client, *read_admission(admission)]
-    if admission.access not in (Access.GRANTED, Access.RULES):
-        return findings + unknown(PROBLEMS[admission.access], [USER])
-    return findings + guarded(USER, lambda: [read_user(call("config", "view", timeout_s=QUESTION_TIMEOUT_S), owner)])
+    if admission.problem in (NETWORK, CREDENTIALS):
+        return findings + unknown(admission.problem, [USER])
+    return findings + guarded(USER, lambda: [read_user(call("config", "view", timeout_s=QUERY_TIMEOUT_S), owner)])
 
 
 def guarded(name: str, check: Callable[[], list[Finding]]) -> list[Finding]:
-    """A check's findings; where it broke down itself, that is the finding."""
+    """A check's findings, or its own failure as a finding."""
     try:
         return check()
     except (KaggleError, *BREAKDOWNS) as error:
@@ -107,7 +110,7 @@ def guarded(name: str, check: Callable[[], list[Finding]]) -> list[Finding]:
 
 
 def examine(data: Path | None, weights: Path | None, owner: str) -> list[Finding]:
-    """Run every check, print what each finds as it comes, and return all."""
+    """Run every check, printing its findings at once; returns all."""
     checks: dict[str, Callable[[], list[Finding]]] = {
         "Kaggle": lambda: check_kaggle(owner),
         "disk": lambda: [check_disk(data)],

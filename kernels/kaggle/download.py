@@ -1,4 +1,4 @@
-"""Downloads the competition's data and unpacks them; whatever stops it, the same command goes on from there.
+"""Downloads the competition's data and unpacks them; the same command resumes after any interruption.
 
 python -m kernels.kaggle.download --out DIR [--keep-zip]
 """
@@ -20,46 +20,45 @@ from kernels.build_notebook import COMPETITION
 from kernels.lumbar.run.submission import replace_json
 
 from .access import ask_admission
-from .client import ClientAnswer, KaggleError, ask, call
+from .client import NEXT_PAGE, ClientAnswer, KaggleError, ask, call, json_in
 from .contents import ARCHIVE_BYTES, LABELLED, UNPACKED_BYTES, count_contents, differences, go_on, is_other_data
 from .unpack import UnpackError, check_space, disk_message, unpack
 
-# Written beside the data when all of an archive is there: its counts.
+# Counts of a completely unpacked archive, beside the data.
 RECORD_FILE = ".unpacked.json"
-# The client waits without end for a first byte, so it is stopped and goes on; what it has is kept.
+# The client waits forever for a first byte, so it is restarted after this time; partial files are kept.
 ATTEMPT_S = 900.0
-LOOK_S = 0.5
+POLL_S = 0.5
 INTERRUPTED = 130
 
 
 def is_complete(out: Path, found: dict[str, int]) -> bool:
-    """Whether a folder holds all of the archive that was unpacked in it, or all of the competition."""
+    """Whether a folder holds the whole archive that was unpacked in it, or the whole competition."""
     return not differences(found) or found == _read(out / RECORD_FILE)
 
 
 def marker_of(archive: Path) -> Path:
-    """Where the client keeps what a partial download is part of."""
+    """The client's marker of a partial download."""
     return archive.with_name(archive.name + ".kaggle-partial")
 
 
 def is_whole(archive: Path) -> bool:
-    """Whether an archive was downloaded to its end."""
+    """Whether an archive was downloaded completely."""
     return zipfile.is_zipfile(archive) and not marker_of(archive).exists()
 
 
 def listed_bytes() -> int | None:
     """Size of all files of the competition, where Kaggle lists them on one page.  Raises KaggleError."""
     answer = ask("competitions", "files", COMPETITION, "--format", "json", "--page-size", "200")
-    if "Next Page Token" in answer.out:
-        return None
     try:
-        return sum(int(row["size"]) for row in json.loads(answer.out[answer.out.index("[") :]))
-    except (ValueError, KeyError, TypeError):  # the table's figures will do
+        rows = json_in(answer)
+        return sum(int(row["size"]) for row in rows) if rows and NEXT_PAGE not in answer.out else None
+    except (KaggleError, ValueError, KeyError, TypeError):  # the known sizes will do
         return None
 
 
 def fetch(archive: Path) -> None:
-    """Download the archive, or what is missing of it.  Raises KaggleError, UnpackError."""
+    """Download the archive, or the rest of it.  Raises KaggleError, UnpackError."""
     ask_admission().check()
     size, present = listed_bytes(), _size(archive)
     needed = max(0, (size or ARCHIVE_BYTES) - present) + (size or UNPACKED_BYTES)
@@ -79,9 +78,9 @@ def fetch(archive: Path) -> None:
 
 
 def watch(attempt: Future[ClientAnswer], archive: Path, bar: tqdm) -> KaggleError | None:
-    """Show an archive grow until the client ends; what went wrong, if anything."""
+    """Show progress until the client ends; its failure, if any."""
     while not attempt.done():
-        wait([attempt], LOOK_S)
+        wait([attempt], POLL_S)
         bar.total = _read(marker_of(archive)).get("size") or bar.total
         bar.update(_size(archive) - bar.n)
     try:
@@ -91,18 +90,18 @@ def watch(attempt: Future[ClientAnswer], archive: Path, bar: tqdm) -> KaggleErro
 
 
 def failure(answer: ClientAnswer, archive: Path) -> KaggleError | None:
-    """Why the client did not bring an archive; None where it says that it did."""
+    """Why the download failed; None where the client reports success."""
     if answer.code == 0:
         return None
     if "No space left on device" in answer.text:
         return KaggleError(f"the disk of {archive.parent} is full: free some space")
-    if answer.line_broke or "requests.exceptions." in answer.text or "urllib3.exceptions." in answer.text:
+    if answer.connection_failed or "requests.exceptions." in answer.text or "urllib3.exceptions." in answer.text:
         return KaggleError(f"the line to Kaggle broke after {_size(archive) / 1e9:.2f} GB, which are kept")
     return answer.error()
 
 
 def download(out: Path, keep_zip: bool) -> list[str]:
-    """Bring the competition's data into a folder; lines to tell.  Raises KaggleError, UnpackError, OSError."""
+    """Download and unpack the competition's data; returns lines to print.  Raises KaggleError, UnpackError, OSError."""
     found = count_contents(out)
     if is_complete(out, found):
         return [f"{out} holds all data already: {found[LABELLED]:,} labelled studies", *unlike(found)]
@@ -125,7 +124,7 @@ def download(out: Path, keep_zip: bool) -> list[str]:
 
 
 def unlike(found: Mapping[str, int]) -> list[str]:
-    """A line for each difference from the competition as it is known."""
+    """A line for each deviation from the competition's counts."""
     return [f"unlike the competition as it is known: {difference}" for difference in differences(found)]
 
 
@@ -137,11 +136,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     again = f"`{go_on(options.out)}`"
     try:
         lines = download(options.out, options.keep_zip)
-    except (KaggleError, UnpackError) as error:
-        print(f"download: {error}; then run {again} again", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"download: {disk_message(error, options.out)}; then run {again} again", file=sys.stderr)
+    except (KaggleError, UnpackError, OSError) as error:
+        reason = disk_message(error, options.out) if isinstance(error, OSError) else error
+        print(f"download: {reason}; then run {again} again", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"download: stopped; {again} goes on from here", file=sys.stderr)

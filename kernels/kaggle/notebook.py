@@ -1,4 +1,4 @@
-"""The notebook on Kaggle: made for the weights that lie there, pushed once, its version remembered."""
+"""Pushes the inference notebook, built for the uploaded weights, and records its version."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
-from kernels.build_notebook import COMPETITION, METADATA_NAME, NOTEBOOK_NAME, write_kernel
+from kernels.build_notebook import METADATA_NAME, NOTEBOOK_NAME, write_kernel
 
-from .client import ClientAnswer, KaggleError, call
+from .client import ClientAnswer, KaggleError, Polling, call
 from .dataset import read_package, remote_digest, remote_state
-from .patience import Patience
 from .run import GO_ON, Pushed, UnusableKernelRun, check_report, describe, finish_run, shortcomings
 from .state import ShipState
 
@@ -21,24 +19,22 @@ from .state import ShipState
 def push(
     weights: Path,
     ship: Path,
-    patience: Patience,
+    polling: Polling,
     dry_run: bool = False,
     again: bool = False,
     gpu: bool = True,
     anyway: bool = False,
 ) -> None:
-    """Render the notebook for these weights, push it, wait for its run and check that.  Raises KaggleError.
+    """Build the notebook for these weights, push it, wait for its run and verify that.  Raises KaggleError.
 
-    A notebook that was pushed already is not pushed again while its run goes on, or once that was found good.
-    `anyway`: take a run that left something undone.
+    A pushed notebook is not pushed again while its run continues or once that was verified.
+    `anyway`: accept a run with shortcomings.
     """
     package = read_package(weights)
     owner, dataset = package.ref.split("/")
     folder = ship / ("kernel-dry-run" if dry_run else "kernel")
     write_kernel(folder, owner, dataset, package.digest, gpu)
-    metadata = json.loads((folder / METADATA_NAME).read_text())
-    check_metadata(metadata)
-    ref = metadata["id"]
+    ref = json.loads((folder / METADATA_NAME).read_text())["id"]
     if dry_run:
         path = shlex.quote(str(folder))
         print(f"would run: kaggle kernels push -p {path}   ({ref}, for the weights {package.digest[:12]})")
@@ -56,7 +52,7 @@ def push(
         state.put("kernel", ref=ref, version=pushed.version, sha256=sha256, manifest_sha256=package.digest)
         print(f"{ref} version {pushed.version} pushed; Kaggle runs it now")
     try:
-        report = finish_run(pushed, ship, patience)
+        report = finish_run(pushed, ship, polling)
         check_report(report, package, gpu)
     except UnusableKernelRun:
         state.put("run", usable=False)
@@ -71,19 +67,8 @@ def push(
     state.put("run", usable=True, seen=True)
 
 
-def check_metadata(metadata: dict[str, Any]) -> None:
-    """Raises KaggleError for metadata that Kaggle takes and a code competition does not."""
-    slug = re.sub(r"[^a-z0-9]+", "-", metadata["title"].lower()).strip("-")
-    if metadata["id"].split("/")[1] != slug:
-        raise KaggleError(f"the notebook's title would become the slug '{slug}', not that of {metadata['id']}")
-    if metadata["enable_internet"]:
-        raise KaggleError("a notebook with internet cannot be submitted: set enable_internet to false")
-    if COMPETITION not in metadata["competition_sources"] or not metadata["dataset_sources"]:
-        raise KaggleError("the notebook must name the competition and the weights as its sources")
-
-
 def check_dataset(ref: str, digest: str) -> None:
-    """Raises KaggleError where the weights on Kaggle are not ready, or not those the notebook is made for."""
+    """Raises KaggleError where the weights on Kaggle are not ready, or not those of the notebook."""
     remote = remote_state(ref)
     if remote is None:
         raise KaggleError(f"there is no dataset {ref} on Kaggle: `make upload` first")
@@ -92,13 +77,13 @@ def check_dataset(ref: str, digest: str) -> None:
     there = remote_digest(ref)
     if there != digest:
         raise KaggleError(
-            f"{ref} holds the manifest {there or 'of nobody'} and this notebook is made for {digest}: "
+            f"{ref} holds the manifest {there or 'of no package'} and this notebook is made for {digest}: "
             "`make upload` first"
         )
 
 
 def read_push(answer: ClientAnswer, ref: str) -> Pushed:
-    """The version that was pushed.  Raises KaggleError where the client's words say that something is wrong."""
+    """The version that was pushed.  Raises KaggleError where the client's output reports a failure."""
     text = answer.text
     if answer.status == 409 or "already in use" in text:
         raise KaggleError(

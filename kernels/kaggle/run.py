@@ -1,4 +1,4 @@
-"""A notebook's run on Kaggle: wait for its end, fetch what it left, and see that it is the run that was meant."""
+"""A notebook's run on Kaggle: wait for its end, download its outputs, and verify its report."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from kernels.build_notebook import PACKAGE, read_modules, sources_digest
 from kernels.lumbar.labels import ROWS
 from kernels.lumbar.run.submission import SubmissionError, check
 
-from .client import KaggleError, ask
+from .client import KaggleError, Polling, ask
 from .dataset import Package
-from .patience import Patience
 
 GO_ON = "make push"
 ENDED_WELL = "complete"
@@ -43,32 +42,29 @@ class Pushed:
         return f"{self.ref} version {self.version}"
 
 
-def finish_run(pushed: Pushed, ship: Path, patience: Patience) -> dict[str, Any]:
-    """Wait for the run's end, fetch its outputs into SHIP/run, and return its report.  Raises KaggleError.
+def finish_run(pushed: Pushed, ship: Path, polling: Polling) -> dict[str, Any]:
+    """Wait for the run's end, download its outputs into SHIP/run, and return its report.  Raises KaggleError.
 
-    Clients may answer for an earlier version of the notebook: then the outputs name other modules, and it waits on.
+    Clients may return outputs of an earlier version of the notebook, with another digest of the modules: it waits on.
     """
     expected = sources_digest(read_modules(PACKAGE))
-    reports: list[dict[str, Any]] = []
 
-    def state() -> tuple[str, bool]:
+    def state() -> tuple[str, dict[str, Any] | None]:
         status, message = run_status(pushed)
         if status not in (ENDED_WELL, *ENDED_BADLY):
-            return status, False
+            return status, None
         folder = fetch_outputs(pushed.ref, ship / "run")
         if status != ENDED_WELL:
             raise UnusableKernelRun(failure(pushed, status, message, folder))
-        reports.append(read_report(folder))
-        if reports[-1].get("notebook") != expected:
-            return "the outputs of another version", False
-        return status, True
+        report = read_report(folder)
+        is_current = report.get("notebook") == expected
+        return (status, report) if is_current else ("the outputs of another version", None)
 
-    patience.wait(str(pushed), state, GO_ON)
-    return reports[-1]
+    return polling.wait(str(pushed), state, GO_ON)
 
 
 def run_status(pushed: Pushed) -> tuple[str, str]:
-    """Kaggle's word for a run's state, in small letters, and its message of failure.  Raises KaggleError."""
+    """A run's status in lower case, and its failure message.  Raises KaggleError."""
     answer = ask("kernels", "status", f"{pushed.ref}/{pushed.version}")
     found = re.search(r'has status "(?:\w+\.)?(\w+)"', answer.text)
     if not found:
@@ -78,7 +74,7 @@ def run_status(pushed: Pushed) -> tuple[str, str]:
 
 
 def fetch_outputs(ref: str, folder: Path) -> Path:
-    """The newest run's outputs and its log, in a folder that is replaced as a whole.  Raises KaggleError."""
+    """Download the newest run's outputs and log into a folder, replaced atomically.  Raises KaggleError."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -100,7 +96,7 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 
 def failure(pushed: Pushed, status: str, message: str, folder: Path, go_on: str = GO_ON) -> str:
-    """Why a run failed: Kaggle's word for it, and the end of its log."""
+    """Why a run failed: its status, its message and the end of its log."""
     said = f": {message}" if message else ""
     lines = [line for log in folder.glob("*.log") for line in log_lines(log.read_text(errors="replace"))]
     tail = "".join(f"\n    {line}" for line in lines[-LOG_TAIL:])
@@ -122,7 +118,7 @@ def check_report(report: dict[str, Any], package: Package, gpu: bool) -> None:
     used = report.get("manifest_sha256")
     if used != digest:
         raise UnusableKernelRun(
-            f"the run had the weights {used or 'of nobody'}, not {digest}: `make upload`, then `{GO_ON}`"
+            f"the run had the weights {used or 'of no manifest'}, not {digest}: `make upload`, then `{GO_ON}`"
         )
     if gpu and not str(report.get("device", "")).startswith("cuda"):
         unusable = [problem["detail"] for problem in report.get("problems", []) if problem["kind"] == "gpu-unusable"]
@@ -133,7 +129,7 @@ def check_report(report: dict[str, Any], package: Package, gpu: bool) -> None:
 
 
 def shortcomings(report: dict[str, Any], package: Package, folder: Path) -> list[str]:
-    """What a run left undone on the public studies, and would on the hidden ones, a phrase each."""
+    """What a run failed to do on the public studies, and would on the hidden ones, a phrase each."""
     asked, graded = report["studies"]["asked"], report["studies"]["graded"]
     used = set(report.get("members_used", []))
     idle = [one.member.name for one in package.manifest.artefacts if one.member.name not in used]
@@ -155,7 +151,7 @@ def shortcomings(report: dict[str, Any], package: Package, folder: Path) -> list
 
 
 def describe(report: dict[str, Any]) -> str:
-    """A line on a run."""
+    """A run in one line."""
     studies, fallbacks = report["studies"], report["fallbacks"]
     return (
         f"the run graded {studies['graded']} of {studies['asked']} studies "

@@ -1,4 +1,4 @@
-"""What was sent to Kaggle so far: SHIP/state.json, so that an interrupted chain goes on where it stopped."""
+"""Progress of shipping: SHIP/state.json, so that an interrupted chain resumes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kernels.lumbar.run.submission import replace_json
 from .client import KaggleError
 
 STATE_FILE = "state.json"
-# What each step must have written.
+# Required facts of each step, with their types.
 FACTS: dict[str, dict[str, type]] = {
     "kernel": {"ref": str, "version": int, "sha256": str, "manifest_sha256": str},
     "run": {"usable": bool},
@@ -21,7 +21,7 @@ FACTS: dict[str, dict[str, type]] = {
 
 
 class ShipState:
-    """Facts by step (`kernel`, `run`, `submission`), each written to disk as soon as it is known."""
+    """Facts by step, written to disk at once."""
 
     def __init__(self, folder: Path) -> None:
         """Raises KaggleError where the file is damaged or not ours."""
@@ -38,16 +38,16 @@ class ShipState:
                 raise KaggleError(f"{self.path} cannot be read ({error}): remove it and push again") from error
 
     def get(self, step: str) -> dict[str, Any]:
-        """What is known of a step; empty where nothing is."""
+        """Facts of a step, or none."""
         return dict(self._facts.get(step, {}))
 
     def put(self, step: str, **facts: Any) -> None:
-        """Replace what is known of a step."""
+        """Replace the facts of a step."""
         self._facts[step] = facts
         self._write()
 
     def drop(self, *steps: str) -> None:
-        """Forget steps that no longer hold."""
+        """Remove steps that no longer hold."""
         for step in steps:
             self._facts.pop(step, None)
         self._write()

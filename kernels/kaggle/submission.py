@@ -1,4 +1,4 @@
-"""The submission: names the notebook's version whose run was seen to end well, and waits for the score if asked to."""
+"""Submits the notebook version whose run was verified, and optionally waits for the score."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from pathlib import Path
 from kernels.build_notebook import COMPETITION
 from kernels.lumbar.networks.weights import MANIFEST_FILE, manifest_digest
 
-from .client import KaggleError, ask_json, call
-from .patience import Patience
+from .client import KaggleError, Polling, ask_json, call
 from .state import ShipState
 
 GO_ON = "make submit"
 PENDING = "pending"
-# A submission that Kaggle took is listed within so many seconds.
+# Time within which Kaggle lists an accepted submission.
 LISTED_WITHIN_S = 120.0
 
 
@@ -26,15 +25,15 @@ def command(ref: str, version: int, message: str) -> list[str]:
 def submit(
     weights: Path,
     ship: Path,
-    patience: Patience,
+    polling: Polling,
     dry_run: bool = False,
     again: bool = False,
     message: str = "",
     wait: bool = False,
 ) -> None:
-    """Submit the version that was pushed last and whose run was checked.  Raises KaggleError.
+    """Submit the last pushed version, whose run was verified.  Raises KaggleError.
 
-    `weights`: where a package lies there, it must be the one that was pushed.
+    `weights`: a package in this folder must be the one that the version was pushed for.
     """
     state = ShipState(ship)
     kernel, run, before = state.get("kernel"), state.get("run"), state.get("submission")
@@ -64,14 +63,14 @@ def submit(
             raise answer.error()
         state.put("submission", ref=ref, version=version, message=text)
         print(answer.text)
-    # What the client printed is no proof; Kaggle's list is.
-    Patience(patience.poll_s, LISTED_WITHIN_S).wait("the submission", lambda: listed(text, earlier), GO_ON)
+    # The client's output is no proof; Kaggle's list is.
+    Polling(polling.interval_s, LISTED_WITHIN_S).wait("the submission", lambda: listed(text, earlier), GO_ON)
     if wait:
-        patience.wait("the submission", lambda: score_of(text), f"{GO_ON} WAIT=1")
+        polling.wait("the submission", lambda: score_of(text), f"{GO_ON} WAIT=1")
 
 
 def check_pushed(weights: Path, digest: str, version: int) -> None:
-    """Raises KaggleError where other weights lie here than the version was pushed for."""
+    """Raises KaggleError where the folder holds other weights than the version was pushed for."""
     manifest = weights / MANIFEST_FILE
     if manifest.is_file() and manifest_digest(manifest) != digest:
         raise KaggleError(
@@ -80,21 +79,20 @@ def check_pushed(weights: Path, digest: str, version: int) -> None:
         )
 
 
-def listed(text: str, earlier: int) -> tuple[str, bool]:
-    """Whether Kaggle lists more submissions with this description than there were."""
-    found = len(rows_of(text)) > earlier
-    return ("listed" if found else "not listed yet"), found
+def listed(text: str, earlier: int) -> tuple[str, bool | None]:
+    """Whether Kaggle lists more than `earlier` submissions with this description, as a state to poll."""
+    return ("listed", True) if len(rows_of(text)) > earlier else ("not listed yet", None)
 
 
-def score_of(text: str) -> tuple[str, bool]:
-    """What Kaggle says of the newest submission with this description, and whether that is final."""
+def score_of(text: str) -> tuple[str, bool | None]:
+    """Status or score of the newest submission with this description, as a state to poll."""
     rows = rows_of(text)
     if not rows:
         raise KaggleError("Kaggle no longer lists the submission: look at its page")
     row = rows[0]
     status = str(row.get("status", "")).split(".")[-1].lower()
     if status == PENDING:
-        return status, False
+        return status, None
     if status != "complete":
         raise KaggleError(f"Kaggle ended the submission with '{status}': its page says why")
     private = f", private {row['privateScore']}" if row.get("privateScore") else ""
@@ -102,6 +100,6 @@ def score_of(text: str) -> tuple[str, bool]:
 
 
 def rows_of(text: str) -> list[dict[str, str]]:
-    """What Kaggle lists of submissions with this description, newest first."""
+    """Kaggle's list of submissions with this description, newest first."""
     rows = ask_json("competitions", "submissions", COMPETITION, "--format", "json", "--page-size", "200")
     return [row for row in rows if row.get("description") == text] if isinstance(rows, list) else []

@@ -1,4 +1,4 @@
-"""Training on Kaggle's GPU: push the training notebook, wait for its session, and fetch the runs that it left."""
+"""Training on Kaggle's GPU: push the training notebook, wait for its session, and download its runs."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from typing import Any
 from kernels.build_notebook import METADATA_NAME, OWNER_PLACEHOLDER
 from kernels.build_training import write_training
 
-from .client import KaggleError, call
+from .client import KaggleError, Polling, call
 from .notebook import read_push
-from .patience import Patience
 from .run import ENDED_BADLY, ENDED_WELL, Pushed, failure, fetch_outputs, run_status
 from .state import ShipState
 
 GO_ON = "make push-train"
-# What the session says of its own end (training/session.py): all is trained, or the time was up.
+# Exit codes of a session (training/session.py): all is trained, or its time was up.
 TRAINED, TIME_UP = 0, 3
 
 
-def push_training(options: argparse.Namespace, patience: Patience) -> None:
-    """Push, wait, fetch SHIP/trained/runs and say how to go on.  Raises KaggleError, BuildError.
+def push_training(options: argparse.Namespace, polling: Polling) -> None:
+    """Push, wait, download SHIP/trained/runs and print the next command.  Raises KaggleError, BuildError.
 
-    A session that is still going is waited for, not pushed again.
+    A session that is still running is waited for, not pushed again.
     """
     if options.owner == OWNER_PLACEHOLDER and not options.dry_run:
         raise KaggleError(f"say whose notebook it is: `{GO_ON} OWNER=<your Kaggle name>`, or set KAGGLE_USERNAME")
@@ -53,7 +52,7 @@ def push_training(options: argparse.Namespace, patience: Patience) -> None:
         pushed = read_push(call("kernels", "push", "-p", str(folder)), ref)
         state.put("training", **facts, version=pushed.version, going=True)
         print(f"{pushed} pushed; Kaggle trains now, for up to 12 hours")
-    status, message = _wait(pushed, patience, again)
+    status, message = _wait(pushed, polling, again)
     try:
         fetched = fetch_outputs(ref, options.ship / "fetched")
     except KaggleError as error:
@@ -63,33 +62,30 @@ def push_training(options: argparse.Namespace, patience: Patience) -> None:
         raise KaggleError(failure(pushed, status, message, fetched, f"{again} RESUME=1"))
     session = read_session(fetched, again)
     trained = options.ship / "trained"
-    # Beside what earlier sessions brought home, of the same recipe or of others.
+    # Beside the runs of earlier sessions, of the same recipe or of others.
     shutil.copytree(fetched, trained, dirs_exist_ok=True)
     shutil.rmtree(fetched)
     print(describe(session, trained, options))
 
 
 def command_of(options: argparse.Namespace, target: str = GO_ON) -> str:
-    """What a person types for this choice."""
+    """The Make command of this choice."""
     words = [target, f"RECIPES={shlex.quote(' '.join(options.recipes))}"]
     words += [f"PROFILE={options.profile}"] if options.profile != "full" else []
     words += [f"FOLDS={shlex.quote(' '.join(map(str, options.folds)))}"] if options.folds else []
     return " ".join(words)
 
 
-def _wait(pushed: Pushed, patience: Patience, again: str) -> tuple[str, str]:
-    answers: list[tuple[str, str]] = []
+def _wait(pushed: Pushed, polling: Polling, again: str) -> tuple[str, str]:
+    def state() -> tuple[str, tuple[str, str] | None]:
+        status, message = run_status(pushed)
+        return status, (status, message) if status in (ENDED_WELL, *ENDED_BADLY) else None
 
-    def state() -> tuple[str, bool]:
-        answers.append(run_status(pushed))
-        return answers[-1][0], answers[-1][0] in (ENDED_WELL, *ENDED_BADLY)
-
-    patience.wait(str(pushed), state, again)
-    return answers[-1]
+    return polling.wait(str(pushed), state, again)
 
 
 def read_session(trained: Path, again: str) -> dict[str, Any]:
-    """What the session says of itself.  Raises KaggleError where it left nothing, or failed."""
+    """The session's report.  Raises KaggleError where there is none, or training failed."""
     try:
         session: dict[str, Any] = json.loads((trained / "runs" / "session.json").read_text())
     except (OSError, ValueError) as error:
@@ -100,7 +96,7 @@ def read_session(trained: Path, again: str) -> dict[str, Any]:
 
 
 def describe(session: dict[str, Any], trained: Path, options: argparse.Namespace) -> str:
-    """How far training is, and the command that goes on."""
+    """Progress of training, and the next command."""
     finished, left = session["finished"], session["left"]
     if session["code"] == TIME_UP:
         return (

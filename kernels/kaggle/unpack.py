@@ -1,4 +1,4 @@
-"""Unpacks a big archive file by file: goes on where it was stopped, and leaves no file half written."""
+"""Unpacks a large archive file by file: resumable, every file written atomically."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 CHUNK_BYTES = 1 << 20
-# What a file takes on the disk beyond its bytes, at most.
+# Upper bound of a file's size on disk beyond its bytes.
 BLOCK_BYTES = 4096
 
 
@@ -23,9 +23,9 @@ class UnpackError(Exception):
 
 
 def unpack(archive: Path, out: Path) -> int:
-    """Bring every file of an archive into `out`; returns how many were not there yet.  Raises UnpackError.
+    """Unpack an archive into `out`; returns the number of new files.  Raises UnpackError.
 
-    A file that has the archive's size is taken as there, a table only where its checksum agrees, too.
+    A file of the same size is kept, a table only where its checksum agrees, too.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -95,7 +95,7 @@ def _extract(opened: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo], out: P
 
 
 def _write(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> None:
-    """One file, under another name until it is whole and its checksum was compared."""
+    """One file, under a temporary name until it is complete and its checksum was verified."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:

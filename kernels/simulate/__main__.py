@@ -1,4 +1,4 @@
-"""Runs the built notebook as Kaggle would: read-only inputs, no network, none of this repository to import.
+"""Runs the built notebook as Kaggle would: read-only inputs, no network, no access to this repository.
 
     python -m kernels.simulate --data DIR --weights DIR --out DIR [--layout new|old] [--time-limit S] [--memory-gb GB]
                                [--no-public] [--notebook FILE] [--python FILE]
@@ -31,13 +31,13 @@ from kernels.simulate.mounting import NEEDED, SAMPLE, SimulationError, fingerpri
 from kernels.simulate.session import GIGABYTE, Session, execute
 
 RESULTS = ("submission.csv", "run_report.json", "landmarks.csv", "executed.ipynb", "log.txt")
-# What Kaggle gives a notebook with two T4.
+# Memory of a Kaggle notebook with two T4.
 KAGGLE_MEMORY_GB = 29.0
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is simulated: a notebook, the data and weights attached to it, and the way they are mounted."""
+    """A notebook, the data and weights attached to it, and the layout of the mounts."""
 
     data: Path
     weights: Path
@@ -47,7 +47,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class SimulationOutcome:
-    """What a run came to."""
+    """Result of a run."""
 
     rows: int
     seconds: float
@@ -55,7 +55,7 @@ class SimulationOutcome:
 
 
 def check_arguments(inputs: Inputs) -> None:
-    """Raises SimulationError where a folder or file is not what it should be."""
+    """Raises SimulationError where an input is missing."""
     for name in NEEDED:
         if not (inputs.data / name).exists():
             reason = "--data takes a folder laid out like the competition's data"
@@ -67,7 +67,7 @@ def check_arguments(inputs: Inputs) -> None:
 
 
 def find_python(name: str) -> Path:
-    """Where a Python is, by path or by name; a link stays one.  Raises SimulationError where it runs no notebook."""
+    """Path of a Python given by path or name, links kept.  Raises SimulationError where it lacks ipykernel."""
     try:
         subprocess.run([name, "-c", "import ipykernel"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -96,7 +96,7 @@ def check_submission(path: Path, sample: Path) -> int:
 
 
 def clear(out: Path) -> None:
-    """Remove the results of an earlier simulation, so that none is taken for this one's."""
+    """Remove the results of an earlier simulation."""
     for name in RESULTS:
         (out / name).unlink(missing_ok=True)
         (out / "public" / name).unlink(missing_ok=True)
@@ -105,7 +105,7 @@ def clear(out: Path) -> None:
 
 
 def deliver(root: Path, out: Path) -> None:
-    """Copy what the run left into the output folder, each file whole or not at all."""
+    """Copy the run's outputs into the output folder, each file atomically."""
     out.mkdir(parents=True, exist_ok=True)
     produced = {path.name: path for path in (root / "working").iterdir() if path.is_file()}
     produced |= {name: root / name for name in ("executed.ipynb", "log.txt")}
@@ -158,7 +158,7 @@ def run(options: argparse.Namespace) -> None:
             outcome = simulate(inputs, out, session)
         except SimulationError as error:
             raise SimulationError(f"in the {name}: {error}") from error
-        # Only Linux tells what processes hold.
+        # Memory is measured on Linux only.
         memory = f", at most {outcome.peak_bytes / GIGABYTE:.1f} GB of memory" if outcome.peak_bytes else ""
         print(f"{name}: {outcome.rows} rows in {outcome.seconds:.0f} s{memory}: {out / 'submission.csv'}")
 
@@ -169,9 +169,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, required=True, help="folder made by build_dataset.py")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--layout", choices=("new", "old"), default="new", help="Kaggle's way of mounting inputs")
-    parser.add_argument("--time-limit", type=float, metavar="SECONDS", help="what the kernel is told it may take")
+    parser.add_argument("--time-limit", type=float, metavar="SECONDS", help="time limit given to the kernel")
     parser.add_argument(
-        "--memory-gb", type=float, default=KAGGLE_MEMORY_GB, help="what the notebook may hold (%(default)g)"
+        "--memory-gb", type=float, default=KAGGLE_MEMORY_GB, help="memory limit of the notebook (%(default)g)"
     )
     parser.add_argument("--no-public", action="store_true", help="only the rerun on all test studies")
     built = Path(__file__).resolve().parents[1] / "inference" / NOTEBOOK_NAME

@@ -1,4 +1,4 @@
-"""Lays data and weights out as Kaggle mounts them, and sees afterwards whether anybody changed them."""
+"""Mounts data and weights as Kaggle does, and detects changes to them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from kernels.build_notebook import COMPETITION, DATASET_SLUG
 
-# The competition's entries.  Whatever else lies beside them (the truth of a phantom data set) stays out of sight.
+# The competition's entries; others (the truth of a phantom data set) are not mounted.
 TEST_TABLE, SAMPLE, TEST_IMAGES = NEEDED = ("test_series_descriptions.csv", "sample_submission.csv", "test_images")
 OPTIONAL = ("train.csv", "train_label_coordinates.csv", "train_series_descriptions.csv", "train_images")
 OWNER = "simulated-owner"
@@ -21,7 +21,7 @@ class SimulationError(Exception):
 
 
 def mount(data: Path, weights: Path, root: Path, layout: str, study: str | None = None) -> Path:
-    """Lay the inputs out under root/input as Kaggle mounts them, read-only; nothing big is copied.
+    """Mount the inputs under root/input as Kaggle does, read-only, without copying large files.
 
     With `study`, the test set is that study alone.  Returns the competition's folder; raises SimulationError.
     """
@@ -39,7 +39,7 @@ def mount(data: Path, weights: Path, root: Path, layout: str, study: str | None 
         elif source.exists():
             shutil.copyfile(source, competition / name)
     for source in weights.iterdir():
-        # Kaggle keeps the metadata to itself and skips folders.
+        # Kaggle mounts no metadata and skips folders.
         if source.is_file() and source.name != "dataset-metadata.json":
             _link(source.resolve(), dataset / source.name)
     for path in competition.iterdir():
@@ -83,7 +83,7 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A second name of a file, or a copy on another file system: in either case a real file, as on Kaggle."""
+    """A hard link, or a copy on another file system: a regular file, as on Kaggle."""
     try:
         os.link(source, target)
     except OSError:
@@ -91,11 +91,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def fingerprint(*folders: Path) -> dict[str, tuple[int, int]]:
-    """Path → size and time of change of every file, links followed: permissions do not bind every user, this does."""
-    found = {}
-    for folder in folders:
-        for current, _, names in os.walk(folder, followlinks=True):
-            for name in names:
-                state = os.stat(os.path.join(current, name))
-                found[os.path.join(current, name)] = (state.st_size, state.st_mtime_ns)
-    return found
+    """Path → size and mtime of every file, links followed: permissions do not stop root, this detects its changes."""
+    walks = [walk for folder in folders for walk in os.walk(folder, followlinks=True)]
+    paths = [os.path.join(current, name) for current, _, names in walks for name in names]
+    return {path: ((state := os.stat(path)).st_size, state.st_mtime_ns) for path in paths}

@@ -1,7 +1,7 @@
-"""What a simulated session takes away: the network, this repository, and writing to its inputs.
+"""Blocks the network, this repository, and writing to the inputs in a simulated session.
 
 Copied as sitecustomize.py by simulate/__main__.py.  Runs at the start of the notebook's process and of each Python that
-it starts.  An audit hook cannot be taken off again.
+it starts.  An audit hook cannot be removed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ INPUTS = os.environ.get("LUMBAR_INPUT_ROOT", "")
 
 
 def refuse_network(event: str, arguments: tuple[object, ...]) -> None:
-    """Raise OSError at the first step towards another machine; local sockets stay."""
+    """Raise OSError for a connection to another machine; local sockets are allowed."""
     if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
         address = arguments[1]
         host = address[0] if isinstance(address, tuple) else None
@@ -32,7 +32,7 @@ def refuse_network(event: str, arguments: tuple[object, ...]) -> None:
 
 
 def refuse_changed_inputs(event: str, arguments: tuple[object, ...]) -> None:
-    """Raise OSError where a file below the inputs is opened for writing, moved or removed, whoever the user is."""
+    """Raise OSError where a file below the inputs is opened for writing, moved or removed, also by root."""
     if event == "open":
         flags = arguments[2]
         paths = arguments[:1] if isinstance(flags, int) and flags & WRITING else ()
@@ -46,7 +46,7 @@ def refuse_changed_inputs(event: str, arguments: tuple[object, ...]) -> None:
 
 
 class RefuseRepository:
-    """Finds no module, and refuses those that only a checkout has."""
+    """Import finder that refuses this repository's packages."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         """Raise ModuleNotFoundError for this repository's packages."""

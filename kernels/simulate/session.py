@@ -1,7 +1,8 @@
-"""One clean session of a simulated Kaggle run: a process for the notebook, its environment, clock and memory."""
+"""One clean session of a simulated Kaggle run: the notebook's process, environment, time and memory limits."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -21,7 +22,7 @@ from nbformat import NotebookNode
 
 from kernels.simulate.mounting import SimulationError
 
-# A kernel that overruns is stopped, as on Kaggle; starting Python and torch is not the kernel's own time.
+# A kernel that exceeds its limit is stopped, as on Kaggle; starting Python and torch does not count.
 GRACE_S = 120.0
 MEMORY_POLL_S = 0.05
 GIGABYTE = 1e9
@@ -29,7 +30,7 @@ GIGABYTE = 1e9
 
 @dataclass(frozen=True)
 class Session:
-    """What a session is given, beside the folder that it runs in."""
+    """Options of a session."""
 
     python: Path
     is_rerun: bool
@@ -38,7 +39,7 @@ class Session:
 
 
 class OnePython(KernelSpecManager):
-    """Knows one kernel, that of a given Python: a user's own kernel specifications may name another."""
+    """One kernel specification, that of a given Python, whatever the user has installed."""
 
     def __init__(self, python: Path) -> None:
         super().__init__(kernel_dirs=[])
@@ -50,7 +51,7 @@ class OnePython(KernelSpecManager):
 
 
 class StreamingClient(NotebookClient):
-    """A notebook client that passes on what cells print, as they print it."""
+    """A notebook client that forwards the cells' output at once."""
 
     def __init__(self, notebook: NotebookNode, root: Path, log: TextIO, session: Session) -> None:
         manager = AsyncKernelManager(
@@ -66,7 +67,7 @@ class StreamingClient(NotebookClient):
 
     @property
     def process_id(self) -> int:
-        """Of the process that runs the notebook, once it has started."""
+        """Of the started notebook process."""
         pid = cast(LocalProvisioner, self.manager.provisioner).pid
         if pid is None:
             raise RuntimeError("it has not been started")
@@ -82,10 +83,10 @@ class StreamingClient(NotebookClient):
 
 
 class MemoryWatch:
-    """Kills a process and its descendants where together they hold more than the limit.
+    """Kills a process and its descendants whose resident memory exceeds the limit.
 
-    A limit of the process itself (setrlimit) would count reserved memory, and would let single allocations fail, which
-    a notebook may survive; Kaggle counts what is really held, and kills.  Where there is no /proc, nothing is watched.
+    setrlimit would count reserved memory and let single allocations fail, which a notebook may survive; Kaggle counts
+    resident memory, and kills.  Without /proc nothing is measured.
     """
 
     def __init__(self, limit_bytes: float) -> None:
@@ -108,7 +109,8 @@ class MemoryWatch:
             if held > self.limit_bytes:
                 self.is_exceeded = True
                 for one in family:
-                    _kill(one)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(one, signal.SIGKILL)
                 return
 
     def __enter__(self) -> MemoryWatch:
@@ -121,7 +123,7 @@ class MemoryWatch:
 
 
 def held_bytes(pid: int) -> int:
-    """Memory of a process that no file can give back: 0 where it has ended."""
+    """Anonymous and shared resident memory of a process; 0 where it has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -131,7 +133,7 @@ def held_bytes(pid: int) -> int:
 
 
 def descendants(pid: int) -> list[int]:
-    """Processes that a process started, and those that they started."""
+    """Child processes of any depth."""
     found: list[int] = []
     try:
         for children in Path(f"/proc/{pid}/task").glob("*/children"):
@@ -141,15 +143,8 @@ def descendants(pid: int) -> list[int]:
     return found + [deeper for child in found for deeper in descendants(child)]
 
 
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-
-
 def environment(root: Path, session: Session) -> dict[str, str]:
-    """The kernel's environment variables: ours without what would betray this repository or its user."""
+    """The kernel's environment variables: ours without those of this repository or its user."""
     private = ("PYTHON", "LUMBAR_", "KAGGLE_", "JUPYTER", "IPYTHON")
     variables = {key: value for key, value in os.environ.items() if not key.startswith(private)}
     variables |= {
@@ -169,9 +164,9 @@ def environment(root: Path, session: Session) -> dict[str, str]:
 
 
 def execute(notebook: NotebookNode, root: Path, session: Session) -> int:
-    """Run all cells in root/working; outputs are put into `notebook`.  Returns the most memory held, in bytes.
+    """Run all cells in root/working; outputs are put into `notebook`.  Returns the peak memory in bytes.
 
-    Raises SimulationError where a cell fails, or the process dies, is too slow or holds too much.
+    Raises SimulationError where a cell fails, or the process dies or exceeds its time or memory.
     """
     with (root / "log.txt").open("w", encoding="utf-8") as log, MemoryWatch(session.memory_gb * GIGABYTE) as watch:
         client = StreamingClient(notebook, root, log, session)

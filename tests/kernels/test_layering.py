@@ -29,6 +29,7 @@ TEXT_SUFFIXES = {
     ".cfg",
     ".ini",
     ".html",
+    ".j2",
     ".lock",
 }
 IN_KAGGLE_IMAGE = {"numpy", "pandas", "cv2", "pydicom", "torch", "pydantic", "tqdm"}

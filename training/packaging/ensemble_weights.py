@@ -1,4 +1,4 @@
-"""An ensemble that training.ensemble.find found, laid onto packaged runs: who takes part, how much, and when."""
+"""Result of training.ensemble.find applied to packaged runs: members, weights and order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -21,16 +21,16 @@ Weight = Annotated[float, Field(ge=0, le=100)]
 
 
 class FoundEnsemble(Spec):
-    """The part of the search's result that a package needs; the rest is for people."""
+    """The part of the search's result that a package needs."""
 
     average: Literal["logits", "probabilities"]
     weights: dict[str, dict[Group, Weight]] = Field(min_length=1)
     """ "located/member" → weight by condition group."""
     multipliers: dict[Group, tuple[Factor, Factor, Factor]]
     left_to_priors: tuple[Group, ...] = ()
-    """Groups in which nobody has a weight, and that is meant."""
+    """Groups in which no member has a weight, on purpose."""
     order: tuple[str, ...] = Field(min_length=1)
-    """Members as they should run, so that the score falls fastest."""
+    """Members in order of execution: the score falls fastest."""
 
     @model_validator(mode="after")
     def _every_condition_is_answered(self) -> FoundEnsemble:
@@ -40,7 +40,7 @@ class FoundEnsemble(Spec):
                 raise ValueError(f"{place}.{absent[0]}: is missing")
         for group in ALL_GROUPS:
             if group not in self.left_to_priors and not any(its[group] > 0 for its in self.weights.values()):
-                raise ValueError(f"weights: those of {group} are all 0, so nobody would answer it")
+                raise ValueError(f"weights: those of {group} are all 0, so no member would grade it")
         return self
 
     @model_validator(mode="after")
@@ -55,8 +55,11 @@ class FoundEnsemble(Spec):
         return self
 
 
-def read_ensemble(path: Path) -> FoundEnsemble:
-    """Raises UnusableRun where the file is not what the search writes."""
+Kind = TypeVar("Kind", bound=FoundEnsemble)
+
+
+def read_ensemble(path: Path, kind: type[Kind]) -> Kind:
+    """Read ensemble.json as FoundEnsemble or a model with more of its fields.  Raises UnusableRun."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -65,9 +68,9 @@ def read_ensemble(path: Path) -> FoundEnsemble:
         raise UnusableRun(f"{path} cannot be read ({error}): make ensemble writes it anew") from error
     if not isinstance(content, dict):
         raise UnusableRun(f"{path} holds no ensemble: make ensemble writes it anew")
-    fields = FoundEnsemble.model_fields
+    fields = kind.model_fields
     try:
-        return FoundEnsemble.model_validate({name: one for name, one in content.items() if name in fields})
+        return kind.model_validate({name: one for name, one in content.items() if name in fields})
     except ValidationError as error:
         problems = told(error)
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
@@ -75,9 +78,9 @@ def read_ensemble(path: Path) -> FoundEnsemble:
 
 
 def chosen_runs(runs: Mapping[str, Sequence[TrainedMember]], found: FoundEnsemble) -> dict[str, list[TrainedMember]]:
-    """The runs of each recipe that take part: graders with a weight, and the localisers of their recipe.
+    """The runs of each recipe that are needed: graders with a weight, and the localisers of their recipe.
 
-    Raises UnusableRun where the ensemble names what is not there, or weighs a grader where it is silent.
+    Raises UnusableRun where a member is missing, or has a weight for a group that it does not grade.
     """
     there = set(_models(runs).values())
     if absent := [name for name in found.order if name not in there]:
@@ -107,7 +110,7 @@ def _check_grades(run: TrainedMember, name: str, found: FoundEnsemble) -> None:
 def weighted(
     routes: Sequence[Route], runs: Mapping[str, Sequence[TrainedMember]], found: FoundEnsemble
 ) -> tuple[Route, ...]:
-    """The routes, one a recipe, with the found weights, in the found order.  A model's folds share its weight."""
+    """The routes, one a recipe, with the ensemble's weights and order.  A model's folds share its weight."""
     order = {name: place for place, name in enumerate(found.order)}
     models = _models(runs)
     folds = Counter(models.values())
@@ -124,7 +127,7 @@ def weighted(
 
 
 def order_of(runs: Mapping[str, Sequence[TrainedMember]], found: FoundEnsemble) -> tuple[str, ...]:
-    """The graders' names as they should run: the first folds of all models in the found order, then the second …"""
+    """Order of execution: the first folds of all models in the ensemble's order, then the second …"""
     by_model: dict[str, list[str]] = {model: [] for model in found.order}
     for name, model in _models(runs).items():
         if model in by_model:

@@ -1,4 +1,4 @@
-"""From finished runs to packs: networks are laid end to end in a few files that Kaggle leaves as they are."""
+"""Packs of weights: networks concatenated in a few files that Kaggle does not modify."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tqdm import tqdm
 from kernels.lumbar.manifest import Artefact, Route
 from training.runs import RunFolder, TrainedMember, UnusableRun, is_done, read_run, route_of
 
-# Kaggle takes 50 files at most, so networks share files; small enough, still, to be sent again if an upload breaks off.
+# Kaggle takes 50 files at most, so networks share files; still small enough to retry an interrupted upload.
 PACK_BYTES = 1_500_000_000
-# A TorchScript file is a ZIP archive, and Kaggle unpacks archives.  With other bytes before and, farther than a ZIP
-# reader looks back, behind, a pack is none.
+# A TorchScript file is a ZIP archive, and Kaggle unpacks archives.  Other bytes in front, and more at the end than a
+# ZIP reader searches, keep a pack from being detected as one.
 PACK_HEADER = b"lumbar-kit weights\n".ljust(64, b"\0")
 PACK_TRAILER = bytes(1 << 17)
 
@@ -24,7 +24,7 @@ Located = Literal["own", "together", "apart"]
 
 
 def collect(folder: RunFolder, folds: Sequence[int], allow_partial: bool) -> list[TrainedMember]:
-    """The finished runs of a recipe in some folds, in the recipe's order.  Raises UnusableRun naming the others."""
+    """The finished runs of a recipe in some folds, in the recipe's order.  Raises UnusableRun with the missing ones."""
     wanted = [
         (entry, fold)
         for entry in folder.recipe.members()
@@ -42,31 +42,30 @@ def collect(folder: RunFolder, folds: Sequence[int], allow_partial: bool) -> lis
         else:
             (changed if is_done(place) else missing).append(str(place.relative_to(folder.runs)))
     if (missing or changed) and not allow_partial:
-        raise UnusableRun(_what_to_do(len(wanted), missing, changed))
+        raise UnusableRun(_missing_message(len(wanted), missing, changed))
     return found
 
 
-def _what_to_do(count: int, missing: Sequence[str], changed: Sequence[str]) -> str:
-    told = []
+def _missing_message(count: int, missing: Sequence[str], changed: Sequence[str]) -> str:
+    parts = []
     if changed:
-        told.append(
+        parts.append(
             f"{len(changed)} of {count} runs were trained with another state of the recipe: {', '.join(changed)}"
             " (make train-all trains them again)"
         )
     if missing:
-        told.append(
+        parts.append(
             f"{len(missing)} of {count} runs are not finished: {', '.join(missing)}"
             " (finish them with make train-all, choose --folds, or give --allow-partial)"
         )
-    return "; ".join(told)
+    return "; ".join(parts)
 
 
 def routes_of(runs: Mapping[str, Sequence[TrainedMember]], locate: Located) -> tuple[Route, ...]:
-    """How the localisers and graders of several recipes (by name) work together.  Raises UnusableRun.
+    """Routes of several recipes (by name): which localisers each grader takes landmarks from.  Raises UnusableRun.
 
-    own: each recipe's graders look where its own localisers point.  together: all graders look where all localisers
-    agree.  apart: each recipe's graders look once where each recipe's localisers point (seed 002: "run stage 2 once for
-    each stage 1").
+    own: those of its own recipe.  together: those of all recipes, combined.  apart: those of every recipe in turn, one
+    route each (5th place: "run stage 2 once for each stage 1").
     """
     graders = {name: part for name, found in runs.items() if (part := _with_role(found, "grader"))}
     localisers = {name: part for name, found in runs.items() if (part := _with_role(found, "localiser"))}
@@ -81,8 +80,8 @@ def routes_of(runs: Mapping[str, Sequence[TrainedMember]], locate: Located) -> t
             )
         return tuple(_route(name, localisers[name], graders[name]) for name in graders)
     if locate == "together":
-        everyone = [run for found in localisers.values() for run in found]
-        return tuple(_route(name, everyone, found) for name, found in graders.items())
+        every_localiser = [run for found in localisers.values() for run in found]
+        return tuple(_route(name, every_localiser, found) for name, found in graders.items())
     pairs = [(finder, name) for name in graders for finder in localisers]
     return tuple(_route(f"{name}_at_{finder}", localisers[finder], graders[name]) for finder, name in pairs)
 
@@ -97,9 +96,9 @@ def _route(name: str, localisers: Sequence[TrainedMember], graders: Sequence[Tra
 
 
 def pack(runs: Sequence[TrainedMember], folder: Path, pack_bytes: int = PACK_BYTES) -> list[Artefact]:
-    """Lay all weights end to end in weights-<n>.bin; returns the artefacts with file and offset in their packs.
+    """Concatenate all weights in weights-<n>.bin; returns the artefacts with file and offset in their packs.
 
-    Raises UnusableRun for weights that are not the bytes their artefact speaks of.
+    Raises UnusableRun for weights whose size or sha256 differs from their artefact's.
     """
     packed: list[Artefact] = []
     with tqdm(total=len(runs), desc="pack", unit="file") as progress:
@@ -117,7 +116,7 @@ def pack(runs: Sequence[TrainedMember], folder: Path, pack_bytes: int = PACK_BYT
 
 
 def _groups(runs: Sequence[TrainedMember], pack_bytes: int) -> list[list[TrainedMember]]:
-    """Consecutive runs, as many as fit a pack; a larger one has a pack of its own."""
+    """Consecutive runs, as many as fit a pack; a larger run gets its own."""
     groups: list[list[TrainedMember]] = []
     size = pack_bytes
     for run in runs:
@@ -131,7 +130,7 @@ def _groups(runs: Sequence[TrainedMember], pack_bytes: int) -> list[list[Trained
 
 def _checked_bytes(run: TrainedMember) -> bytes:
     data = run.weights.read_bytes()
-    said = run.artefact.weights
-    if len(data) != said.bytes or hashlib.sha256(data).hexdigest() != said.sha256:
-        raise UnusableRun(f"{run.weights} is not what its artefact.json speaks of: run this fold again")
+    expected = run.artefact.weights
+    if len(data) != expected.bytes or hashlib.sha256(data).hexdigest() != expected.sha256:
+        raise UnusableRun(f"{run.weights} differs from its artefact.json: run this fold again")
     return data

@@ -1,1 +1,1 @@
-"""All that finished runs say, as one HTML page."""
+"""All results of finished runs as one HTML page."""

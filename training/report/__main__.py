@@ -1,4 +1,4 @@
-"""Everything that finished runs say of themselves, as one HTML page.
+"""All results of finished runs as one HTML page.
 
     python -m training.report --runs RUNS [--data DATA] [--profile full] [--recipes A B]
                                          [--ensemble FILE] [--out FILE.html] [--worst 6]
@@ -10,75 +10,87 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from kernels.lumbar.labels import CONDITIONS, GROUPS, LEVELS, ROWS, SEVERITIES
 from kernels.lumbar.run.submission import replace_text
 from training.data.out_of_fold import OutOfFoldError
+from training.ensemble.result import SINGLE
 from training.ensemble.search import SearchError
-from training.report.details import calibration, cases, gain, localisation
-from training.report.ensemble_file import ReportError
-from training.report.finished_runs import RecipeRun, ReportSources, TrainedNetwork, read_sources
-from training.report.page import Html, Section, details, joined, note, page, paragraph, table, tag
-from training.report.predictions import predicted_from
-from training.report.sections import NOT_TOLD, conditions, folds, headline, systems
-from training.runs import git_commit
+from training.ensemble.strategies import TITLES
+from training.evaluation.intervals import FIGURES, RESAMPLES, Interval
+from training.evaluation.landmark_errors import VIEW_OF_GROUP
+from training.evaluation.localiser_findings import level_of
+from training.evaluation.overlays import KIND_TITLES, level_text
+from training.recipe.schema import RecipeError
+from training.report import figures, numbers
+from training.report.cases import worst_cases
+from training.report.predictions import member_text, predict
+from training.report.sources import ReportError, ReportSources, read_sources, short_commit
+from training.runs import UnusableRun, git_commit
 
-COMMIT_LETTERS, FINGERPRINT_LETTERS = 12, 16
+TEMPLATE = "page.html.j2"
+NOT_KNOWN = "–"
 
 
-def report(sources: ReportSources, data: Path | None, worst_rows: int) -> str:
+def number(value: float, digits: int = 4) -> str:
+    """A number, or a dash where there is none."""
+    return NOT_KNOWN if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def span(interval: Interval, sign: str = "") -> str:
+    """[low, high]; `sign` "+": with the signs of both."""
+    return f"[{interval.low:{sign}.4f}, {interval.high:{sign}.4f}]".replace("nan", NOT_KNOWN)
+
+
+def row_text(row: str) -> str:
+    """left neural foraminal narrowing L4/L5 of its row name."""
+    level = level_of(row)
+    return f"{row.removesuffix(f'_{level}').replace('_', ' ')} {level_text(level)}"
+
+
+def render(sources: ReportSources, data: Path | None, worst_rows: int) -> str:
     """The page.  `data`: the folder that the runs were trained on, for pictures and to tell phantoms from patients."""
-    own = predicted_from(sources, data)
-    recipes = ", ".join(run.name for run in sources.runs)
-    made = f"Made on {datetime.date.today().isoformat()} by commit {_commit(git_commit())}."
-    introduction = f"Lumbar spine grading, profile {sources.profile}: {recipes}. Scores are the competition's. {made}"
-    parts = [headline(own), conditions(own), systems(own), folds(own), calibration(own), gain(own)]
-    parts += [localisation(sources), cases(own, worst_rows), provenance(sources)]
-    return page("Report of finished runs", introduction, parts)
-
-
-def provenance(sources: ReportSources) -> Section:
-    """What made the networks."""
-    rows = [[run.name, *_made_of(run.networks), run.average] for run in sources.runs]
-    headings = ["recipe", "networks", "folds", "commit", "torch", "data fingerprint", "averages"]
-    caption = f"Finished networks of profile {sources.profile}. A commit with + had changed files."
-    content = [table(caption, headings, rows)]
-    prints = {one.provenance.data_fingerprint for run in sources.runs for one in run.networks}
-    if len(prints) > 1:
-        content.append(note("The networks were trained on different data.", warning=True))
-    content += [_recipe(run) for run in sources.runs]
-    return Section("Provenance", joined(content))
-
-
-def _made_of(networks: Sequence[TrainedNetwork]) -> list[str]:
-    made = [one.provenance for one in networks]
-    commits = sorted({_commit(one.git_commit) for one in made})
-    prints = sorted({one.data_fingerprint[:FINGERPRINT_LETTERS] for one in made})
-    listed = [sorted({str(one.fold) for one in made}), commits, sorted({one.torch_version for one in made}), prints]
-    return [str(len(networks)), *(", ".join(its) or NOT_TOLD for its in listed)]
-
-
-def _commit(name: str) -> str:
-    return name[:COMMIT_LETTERS] + ("+" if name.endswith("+") else "")
-
-
-def _recipe(run: RecipeRun) -> Html:
-    """The resolved recipe of each network, once for all folds."""
-    first: dict[str, TrainedNetwork] = {}
-    for network in run.networks:
-        first.setdefault(network.member, network)
-    if not first:
-        return paragraph(f"{run.name} keeps no finished networks here, so its recipe is not known.")
-    blocks = [
-        details(
-            f"{name} ({one.role}, {one.provenance.network}, {one.provenance.backbone}), fold {one.provenance.fold}",
-            tag("pre", one.recipe_text or "recipe.resolved.yaml is gone"),
-        )
-        for name, one in first.items()
-    ]
-    return details(f"Resolved recipe of {run.name}", joined(blocks))
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {one.__name__: one for one in (number, span, member_text, row_text, level_text)}
+    environment.filters["fold_text"] = "fold {}".format
+    environment.filters["mean_and_range"] = numbers.mean_and_range
+    environment.filters["deviation"] = lambda scores: float(np.std(scores, ddof=1))
+    own = predict(sources)
+    return environment.get_template(TEMPLATE).render(
+        own=own,
+        sources=sources,
+        answers=sources.answers,
+        searched=sources.searched,
+        data=data,
+        cases=worst_cases(own, data, worst_rows),
+        numbers=numbers,
+        figures=figures,
+        conditions=CONDITIONS,
+        levels=LEVELS,
+        groups=GROUPS,
+        rows=ROWS,
+        score_parts=FIGURES,
+        severities=[severity.replace("_", "/") for severity in SEVERITIES],
+        views=VIEW_OF_GROUP.values(),
+        view_titles=KIND_TITLES,
+        strategy_titles=TITLES | {"cross_fitted": "the ensemble", "best_single": SINGLE},
+        resamples=RESAMPLES,
+        today=datetime.date.today().isoformat(),
+        commit=short_commit(git_commit()),
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,8 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ReportError(f"--worst is a number of rows, 0 or more, not {given.worst}")
         sources = read_sources(given.runs, given.profile, given.recipes, given.ensemble)
         out.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(out, report(sources, given.data, given.worst))
-    except (ReportError, SearchError, OutOfFoldError, OSError) as error:
+        replace_text(out, render(sources, given.data, given.worst))
+    except (ReportError, RecipeError, UnusableRun, SearchError, OutOfFoldError, OSError) as error:
         sys.stderr.write(f"no report: {error}\n")
         return 1
     sys.stdout.write(f"{out}\n")

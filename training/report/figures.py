@@ -1,7 +1,11 @@
-"""The report's drawings: reliability curves, fold spread, the gain curve, and crops around a landmark."""
+"""The report's figures: reliability curves, scores by fold, the gain curve, and crops around a landmark.
+
+Each is a data URI: curves as SVG, crops as PNG.
+"""
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,35 +24,34 @@ from matplotlib.patheffects import withStroke
 
 from kernels.lumbar.labels import GROUPS, SEVERITIES
 from training.ensemble.search import EliminationStep
+from training.evaluation.metric import Score
 from training.evaluation.overlays import ROUTE_COLOURS, TRUE_COLOUR
-from training.report.numbers import Bin
-from training.report.page import ReportImage
+from training.report.numbers import Bin, reliability
 
 # Okabe and Ito's colours, which the colour-blind tell apart; shapes say the same.
 COLOURS = ("#0072b2", "#e69f00", "#cc3d00", "#009e73", "#cc79a7", "#56b4e9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-# Shapes that leave what lies beneath them to be seen.
+# Open shapes, which do not hide the pixels beneath them.
 CROSSES = ("x", "+", "1", "2", "3", "4")
-# What a number takes beside a point.
+# Room that a number needs beside a point.
 NUMBER_POINTS = 15
 # Bins of fewer rows are drawn hollow.
 FEW = 10
 STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "report"}
 
 
-def severity_text(severity: str) -> str:
-    """normal/mild of normal_mild."""
-    return severity.replace("_", "/")
+def reliability_figure(labels: np.ndarray, probabilities: np.ndarray) -> str:
+    """Observed over predicted share of each severity by condition group, and beneath it how many rows each bin has.
 
-
-def reliability_figure(curves: Mapping[tuple[str, str], Sequence[Bin]]) -> ReportImage:
-    """(group, severity) → bins: observed over predicted share, and beneath it how many rows each bin has."""
+    Labels (N, 25), negative = missing; probabilities (N, 25, 3).
+    """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             2, len(GROUPS), figsize=(9.4, 4.9), sharex=True, squeeze=False, height_ratios=(3, 1), layout="constrained"
         )
         for column, group in enumerate(GROUPS):
-            _draw_reliability(axes[0, column], axes[1, column], {one: curves[group, one] for one in SEVERITIES})
+            bins = [reliability(labels, probabilities, group, severity) for severity in SEVERITIES]
+            _draw_reliability(axes[0, column], axes[1, column], bins)
             axes[0, column].set_title(group)
         axes[0, 0].set_ylabel("observed share")
         axes[1, 0].set_ylabel("rows (log)")
@@ -57,14 +60,15 @@ def reliability_figure(curves: Mapping[tuple[str, str], Sequence[Bin]]) -> Repor
         return _svg(figure)
 
 
-def _draw_reliability(curve: Axes, counts: Axes, bins: Mapping[str, Sequence[Bin]]) -> None:
+def _draw_reliability(curve: Axes, counts: Axes, bins: Sequence[Sequence[Bin]]) -> None:
     curve.plot([0, 1], [0, 1], color="#8c959f", linewidth=1, linestyle=":")
-    for severity, colour, marker in zip(SEVERITIES, COLOURS, MARKERS, strict=False):
-        found = bins[severity]
+    for severity, found, colour, marker in zip(SEVERITIES, bins, COLOURS, MARKERS, strict=False):
         style = {"color": colour, "marker": marker}
         for hollow in (True, False):
             some = [one for one in found if (one.rows < FEW) == hollow]
-            look = {"linestyle": "none", "markerfacecolor": "white"} if hollow else {"label": severity_text(severity)}
+            look = (
+                {"linestyle": "none", "markerfacecolor": "white"} if hollow else {"label": severity.replace("_", "/")}
+            )
             shares = [one.observed for one in some]
             curve.plot([one.predicted for one in some], shares, markersize=5, linewidth=1.2, **style, **look)  # type: ignore[arg-type]
         rows = [one.rows for one in found]
@@ -73,23 +77,23 @@ def _draw_reliability(curve: Axes, counts: Axes, bins: Mapping[str, Sequence[Bin
     counts.set(yscale="log", xlabel="predicted probability", ylim=(0.7, None))
 
 
-def folds_figure(scores: Mapping[str, Mapping[int, float]]) -> ReportImage:
-    """Name → fold → score: a column of marks for each fold."""
+def folds_figure(scores: Mapping[str, Mapping[int, Score]]) -> str:
+    """Name → fold → score: a column of markers for each fold."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7.4, 3.4), layout="constrained")
         folds = sorted({fold for its in scores.values() for fold in its})
         for number, (name, its) in enumerate(scores.items()):
             colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
             line = {"linewidth": 1.6 if number == 0 else 0.7, "color": colour, "marker": marker, "markersize": 5}
-            axis.plot(list(its), list(its.values()), label=name, **line)  # type: ignore[arg-type]
+            axis.plot(list(its), [one.final for one in its.values()], label=name, **line)  # type: ignore[arg-type]
         axis.set_xticks(folds, [f"fold {fold}" for fold in folds])
         axis.set_ylabel("score (lower is better)")
         axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
         return _svg(figure)
 
 
-def gain_figure(steps: Sequence[EliminationStep]) -> ReportImage:
-    """The score after each member, by its number; what comes before the first lies far above, and is left out."""
+def gain_figure(steps: Sequence[EliminationStep]) -> str:
+    """The score after each member, by its number; the priors before the first lie far above and are left out."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7.4, 3.6), layout="constrained")
         seconds, scores = [step.seconds for step in steps], [step.score for step in steps]
@@ -108,7 +112,7 @@ def gain_figure(steps: Sequence[EliminationStep]) -> ReportImage:
 
 
 def apart(places: np.ndarray, distance: float) -> list[int]:
-    """Which of the places (N, 2) may be labelled: the first, the last, and those so far from all labelled ones."""
+    """Which places (N, 2) are labelled: the first, the last, and each at least `distance` from all labelled ones."""
     kept: list[int] = []
     for at in dict.fromkeys([0, len(places) - 1, *range(len(places))]):
         if 0 <= at < len(places) and all(np.hypot(*(places[at] - places[other])) >= distance for other in kept):
@@ -118,13 +122,13 @@ def apart(places: np.ndarray, distance: float) -> list[int]:
 
 @dataclass(frozen=True)
 class Marker:
-    """Where someone looked."""
+    """A located point in whole-slice and crop pixels."""
 
     name: str
     whole: tuple[float, float]
-    """Row and column in the whole slice, at the foot of the point where it lies on another."""
+    """Row and column in the whole slice, onto which the point is projected."""
     crop: tuple[int, float, float] | None
-    """Which crop, and row and column in it; None where none of them shows it."""
+    """Number of the crop, and row and column in it; None where no crop shows the point."""
 
 
 def crop_figure(
@@ -134,10 +138,10 @@ def crop_figure(
     crops: np.ndarray,
     mark: tuple[float, float],
     size_mm: float,
-    looked: Sequence[Marker] = (),
-) -> ReportImage:
+    located: Sequence[Marker] = (),
+) -> str:
     """A slice (H, W), its pixels `aspect` times as high as wide, with the outline (4, 2) of the crop in its rows and
-    columns; then the crops (slice, H, W) of size_mm, the middle one ringed at `mark`; crosses where one `looked`."""
+    columns; then the crops (slice, H, W) of size_mm, the middle one ringed at `mark`; crosses at `located` points."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(crops) + 1, figsize=(2.3 * (len(crops) + 1), 2.6), layout="constrained")
         axes[0].imshow(whole, cmap="gray", vmin=0, vmax=255, aspect=aspect)
@@ -149,19 +153,19 @@ def crop_figure(
             axis.set_title(f"{beside:+d} slice" if beside else f"nearest, {size_mm:g} mm wide")
             if beside == 0:
                 axis.plot(mark[1], mark[0], "o", markerfacecolor="none", color=TRUE_COLOUR, markersize=13)
-        _draw_marks(axes, looked)
+        _draw_located(axes, located)
         for axis in axes:
             axis.set_axis_off()
-        if looked:
-            figure.legend(loc="outside lower center", frameon=False, ncols=len(looked), handletextpad=0.2)
-        return _saved(figure, "png", dpi=110)
+        if located:
+            figure.legend(loc="outside lower center", frameon=False, ncols=len(located), handletextpad=0.2)
+        return _data_uri(figure, "png", dpi=110)
 
 
-def _draw_marks(axes: Sequence[Axes], looked: Sequence[Marker]) -> None:
-    """A colour and a shape for each who looked, on the whole slice and on the crop that shows the point."""
+def _draw_located(axes: Sequence[Axes], located: Sequence[Marker]) -> None:
+    """A colour and a shape for each point, on the whole slice and on the crop that shows it."""
     for axis in axes:
         axis.set_autoscale_on(False)
-    for number, one in enumerate(looked):
+    for number, one in enumerate(located):
         colour, shape = ROUTE_COLOURS[number % len(ROUTE_COLOURS)], CROSSES[number % len(CROSSES)]
         style = {"linestyle": "none", "color": colour, "marker": shape, "markeredgewidth": 1.4}
         axes[0].plot(one.whole[1], one.whole[0], markersize=5, **style)  # type: ignore[arg-type]
@@ -171,12 +175,12 @@ def _draw_marks(axes: Sequence[Axes], looked: Sequence[Marker]) -> None:
             axes[panel + 1].plot(column, row, markersize=9, **style)  # type: ignore[arg-type]
 
 
-def _svg(figure: Figure) -> ReportImage:
-    return _saved(figure, "svg+xml", format="svg", metadata={"Date": None})
+def _svg(figure: Figure) -> str:
+    return _data_uri(figure, "svg+xml", format="svg", metadata={"Date": None})
 
 
-def _saved(figure: Figure, kind: str, **options: object) -> ReportImage:
+def _data_uri(figure: Figure, kind: str, **options: object) -> str:
     stream = io.BytesIO()
     figure.savefig(stream, **options)  # type: ignore[arg-type]
     plt.close(figure)
-    return ReportImage(stream.getvalue(), f"image/{kind}")
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -1,30 +1,61 @@
-"""What the report scores and draws: each study as the ensemble, the recipes and the priors predict it."""
+"""Out-of-fold predictions of the ensemble, the recipes and the priors, and the scores that the report compares."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 
 import numpy as np
 
+from kernels.lumbar.labels import GROUPS
+from training.data.tables import ROW_GROUPS
+from training.ensemble.find import member_scores
 from training.ensemble.search import EliminationStep, run_order
-from training.ensemble.strategies import CrossFit, cross_fit
-from training.evaluation.metric import pooled
-from training.report.finished_runs import ReportSources
+from training.ensemble.strategies import cross_fit
+from training.evaluation.intervals import Difference, Interval, difference, intervals
+from training.evaluation.metric import Score, pooled
+from training.report.sources import ReportSources
+
+# Scores that look different with four digits.
+VISIBLE = 5e-5
+# Fits end a little apart on different machines; a cross-fitted score that differs by more is of another search.
+SAME_CROSS_FIT = 1e-3
+
+
+def member_text(name: str) -> str:
+    """localiser / member, without the localiser's name in the member's."""
+    located, _, member = name.partition("/")
+    return f"{located} / {member.removeprefix(f'{located}_')}"
 
 
 @dataclass(frozen=True)
-class Predicted:
+class SystemScore:
+    """A mixture, a recipe or a member."""
+
+    name: str
+    scores: Mapping[str, Interval]
+    """Part of the metric → interval."""
+    seconds: float
+    """A study, with localisers."""
+    graded: Collection[str]
+    """The condition groups that it grades."""
+
+    def shows(self, part: str) -> bool:
+        """Whether it grades all that a part of the metric scores."""
+        return {"any_severe": {"spinal"}, "final": set(GROUPS)}.get(part, {part}) <= set(self.graded)
+
+
+@dataclass(frozen=True)
+class Predictions:
     """The sources, and what follows from them for every study."""
 
     sources: ReportSources
-    data: Path | None
     ensemble: np.ndarray
     """(N, 25, 3) probabilities, of each study by weights that were fitted on others."""
     priors: np.ndarray
     """(N, 25, 3)"""
-    systems: dict[str, np.ndarray]
+    systems: Mapping[str, np.ndarray]
     """Recipe → (N, 25, 3)."""
     steps: list[EliminationStep]
     """The ensemble's members in their order, with the seconds and the (cross-fitted) score after each."""
@@ -36,31 +67,91 @@ class Predicted:
 
     @property
     def mixture(self) -> str:
-        """What stands for the ensemble, in words."""
-        return "the ensemble" if self.sources.found else "the simple mean of all members"
+        """Name of what `ensemble` holds."""
+        return "the ensemble" if self.sources.searched else "the simple mean of all members"
+
+    @property
+    def title(self) -> str:
+        """The same, with how its scores were made."""
+        return f"{self.mixture} (cross-fitted)" if self.sources.searched else self.mixture
+
+    @property
+    def by_name(self) -> dict[str, np.ndarray]:
+        """The ensemble, the recipes and the priors."""
+        return {self.title: self.ensemble, **self.systems, "level priors": self.priors}
+
+    @cached_property
+    def scores(self) -> dict[str, Interval]:
+        """Of the ensemble: part of the metric → interval."""
+        return intervals(self.labels, self.ensemble)
+
+    @cached_property
+    def prior_scores(self) -> dict[str, Interval]:
+        """Of the priors."""
+        return intervals(self.labels, self.priors)
+
+    @cached_property
+    def gain(self) -> Difference:
+        """The ensemble's score less the priors'."""
+        return difference(self.labels, self.ensemble, self.priors)
+
+    @cached_property
+    def best_system(self) -> str:
+        """The recipe with the lowest score."""
+        return min(self.systems, key=lambda name: pooled(self.labels, self.systems[name]).final)
+
+    @property
+    def gain_over_best_system(self) -> Difference | None:
+        """The ensemble's score less the best recipe's; None where their predictions are the same."""
+        best = self.systems[self.best_system]
+        return None if np.allclose(self.ensemble, best) else difference(self.labels, self.ensemble, best)
+
+    @property
+    def differs_from_file(self) -> bool:
+        """Whether the ensemble's file has another cross-fitted score than these predictions."""
+        searched, score = self.sources.searched, self.scores["final"].value
+        return searched is not None and not abs(searched.scores["cross_fitted"]["final"].value - score) < SAME_CROSS_FIT
+
+    @property
+    def differs_from_last_step(self) -> bool:
+        """Whether all members of `steps` together score visibly otherwise than the ensemble."""
+        return bool(self.steps) and abs(self.steps[-1].score - self.scores["final"].value) > VISIBLE
+
+    def system_scores(self) -> list[SystemScore]:
+        """The ensemble, the recipes with their own weights, then all members, the best first."""
+        sources, answers, costs = self.sources, self.sources.answers, self.sources.costs
+        found = [SystemScore(self.title, self.scores, costs.of(sources.ensemble.members), GROUPS)]
+        for run in sources.runs:
+            seconds = costs.of(sources.system(run).members)
+            found.append(SystemScore(run.name, intervals(self.labels, self.systems[run.name]), seconds, GROUPS))
+        for name, one in member_scores(answers, sources.rule, costs).items():
+            graded = ~np.isnan(answers.logits[answers.members.index(name)]).all((0, 2))
+            groups = {GROUPS[group] for group in ROW_GROUPS[graded]}
+            found.append(SystemScore(member_text(name), one.scores, one.seconds, groups))
+        return found
+
+    def fold_scores(self) -> dict[str, dict[int, Score]]:
+        """Name as in `by_name` → fold → score of its studies."""
+        folds = self.sources.answers.folds
+        masks = {fold: folds == fold for fold in sorted(set(folds.tolist()))}
+        return {
+            name: {fold: pooled(self.labels[mask], its[mask]) for fold, mask in masks.items()}
+            for name, its in self.by_name.items()
+        }
 
 
-def predicted_from(sources: ReportSources, data: Path | None) -> Predicted:
+def predict(sources: ReportSources) -> Predictions:
     """Predict every study by the ensemble, by each recipe and by the priors."""
-    answers = sources.answers
-    systems = {}
-    for run in sources.runs:
-        ensemble, rule = sources.system(run)
-        systems[run.name] = ensemble.predict(answers, rule)
-    priors = np.tile(sources.rule.prior_rows(), (len(answers.studies), 1, 1))
-    if sources.found is None:
-        steps = run_order(answers, sources.rule, sources.ensemble, sources.costs)
-        return Predicted(sources, data, sources.ensemble.predict(answers, sources.rule), priors, systems, steps)
-    honest = cross_fit(
-        answers, sources.rule, sources.costs, sources.found.budget, sources.standing, sources.found.strategy
-    )
-    steps = _steps(sources, honest, sources.found.order)
-    return Predicted(sources, data, honest.predicted, priors, systems, steps)
-
-
-def _steps(sources: ReportSources, honest: CrossFit, order: Sequence[str]) -> list[EliminationStep]:
-    ran = [order[: count + 1] for count in range(len(order))]
-    return [
-        EliminationStep(names[-1], sources.costs.of(names), pooled(sources.answers.labels, honest.of(names)).final)
-        for names in ran
-    ]
+    answers, rule, searched = sources.answers, sources.rule, sources.searched
+    systems = {run.name: sources.system(run).predict(answers, rule) for run in sources.runs}
+    priors = np.tile(rule.prior_rows(), (len(answers.studies), 1, 1))
+    if searched is None:
+        mixed = sources.ensemble.predict(answers, rule)
+        return Predictions(sources, mixed, priors, systems, run_order(answers, rule, sources.ensemble, sources.costs))
+    honest = cross_fit(answers, rule, sources.costs, searched.budget, sources.standing, searched.strategy)
+    steps = []
+    for count, name in enumerate(searched.order, 1):
+        names = searched.order[:count]
+        score = pooled(answers.labels, honest.of(names)).final
+        steps.append(EliminationStep(name, sources.costs.of(names), score))
+    return Predictions(sources, honest.predicted, priors, systems, steps)

@@ -89,7 +89,7 @@ def test_an_error_of_kaggles_own_is_no_fault_of_the_user(kaggle):
 
 def test_kaggle_that_does_not_answer_is_not_waited_for(monkeypatch):
     def call(*arguments, timeout_s):
-        assert timeout_s == access.QUESTION_TIMEOUT_S
+        assert timeout_s == access.QUERY_TIMEOUT_S
         if arguments == ("--version",):
             return ClientAnswer("kaggle --version", 0, "Kaggle CLI 2.2.5", "")
         raise KaggleError("it did not end")

@@ -69,7 +69,7 @@ def test_the_servers_sentence_comes_first_and_the_clients_hint_second(version, s
     error = printed.error()
     assert error.status == status and str(error).startswith(told)
     hint = " ".join(HINTS[status].split())
-    assert printed.told == (f"{sentence}; the client adds: {hint}" if version == "2.2.5" else sentence)
+    assert printed.message == (f"{sentence}; the client adds: {hint}" if version == "2.2.5" else sentence)
     assert printed.is_transient == (status in (429, 503))
 
 
@@ -100,12 +100,12 @@ Traceback (most recent call last):
 )
 def test_a_line_that_broke_is_known_with_and_without_a_traceback(printed):
     broken = answer(printed)
-    assert broken.line_broke and broken.is_transient and "ProtocolError: (" in broken.words[0]
+    assert broken.connection_failed and broken.is_transient and "ProtocolError: (" in broken.words[0]
 
 
 def test_of_a_traceback_the_last_line_counts():
     assert answer(TRACEBACK.format("OSError: second")).words == ("OSError: second", "")
-    assert answer("", out="no such file\n").told == "no such file"
+    assert answer("", out="no such file\n").message == "no such file"
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])

@@ -296,7 +296,7 @@ def test_a_condition_may_be_left_to_the_priors_where_the_search_says_so(recipe, 
     content = found_ensemble(recipe, left_to_priors=["spinal"])
     weigh("spinal", 0)(content)
     (tmp_path / "found.json").write_text(json.dumps(content))
-    assert read_ensemble(tmp_path / "found.json").left_to_priors == ("spinal",)
+    assert read_ensemble(tmp_path / "found.json", FoundEnsemble).left_to_priors == ("spinal",)
 
 
 def test_the_folds_of_a_model_share_its_weight(recipe):
