@@ -26,7 +26,7 @@ from .answers.priors import public_priors
 from .networks.devices import choose_devices
 from .networks.weights import WeightsError, find_manifest, manifest_digest, read_manifest
 from .options import RESTART, STARTED, parser
-from .problems import Problem
+from .problems import Problem, counted, summary
 from .run import output_check
 from .run.clock import Clock
 from .run.competition import CompetitionNotFound, find_competition, read_series_table
@@ -175,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CompetitionNotFound, SubmissionError, OSError) as error:
         print(f"No submission can be written: {error}", file=sys.stderr)
         return 2
-    print(f"{len(run.submission.studies)} studies in {competition}; a complete submission.csv stands")
+    print(f"{counted(len(run.submission.studies), 'study')} in {competition}; submission.csv is complete from here on")
     try:
         _improve(run, options)
     except ForeignWeights as error:
@@ -249,10 +249,11 @@ def _check_expected(run: KernelRun, expected: str) -> None:
 
 def _say(report: dict[str, Any]) -> None:
     asked, graded, seconds = report["studies"]["asked"], report["studies"]["graded"], report["seconds"]["total"]
-    print(f"graded {graded} of {asked} studies on {report['device']} in {seconds} s")
-    print(f"rows of these that kept the prior: {report['fallbacks']['rows']}; problems: {report['problem_counts']}")
+    print(f"graded {graded} of {counted(asked, 'study')} on {report['device']} in {seconds:.1f} s")
+    print(f"rows of these that kept the prior: {report['fallbacks']['rows']}")
     if graded < asked:
-        print(f"{asked - graded} studies were not reached: all their rows keep the prior")
+        print(f"not graded: {counted(asked - graded, 'study')}, with the prior in all rows")
+    print(summary(report["problems"], output_check.REPORT))
 
 
 def _spent_s() -> float:

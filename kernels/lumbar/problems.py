@@ -1,8 +1,42 @@
-"""What went wrong with a study's data: a named record instead of an exception."""
+"""What went wrong with a study's data: a named record instead of an exception, and a summary of many by kind."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+
+# Consequence → the kinds of problem that have it.
+CONSEQUENCES = {
+    "this file or slice is left out, the rest of its series is read": "unreadable-file empty-file no-image not-grey "
+    "multi-frame no-geometry off-orientation duplicate-slice",
+    "the series is left out": "no-folder empty-folder wrong-id unknown-series-description",
+    "used as it is, its landmarks may be less accurate": "assumed-geometry assumed-spacing unexpected-orientation "
+    "several-stacks duplicate-number constant-pixels",
+    "corrected while reading": "bad-rescale stray-bits fast-path-differs",
+    "networks that need this view answer from the other series, or the rows keep their prior": "missing-kind "
+    "single-slice nothing-to-look-at",
+    "this output of a network is left out": "outside-the-image not-finite",
+    "a located point contradicts the shape of the spine: it is dropped and imputed": "implausible-landmark",
+    "landmarks imputed from the shape of the spine: their crops may show a neighbouring level": "guessed-landmarks",
+    "the other networks answer for this study, or its rows keep their prior": "localiser-failed grader-failed",
+    "this network is left out": "member-unusable",
+    "the study keeps its priors": "no-series study-unreadable reading-stalled given-up",
+    "the time was short: some answers come from fewer networks or passes": "tta-dropped fold-dropped member-dropped",
+    "the time was over: the studies not reached keep their priors": "out-of-time",
+    "the work goes to the other devices, or to the CPU": "device-unusable gpu-unusable device-lost",
+    "no device is left: the supervisor restarts the kernel": "devices-lost",
+    "slower, with the same answers": "single-precision",
+    "there is nothing to grade with: every study keeps its priors": "no-manifest no-job no-usable-member",
+    "the weights are not those that the notebook was pushed for": "foreign-weights",
+    "the table is not read: its studies have no series and keep their priors": "unreadable-table wrong-table",
+    "the row is none of this kit's: it keeps 1/3": "unknown-row",
+    "the last complete file stays": "file-not-replaced run-cut-short",
+    "the kernel was killed, and resumes unless it was the last attempt": "kernel-ended",
+    "submission.csv holds public priors alone": "priors-by-supervisor",
+    "the annotation is not trained on": "annotation-without-image",
+    "the last annotation counts": "annotated-twice",
+}
+MEANINGS = {kind: consequence for consequence, kinds in CONSEQUENCES.items() for kind in kinds.split()}
 
 
 @dataclass(frozen=True)
@@ -30,3 +64,30 @@ class Report:
         """Record a problem of the series, or of one of its files."""
         where = f"{self.series}/{file}" if file else self.series
         self.problems.append(Problem(self.study, where, kind, detail))
+
+
+def counted(number: int, noun: str) -> str:
+    """ "1 study", "2 studies"."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"
+
+
+def summary(problems: Iterable[Mapping[str, str]], kept_in: str) -> str:
+    """Two lines a kind, the most frequent first: its number, its studies and its consequence; then one example.
+
+    `problems` have the fields of Problem; `kept_in` names the file that lists them all.
+    """
+    by_kind: dict[str, list[Mapping[str, str]]] = {}
+    for one in problems:
+        by_kind.setdefault(one["kind"], []).append(one)
+    if not by_kind:
+        return "no problems"
+    lines = [f"{counted(sum(map(len, by_kind.values())), 'problem')} by kind (each one in {kept_in}):"]
+    for kind, its in sorted(by_kind.items(), key=lambda item: -len(item[1])):
+        studies = len({one["study"] for one in its} - {""})
+        number = f"{len(its)} in {counted(studies, 'study')}" if studies else f"{len(its)}"
+        first = its[0]
+        place = " ".join(filter(None, [first["study"] and f"study {first['study']}", first["where"]]))
+        meaning = MEANINGS.get(kind, "see the example")
+        lines += [f"  {kind}: {number}; {meaning}", f"    such as {place}: {first['detail']}"]
+    return "\n".join(lines)

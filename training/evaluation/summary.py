@@ -1,8 +1,9 @@
 """The table at the end of a demo: phantom scores, landmark errors, seconds.
 
-    python -m training.evaluation.summary --data DIR --weights DIR --out DIR
+    python -m training.evaluation.summary --data DIR --weights DIR --out DIR [--report FILE]
 
 --out holds what a run of the notebook on the test studies left: submission.csv, landmarks.csv, run_report.json.
+--report is the page of training.report on the runs that the weights come from.
 """
 
 from __future__ import annotations
@@ -82,6 +83,22 @@ def summarise(data: Path, weights: Path, out: Path, overlays: int) -> str:
     return "\n".join(lines)
 
 
+def what_to_look_at(out: Path, report: Path | None) -> str:
+    """The files that a reader opens next, and how to read the table."""
+    files = {str(out / "overlay_*.png"): "located and true landmarks of the first test studies"}
+    if report is not None:
+        files = {str(report): "the training: scores by condition, level and fold, the worst rows"} | files
+    width = max(map(len, files))
+    return "\n".join(
+        [
+            "what to look at",
+            *(f"{path:{width}}  {text}" for path, text in files.items()),
+            "The submission should be far below the level priors. What separates it from the true landmarks is the",
+            "localisers' part: an error of about 30 mm is a neighbouring level.",
+        ]
+    )
+
+
 def read_located(path: Path) -> dict[str, dict[str, np.ndarray]]:
     """Study → row → patient mm, from the kernel's landmarks.csv (the mean over routes)."""
     frame = pd.read_csv(path, dtype={"study_id": str})
@@ -108,9 +125,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--overlays", type=int, default=3, help="how many studies are drawn")
+    parser.add_argument("--report", type=Path, help="a page on the runs, to be named at the end")
     options = parser.parse_args(argv)
     try:
-        print(summarise(options.data, options.weights, options.out, options.overlays))
+        table = summarise(options.data, options.weights, options.out, options.overlays)
+        print(f"\n{table}\n\n{what_to_look_at(options.out, options.report)}")
     except (TruthError, OSError) as error:
         print(f"no summary: {error}", file=sys.stderr)
         return 1

@@ -23,6 +23,7 @@ from types import FrameType
 from tqdm import tqdm
 
 from kernels.lumbar.networks.weights import MANIFEST_FILE, WeightsError, manifest_digest, read_manifest
+from kernels.lumbar.problems import summary
 from training.locks import BusyError, alone
 from training.recipe.schema import RecipeError
 from training.runs import read_object
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stdout.write(
         f"{options.out / 'submission.csv'}: {graded} of {asked} studies graded in {len(shards)} shards{without}; "
         f"rows of those graded that kept the prior: {report['fallbacks']['rows']}; "
-        f"problems: {report['problem_counts'] or 'none'}\n"
+        f"{summary(report['problems'], REPORT)}\n"
     )
     return 0
 

@@ -55,7 +55,8 @@ class KernelRun:
         """One line for people."""
         report = self.report
         studies = report["studies"]
-        used, problems = len(report["members_used"]), report["problem_counts"]
+        used = len(report["members_used"])
+        problems = ", ".join(f"{count} {kind}" for kind, count in report["problem_counts"].items()) or "no problems"
         return f"{studies['graded']}/{studies['asked']} studies, {used} networks, {report['device']}, {problems}"
 
     def faults(self, members: int) -> list[str]:
@@ -65,7 +66,7 @@ class KernelRun:
         if report["studies"]["graded"] < report["studies"]["asked"]:
             found.append(f"studies were left out: {self.summary()}")
         if len(report["members_used"]) < members:
-            found.append(f"{len(report['members_used'])} of {members} networks were used: {report['problems'][:3]}")
+            found.append(f"not all of {members} networks were used: {self.summary()}")
         return found
 
 
