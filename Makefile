@@ -75,7 +75,7 @@ demo: .venv/installed ## phantom data → train small → package → run the no
 	$(BUILD_NOTEBOOK) \
 	--then $(PY) -m kernels.simulate --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out \
 	--stage "score: the submission against the phantom's truth" \
-	$(PY) -m training.report --runs $(DEMO)/runs --profile $(DEMO_PROFILE) --recipes split_and_global --data $(DEMO)/data --out $(DEMO)/report.html \
+	$(PY) -m training.report --runs $(DEMO)/runs --profile $(DEMO_PROFILE) --recipes split_and_global --data $(DEMO)/data --out $(DEMO)/report.html --worst 4 \
 	--then $(PY) -m training.evaluation.summary --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out --report $(DEMO)/report.html
 
 test: .venv/installed lint ## lint, types and the quick tests

@@ -79,7 +79,7 @@ import pandas
 
 out = Path(os.environ["LUMBAR_OUT"])
 report = json.loads((out / "run_report.json").read_text())
-print(f"weights {report['manifest']}; seconds:", ", ".join(f"{name} {s}" for name, s in report["seconds"].items()))
+display(pandas.Series(report["seconds"], name="seconds").to_frame())
 pandas.read_csv(out / "submission.csv").head(10)"""
 
 

@@ -26,7 +26,7 @@ from .answers.priors import public_priors
 from .networks.devices import choose_devices
 from .networks.weights import WeightsError, find_manifest, manifest_digest, read_manifest
 from .options import RESTART, STARTED, parser
-from .problems import Problem, counted, summary
+from .problems import Problem, outcome
 from .run import output_check
 from .run.clock import Clock
 from .run.competition import CompetitionNotFound, find_competition, read_series_table
@@ -175,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CompetitionNotFound, SubmissionError, OSError) as error:
         print(f"No submission can be written: {error}", file=sys.stderr)
         return 2
-    print(f"{counted(len(run.submission.studies), 'study')} in {competition}; submission.csv is complete from here on")
+    print(f"test studies in {competition}: {len(run.submission.studies)}; submission.csv is complete from here on")
     try:
         _improve(run, options)
     except ForeignWeights as error:
@@ -192,7 +192,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - offline, nobody can debug: the file so far must stand
         run.problems.append(Problem("", "predict", "run-cut-short", f"{type(error).__name__}: {error}"))
         traceback.print_exc()
-    _say(run.finish())
+    report = run.finish()
+    print(f"{outcome(report)}\nthe run took {report['seconds']['total']:.1f} s on {report['device']}")
     return 0
 
 
@@ -245,15 +246,6 @@ def _check_expected(run: KernelRun, expected: str) -> None:
     if not os.environ.get("KAGGLE_IS_COMPETITION_RERUN"):
         raise ForeignWeights(detail)
     run.problems.append(Problem("", "weights", "foreign-weights", detail))
-
-
-def _say(report: dict[str, Any]) -> None:
-    asked, graded, seconds = report["studies"]["asked"], report["studies"]["graded"], report["seconds"]["total"]
-    print(f"graded {graded} of {counted(asked, 'study')} on {report['device']} in {seconds:.1f} s")
-    print(f"rows of these that kept the prior: {report['fallbacks']['rows']}")
-    if graded < asked:
-        print(f"not graded: {counted(asked - graded, 'study')}, with the prior in all rows")
-    print(summary(report["problems"], output_check.REPORT))
 
 
 def _spent_s() -> float:

@@ -134,7 +134,7 @@ def test_notebook_alone_does_what_the_package_does(built, two_studies, package, 
     assert len(report["members_used"]) == 7 and report["manifest"] == "split_and_global_smoke"
     assert report["fallbacks"]["rows"] < 50, "no row was graded"
     printed = (out / "log.txt").read_text()
-    assert "graded 2 of 2 studies on cpu" in printed and "{" not in printed
+    assert "graded 2 of 2 studies; " in printed and "{" not in printed
 
     of_package = tmp_path / "package"
     assert predict.main(["--competition", str(two_studies), "--weights", str(package), "--out", str(of_package)]) == 0

@@ -6,7 +6,7 @@ import ast
 from collections import Counter
 from dataclasses import asdict
 
-from kernels.lumbar.problems import CONSEQUENCES, MEANINGS, Problem, counted, summary
+from kernels.lumbar.problems import CONSEQUENCES, MEANINGS, Problem, outcome, summary
 from tests.support import ROOT
 
 # Slugs in the same sources that are no kinds.
@@ -43,7 +43,7 @@ def test_the_summary_counts_kinds_and_studies_the_most_frequent_first():
         Problem("9", "8/2.dcm", "empty-file", "0 bytes"),
         Problem("9", "", "new-kind", "odd"),
     ]
-    assert summary(map(asdict, problems), "run_report.json").splitlines() == [
+    assert summary(map(asdict, problems)).splitlines() == [
         "5 problems by kind (each one in run_report.json):",
         "  empty-file: 3 in 2 studies; this file or slice is left out, the rest of its series is read",
         "    such as study 7 8/1.dcm: 0 bytes",
@@ -52,9 +52,10 @@ def test_the_summary_counts_kinds_and_studies_the_most_frequent_first():
         "  new-kind: 1 in 1 study; see the example",
         "    such as study 9: odd",
     ]
-    assert summary([], "run_report.json") == "no problems"
+    assert summary([]) == "no problems"
 
 
-def test_nouns_are_counted():
-    assert [counted(number, "study") for number in (0, 1, 2)] == ["0 studies", "1 study", "2 studies"]
-    assert counted(2, "problem") == "2 problems"
+def test_the_outcome_of_a_run_names_studies_rows_and_problems():
+    report = {"studies": {"asked": 3, "graded": 2}, "fallbacks": {"rows": 5}, "problems": []}
+    kept = "graded 2 of 3 studies; 5 of their rows kept the prior; 1 not graded, with the prior in every row"
+    assert outcome(report) == f"{kept}\nno problems"

@@ -80,14 +80,6 @@ def test_sigterm_is_passed_on():
 
 
 @pytest.mark.parametrize(
-    "given", [[], ["--stage"], ["--stage", "t"], ["x", "--stage", "t", "c"], ["--stage", "t", "--then", "c"]]
-)
-def test_a_stage_without_a_command_is_refused(given, capsys):
-    assert stages.main(given) == 2
-    assert capsys.readouterr().err.startswith("usage: ")
-
-
-@pytest.mark.parametrize(
     ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.7, "1 min 00 s"), (3725, "62 min 05 s")]
 )
 def test_durations(seconds, text):

@@ -119,7 +119,7 @@ class Runs:
         taken = json.loads(record.read_text(encoding="utf-8"))
         report = json.loads((out / "run_report.json").read_text(encoding="utf-8"))
         if report["studies"]["graded"] < report["studies"]["asked"]:
-            raise BenchError(f"{order.package} left studies out: {summary(report['problems'], str(out))}")
+            raise BenchError(f"{order.package} left studies out: {summary(report['problems'])}")
         artefacts = read_manifest(weights / "manifest.json").artefacts
         frame = pd.read_csv(out / "submission.csv")
         return FinishedRun(

@@ -37,6 +37,14 @@ VIEW_NAMES = {
 }
 
 
+WHAT_TO_LOOK_AT = """\
+what to look at
+{report}  the training: scores by condition, level and fold, the worst rows
+{overlays}  located and true landmarks of the first test studies
+The submission should be far below the level priors.  What separates it from the true landmarks is the part of the
+localisers: an error of about 30 mm is a neighbouring level."""
+
+
 def summarise(data: Path, weights: Path, out: Path, overlays: int) -> str:
     """The table as text; scores.json and overlay PNGs are left in `out`."""
     submission = pd.read_csv(out / "submission.csv", dtype={"row_id": str})
@@ -67,7 +75,11 @@ def summarise(data: Path, weights: Path, out: Path, overlays: int) -> str:
         parts = (one.spinal, one.foraminal, one.subarticular, one.any_severe, one.final)
         lines.append(f"{name:40} " + " ".join(f"{part:7.4f}" for part in parts))
     gain = 1 - scores["located landmarks (the submission)"].final / scores["level priors"].final
-    lines += [f"the submission is {gain:.1%} below the level priors", "", f"{'landmark error, mm':40} median  95 %"]
+    lines += [
+        f"the submission is {abs(gain):.1%} {'above' if gain < 0 else 'below'} the level priors",
+        "",
+        f"{'landmark error, mm':40} median  95 %",
+    ]
     lines += [f"{VIEW_NAMES[view]:40} {error.median_mm:6.1f} {error.p95_mm:6.1f}" for view, error in errors.items()]
     stages = stage_seconds(report["seconds"], {a.member.name: a.member.role for a in manifest.artefacts})
     lines += ["", f"{'seconds, ' + str(report['studies']['graded']) + ' studies on ' + report['device']:40} "]
@@ -81,22 +93,6 @@ def summarise(data: Path, weights: Path, out: Path, overlays: int) -> str:
         },
     )
     return "\n".join(lines)
-
-
-def what_to_look_at(out: Path, report: Path | None) -> str:
-    """The files that a reader opens next, and how to read the table."""
-    files = {str(out / "overlay_*.png"): "located and true landmarks of the first test studies"}
-    if report is not None:
-        files = {str(report): "the training: scores by condition, level and fold, the worst rows"} | files
-    width = max(map(len, files))
-    return "\n".join(
-        [
-            "what to look at",
-            *(f"{path:{width}}  {text}" for path, text in files.items()),
-            "The submission should be far below the level priors. What separates it from the true landmarks is the",
-            "localisers' part: an error of about 30 mm is a neighbouring level.",
-        ]
-    )
 
 
 def read_located(path: Path) -> dict[str, dict[str, np.ndarray]]:
@@ -128,11 +124,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--report", type=Path, help="a page on the runs, to be named at the end")
     options = parser.parse_args(argv)
     try:
-        table = summarise(options.data, options.weights, options.out, options.overlays)
-        print(f"\n{table}\n\n{what_to_look_at(options.out, options.report)}")
+        print(summarise(options.data, options.weights, options.out, options.overlays))
     except (TruthError, OSError) as error:
         print(f"no summary: {error}", file=sys.stderr)
         return 1
+    if options.report is not None:
+        files = {"report": str(options.report), "overlays": str(options.out / "overlay_*.png")}
+        width = max(map(len, files.values()))
+        print("\n" + WHAT_TO_LOOK_AT.format(**{name: path.ljust(width) for name, path in files.items()}))
     return 0
 
 

@@ -25,7 +25,7 @@ import pandas as pd
 from kernels.build_notebook import PACKAGE, read_modules, sources_digest
 from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.networks.devices import STUDIES_ON_GPU
-from kernels.lumbar.problems import summary
+from kernels.lumbar.problems import outcome
 from kernels.lumbar.run.submission import SubmissionError, check, replace_json, replace_text
 from training.data.cache.cache_sources import LISTING_THREADS, listing_of
 from training.data.series_kinds import COLUMNS, series_table
@@ -230,10 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{len(folders)} shards in {options.out / 'shards'}")
         else:
             report = merge(options.out)
-            graded, asked = report["studies"]["graded"], report["studies"]["asked"]
-            print(f"{options.out / SUBMISSION}: {graded} of {asked} studies graded")
-            print(f"rows of these that kept the prior: {report['fallbacks']['rows']}")
-            print(summary(report["problems"], REPORT))
+            print(f"{options.out / SUBMISSION}: {outcome(report)}")
     except (ShardError, OSError, ValueError) as error:
         print(f"shards: {error}", file=sys.stderr)
         return 1
