@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from kernels.lumbar.labels import SEVERITIES
 from kernels.lumbar.networks.weights import read_manifest
-from kernels.lumbar.problems import summary
 from training.benchmarks.untrained_packages import Studies, link_studies
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,7 +118,7 @@ class Runs:
         taken = json.loads(record.read_text(encoding="utf-8"))
         report = json.loads((out / "run_report.json").read_text(encoding="utf-8"))
         if report["studies"]["graded"] < report["studies"]["asked"]:
-            raise BenchError(f"{order.package} left studies out: {summary(report['problems'])}")
+            raise BenchError(f"studies were left out by {order.package}: {report['problem_counts']}")
         artefacts = read_manifest(weights / "manifest.json").artefacts
         frame = pd.read_csv(out / "submission.csv")
         return FinishedRun(

@@ -55,8 +55,7 @@ class KernelRun:
         """One line for people."""
         report = self.report
         studies = report["studies"]
-        used = len(report["members_used"])
-        problems = ", ".join(f"{count} {kind}" for kind, count in report["problem_counts"].items()) or "no problems"
+        used, problems = len(report["members_used"]), report["problem_counts"]
         return f"{studies['graded']}/{studies['asked']} studies, {used} networks, {report['device']}, {problems}"
 
     def faults(self, members: int) -> list[str]:
@@ -66,7 +65,7 @@ class KernelRun:
         if report["studies"]["graded"] < report["studies"]["asked"]:
             found.append(f"studies were left out: {self.summary()}")
         if len(report["members_used"]) < members:
-            found.append(f"not all of {members} networks were used: {self.summary()}")
+            found.append(f"{len(report['members_used'])} of {members} networks were used: {report['problems'][:3]}")
         return found
 
 
