@@ -63,12 +63,20 @@ PIP_INSTALL := pip install --quiet --disable-pip-version-check
 	$(PY) -m $(PIP_INSTALL) --constraint requirements.lock --no-build-isolation --editable '.[dev]'
 	@touch $@
 
-demo: .venv/installed kernel ## phantom data → train small → package → run the notebook offline → score [PROFILE=bench]
-	$(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep
-	$(PY) -m training.workflow run --data $(DEMO)/data --runs $(DEMO)/runs --profile $(DEMO_PROFILE) --recipes split_and_global --jobs $(JOBS) --no-ensemble
-	$(PY) build_dataset.py --runs $(DEMO)/runs --out $(DEMO)/weights --recipes split_and_global --profile $(DEMO_PROFILE) --owner "$(OWNER)"
-	$(PY) -m kernels.simulate --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out
-	$(PY) -m training.evaluation.summary --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out
+demo: .venv/installed ## phantom data → train small → package → run the notebook offline → score [PROFILE=bench]
+	@$(PY) -m training.stages \
+	--stage "phantom data: $(DEMO_TRAIN) studies to train on and $(DEMO_TEST) to test, in $(DEMO)/data" \
+	$(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep \
+	--stage "train: recipe split_and_global, profile $(DEMO_PROFILE), in $(DEMO)/runs" \
+	$(PY) -m training.workflow run --data $(DEMO)/data --runs $(DEMO)/runs --profile $(DEMO_PROFILE) --recipes split_and_global --jobs $(JOBS) --no-ensemble \
+	--stage "package: the networks and their manifest, in $(DEMO)/weights" \
+	$(PY) build_dataset.py --runs $(DEMO)/runs --out $(DEMO)/weights --recipes split_and_global --profile $(DEMO_PROFILE) --owner "$(OWNER)" \
+	--stage "run the notebook offline, as Kaggle does" \
+	$(BUILD_NOTEBOOK) \
+	--then $(PY) -m kernels.simulate --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out \
+	--stage "score: the submission against the phantom's truth" \
+	$(PY) -m training.report --runs $(DEMO)/runs --profile $(DEMO_PROFILE) --recipes split_and_global --data $(DEMO)/data --out $(DEMO)/report.html --worst 4 \
+	--then $(PY) -m training.evaluation.summary --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out --report $(DEMO)/report.html
 
 test: .venv/installed lint ## lint, types and the quick tests
 	$(PY) -m pytest -m "not slow" -n $(JOBS) --dist loadfile
@@ -97,11 +105,14 @@ push-train: .venv/installed ## train on Kaggle's GPU and fetch the runs: RECIPES
 ensemble: .venv/installed ## best weights and order of all finished graders, fitted out of fold [RUNS=DIR] [SECONDS_A_STUDY=N]
 	$(PY) -m training.ensemble.find --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/ensemble.json)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SECONDS_A_STUDY),--seconds "$(SECONDS_A_STUDY)")
 
+# Where a push comes next.
+SAY_OWNER = @test "$(OWNER)" != your-kaggle-name || echo "before an upload or a push: the same with OWNER=<your Kaggle name>, or set KAGGLE_USERNAME"
 comma := ,
 space := $(subst ,, )
 
 package: .venv/installed ## finished runs → a verified weights folder [RUNS=DIR] [RECIPES="…"] [OWNER=NAME] [ENSEMBLE=FILE]
 	$(PY) build_dataset.py --runs "$(RUNS)" --out "$(or $(OUT),$(WEIGHTS))" --profile $(PROFILE) --owner "$(OWNER)" $(if $(RECIPES),--recipes "$(subst $(space),$(comma),$(strip $(RECIPES)))") $(if $(FOLDS),--folds $(FOLDS)) $(if $(LOCATE),--locate $(LOCATE)) $(if $(ENSEMBLE),--ensemble "$(ENSEMBLE)")
+	$(SAY_OWNER)
 
 ##@ Shipping
 
@@ -111,8 +122,10 @@ doctor: .venv/installed ## check client, credentials, rules, disk, GPU and data 
 data: .venv/installed ## download and unpack the competition's data; resumable [OUT=DIR]
 	$(PY) -m kernels.kaggle.download --out "$(or $(OUT),data)"
 
+BUILD_NOTEBOOK = $(PY) -m kernels.build_notebook --out kernels/inference $(if $(filter-out your-kaggle-name,$(OWNER)),--owner "$(OWNER)")
 kernel: .venv/installed ## build the inference notebook and its metadata in kernels/inference
-	$(PY) -m kernels.build_notebook --out kernels/inference $(if $(filter-out your-kaggle-name,$(OWNER)),--owner "$(OWNER)")
+	$(BUILD_NOTEBOOK)
+	$(SAY_OWNER)
 
 # Everything that talks to Kaggle can be run again: a step that was done is seen to be done.
 SHIPPING = --weights "$(or $(OUT),$(WEIGHTS))" --ship "$(SHIP)" $(if $(DRY_RUN),--dry-run) $(if $(AGAIN),--again) $(if $(filter no,$(GPU)),--no-gpu) $(if $(ANYWAY),--anyway) $(if $(MESSAGE),--message "$$MESSAGE") $(if $(WAIT),--wait)

@@ -22,7 +22,7 @@ import torch
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from kernels.build_notebook import DATASET_SLUG, OWNER_PLACEHOLDER, BuildError, check_owner, check_slug, kaggle_owner
+from kernels.build_notebook import DATASET_SLUG, BuildError, check_owner, check_slug, kaggle_owner
 from kernels.kaggle.client import KaggleError, Polling
 from kernels.kaggle.dataset import METADATA_FILE, MOST_FILES, upload
 from kernels.lumbar.manifest import MANIFEST_FORMAT, Manifest
@@ -226,8 +226,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KaggleError as error:
             print(f"upload stopped: {error}", file=sys.stderr)
             return 1
-    elif options.owner == OWNER_PLACEHOLDER:
-        print(f"{METADATA_FILE} holds {OWNER_PLACEHOLDER}: set KAGGLE_USERNAME or --owner before the upload")
     return 0
 
 

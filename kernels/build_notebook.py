@@ -79,10 +79,7 @@ import pandas
 
 out = Path(os.environ["LUMBAR_OUT"])
 report = json.loads((out / "run_report.json").read_text())
-for name in ("manifest", "device", "seconds", "studies", "problem_counts"):
-    print(f"{name}: {report[name]}")
-for problem in report["problems"][:20]:
-    print(problem)
+display(pandas.Series(report["seconds"], name="seconds").to_frame())
 pandas.read_csv(out / "submission.csv").head(10)"""
 
 
@@ -257,8 +254,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"build_notebook: {error}", file=sys.stderr)
         return 1
     print(f"wrote {options.out / NOTEBOOK_NAME} and {METADATA_NAME}")
-    if options.owner == OWNER_PLACEHOLDER:
-        print(f"{METADATA_NAME} holds {OWNER_PLACEHOLDER}: set KAGGLE_USERNAME or --owner before `kaggle kernels push`")
     return 0
 
 

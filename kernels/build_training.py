@@ -98,7 +98,8 @@ state = json.loads((runs / "session.json").read_text())
 print({0: "all is trained", 3: "the time is up"}.get(code, f"TRAINING FAILED with exit code {code}: see above"))
 print(len(state["finished"]), "networks are finished;", len(state["left"]), "are left:", *state["left"])
 for path in sorted(runs.glob("*/*/score.json")):
-    print(path.parent.relative_to(runs), json.loads(path.read_text()))
+    losses = {name: value for name, value in json.loads(path.read_text()).items() if isinstance(value, float)}
+    print(path.parent.relative_to(runs), ", ".join(f"{name} {value:.4f}" for name, value in losses.items()))
 if state["left"]:
     print("to go on, push this notebook again with its output attached: --resume")"""
 

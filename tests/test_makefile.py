@@ -1,11 +1,23 @@
-"""The Makefile: what it runs with -m is there."""
+"""The Makefile: what it runs with -m is there, and what its targets say."""
 
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from importlib.util import find_spec
 
+import pytest
+
 from tests.support import ROOT
+
+NEEDS_MAKE = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+
+
+def make(*words: str) -> list[str]:
+    """The lines that make prints; `echo` in place of Python, nothing is installed."""
+    command = ["make", "-o", ".venv/installed", "PY=echo", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def test_every_module_that_a_target_runs_exists_and_can_be_run():
@@ -16,3 +28,17 @@ def test_every_module_that_a_target_runs_exists_and_can_be_run():
         assert spec is not None, f"the Makefile runs {name}, which is no module"
         if spec.submodule_search_locations is not None:
             assert find_spec(f"{name}.__main__") is not None, f"{name} is a package without __main__"
+
+
+@NEEDS_MAKE
+def test_the_demo_is_one_command_of_five_stages_that_is_not_printed():
+    (line,) = make("demo", "OWNER=your-kaggle-name")
+    assert line.startswith("-m training.stages --stage phantom data: 160 studies") and line.count("--stage") == 5
+    assert "--profile smoke" in line and "--runs demo/runs" in line
+
+
+@NEEDS_MAKE
+@pytest.mark.parametrize("target", ["kernel", "package"])
+def test_the_missing_owner_is_said_where_a_push_comes_next(target):
+    assert "OWNER=<your Kaggle name>" in make(target, "OWNER=your-kaggle-name")[-1]
+    assert "Kaggle name" not in "".join(make(target, "OWNER=ann"))

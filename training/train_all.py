@@ -67,7 +67,7 @@ def train_recipe(
     crops = work.crop_groups()
     prepare(work, crops.points)
     graders = [member for member in work.members if member.member.role == "grader"]
-    told = (recipe.name, recipe.profile, len(work.members), list(folds), work.device)
+    told = (recipe.name, recipe.profile, len(work.members), ", ".join(map(str, folds)), work.device)
     log.info("%s/%s: %d networks in folds %s on %s", *told)
     for fold in folds:
         for member in work.localisers:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from kernels.build_notebook import PACKAGE, read_modules, sources_digest
 from kernels.lumbar.labels import ROWS
+from kernels.lumbar.problems import outcome
 from kernels.lumbar.run.submission import SubmissionError, check
 
 from .client import KaggleError, Polling, ask
@@ -151,11 +152,6 @@ def shortcomings(report: dict[str, Any], package: Package, folder: Path) -> list
 
 
 def describe(report: dict[str, Any]) -> str:
-    """A run in one line."""
-    studies, fallbacks = report["studies"], report["fallbacks"]
-    return (
-        f"the run graded {studies['graded']} of {studies['asked']} studies "
-        f"with {len(report['members_used'])} networks on {report['device']} in {report['seconds']['total']:.0f} s; "
-        f"{fallbacks['rows']} of their rows kept the prior; "
-        f"problems: {report['problem_counts'] or 'none'}"
-    )
+    """What a run did, and its problems by kind."""
+    took = f"{report['seconds']['total']:.0f} s on {report['device']}"
+    return f"the run took {took} with {len(report['members_used'])} networks and {outcome(report)}"

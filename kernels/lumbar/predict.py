@@ -26,7 +26,7 @@ from .answers.priors import public_priors
 from .networks.devices import choose_devices
 from .networks.weights import WeightsError, find_manifest, manifest_digest, read_manifest
 from .options import RESTART, STARTED, parser
-from .problems import Problem
+from .problems import Problem, outcome
 from .run import output_check
 from .run.clock import Clock
 from .run.competition import CompetitionNotFound, find_competition, read_series_table
@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CompetitionNotFound, SubmissionError, OSError) as error:
         print(f"No submission can be written: {error}", file=sys.stderr)
         return 2
-    print(f"{len(run.submission.studies)} studies in {competition}; a complete submission.csv stands")
+    print(f"test studies in {competition}: {len(run.submission.studies)}; submission.csv is complete from here on")
     try:
         _improve(run, options)
     except ForeignWeights as error:
@@ -187,7 +187,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - no one can debug an offline run: keep the file so far
         run.problems.append(Problem("", "predict", "run-cut-short", f"{type(error).__name__}: {error}"))
         traceback.print_exc()
-    _say(run.finish())
+    report = run.finish()
+    print(f"{outcome(report)}\nthe run took {report['seconds']['total']:.1f} s on {report['device']}")
     return 0
 
 
@@ -240,14 +241,6 @@ def _check_expected(run: KernelRun, expected: str) -> None:
     if not os.environ.get("KAGGLE_IS_COMPETITION_RERUN"):
         raise ForeignWeights(detail)
     run.problems.append(Problem("", "weights", "foreign-weights", detail))
-
-
-def _say(report: dict[str, Any]) -> None:
-    asked, graded, seconds = report["studies"]["asked"], report["studies"]["graded"], report["seconds"]["total"]
-    print(f"graded {graded} of {asked} studies on {report['device']} in {seconds} s")
-    print(f"rows of these that kept the prior: {report['fallbacks']['rows']}; problems: {report['problem_counts']}")
-    if graded < asked:
-        print(f"{asked - graded} studies were not reached: all their rows keep the prior")
 
 
 def _spent_s() -> float:

@@ -1,8 +1,42 @@
-"""What went wrong with a study's data: a named record instead of an exception."""
+"""What went wrong with a study's data: a named record instead of an exception, and a summary of many by kind."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+# Consequence → the kinds of problem that have it.
+CONSEQUENCES = {
+    "this file or slice is left out, the rest of its series is read": "unreadable-file empty-file no-image not-grey "
+    "multi-frame no-geometry off-orientation duplicate-slice",
+    "the series is left out": "no-folder empty-folder wrong-id unknown-series-description",
+    "used as it is, its landmarks may be less accurate": "assumed-geometry assumed-spacing unexpected-orientation "
+    "several-stacks duplicate-number constant-pixels",
+    "corrected while reading": "bad-rescale stray-bits fast-path-differs",
+    "the other series answer, or the rows keep their prior": "missing-kind single-slice nothing-to-look-at",
+    "this output of a network is left out": "outside-the-image not-finite",
+    "a located point contradicts the shape of the spine: it is dropped and imputed": "implausible-landmark",
+    "imputed from the shape of the spine: these crops may show a neighbouring level": "guessed-landmarks",
+    "the other networks answer for this study, or its rows keep their prior": "localiser-failed grader-failed",
+    "this network is left out": "member-unusable",
+    "the study keeps its priors": "no-series study-unreadable reading-stalled given-up",
+    "the time was short: some answers are of fewer networks or passes": "tta-dropped fold-dropped member-dropped",
+    "the time was over: the studies not reached keep their priors": "out-of-time",
+    "the other devices or the CPU do its work": "device-unusable gpu-unusable device-lost",
+    "no device is left: the supervisor restarts the kernel": "devices-lost",
+    "slower, with the same answers": "single-precision",
+    "there is nothing to grade with: every study keeps its priors": "no-manifest no-job no-usable-member",
+    "the weights are not those that the notebook was pushed for": "foreign-weights",
+    "without this table no series is known: every study keeps its priors": "unreadable-table wrong-table",
+    "the row is none of this kit's: it keeps 1/3": "unknown-row",
+    "the last complete file stays": "file-not-replaced run-cut-short",
+    "the kernel was killed, and resumes unless it was the last attempt": "kernel-ended",
+    "submission.csv holds public priors alone": "priors-by-supervisor",
+    "the annotation is not trained on": "annotation-without-image",
+    "the last annotation counts": "annotated-twice",
+}
+MEANINGS = {kind: consequence for consequence, kinds in CONSEQUENCES.items() for kind in kinds.split()}
 
 
 @dataclass(frozen=True)
@@ -30,3 +64,34 @@ class Report:
         """Record a problem of the series, or of one of its files."""
         where = f"{self.series}/{file}" if file else self.series
         self.problems.append(Problem(self.study, where, kind, detail))
+
+
+def summary(problems: Iterable[Mapping[str, str]], kept_in: str = "run_report.json") -> str:
+    """Two lines a kind, the most frequent first: its number, its studies and its consequence; then one example.
+
+    `problems` have the fields of Problem; `kept_in` names the file that lists them all.
+    """
+    by_kind: dict[str, list[Mapping[str, str]]] = {}
+    for one in problems:
+        by_kind.setdefault(one["kind"], []).append(one)
+    if not by_kind:
+        return "no problems"
+    lines = [f"{sum(map(len, by_kind.values()))} problems by kind (each one in {kept_in}):"]
+    for kind, its in sorted(by_kind.items(), key=lambda item: -len(item[1])):
+        first, studies = its[0], len({one["study"] for one in its} - {""})
+        number = f"{len(its)} in {studies} {'study' if studies == 1 else 'studies'}" if studies else f"{len(its)}"
+        place = " ".join(filter(None, [first["study"] and f"study {first['study']}", first["where"]]))
+        lines += [
+            f"  {kind}: {number}; {MEANINGS.get(kind, 'see the example')}",
+            f"    such as {place}: {first['detail']}",
+        ]
+    return "\n".join(lines)
+
+
+def outcome(report: Mapping[str, Any]) -> str:
+    """What came of a run by its run_report.json: studies graded, rows that kept their prior, problems by kind."""
+    asked, graded, rows = *(report["studies"][key] for key in ("asked", "graded")), report["fallbacks"]["rows"]
+    left = f"; {asked - graded} not graded, with the prior in every row" if graded < asked else ""
+    return (
+        f"graded {graded} of {asked} studies; {rows} of their rows kept the prior{left}\n{summary(report['problems'])}"
+    )

@@ -85,7 +85,7 @@ def check_submission(path: Path, sample: Path) -> int:
     except ValueError as error:
         raise SimulationError(f"submission.csv is no table: {error}") from error
     if list(submission.columns) != list(expected.columns):
-        raise SimulationError(f"submission.csv has the columns {list(submission.columns)}")
+        raise SimulationError(f"submission.csv has the columns {', '.join(submission.columns)}")
     if submission["row_id"].tolist() != expected["row_id"].tolist():
         raise SimulationError("the rows of submission.csv are not those of sample_submission.csv, in its order")
     values = submission.drop(columns="row_id").apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
@@ -153,6 +153,7 @@ def run(options: argparse.Namespace) -> None:
         is_rerun = name == "rerun"
         if not is_rerun and options.no_public:
             continue
+        print(f"{name}: the notebook on {'all test studies' if is_rerun else 'the first test study'}", flush=True)
         session = Session(python, is_rerun, options.time_limit, options.memory_gb)
         try:
             outcome = simulate(inputs, out, session)

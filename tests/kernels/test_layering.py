@@ -51,7 +51,7 @@ FLOORS = (
     "kernels.simulate",
     "kernels.kaggle",
     "training.recipe",
-    "training.locks training.digests training.runs",
+    "training.locks training.digests training.runs training.stages",
     "training.data",
     "training.data.cache",
     "training.data.samples",

@@ -99,7 +99,8 @@ def read_pretraining(folder: Path) -> LevelImages:
     if not images:
         raise TablesError(f"{path}: not one of its images can be used: {REMEDY}, with its folder data/")
     _compare_pixels(path, frame, images)
-    log.info("%s: %d images: %s", path, len(images), dict(Counter(image.source for image in images)))
+    counts = Counter(image.source for image in images)
+    log.info("%s: %s", path, ", ".join(f"{count} images of {source}" for source, count in counts.items()))
     return LevelImages(tuple(images), content.hexdigest())
 
 

@@ -84,7 +84,7 @@ def together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def _check(table: pd.DataFrame, name: str) -> None:
     missing = set(COLUMNS) - set(table.columns)
     if missing:
-        raise OutOfFoldError(f"{name}: lacks the columns {sorted(missing)}")
+        raise OutOfFoldError(f"{name}: lacks the columns {', '.join(sorted(missing))}")
     if table.empty:
         raise OutOfFoldError(f"{name}: has no rows")
     repeated = table.duplicated(KEYS)

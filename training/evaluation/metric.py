@@ -36,6 +36,9 @@ class Score:
     any_severe: float
     final: float
 
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value:.4f}" for name, value in vars(self).items())
+
 
 @dataclass(frozen=True)
 class Sums:
@@ -142,7 +145,7 @@ def _aligned(solution: pd.DataFrame, submission: pd.DataFrame) -> tuple[list[str
     for name, table in (("solution", solution), ("submission", submission)):
         missing = {"row_id", *columns} - set(table.columns)
         if missing:
-            raise MetricError(f"the {name} lacks the columns {sorted(missing)}")
+            raise MetricError(f"the {name} lacks the columns {', '.join(sorted(missing))}")
         repeated = table["row_id"].duplicated()
         if repeated.any():
             raise MetricError(f"the {name} has {table['row_id'][repeated].iloc[0]} more than once")

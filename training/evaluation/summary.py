@@ -1,8 +1,9 @@
 """The table at the end of a demo: phantom scores, landmark errors, seconds.
 
-    python -m training.evaluation.summary --data DIR --weights DIR --out DIR
+    python -m training.evaluation.summary --data DIR --weights DIR --out DIR [--report FILE]
 
 --out holds what a run of the notebook on the test studies left: submission.csv, landmarks.csv, run_report.json.
+--report is the page of training.report on the runs that the weights come from.
 """
 
 from __future__ import annotations
@@ -36,6 +37,14 @@ VIEW_NAMES = {
 }
 
 
+WHAT_TO_LOOK_AT = """\
+what to look at
+{report}  the training: scores by condition, level and fold, the worst rows
+{overlays}  located and true landmarks of the first test studies
+The submission should be far below the level priors.  What separates it from the true landmarks is the part of the
+localisers: an error of about 30 mm is a neighbouring level."""
+
+
 def summarise(data: Path, weights: Path, out: Path, overlays: int) -> str:
     """The table as text; scores.json and overlay PNGs are left in `out`."""
     submission = pd.read_csv(out / "submission.csv", dtype={"row_id": str})
@@ -66,7 +75,11 @@ def summarise(data: Path, weights: Path, out: Path, overlays: int) -> str:
         parts = (one.spinal, one.foraminal, one.subarticular, one.any_severe, one.final)
         lines.append(f"{name:40} " + " ".join(f"{part:7.4f}" for part in parts))
     gain = 1 - scores["located landmarks (the submission)"].final / scores["level priors"].final
-    lines += [f"the submission is {gain:.1%} below the level priors", "", f"{'landmark error, mm':40} median  95 %"]
+    lines += [
+        f"the submission is {abs(gain):.1%} {'above' if gain < 0 else 'below'} the level priors",
+        "",
+        f"{'landmark error, mm':40} median  95 %",
+    ]
     lines += [f"{VIEW_NAMES[view]:40} {error.median_mm:6.1f} {error.p95_mm:6.1f}" for view, error in errors.items()]
     stages = stage_seconds(report["seconds"], {a.member.name: a.member.role for a in manifest.artefacts})
     lines += ["", f"{'seconds, ' + str(report['studies']['graded']) + ' studies on ' + report['device']:40} "]
@@ -108,12 +121,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--overlays", type=int, default=3, help="how many studies are drawn")
+    parser.add_argument("--report", type=Path, help="a page on the runs, to be named at the end")
     options = parser.parse_args(argv)
     try:
         print(summarise(options.data, options.weights, options.out, options.overlays))
     except (TruthError, OSError) as error:
         print(f"no summary: {error}", file=sys.stderr)
         return 1
+    if options.report is not None:
+        files = {"report": str(options.report), "overlays": str(options.out / "overlay_*.png")}
+        width = max(map(len, files.values()))
+        print("\n" + WHAT_TO_LOOK_AT.format(**{name: path.ljust(width) for name, path in files.items()}))
     return 0
 
 

@@ -18,7 +18,7 @@ from kernels.lumbar.manifest import Provenance
 from training.data.out_of_fold import Answers, Average, Rule, read
 from training.ensemble import sources as ensemble_sources
 from training.ensemble.search import Ensemble, MemberCosts, simple_mean
-from training.ensemble.sources import TABLES, read_costs, read_priors
+from training.ensemble.sources import TABLES, read_costs, read_priors, standing_of
 from training.ensemble.strategies import FREE, Standing
 from training.evaluation.intervals import Interval
 from training.evaluation.landmark_errors import LandmarkError

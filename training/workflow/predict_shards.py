@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kernels.lumbar.networks.weights import MANIFEST_FILE, WeightsError, manifest_digest, read_manifest
+from kernels.lumbar.problems import outcome
 from training.locks import BusyError, alone, terminate_holder
 from training.recipe.schema import RecipeError
 from training.workflow.engine import (
@@ -73,13 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ShardError, WeightsError, BusyError, ExecutorError, RecipeError, OSError) as error:
         sys.stderr.write(f"predict stopped: {error}\n")
         return 1
-    graded, asked = report["studies"]["graded"], report["studies"]["asked"]
     without = f", {report['without_series']} of all have no usable series" if report["without_series"] else ""
-    sys.stdout.write(
-        f"{options.out / 'submission.csv'}: {graded} of {asked} studies graded in {len(shards)} shards{without}; "
-        f"rows of those graded that kept the prior: {report['fallbacks']['rows']}; "
-        f"problems: {report['problem_counts'] or 'none'}\n"
-    )
+    sys.stdout.write(f"{options.out / 'submission.csv'} of {len(shards)} shards{without}: {outcome(report)}\n")
     return 0
 
 

@@ -72,7 +72,7 @@ def read_series_table(path: Path) -> SeriesTable:
     frame.columns = [str(column).strip() for column in frame.columns]
     missing = {"study_id", "series_id", "series_description"} - set(frame.columns)
     if missing:
-        table.problems.append(Problem("", path.name, "wrong-table", f"columns {sorted(missing)} are missing"))
+        table.problems.append(Problem("", path.name, "wrong-table", f"missing columns: {', '.join(sorted(missing))}"))
         return table
     columns = frame[["study_id", "series_id", "series_description"]].dropna().apply(lambda column: column.str.strip())
     for study, series, description in columns.drop_duplicates().itertuples(index=False):
@@ -81,7 +81,7 @@ def read_series_table(path: Path) -> SeriesTable:
             detail = f"'{series[:LISTED]}' of study '{study[:LISTED]}' cannot be a folder in its images"
             table.problems.append(Problem(study[:LISTED], path.name, "wrong-id", detail))
         elif kind is None:
-            detail = f"series {series} is described as '{description[:LISTED]}', which is none of {list(SERIES_KINDS)}"
+            detail = f"series {series} is described as '{description[:LISTED]}': none of {', '.join(SERIES_KINDS)}"
             table.problems.append(Problem(study, path.name, "unknown-series-description", detail))
         else:
             table.series.setdefault(study, []).append((series, kind))

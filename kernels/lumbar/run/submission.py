@@ -61,7 +61,7 @@ class Submission:
 def check(frame: pd.DataFrame, row_ids: list[str]) -> None:
     """Raise SubmissionError unless the ids are these in this order, all finite, not negative, and rows sum to 1."""
     if list(frame.columns) != ["row_id", *SEVERITIES]:
-        raise SubmissionError(f"columns are {list(frame.columns)}")
+        raise SubmissionError(f"the columns are {', '.join(map(str, frame.columns))}")
     if list(frame["row_id"]) != row_ids:
         raise SubmissionError("row ids are not those of sample_submission.csv, in its order")
     values = frame[list(SEVERITIES)].to_numpy(np.float64)

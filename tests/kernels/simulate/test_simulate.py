@@ -151,7 +151,12 @@ def test_public_run_on_the_first_study_comes_before_the_rerun_on_all(tmp_path, d
     before = mounting.fingerprint(data, weights)
     assert run(data, weights, out, notebook) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["as it comes", "public run", "as it comes", "rerun"]
+    runs = [[name, "as it comes", name] for name in ("public run", "rerun")]
+    assert [line.split(":")[0] for line in lines] == [word for one in runs for word in one]
+    assert (lines[0], lines[3]) == (
+        "public run: the notebook on the first test study",
+        "rerun: the notebook on all test studies",
+    )
     assert names_in(out) == ["executed.ipynb", "log.txt", "public", "run_report.json", "submission.csv"]
     assert names_in(out / "public") == ["executed.ipynb", "log.txt", "run_report.json", "submission.csv"]
     assert mounting.fingerprint(data, weights) == before

@@ -202,7 +202,8 @@ def test_problems_are_counted_and_kept(data, tables, tmp_path, caplog):
     assert kinds["empty-file"] == {studies[3]}
     assert kinds["no-folder"] == {studies[2]}
     assert kinds["annotation-without-image"] == set(studies[2:])
-    assert f"{len(problems)} problems while decoding, by kind" in caplog.text
+    assert f"while decoding, {len(problems)} problems by kind (each one in {tmp_path / 'problems.csv'})" in caplog.text
+    assert f"empty-file: {sum(problems['kind'] == 'empty-file')} in 1 study; " in caplog.text
 
 
 def test_several_processes_give_the_same_bytes(data, tables, folder, tmp_path):

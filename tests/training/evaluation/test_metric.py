@@ -233,7 +233,7 @@ def test_missing_and_repeated_rows_and_columns_are_named():
         score(solution, submission.iloc[2:])
     with pytest.raises(MetricError, match=f"the submission has {first} more than once"):
         score(solution, pd.concat([submission, submission[:1]]))
-    with pytest.raises(MetricError, match=r"the submission lacks the columns \['severe'\]"):
+    with pytest.raises(MetricError, match=r"the submission lacks the columns severe"):
         score(solution, submission.drop(columns="severe"))
     with pytest.raises(MetricError, match="the solution is not one-hot"):
         score(solution.assign(severe=1.0), submission)

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kernels.lumbar.problems import Problem
+from kernels.lumbar.problems import Problem, summary
 from kernels.lumbar.run.submission import replace_json, replace_text
 from training.data.cache.cache_journal import Made, Wanted, begin_journal, clear, resumed, save
 from training.data.cache.cache_sources import CropSources
@@ -146,5 +146,4 @@ def _report(path: Path, problems: list[Problem]) -> None:
     table = pd.DataFrame([vars(problem) for problem in problems], columns=["study", "where", "kind", "detail"])
     replace_text(path, table.to_csv(index=False))
     if problems:
-        kinds = table["kind"].value_counts().to_dict()
-        log.warning("%d problems while decoding, by kind: %s (all of them: %s)", len(problems), kinds, path)
+        log.warning("while decoding, %s", summary(map(vars, problems), str(path)))

@@ -1,0 +1,16 @@
+"""tests/README.md: the tests that its maps of defects name are there."""
+
+from __future__ import annotations
+
+import re
+
+from tests.support import ROOT
+
+
+def test_every_test_that_the_map_names_exists():
+    text = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+)(?:\.py)?(?:::(\w+))?`", text)
+    assert len(named) > 40
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
+    lost = [f"{file}::{test}" for file, test in named if test and f"def {test}(" not in sources.get(file, "")]
+    assert not lost and {file for file, _ in named} <= sources.keys()
