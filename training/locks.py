@@ -1,25 +1,27 @@
-"""Lock files that the operating system lets go of: one run at a time in a RUNS folder, and who holds what."""
+"""Lock files, released by the operating system when their process ends: one run at a time in a RUNS folder."""
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 LOCK = ".lock"
+log = logging.getLogger("locks")
 
 
 class BusyError(Exception):
-    """Another run has the folder, in one sentence."""
+    """Another run uses the folder, in one sentence."""
 
 
 @contextmanager
 def alone(runs: Path) -> Iterator[int]:
-    """Hold RUNS/.lock: the operating system lets go of it when the last process that has it open ends.
+    """Hold RUNS/.lock until the last process that has it open ends.
 
-    Gives its file descriptor, for processes that are to hold it as well.  Raises BusyError.
+    Yields its file descriptor, for child processes that shall hold it too.  Raises BusyError.
     """
     runs.mkdir(parents=True, exist_ok=True)
     with open(runs / LOCK, "a+") as stream:
@@ -35,15 +37,29 @@ def alone(runs: Path) -> Iterator[int]:
         yield stream.fileno()
 
 
+@contextmanager
+def exclusive(path: Path, waiting: str = "") -> Iterator[None]:
+    """Hold a lock file; a second process waits, after logging the sentence `waiting`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting:
+                log.info(waiting)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
 def is_busy(runs: Path) -> bool:
-    """Whether a run has the folder at this moment."""
+    """Whether a run uses the folder at this moment."""
     return is_held(runs / LOCK)
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds a lock file; one that was killed holds none.
+    """Whether a running process holds a lock file.
 
-    Asks for a share of the lock and lets go of it at once: those who ask do not take each other for the holder.
+    Tries a shared lock, so that concurrent checks do not see each other as holders.
     """
     try:
         with open(path) as stream:

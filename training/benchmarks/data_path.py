@@ -23,6 +23,7 @@ import cv2
 import torch
 from tqdm import tqdm
 
+from kernels.lumbar.networks.devices import default_device
 from kernels.lumbar.run.submission import replace_json
 from training.benchmarks import cache_growth as growing
 from training.benchmarks import data_path_tables as tables_of
@@ -174,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torchvision_shim.apply()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     effort = effort_of(given, device)
     started_s, load_before = time.monotonic(), os.getloadavg()[0]
     try:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.manifest import Artefact, Manifest, Route
+from kernels.lumbar.networks.devices import default_device
 from kernels.lumbar.networks.loading import LoadedMember
 from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.competition import read_series_table
@@ -108,7 +109,7 @@ class TestedGrader:
     def __init__(self, runs: Path, systems: Sequence[System], fold: int) -> None:
         manifest, routes = manifest_of(runs, systems, fold)
         self._manifests = {where: manifest.model_copy(update={"routes": its}) for where, its in routes.items()}
-        self._predictor = Predictor(manifest, runs, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        self._predictor = Predictor(manifest, runs, default_device())
         self.problems = [problem.detail for problem in self._predictor.problems]
         self._networks = {
             name: Remembering(one.artefact, one.module, one.device, one.half)

@@ -36,7 +36,7 @@ from training.evaluation.intervals import intervals
 from training.evaluation.json_safe import finite
 from training.evaluation.truth import TruthError, read_solution
 from training.recipe.load import load_named, names_of
-from training.recipe.schema import Profile, RecipeError
+from training.recipe.schema import PROFILES, Profile, RecipeError
 from training.runs import UnusableRun
 
 PLAIN = np.ones((len(GROUPS), len(SEVERITIES)))
@@ -182,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="a phantom data set")
     parser.add_argument("--runs", type=Path, required=True, help="where training left its runs")
     parser.add_argument("--recipes", nargs="*", default=[], help="names of training/recipes; default: all")
-    parser.add_argument("--profile", choices=["smoke", "bench", "full"], default="bench")
+    parser.add_argument("--profile", choices=PROFILES, default="bench")
     parser.add_argument("--fold", type=int, default=0, help="the fold whose graders are measured")
     parser.add_argument("--out", type=Path, help="for grading.json; default: --runs")
     given = parser.parse_args(argv)

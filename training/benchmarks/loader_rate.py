@@ -20,7 +20,7 @@ from training.data.cache.crop_cache import Cache, CachedView, CacheRequest, stor
 from training.data.samples.batch import Batch
 from training.data.samples.member_samples import MemberSamples
 from training.data.tables import Tables
-from training.fitting.losses.registry import answer
+from training.fitting.losses import answer
 from training.fitting.optimise import make_optimiser
 from training.recipe.load import load_named
 from training.recipe.schema import MemberRecipe

@@ -30,6 +30,7 @@ from kernels.lumbar.answers.spine_shape import Expectation
 from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.inputs.member_inputs import InputCache
 from kernels.lumbar.labels import ROWS
+from kernels.lumbar.networks.devices import default_device
 from kernels.lumbar.networks.loading import LoadedMember
 from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.competition import read_series_table
@@ -43,7 +44,7 @@ from training.evaluation.predictor import Predictor
 from training.evaluation.truth import TruthError, read_landmarks
 from training.evaluation.validate import fold_manifest
 from training.recipe.load import load_named, names_of
-from training.recipe.schema import Profile, RecipeError
+from training.recipe.schema import PROFILES, Profile, RecipeError
 from training.runs import RunFolder, UnusableRun, read_run
 
 MEAN_SHAPE = "mean shape (always the average position)"
@@ -112,7 +113,7 @@ def find_finished(runs: Path, names: Sequence[str], profile: Profile, fold: int,
 
     Raises BenchError where there is none at all.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     found = []
     for name in names:
         recipe = load_named(name, profile)
@@ -224,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="a phantom data set")
     parser.add_argument("--runs", type=Path, required=True, help="where training left its runs")
     parser.add_argument("--recipes", nargs="*", default=[], help="names of training/recipes; default: all")
-    parser.add_argument("--profile", choices=["smoke", "bench", "full"], default="bench")
+    parser.add_argument("--profile", choices=PROFILES, default="bench")
     parser.add_argument("--fold", type=int, default=0, help="the fold whose localisers are measured")
     parser.add_argument("--out", type=Path, help="for locating.json and locating.png; default: --runs")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that decode; 1 or more")

@@ -20,11 +20,11 @@ from kernels.lumbar.run.competition import read_series_table
 from kernels.lumbar.run.submission import replace_json
 from kernels.lumbar.specs import Member
 from training import networks
-from training.fitting.export import WEIGHTS_FILE, export
+from training.fitting.export import export
 from training.packaging.packs import pack
 from training.recipe.load import load_named
 from training.recipe.schema import MemberRecipe
-from training.runs import TrainedMember, route_of
+from training.runs import WEIGHTS, TrainedMember, route_of
 
 SEED = 7
 EVERY_GROUP = {"spinal": 1.0, "foraminal": 1.0, "subarticular": 1.0}
@@ -163,7 +163,7 @@ def export_as_trained(network: nn.Module, entry: MemberRecipe, route: str, folde
     made_by = {"network": entry.fitting.network.name, "backbone": backbone, "profile": "smoke", "torch_version": ""}
     nothing = {"fold": 0, "seed": seed, "git_commit": "none", "data_fingerprint": "none"}
     provenance = Provenance.model_validate({"recipe": route, **made_by, **nothing})
-    return TrainedMember(entry, export(network, entry, folder, provenance, seed), folder / WEIGHTS_FILE)
+    return TrainedMember(entry, export(network, entry, folder, provenance, seed), folder / WEIGHTS)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,14 @@
-"""Files that are whole or absent: checkpoints of a run that may be killed at any moment."""
+"""Checkpoints, written atomically: a killed run leaves the old file or the new one."""
 
 from __future__ import annotations
 
-import os
 import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from kernels.lumbar.run.submission import whole_file
 
 from . import FitError
 
@@ -17,24 +16,11 @@ FORMAT = 2
 
 
 class CheckpointError(FitError):
-    """A checkpoint that cannot be continued, with the reason and the remedy."""
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; what was written there takes its place at once when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """A checkpoint that cannot be resumed, with the reason and the remedy."""
 
 
 def save(path: Path, state: dict[str, Any], identity: dict[str, Any]) -> None:
-    """Write a checkpoint.  `identity` says of which run: only the same run may continue it."""
+    """Write a checkpoint.  Only a run with the same `identity` may resume it."""
     with whole_file(path) as temporary:
         torch.save({"format": FORMAT, "identity": identity, **state}, temporary)
 

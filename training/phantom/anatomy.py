@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,10 +40,6 @@ class Sided:
     left: float
     right: float
 
-    def mirrored(self) -> Sided:
-        """The two values exchanged."""
-        return Sided(self.right, self.left)
-
 
 @dataclass(frozen=True)
 class DiscLevel:
@@ -72,16 +68,6 @@ class DiscLevel:
     """Has facets, recesses and foramina of its own."""
     sacral: bool
 
-    def mirrored(self) -> DiscLevel:
-        """The level of the mirrored patient."""
-        return replace(
-            self,
-            recess_depth=self.recess_depth.mirrored(),
-            foramen_width=self.foramen_width.mirrored(),
-            foramen_height=self.foramen_height.mirrored(),
-            facet_size=self.facet_size.mirrored(),
-        )
-
 
 @dataclass(frozen=True)
 class Anatomy:
@@ -102,16 +88,6 @@ class Anatomy:
     """Share of fat within the muscles of the back, 0..1."""
     muscle_size: float
     epidural_fat: float
-
-    def mirrored(self) -> Anatomy:
-        """The mirrored patient: x -> -x, left and right exchanged."""
-        return replace(
-            self,
-            curve=self.curve.mirrored(),
-            levels=tuple(level.mirrored() for level in self.levels),
-            root_places=self.root_places * np.array([-1.0, 1.0]),
-            situs=-self.situs,
-        )
 
     def along(self, ladder: Floats, name: str) -> Floats:
         """A DiscLevel's number, interpolated at `ladder` = places counted in discs from the top."""

@@ -1,4 +1,4 @@
-"""What annotators left behind: which labels are missing, and on which pixel of which slice they clicked."""
+"""Annotations of a study: missing labels, and the pixel and slice of each annotated landmark."""
 
 from __future__ import annotations
 

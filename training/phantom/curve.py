@@ -6,7 +6,7 @@ far left, posterior and up it lies from the middle of that disc, in mm.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,19 +14,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 AnyFloats = NDArray[np.floating]
 
-DISCS = (
-    "t9_t10",
-    "t10_t11",
-    "t11_t12",
-    "t12_l1",
-    "l1_l2",
-    "l2_l3",
-    "l3_l4",
-    "l4_l5",
-    "l5_s1",
-    "s1_s2",
-    "s2_s3",
-)
+DISCS = (*"t9_t10 t10_t11 t11_t12 t12_l1 l1_l2 l2_l3 l3_l4 l4_l5 l5_s1 s1_s2 s2_s3".split(),)
 FIRST_LABELLED = DISCS.index("l1_l2")
 _ANCHOR = DISCS.index("l3_l4")
 # Medians of 40 mid-sagittal outlines (data notes, section 4.1): inclination in degrees, + = front higher.
@@ -70,11 +58,6 @@ class SpineCurve:
             if np.abs(wanted - reached).max() < 1e-3:
                 break
         return self.centres[disc] + guess @ self.axes[disc]
-
-    def mirrored(self) -> SpineCurve:
-        """The curve of the mirrored patient (x -> -x); its left axis points to that patient's left again."""
-        flip = np.array([-1.0, 1.0, 1.0])
-        return replace(self, centres=self.centres * flip, axes=self.axes * flip * flip[:, None])
 
     def locate(self, points: NDArray[np.floating]) -> SpineCoordinates:
         """Spine coordinates of patient points (N, 3); beyond the last planes the end frame is continued."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from kernels.lumbar.run.submission import replace_text
 from training.data.out_of_fold import OutOfFoldError
 from training.ensemble.search import SearchError
+from training.recipe.schema import PROFILES
 from training.report.details import calibration, cases, gain, localisation
 from training.report.ensemble_file import ReportError
 from training.report.finished_runs import RecipeRun, ReportSources, TrainedNetwork, read_sources
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="training.report", description=__doc__)
     parser.add_argument("--runs", type=Path, required=True, help="where training left its runs")
     parser.add_argument("--data", type=Path, help="the folder they were trained on; default: no pictures")
-    parser.add_argument("--profile", choices=["smoke", "bench", "full"], default="full", help="of the runs")
+    parser.add_argument("--profile", choices=PROFILES, default="full", help="of the runs")
     parser.add_argument("--recipes", nargs="*", default=[], help="default: all that have out-of-fold answers")
     parser.add_argument("--ensemble", type=Path, help="the result of make ensemble; default: RUNS/ensemble.json")
     parser.add_argument("--out", type=Path, help="the page; default: RUNS/report.html")

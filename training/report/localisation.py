@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-import torch
-
 from kernels.lumbar.answers.locate import Located
 from kernels.lumbar.dicom.study import Study
+from kernels.lumbar.networks.devices import default_device
 from kernels.lumbar.run.clock import Clock
 from training.evaluation.predictor import Predictor
 from training.evaluation.validate import fold_manifest
@@ -50,6 +49,6 @@ class Looking:
         members = [one for one in folder.recipe.members() if one.member.role == "localiser" and one.is_trained_in(fold)]
         if not members or not all(read_run(folder.job(one.member.name, fold), one) for one in members):
             return None
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = default_device()
         predictor = Predictor(fold_manifest(folder, members, fold), folder.profile, device)
         return None if predictor.problems else predictor

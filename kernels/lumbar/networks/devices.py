@@ -31,6 +31,11 @@ def choose_devices(problems: list[Problem], wanted: str = "") -> list[torch.devi
     return named or _all_devices(problems)
 
 
+def default_device() -> torch.device:
+    """The current GPU if torch has one, else the CPU: for work on a single device."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def _all_devices(problems: list[Problem]) -> list[torch.device]:
     usable = []
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):

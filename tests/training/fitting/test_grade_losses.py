@@ -13,8 +13,8 @@ from kernels.lumbar.labels import GROUPS, ROWS, group_of
 from tests.support.tiny_members import grader
 from training.data.samples.batch import Batch, Whose
 from training.evaluation.metric import pooled
+from training.fitting.losses import LOSSES
 from training.fitting.losses.grade_losses import (
-    LOSSES,
     competition,
     cross_entropy,
     valid_slices_bce,
