@@ -19,7 +19,7 @@ def part_of(batch: Batch, number: int, count: int, whole_studies: bool = False) 
     """
     if count == 1:
         return batch
-    studies = batch.whose.studies if whole_studies and batch.whose is not None else None
+    studies = batch.origin.studies if whole_studies and batch.origin is not None else None
     units = len(batch.target) if studies is None else int(studies.max()) + 1
     if units < count:
         what = "samples" if studies is None else "studies"
@@ -30,9 +30,9 @@ def part_of(batch: Batch, number: int, count: int, whole_studies: bool = False) 
     else:
         chosen = ((studies >= first) & (studies < end)).nonzero()[:, 0]
     part = _changed(batch, lambda tensor: tensor[chosen.to(tensor.device)])
-    if studies is None or part.whose is None:
+    if studies is None or part.origin is None:
         return part
-    return replace(part, whose=replace(part.whose, studies=part.whose.studies - first))
+    return replace(part, origin=replace(part.origin, studies=part.origin.studies - first))
 
 
 def at_least_two(batch: Batch) -> Batch:
@@ -51,6 +51,6 @@ def _changed(batch: Batch, change: Callable[[torch.Tensor], torch.Tensor]) -> Ba
     return replace(
         batch,
         views=tuple(change(view) for view in batch.views),
-        whose=None if batch.whose is None else replace(batch.whose, studies=change(batch.whose.studies)),
+        origin=None if batch.origin is None else replace(batch.origin, studies=change(batch.origin.studies)),
         **{name: changed(getattr(batch, name)) for name in ("present", "target", "distance_mm", "other")},
     )

@@ -36,8 +36,8 @@ def load(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        said = str(error) if isinstance(error, OSError) else "it is damaged"
-        raise CheckpointError(f"{path} cannot be read ({said}): {remedy}") from error
+        reason = str(error) if isinstance(error, OSError) else "it is damaged"
+        raise CheckpointError(f"{path} cannot be read ({reason}): {remedy}") from error
     if state.get("format") != FORMAT:
         raise CheckpointError(f"{path} has format {state.get('format')}, this code writes {FORMAT}: {remedy}")
     changed = sorted(key for key, value in identity.items() if state["identity"].get(key) != value)

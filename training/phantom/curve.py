@@ -1,7 +1,7 @@
 """The curved frame of the spine: millimetres along and across the discs, in which every vertebra is upright.
 
-Each disc has a plane; between two planes the frame is blended.  A place is told by the nearest disc and how
-far left, posterior and up it lies from the middle of that disc, in mm.
+Each disc has a plane; between two planes the frame is blended.  A place is given by the nearest disc and its
+distances to the left, posterior and up from the middle of that disc, in mm.
 """
 
 from __future__ import annotations

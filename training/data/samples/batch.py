@@ -10,8 +10,8 @@ import torch
 
 
 @dataclass(frozen=True)
-class Whose:
-    """Studies and condition groups of a grader's targets."""
+class Origin:
+    """Study of each sample and condition group of each target of a grader's batch."""
 
     studies: torch.Tensor
     """(B,) int64, number of the study within the batch, from 0."""
@@ -33,7 +33,7 @@ class Batch:
     distance_mm: torch.Tensor | None = None
     """(B, S, K) float32 signed distance (mm) of each landmark from each slice of the first view, positive towards
     higher slices; NaN if the landmark is unknown or the slice blank.  Localisers, and graders whose loss needs it."""
-    whose: Whose | None = None
+    origin: Origin | None = None
     """Graders only."""
     other: torch.Tensor | None = None
     """Graders: targets of the samples blended into the images (mixup, cutmix); None without blending."""
@@ -41,11 +41,11 @@ class Batch:
     """Share of a blended image that is its own."""
 
     @property
-    def of_grader(self) -> Whose:
-        """`whose`.  Raises ValueError for a localiser's batch."""
-        if self.whose is None:
+    def known_origin(self) -> Origin:
+        """`origin`.  Raises ValueError for a localiser's batch."""
+        if self.origin is None:
             raise ValueError("this loss is for graders: its batches say to which studies and conditions targets belong")
-        return self.whose
+        return self.origin
 
     @property
     def known_distances(self) -> torch.Tensor:

@@ -27,7 +27,7 @@ from training.data.samples.augment import (
     warp,
     warp_points,
 )
-from training.data.samples.batch import Batch, Whose
+from training.data.samples.batch import Batch, Origin
 from training.data.samples.blend import blended, dihedral_some, turn_some
 from training.data.samples.cached_crops import Change, central, grid_of, mirror_some, slice_window, take, take_slices
 from training.data.samples.sample_targets import groups_of, points, severities
@@ -162,7 +162,7 @@ class MemberSamples:
             None
             if self.targets.distance_mm is None
             else send(torch.from_numpy(self.targets.distance_mm[indices]), self.device),
-            self._whose(indices),
+            self._origin(indices),
         )
         self.staging.sent()
         if generator is not None and self.partners is not None:
@@ -188,11 +188,11 @@ class MemberSamples:
             batch = dihedral_some(batch, share, generator)
         return batch
 
-    def _whose(self, indices: np.ndarray) -> Whose | None:
+    def _origin(self, indices: np.ndarray) -> Origin | None:
         if self.member.role != "grader":
             return None
         studies = np.unique(indices // len(UNITS[self.member.unit]), return_inverse=True)[1]
-        return Whose(send(torch.from_numpy(studies), self.device), self.groups)
+        return Origin(send(torch.from_numpy(studies), self.device), self.groups)
 
     def _change(self, number: int, count: int, generator: torch.Generator) -> Change:
         """Affine change of the samples of one view, shared by views of the same pixel grid."""

@@ -133,7 +133,7 @@ def _register(
 _register(
     "cross_entropy",
     cross_entropy,
-    lambda outputs, target, batch, _: cross_entropy(*_by_slice(outputs, target), batch.of_grader.groups),
+    lambda outputs, target, batch, _: cross_entropy(*_by_slice(outputs, target), batch.known_origin.groups),
 )
 _register(
     "weighted_cross_entropy",
@@ -144,7 +144,9 @@ _register("weighted_bce", weighted_bce, lambda outputs, target, *_: weighted_bce
 _register(
     "competition",
     competition,
-    lambda outputs, target, batch, _: competition(outputs, target, batch.of_grader.groups, batch.of_grader.studies),
+    lambda outputs, target, batch, _: competition(
+        outputs, target, batch.known_origin.groups, batch.known_origin.studies
+    ),
 )
 _register(
     "valid_slices_bce",
