@@ -39,13 +39,13 @@ class CoordinateNet(nn.Module):
     """Encoder → (Pyramid) → PointHead: `outputs`, `points` and `forward` of localisers that regress coordinates."""
 
     losses = ("coordinate_smooth_l1",)
-    encoder: Any
-    pyramid: nn.Module | None
-    head: PointHead
 
     def __init__(self, slices: int, size_px: int, *, volume: bool, coordinates: bool) -> None:
         super().__init__()
         self.slices, self.size_px, self.volume, self.coordinates = slices, size_px, volume, coordinates
+        self.encoder: Any
+        self.pyramid: nn.Module | None
+        self.head: PointHead
 
     def outputs(self, *inputs: Tensor) -> Places:
         """Places for `*views, present`."""
