@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for offer in offers_of(options.recipes, options.profile):
             download([offer], options.out)
-            sys.stdout.write(f"{local_file(offer, str(options.out))} (licence {offer.licence})\n")
+            if path := local_file(offer, options.out):
+                sys.stdout.write(f"{path} ({path.stat().st_size / 1e6:.0f} MB, licence {offer.licence})\n")
     except (NetworkError, RecipeError) as error:
         sys.stderr.write(f"fetch stopped: {error}\n")
         return 1

@@ -264,7 +264,7 @@ def test_fetching_fills_the_folder_and_resumes(hub, folder, monkeypatch, capsys)
     assert fetch_pretrained.main(given) == 0
     path = published_weights.local_file(OFFER)
     assert path is not None and path.is_relative_to(folder)
-    assert capsys.readouterr().out == f"{path} (licence apache-2.0)\n"
+    assert capsys.readouterr().out == f"{path} ({path.stat().st_size / 1e6:.0f} MB, licence apache-2.0)\n"
     hub.clear()
     assert fetch_pretrained.main(given) == 0 and not [one for one in hub if one.startswith("GET")]
     set_hub(monkeypatch, NOBODY)

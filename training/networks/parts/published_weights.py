@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
 from training.networks.parts.errors import NetworkError
 
@@ -106,7 +106,7 @@ def weights_of(offer: Offer) -> Path | None:
     return path
 
 
-def local_file(offer: Offer, folder: str | None = None) -> Path | None:
+def local_file(offer: Offer, folder: Path | str | None = None) -> Path | None:
     """The file in the folder (default: PRETRAINED_DIR) or in a cache of the hub or of torch, if it is there."""
     folder = folder or os.environ.get(PRETRAINED_VARIABLE)
     names = [f"{name}{suffix}" for name in (offer.also, offer.name) if name for suffix in SUFFIXES]
@@ -125,14 +125,16 @@ def download(offers: Sequence[Offer], folder: Path | None = None) -> None:
     Raises PretrainedError, which names all remaining offers where the network cannot be reached.
     """
     for number, offer in enumerate(offers):
+        path = local_file(offer, folder)
+        if path is not None and (folder is None or path.is_relative_to(folder)):
+            continue
         try:
             if not offer.repository and not offer.url:
                 raise PretrainedError([offer], "no download is published")
             if not _from_hub(offer, folder):
                 target = folder / f"{offer.name}{Path(offer.url).suffix}" if folder else _at_torch_hub(offer)
-                if not target.is_file():
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    torch.hub.download_url_to_file(offer.url, str(target), progress=False)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                torch.hub.download_url_to_file(offer.url, str(target), progress=False)
         except HfHubHTTPError as error:
             raise PretrainedError([offer], _first_line(error)) from error
         except UNREACHABLE as error:
@@ -143,9 +145,9 @@ def _from_hub(offer: Offer, folder: Path | None) -> bool:
     """Whether the offer is on the hub; its file is then in the cache."""
     for file in offer.files if offer.repository else ():
         try:
-            hf_hub_download(offer.repository, file, revision=offer.revision, cache_dir=folder, etag_timeout=TIMEOUT_S)
-        except LocalEntryNotFoundError:  # no network
-            raise
+            # First the header alone: hf_hub_download retries for half a minute without a network.
+            get_hf_file_metadata(hf_hub_url(offer.repository, file, revision=offer.revision), timeout=TIMEOUT_S)
+            hf_hub_download(offer.repository, file, revision=offer.revision, cache_dir=folder)
         except EntryNotFoundError:
             if file == offer.files[-1]:
                 raise
