@@ -135,8 +135,8 @@ class Job:
 
     @property
     def named_member(self) -> MemberRecipe:
-        """The member as named in a manifest, where each fold is a member of its own."""
-        named = self.member.member.model_copy(update={"name": f"{self.member.member.name}_fold{self.fold}"})
+        """The member as named in a manifest."""
+        named = self.member.member.model_copy(update={"name": self.member.name_in(self.fold)})
         return self.member.model_copy(update={"member": named})
 
 

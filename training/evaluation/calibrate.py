@@ -30,10 +30,9 @@ def calibrate(
 ) -> None:
     """Fit each localiser's calibration on held-out studies and write it into its artefact.json."""
     for localiser in localisers:
-        name = f"{localiser.member.name}_fold{fold}"
         confidences, right = [], []
         for study, found in located.items():
-            for row, answer in found.by_member.get(name, {}).items():
+            for row, answer in found.by_member.get(localiser.name_in(fold), {}).items():
                 if row in truth.get(study, {}):
                     confidences.append(answer.confidence)
                     right.append(is_right(answer, truth[study][row], row, localiser.member.answers))

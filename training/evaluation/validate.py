@@ -147,8 +147,8 @@ def answer_table(
     tables = []
     for member in members:
         if member.member.role == "grader" and member.is_trained_in(fold):
-            own = f"{member.member.name}_fold{fold}"
-            answers = {study: prediction.answers.get(own, {}) for study, prediction in predictions.items()}
+            name_in_fold = member.name_in(fold)
+            answers = {study: prediction.answers.get(name_in_fold, {}) for study, prediction in predictions.items()}
             tables.append(out_of_fold.rows_of(name, member.pooled_as, name, fold, answers, labels))
     return pd.concat(tables, ignore_index=True)
 
@@ -159,7 +159,7 @@ def seconds_of(
     """Measured seconds a study, with TTA: of each grader, and of reading and of all localisers together."""
     costs: dict[str, dict[str, float]] = {"members": {}, "located": {located: clock.mean_s("read")}}
     for member in members:
-        measured = [clock.mean_s(f"{member.member.name}_fold{fold}") for fold in folds if member.is_trained_in(fold)]
+        measured = [clock.mean_s(member.name_in(fold)) for fold in folds if member.is_trained_in(fold)]
         if not measured:
             continue
         seconds = float(np.mean(measured)) * member.member.passes
@@ -183,7 +183,7 @@ def _keep_member_scores(
     for member in members:
         if member.member.role != "grader" or not member.is_trained_in(fold):
             continue
-        name = f"{member.member.name}_fold{fold}"
+        name = member.name_in(fold)
         rows = {}
         for study, prediction in predictions.items():
             answers = prediction.answers.get(name, {})

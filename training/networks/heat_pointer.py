@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.networks.parts.blocks import features_of
 from training.networks.parts.encoders import slice_encoder
 from training.networks.parts.heatmaps import margin, points_from_maps, ramps
 from training.networks.parts.segmentation import TIMM, build_unet
@@ -96,8 +97,7 @@ class Net(nn.Module):
         if not share_encoder:
             name = (pointer_encoder or encoder).removeprefix(TIMM)
             self.pointer_encoder = slice_encoder(name, size_px=size_px, pretrained=pretrained)
-            with torch.no_grad():  # asked of the encoder itself: timm's num_features leaves some heads out
-                features = int(self.pointer_encoder.eval()(torch.zeros(1, 1, size_px, size_px)).shape[1])
+            features = features_of(self.pointer_encoder, 1, size_px)
         self.along = _along(along, features, hidden, layers, inputs[0], dropout)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.along.width, targets)

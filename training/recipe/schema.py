@@ -112,6 +112,10 @@ class MemberRecipe(Spec):
         """The name under which its out-of-fold predictions are pooled."""
         return self.model or self.member.name
 
+    def name_in(self, fold: int) -> str:
+        """Its name in manifests, where each fold is a member of its own."""
+        return f"{self.member.name}_fold{fold}"
+
     def is_trained_in(self, fold: int) -> bool:
         """Whether this network is trained in a fold."""
         return self.backbone is None or self.backbone.folds is None or fold in self.backbone.folds
