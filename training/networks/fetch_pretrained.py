@@ -2,7 +2,8 @@
 
     python -m training.networks.fetch_pretrained --recipes a b.yaml --out DIR [--profile full]
 
-Fills DIR, to be named by PRETRAINED_DIR, as a cache of the hub.  Complete files are kept; run it again to resume.
+Fills DIR, to be named by PRETRAINED_DIR, as a cache of the hub.  Complete files are kept; run it again to resume, or to
+replace damaged files.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ def reading(offer: Offer, path: Path) -> Iterator[None]:
     except (OSError, EOFError, LookupError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
         why = "they are another network's" if FOREIGN in str(error) else "the file is damaged"
         raise NetworkError(
-            f"{path} does not hold the weights of '{offer.name}' ({why}): remove {path.resolve()}, and download it "
-            "again with python -m training.networks.fetch_pretrained --recipes <names> --out DIR, for "
+            f"{path} does not hold the weights of '{offer.name}' ({why}): remove {path.resolve()}, and fetch it again "
+            "with python -m training.networks.fetch_pretrained --recipes <names> --out DIR, for "
             f"{PRETRAINED_VARIABLE}=DIR"
         ) from error
 

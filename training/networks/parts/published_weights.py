@@ -25,6 +25,7 @@ PRETRAINED_VARIABLE = "PRETRAINED_DIR"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 TIMEOUT_S = 10.0
+SHA256_DIGITS = 64
 SHOWN = 8
 # What the hub's client raises without a network; of its own errors the first parent is its HTTP library's.
 UNREACHABLE: tuple[type[Exception], ...] = (OSError, *HfHubHTTPError.__bases__)
@@ -120,14 +121,17 @@ def local_file(offer: Offer, folder: Path | str | None = None) -> Path | None:
 
 
 def download(offers: Sequence[Offer], folder: Path | None = None) -> None:
-    """Download into the hub's cache or a folder, resuming partial files; complete files are kept.
+    """Download into the hub's cache or a folder, resuming partial files and replacing damaged ones of a folder.
 
     Raises PretrainedError, which names all remaining offers where the network cannot be reached.
     """
     for number, offer in enumerate(offers):
         path = local_file(offer, folder)
         if path is not None and (folder is None or path.is_relative_to(folder)):
-            continue
+            blob = path.resolve()  # the hub's cache names most blobs by their sha256
+            if folder is None or len(blob.name) != SHA256_DIGITS or blob.name == _sha256(blob):
+                continue
+            blob.unlink()
         try:
             if not offer.repository and not offer.url:
                 raise PretrainedError([offer], "no download is published")
@@ -165,9 +169,12 @@ def _note(offer: Offer, path: Path) -> dict[str, str]:
     source = offer.repository or offer.url
     if folder is not None and path.is_relative_to(folder):
         source = f"{PRETRAINED_VARIABLE}/{path.relative_to(folder)}"
+    return {"model": offer.name, "source": source, "sha256": _sha256(path), "licence": offer.licence}
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"model": offer.name, "source": source, "sha256": sha256, "licence": offer.licence}
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _first_line(error: Exception) -> str:
