@@ -209,14 +209,14 @@ def _crops(job: Job, shared: Device) -> Cache:
 
 def _pretrained(job: Job, member: MemberRecipe, device: torch.device, seed: int) -> FitResult | None:
     """The fit to published images, if the recipe has `pretraining` and images are given."""
-    asked = member.fitting.pretraining
-    if asked is None or job.work.images is None:
+    pretraining = member.fitting.pretraining
+    if pretraining is None or job.work.images is None:
         return None
-    changes = {"epochs": asked.epochs, "learning_rate": asked.learning_rate}
+    changes = {"epochs": pretraining.epochs, "learning_rate": pretraining.learning_rate}
     optimisation = member.fitting.optimisation.model_copy(update=changes)
     fitting = member.fitting.model_copy(update={"optimisation": optimisation})
     first = member.model_copy(update={"fitting": fitting})
-    samples = PretrainingSamples(job.work.images, first, device, seed, asked.sources)
+    samples = PretrainingSamples(job.work.images, first, device, seed, pretraining.sources)
     return fit(first, samples, job.out / PRETRAINING, device, seed, clock=job.work.clock)
 
 
@@ -224,13 +224,13 @@ def _second_step(
     job: Job, member: MemberRecipe, samples: MemberSamples, first: FitResult, seed: int
 ) -> list[FitResult]:
     """The fit that starts from the first one's weights, if the recipe has `second_step`."""
-    asked = member.fitting.second_step
-    if asked is None:
+    step = member.fitting.second_step
+    if step is None:
         return []
-    changes = {"loss": asked.loss, "loss_options": asked.loss_options, "optimisation": asked.optimisation}
+    changes = {"loss": step.loss, "loss_options": step.loss_options, "optimisation": step.optimisation}
     second = member.model_copy(update={"fitting": member.fitting.model_copy(update=changes)})
     started, out = first.net.state_dict(), job.out / SECOND
-    return [fit(second, samples, out, samples.device, seed, started, only=asked.parts, clock=job.work.clock)]
+    return [fit(second, samples, out, samples.device, seed, started, only=step.parts, clock=job.work.clock)]
 
 
 def _begin(out: Path, made_by: str) -> None:

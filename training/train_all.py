@@ -105,13 +105,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def progress(
-    runs: Path, names: Sequence[str], profile: Profile, asked: Sequence[int], localisers_only: bool = False
+    runs: Path, names: Sequence[str], profile: Profile, chosen: Sequence[int], localisers_only: bool = False
 ) -> tuple[list[str], list[str]]:
     """Finished and unfinished networks of some recipes, as paths relative to `runs`."""
     done: list[str] = []
     left: list[str] = []
     for recipe in [load_named(name, profile) for name in names]:
-        for fold in folds_of(recipe, asked):
+        for fold in folds_of(recipe, chosen):
             for entry in members_of(recipe, localisers_only):
                 if entry.is_trained_in(fold):
                     job = RunFolder(runs, recipe).job(entry.member.name, fold)

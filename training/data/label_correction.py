@@ -74,10 +74,10 @@ def check_coverage(earlier: EarlierPredictions, studies: Sequence[str]) -> None:
 
 
 def with_corrected_labels(
-    tables: Tables, earlier: EarlierPredictions | None, asked: Labels, studies: Sequence[str]
+    tables: Tables, earlier: EarlierPredictions | None, correction: Labels, studies: Sequence[str]
 ) -> Tables:
     """The tables with the labels of `studies` corrected; held-out studies keep theirs."""
-    if earlier is None or not asked.any:
+    if earlier is None or not correction.any:
         return tables
     labels = tables.labels.copy()
     place = {study: number for number, study in enumerate(earlier.studies)}
@@ -85,11 +85,11 @@ def with_corrected_labels(
     predicted = earlier.probabilities[[place[study] for study in known]]  # (N, 25, 3)
     given = labels.loc[known, list(ROWS)].to_numpy(int)
     corrected = given.copy()
-    if asked.doubt is not None:
+    if correction.doubt is not None:
         of_label = np.take_along_axis(predicted, given.clip(0)[..., None], 2)[..., 0]
-        corrected[(given != MISSING) & (of_label < 1 - asked.doubt)] = MISSING
-    if asked.guess is not None:
-        sure = (given == MISSING) & (np.nan_to_num(predicted).max(2) > asked.guess)
+        corrected[(given != MISSING) & (of_label < 1 - correction.doubt)] = MISSING
+    if correction.guess is not None:
+        sure = (given == MISSING) & (np.nan_to_num(predicted).max(2) > correction.guess)
         corrected[sure] = np.nan_to_num(predicted).argmax(2)[sure]
     labels.loc[known, list(ROWS)] = corrected
     missing, still = given == MISSING, corrected == MISSING

@@ -92,21 +92,21 @@ def fit(
 
         with tqdm(total=total, initial=begun, desc=name, unit="step", disable=quiet) as bar:
 
-            def stop_if_asked(step: int) -> None:
-                if _is_asked(stop, shared, step, steps):
+            def stop_if_requested(step: int) -> None:
+                if _should_stop(stop, shared, step, steps):
                     save()
                     raise StoppedBySignal(
                         f"{name} was stopped after step {step} of {total}; the same command goes on there"
                     )
 
             for epoch in range(done + 1, optimisation.epochs + 1):
-                _ask(clock, shared, run.history)
-                run.epoch(epoch, seed, bar, stop_if_asked)
+                _check_time(clock, shared, run.history)
+                run.epoch(epoch, seed, bar, stop_if_requested)
                 save()
                 if shared.first:
                     write_history(out / HISTORY, run.history)
                     scalars.add_newest(run.history)
-                stop_if_asked(epoch * steps)
+                stop_if_requested(epoch * steps)
     kept = run.history[run.kept_epoch - 1]
     if shared.first:
         draw_curves(out / CURVES, run.history, name, run.kept_epoch)
@@ -114,14 +114,14 @@ def fit(
     return FitResult(*result, tuple(run.published))
 
 
-def _is_asked(stop: Event, device: Device, step: int, steps: int) -> bool:
+def _should_stop(stop: Event, device: Device, step: int, steps: int) -> bool:
     """Whether to stop after a step.  Several processes agree every LOOK_EVERY steps, as gathering makes them wait."""
     if device.ranks == 1:
         return stop.is_set()
     return (step % steps % LOOK_EVERY == 0) and any(device.gather(stop.is_set()))
 
 
-def _ask(clock: TimeLimit | None, device: Device, history: Sequence[EpochRecord]) -> None:
+def _check_time(clock: TimeLimit | None, device: Device, history: Sequence[EpochRecord]) -> None:
     """Raises OutOfTime in all processes if the time limit of one is reached."""
     late = False
     try:

@@ -13,10 +13,10 @@ from .curve import DISCS, FIRST_LABELLED, Floats, SpineCurve, sample_curve
 from .severity import Severity, level_values
 
 WALL_MM = 15.0
-"""Where the posterior wall of the vertebral bodies stands behind the discs' middle."""
+"""Distance of the posterior wall of the vertebral bodies from the discs' centre."""
 _SAC_BEHIND_WALL_MM = 1.4
 
-# How narrow a place is, in mm, at narrowing 0, 1, 2 and 3 (see severity.py); linear in between.
+# Dimensions in mm at narrowing 0, 1, 2 and 3 (see severity.py); linear in between.
 _SAC_DEPTH_MM = (15.0, 10.8, 7.2, 3.0)
 _SAC_WIDTH_MM = (17.5, 15.5, 12.0, 7.0)
 _RECESS_DEPTH_MM = (7.4, 5.0, 2.7, 0.2)
@@ -49,7 +49,7 @@ class DiscLevel:
     body_half_width: float
     disc_height: float
     wedge: float
-    """How much the disc grows toward the front, mm a mm."""
+    """Growth of the disc's height toward the front, mm per mm."""
     degeneration: float
     """0 = bright nucleus, 1 = black disc."""
     sac_depth: float
@@ -62,7 +62,7 @@ class DiscLevel:
     """Distance of the foramina from the midline."""
     facet_size: Sided
     slip: float
-    """How far the vertebra above stands in front of the vertebra below."""
+    """Anterior slip (listhesis) of the vertebra above, mm."""
     roots: int
     lumbar: bool
     """Has facets, recesses and foramina of its own."""
@@ -112,9 +112,9 @@ class Anatomy:
 
 
 def sac_front(between: float, depth: float) -> float:
-    """Where a sac begins (posterior mm) that is `depth` deep here and `between` deep between the discs.
+    """Anterior border (posterior mm) of a sac `depth` deep here and `between` deep between the discs.
 
-    Half of the difference was taken from its front.
+    Half of the narrowing is at its front.
     """
     return WALL_MM + _SAC_BEHIND_WALL_MM + 0.5 * max(between - depth, 0.0)
 
@@ -130,7 +130,7 @@ def sac_middle(level: DiscLevel) -> float:
 
 
 def recess_front(depth: float) -> float:
-    """Where a subarticular recess `depth` mm deep begins: half of what it lost was taken by the disc."""
+    """Anterior border of a subarticular recess `depth` mm deep: half of its narrowing is at the disc."""
     return WALL_MM + 0.4 + 0.5 * (_RECESS_DEPTH_MM[0] - depth)
 
 

@@ -67,7 +67,7 @@ def _paint_facets(patch: Patch, level: DiscLevel, side: Floats, back: Floats) ->
 
 
 def disc_bulge(patch: Patch, level: DiscLevel) -> Floats:
-    """How far the disc stands out behind the wall of the vertebral body, in mm at each point's side."""
+    """Protrusion of the disc behind the wall of the vertebral body, in mm, by each point's side."""
     side = np.abs(patch.left)
     central = sac_front(level.sac_depth_between, level.sac_depth) - WALL_MM - 0.9
     left, right = (recess_front(depth) - WALL_MM for depth in (level.recess_depth.left, level.recess_depth.right))

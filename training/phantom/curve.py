@@ -76,7 +76,7 @@ class SpineCurve:
         return out
 
     def _count_planes_above(self, columns: Floats) -> NDArray[np.intp]:
-        """How many of the disc planes lie above each point (3, N)."""
+        """(N,) number of disc planes above each point of (3, N)."""
         lowest, highest = columns.min(axis=1, initial=np.inf), columns.max(axis=1, initial=-np.inf)
         above = np.zeros(columns.shape[1], np.intp)
         for disc, up in enumerate(self.axes[:, 2]):

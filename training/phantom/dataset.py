@@ -24,7 +24,7 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class Options:
-    """What decides a data set: numbers of studies, seed, share of the pixels along each side of an image."""
+    """Options of a data set: numbers of studies, seed, scale of each side of an image in pixels."""
 
     train: int
     test: int

@@ -15,7 +15,7 @@ Contrast = Literal["t1", "t2", "stir"]
 
 
 class Tissue(IntEnum):
-    """What a point of the body consists of."""
+    """Tissue classes."""
 
     AIR = 0
     FAT = 1

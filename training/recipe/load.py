@@ -84,12 +84,12 @@ def members_of(recipe: Recipe, localisers_only: bool) -> list[MemberRecipe]:
     return [one for one in recipe.members() if one.member.role == "localiser" or not localisers_only]
 
 
-def folds_of(recipe: Recipe, asked: Sequence[int]) -> list[int]:
-    """The folds to train: those asked for, else the recipe's own.  Raises RecipeError for an unknown one."""
-    wrong = [fold for fold in asked if fold not in range(recipe.folds)]
+def folds_of(recipe: Recipe, chosen: Sequence[int]) -> list[int]:
+    """The folds to train: those chosen, else the recipe's own.  Raises RecipeError for an unknown one."""
+    wrong = [fold for fold in chosen if fold not in range(recipe.folds)]
     if wrong:
         raise RecipeError(f"{recipe.name} has folds 0 to {recipe.folds - 1}; {wrong} is none of them")
-    return list(dict.fromkeys(asked) or recipe.train_folds or range(recipe.folds))
+    return list(dict.fromkeys(chosen) or recipe.train_folds or range(recipe.folds))
 
 
 def add_order(parser: argparse.ArgumentParser) -> None:

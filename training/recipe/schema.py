@@ -138,8 +138,8 @@ class Recipe(Spec):
 
     def backbones_of(self, grader: str) -> tuple[str, ...]:
         """Names of the backbones of a grader."""
-        asked = self.graders[grader].backbones
-        return tuple(self.backbones) if asked is None else asked
+        names = self.graders[grader].backbones
+        return tuple(self.backbones) if names is None else names
 
     def packed_folds(self, member: str) -> tuple[int, ...] | None:
         """The folds whose network of this name is packaged; None = all."""

@@ -43,8 +43,8 @@ def blended(batch: Batch, settings: Augmentation, epoch: int, generator: torch.G
     (cutmix, Yun et al. 2019, seed 002: the same box for all crops and slices)."""
     count = len(batch.target)
     mixup = settings.mixup if settings.mixup_epochs is None or epoch <= settings.mixup_epochs else 0.0
-    asked = torch.rand(2, generator=generator).tolist()
-    if count < 2 or not (asked[0] < settings.cutmix or asked[1] < mixup):
+    drawn = torch.rand(2, generator=generator).tolist()
+    if count < 2 or not (drawn[0] < settings.cutmix or drawn[1] < mixup):
         return batch
     order = send(torch.randperm(count, generator=generator), batch.target.device)
     seed = int(torch.randint(2**62, (), generator=generator))
@@ -52,7 +52,7 @@ def blended(batch: Batch, settings: Augmentation, epoch: int, generator: torch.G
     # A view that either sample lacks is not blended.
     both = (batch.present * batch.present[order])[:, :, None, None, None]
     views = []
-    if asked[0] < settings.cutmix:
+    if drawn[0] < settings.cutmix:
         box = _box(batch.views[0].shape[-1], share, generator)
         share = 1 - float(box.float().mean())
         kept = [1 - send(box.to(view.dtype), view.device) for view in batch.views]
