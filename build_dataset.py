@@ -32,7 +32,7 @@ from kernels.lumbar.run.submission import replace_json
 from training.packaging.ensemble_weights import FoundEnsemble, chosen_runs, order_of, read_ensemble, weighted
 from training.packaging.packs import Located, collect, pack, routes_of
 from training.recipe.load import load_named, names_of
-from training.recipe.messages import told
+from training.recipe.problems import schema_problems
 from training.recipe.schema import Profile, Recipe, RecipeError
 from training.runs import RunFolder, TrainedMember, UnusableRun
 
@@ -214,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"build_dataset: {error}", file=sys.stderr)
         return 1
     except ValidationError as error:
-        print(f"build_dataset: the manifest would be invalid: {told(error)[0]}", file=sys.stderr)
+        print(f"build_dataset: the manifest would be invalid: {schema_problems(error)[0]}", file=sys.stderr)
         return 1
     if options.release:
         shutil.copyfile(options.out / "manifest.json", RELEASES / f"{name}.json")

@@ -1,4 +1,4 @@
-"""What results are made of, as sha256: names of data and jobs that change with what they depend on."""
+"""sha256 digests of data and jobs, which change with whatever these depend on."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from training.recipe.schema import MemberRecipe
 
 
 def digest(*parts: Any) -> str:
-    """sha256 of JSON-able parts: names what made a result."""
+    """sha256 of JSON-able parts."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def fingerprint_of(tables: str, images: str | None) -> str:
-    """Names the data that networks are made of: tables and image files."""
+    """Digest of the training data: tables and image files."""
     return digest(tables, images)
 
 
@@ -26,7 +26,10 @@ def job_digest(
     fingerprint: str,
     jitter_mm: dict[str, float],
     images: str | None = None,
-    opinions: str | None = None,
+    labels: str | None = None,
 ) -> str:
-    """What a job's weights depend on; `images`, `opinions`: what it was pretrained on, and its labels corrected by."""
-    return digest(member.model_dump(mode="json"), fold, seed, fingerprint, jitter_mm, images, opinions)
+    """Digest of everything a job's weights depend on.
+
+    `images`, `labels`: digests of the images it is pretrained on, and of the predictions that correct its labels.
+    """
+    return digest(member.model_dump(mode="json"), fold, seed, fingerprint, jitter_mm, images, labels)

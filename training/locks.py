@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LOCK = ".lock"
+log = logging.getLogger("locks")
 # is_held has a share of a lock for an instant: only a lock that is met so often is taken for held.
 TRIES = 4
 PAUSE_S = 0.05
@@ -61,13 +63,22 @@ def alone(runs: Path) -> Iterator[int]:
         yield lock
 
 
+@contextmanager
+def exclusive(path: Path, waiting: str = "") -> Iterator[None]:
+    """Hold a lock file; a second process waits, after logging the sentence `waiting`."""
+    if waiting and is_held(path):
+        log.info(waiting)
+    with hold(path):
+        yield
+
+
 def is_busy(runs: Path) -> bool:
-    """Whether a run has the folder at this moment."""
+    """Whether a run uses the folder at this moment."""
     return is_held(runs / LOCK)
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds a lock file; one that was killed holds none.
+    """Whether a running process holds a lock file.
 
     Takes a share of the lock and releases it at once, so that two that ask do not take each other for the holder.
     """

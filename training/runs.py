@@ -1,4 +1,4 @@
-"""Where a run's files lie, and what says that one is finished."""
+"""Files of a run: where they are, and whether one is finished."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ from pathlib import Path
 from typing import Any
 
 from kernels.lumbar.manifest import Artefact, GraderWeight, Route
+from kernels.lumbar.run.submission import replace_json
 from training.recipe.schema import MemberRecipe, Recipe
 
-CHECKPOINT = "checkpoint.pt"
+# Files of one network's folder, in the order in which they are written.
+BEGUN, RESOLVED_RECIPE, CHECKPOINT, HISTORY = "begun.json", "recipe.resolved.yaml", "checkpoint.pt", "history.csv"
+CURVES, WEIGHTS, ARTEFACT, DONE = "curves.png", "weights.ts", "artefact.json", "done.json"
 
 
 class RunsError(ValueError):
-    """A file of a finished run that cannot be used: which, and what to do."""
+    """A file of a finished run that cannot be used, with the remedy."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """RUNS/<recipe>: folds.csv, priors.json and, for each profile, its jobs."""
+    """RUNS/<recipe>: folds.csv, priors.json and, for each profile, its jobs (one network in one fold)."""
 
     runs: Path
     recipe: Recipe
 
     @property
     def folds(self) -> Path:
-        """The one assignment of studies to folds that both stages and all profiles share."""
+        """Study → fold, shared by both stages and all profiles."""
         return self.runs / self.recipe.name / "folds.csv"
 
     @property
@@ -39,7 +42,7 @@ class RunFolder:
 
     @property
     def shape(self) -> Path:
-        """The shape of the training studies' landmarks, or null where too few were annotated."""
+        """Shape model of the training studies' landmarks, or null where too few are annotated."""
         return self.runs / self.recipe.name / "shape.json"
 
     @property
@@ -52,11 +55,11 @@ class RunFolder:
         return self.profile / member / f"fold{fold}"
 
     def localiser_errors(self, fold: int) -> Path:
-        """What the localisers of a fold miss by, on the studies they never saw."""
+        """Out-of-fold localisation error (mm) per series kind."""
         return self.profile / f"localiser_errors_fold{fold}.json"
 
     def out_of_fold(self, fold: int) -> Path:
-        """What the graders answered for the studies that a fold held out (training/data/out_of_fold.py)."""
+        """Out-of-fold predictions of a fold's graders (training/data/out_of_fold.py)."""
         return self.profile / f"out_of_fold{fold}.parquet"
 
     @property
@@ -66,45 +69,50 @@ class RunFolder:
 
     @property
     def validated(self) -> Path:
-        """What the out-of-fold tables, scores and seconds were made of."""
+        """Digest of what the out-of-fold tables, scores and seconds depend on."""
         return self.profile / "validated.json"
 
     @property
     def seconds(self) -> Path:
-        """What graders and sets of localisers cost a study, as measured while validating."""
+        """Seconds a study of graders and of sets of localisers, measured during validation."""
         return self.profile / "seconds.json"
 
     def artefact(self, member: str, fold: int, below: Path | None = None) -> Artefact:
-        """The finished artefact of a job, its file named relative to the profile's folder, or to that one.
+        """The artefact of a finished job, its file named relative to `below` (default: the profile's folder).
 
         Raises RunsError where it cannot be read.
         """
         folder = self.job(member, fold)
         try:
-            artefact = Artefact.model_validate_json((folder / "artefact.json").read_text(encoding="utf-8"))
+            artefact = read_artefact(folder)
         except ValueError as error:
-            raise RunsError(
-                f"{folder / 'artefact.json'} is damaged: make train-all trains this network again"
-            ) from error
+            raise RunsError(f"{folder / ARTEFACT} is damaged: make train-all trains this network again") from error
         file = (folder / artefact.weights.file).relative_to(below or self.profile).as_posix()
         return artefact.model_copy(update={"weights": artefact.weights.model_copy(update={"file": file})})
 
+    def update_artefact(self, member: str, fold: int, **changes: Any) -> None:
+        """Replace fields of a finished job's artefact.json."""
+        folder = self.job(member, fold)
+        replace_json(folder / ARTEFACT, read_artefact(folder).model_copy(update=changes).model_dump(mode="json"))
+
+
+def read_artefact(folder: Path) -> Artefact:
+    """artefact.json of a job.  Raises OSError, ValueError."""
+    return Artefact.model_validate_json((folder / ARTEFACT).read_text(encoding="utf-8"))
+
 
 def image_digests(runs: Path) -> Path:
-    """Where the digests of all series are written down, so that their files are read once."""
+    """Cache of the digests of all series, so that their files are read once."""
     return runs / "image_digests.json"
 
 
 def is_finished(folder: Path, made_by: str) -> bool:
-    """Whether a job's done.json says that exactly this was made, and it is there and whole.
-
-    Weights are read only where they were touched after they were done.
-    """
-    done, weights = folder / "done.json", folder / "weights.ts"
+    """Whether done.json has this digest and the weights are complete; they are hashed only if newer than done.json."""
+    done, weights = folder / DONE, folder / WEIGHTS
     if read_object(done).get("digest") != made_by:
         return False
     try:
-        known = Artefact.model_validate_json((folder / "artefact.json").read_text(encoding="utf-8")).weights
+        known = read_artefact(folder).weights
         if weights.stat().st_size != known.bytes:
             return False
         if weights.stat().st_mtime_ns <= done.stat().st_mtime_ns:
@@ -122,7 +130,7 @@ def remove_checkpoints(folder: Path) -> None:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is none, or none that can be read: then it is made again."""
+    """A JSON object; empty for a missing or damaged file, which is then made again."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -142,12 +150,12 @@ def git_commit() -> str:
 
 
 class UnusableRun(Exception):
-    """A run that is missing, unfinished or not what it says, in one sentence."""
+    """A run that is missing, unfinished or inconsistent, in one sentence."""
 
 
 @dataclass(frozen=True)
 class TrainedMember:
-    """One finished network: what the recipe says of it, what its export says of it, and where its weights lie."""
+    """One finished network: its recipe, its exported artefact, and its file of weights."""
 
     recipe: MemberRecipe
     artefact: Artefact
@@ -155,19 +163,19 @@ class TrainedMember:
 
 
 def is_done(folder: Path) -> bool:
-    """Whether a network was trained to its end, with whatever state of its recipe."""
-    return (folder / "done.json").is_file()
+    """Whether a network was trained to its end, with any state of its recipe."""
+    return (folder / DONE).is_file()
 
 
 def read_run(folder: Path, recipe: MemberRecipe) -> TrainedMember | None:
-    """A finished run, or None where it is not finished or was made by another state of the recipe.
+    """A finished run; None if it is unfinished or was made by another state of the recipe.
 
-    Raises UnusableRun where the run says that it is done and is not.
+    Raises UnusableRun for a run that is marked as done and lacks its files.
     """
     if not is_done(folder):
         return None
     try:
-        artefact = Artefact.model_validate_json((folder / "artefact.json").read_bytes())
+        artefact = read_artefact(folder)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UnusableRun(f"{folder} says that it is done, but cannot be read: {reason}") from error
@@ -180,7 +188,7 @@ def read_run(folder: Path, recipe: MemberRecipe) -> TrainedMember | None:
 
 
 def route_of(name: str, artefacts: Sequence[Artefact], members: Sequence[MemberRecipe]) -> Route:
-    """One route of all localisers and all graders, these with the weights of their recipe."""
+    """One route of all localisers and all graders, with the graders' weights of the recipe."""
     pairs = [(artefact.member, member.weight) for artefact, member in zip(artefacts, members, strict=True)]
     return Route(
         name=name,

@@ -1,9 +1,9 @@
-"""One training session on Kaggle: find the data, take up what an earlier session left, train until the time is up.
+"""One training session on Kaggle: find the data, copy the runs of an earlier session, train until the time limit.
 
     python -m training.session --recipes a b [--profile full] [--folds 0 1] [--time-limit SECONDS] [--resume]
 
-Ends as training.train_all does: 0 = everything is trained, 3 = the time is up and the next session goes on.  All that
-packaging takes is in OUT/runs, beside session.json, by which the next session knows it; crops stay out of it.
+Exit codes as of training.train_all: 0 = everything is trained, 3 = time limit, the next session resumes.  OUT/runs has
+all that packaging needs, and session.json, by which the next session finds it; crops are kept elsewhere.
 """
 
 from __future__ import annotations
@@ -24,23 +24,25 @@ from kernels.lumbar.run.competition import search_folders
 from kernels.lumbar.run.submission import replace_json
 from training import train_all
 from training.data.external import PRETRAINING
+from training.data.tables import TABLES
 from training.recipe.schema import RecipeError
+from training.runs import DONE
 
 INPUT_ROOT = Path("/kaggle/input")
-# Outside of its output a session has some 60 GB, of which libraries and published weights take some.
+# A session has about 60 GB outside of its output; libraries and published weights need some of it.
 CROPS_GB = 50
-DATA_MARKERS = ("train.csv", "train_series_descriptions.csv")
+DATA_MARKERS = TABLES[:2]
 STATE = "session.json"
 RUNS_MARKERS = (f"runs/{STATE}",)
 log = logging.getLogger("session")
 
 
 class SessionError(Exception):
-    """Why a session cannot start, with what is mounted."""
+    """A session that cannot start, with the mounted folders."""
 
 
 def find_folder(root: Path, markers: Sequence[str], remedy: str) -> Path:
-    """The one folder with these markers.  Raises SessionError where there is none, or more than one."""
+    """The one folder with these marker files.  Raises SessionError for none or several."""
     found, _ = search_folders([root], markers)
     if len(found) == 1:
         return found[0]
@@ -49,24 +51,24 @@ def find_folder(root: Path, markers: Sequence[str], remedy: str) -> Path:
     raise SessionError(f"{reason} {' and '.join(markers)}; below {root} there is {listing}: {remedy}")
 
 
-def take_up(earlier: Path, runs: Path) -> int:
-    """Copy the runs of an earlier session's output; returns how many networks are finished there."""
+def copy_runs(earlier: Path, runs: Path) -> int:
+    """Copy the runs of an earlier session's output; returns the number of finished networks."""
     for path in sorted((earlier / "runs").rglob("*")):
         target = runs / path.relative_to(earlier / "runs")
         if path.is_file():  # without its mode: inputs are read-only
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-    return len(list(runs.rglob("done.json")))
+    return len(list(runs.rglob(DONE)))
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train; OUT/runs/session.json says how it ended, or null of a killed one.  Raises SessionError, RecipeError."""
+    """Train; OUT/runs/session.json has the exit code, null for a killed session.  Raises SessionError, RecipeError."""
     data = find_folder(options.input_root, DATA_MARKERS, "attach the competition to this notebook")
     runs = options.out / "runs"
     if options.resume:
         remedy = "attach the one earlier output of this notebook, or push it without --resume"
         earlier = find_folder(options.input_root, RUNS_MARKERS, remedy)
-        log.info("%d networks were finished in %s", take_up(earlier, runs), earlier)
+        log.info("%d networks were finished in %s", copy_runs(earlier, runs), earlier)
     if not torch.cuda.is_available():
         log.warning("there is no GPU: training takes many times as long")
     given = ["--data", str(data), "--runs", str(runs), "--recipes", *options.recipes, "--profile", options.profile]
@@ -84,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def keep_state(options: argparse.Namespace, code: int | None, seconds: float) -> None:
-    """Write OUT/runs/session.json.  Raises RecipeError for a recipe or a fold that is none."""
+    """Write OUT/runs/session.json.  Raises RecipeError for an unknown recipe or fold."""
     runs = options.out / "runs"
     done, left = train_all.progress(runs, options.recipes, options.profile, options.folds)
     runs.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,11 @@
-"""All networks of one or several recipes: cache → localisers → what they miss by → graders → out-of-fold score.
+"""All networks of some recipes: cache → localisers → their out-of-fold error → graders → out-of-fold score.
 
     python -m training.train_all --data DIR --runs RUNS [--recipes a b.yaml] [--profile smoke|bench|full] [--folds 0 1]
                                  [--coordinates DIR] [--labels RUN] [--cache DIR] [--cache-gb N]
                                  [--time-limit SECONDS]
 
-A finished job is not done again unless its recipe, its data or what it was made from changed; an interrupted one
-resumes at its last epoch.  Exit code 3: the time limit came first, and the same command goes on.
+A finished job is repeated only if its recipe, its data or its inputs changed; an interrupted one resumes at its last
+epoch.  Exit code 3: the time limit was reached, and the same command resumes.
 """
 
 from __future__ import annotations
@@ -16,63 +16,48 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from training.data.cache.crop_cache import CacheError
 from training.data.folds import FoldsError
-from training.data.label_correction import check_coverage, read_opinions
+from training.data.label_correction import check_coverage, read_predictions
 from training.data.out_of_fold import OutOfFoldError
 from training.data.tables import TablesError, read_tables
 from training.fitting.preflight import check_recipes
-from training.fitting.stop import StoppedBySignal
-from training.fitting.time_limit import OutOfTime, TimeLimit
+from training.fitting.time_limit import OutOfTime, StoppedBySignal, TimeLimit
 from training.locks import BusyError, alone
 from training.networks import NetworkError
-from training.recipe.load import load_named, names_of
+from training.recipe.load import add_order, folds_of, load_named, members_of, names_of
 from training.recipe.schema import Profile, Recipe, RecipeError
-from training.recipe.selection import add_order, folds_of, members_of
-from training.runs import RunFolder, RunsError
-from training.steps import Source, begin, missed_by, prepare, score_folds, train_member
+from training.runs import RunFolder, RunsError, is_done
+from training.steps import Source, begin, measure_localisers, prepare, score_folds, train_member
 from training.train import TrainingError
 
 OUT_OF_TIME = 3
-# What a step raises with a sentence for people.
+# Errors of a step whose message is a complete sentence.
 STEP_ERRORS = (RecipeError, TablesError, FoldsError, CacheError, TrainingError, OutOfFoldError, RunsError)
-# So many of the networks that are left are named.
+# At most so many unfinished networks are named.
 SHOWN = 8
 log = logging.getLogger("train-all")
 
 
-def train_recipe(
-    recipe: Recipe,
-    data: Path,
-    runs: Path,
-    folds: Sequence[int],
-    jobs: int,
-    localisers_only: bool = False,
-    coordinates: Path | None = None,
-    labels: Path | None = None,
-    cache: Path | None = None,
-    clock: TimeLimit | None = None,
-    cache_gb: float = math.inf,
-) -> None:
-    """Everything of one recipe, up to its out-of-fold score; or its localisers and what they miss by.
+def train_recipe(recipe: Recipe, source: Source, folds: Sequence[int], clock: TimeLimit | None = None) -> None:
+    """All steps of a recipe up to its out-of-fold score; with `localisers_only`, up to their localisation error.
 
-    The arguments are those of training.steps.Source.  Raises OutOfTime between two epochs, when the clock says so.
-    What the recipe asks of networks is not checked here: fitting/preflight.py does it for all recipes before the first
-    one is trained.
+    Raises OutOfTime between two epochs.  The recipe's networks and losses are checked before, for all recipes at once
+    (fitting/preflight.py).
     """
-    source = Source(data, runs, jobs, localisers_only, coordinates, labels, cache, cache_gb)
     work = begin(recipe, source, clock)
     crops = work.crop_groups()
     prepare(work, crops.points)
     graders = [member for member in work.members if member.member.role == "grader"]
-    told = (recipe.name, recipe.profile, len(work.members), ", ".join(map(str, folds)), work.device)
-    log.info("%s/%s: %d networks in folds %s on %s", *told)
+    started = (recipe.name, recipe.profile, len(work.members), ", ".join(map(str, folds)), work.device)
+    log.info("%s/%s: %d networks in folds %s on %s", *started)
     for fold in folds:
         for member in work.localisers:
             train_member(work, member, fold, crops.of)
-        errors = missed_by(work, fold, lambda: crops.landmarks)
+        errors = measure_localisers(work, fold, lambda: crops.landmarks)
         for member in graders:
             if member.is_trained_in(fold):
                 train_member(work, member, fold, crops.of, errors)
@@ -98,13 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         folds = [folds_of(recipe, options.folds) for recipe in chosen]
         studies = list(read_tables(options.data).labels.index)
         if options.labels is not None:
-            check_coverage(read_opinions(options.labels), studies)
+            check_coverage(read_predictions(options.labels), studies)
         check_recipes(chosen, options.localisers_only)
         with alone(options.runs):
-            for recipe, its_folds in zip(chosen, folds, strict=True):
-                where = (options.data, options.runs, its_folds, options.jobs)
-                helps = (options.coordinates, options.labels, options.cache)
-                train_recipe(recipe, *where, options.localisers_only, *helps, clock, options.cache_gb)
+            source = Source(**{field.name: getattr(options, field.name) for field in fields(Source)})
+            for recipe, recipe_folds in zip(chosen, folds, strict=True):
+                train_recipe(recipe, source, recipe_folds, clock)
     except OutOfTime as stop:
         done, left = progress(options.runs, names, options.profile, options.folds, options.localisers_only)
         reason = stop if isinstance(stop, StoppedBySignal) else "stopped at its time limit"
@@ -121,17 +105,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def progress(
-    runs: Path, names: Sequence[str], profile: Profile, asked: Sequence[int], localisers_only: bool = False
+    runs: Path, names: Sequence[str], profile: Profile, chosen: Sequence[int], localisers_only: bool = False
 ) -> tuple[list[str], list[str]]:
-    """The networks of some recipes that are finished, and those that are left, as paths below `runs`."""
+    """Finished and unfinished networks of some recipes, as paths relative to `runs`."""
     done: list[str] = []
     left: list[str] = []
     for recipe in [load_named(name, profile) for name in names]:
-        for fold in folds_of(recipe, asked):
+        for fold in folds_of(recipe, chosen):
             for entry in members_of(recipe, localisers_only):
                 if entry.is_trained_in(fold):
                     job = RunFolder(runs, recipe).job(entry.member.name, fold)
-                    (done if (job / "done.json").is_file() else left).append(str(job.relative_to(runs)))
+                    (done if is_done(job) else left).append(str(job.relative_to(runs)))
     return done, left
 
 

@@ -14,7 +14,7 @@ from tests.support.tiny_members import TinySamples, grader, localiser
 from training.data.samples.batch import Batch
 from training.fitting.device import device_of
 from training.fitting.loop import fit
-from training.fitting.stop import StoppedBySignal
+from training.fitting.time_limit import StoppedBySignal
 from training.recipe.schema import MemberRecipe
 
 CPU = torch.device("cpu")

@@ -17,6 +17,7 @@ import torch
 from kernels.lumbar.run.submission import replace_json
 from training.benchmarks.tables import Table
 from training.phantom.dataset import Options, make_dataset
+from training.recipe.schema import PROFILES
 
 
 def speed_parser(module: str, doc: str) -> argparse.ArgumentParser:
@@ -36,7 +37,7 @@ def trained_parser(module: str, doc: str, outputs: str) -> argparse.ArgumentPars
     parser.add_argument("--data", type=Path, required=True, help="a phantom data set")
     parser.add_argument("--runs", type=Path, required=True, help="where training left its runs")
     parser.add_argument("--recipes", nargs="*", default=[], help="names of training/recipes; default: all")
-    parser.add_argument("--profile", choices=["smoke", "bench", "full"], default="bench")
+    parser.add_argument("--profile", choices=PROFILES, default="bench")
     parser.add_argument("--fold", type=int, default=0, help="the fold whose networks are measured")
     parser.add_argument("--out", type=Path, help=f"folder for {outputs}; default: --runs")
     return parser

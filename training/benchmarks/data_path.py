@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from kernels.lumbar.networks.devices import default_device
 from training.benchmarks import cache_growth
 from training.benchmarks.command import run_bench, speed_parser
 from training.benchmarks.loader import Loader, Rate, Size, dataloader_rate, usual_datasets
@@ -185,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, help=f"processes that decode; default: {FULL.jobs}")
     options = parser.parse_args(argv)
     torchvision_shim.apply()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     scope = scope_of(options, device)
     phantom = Options(train=scope.studies, test=0, seed=1, scale=scope.scale)
     errors = (BenchError, CacheError, TablesError)

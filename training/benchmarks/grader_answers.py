@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.manifest import Artefact, Manifest, Route
+from kernels.lumbar.networks.devices import default_device
 from kernels.lumbar.networks.loading import LoadedMember
 from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.competition import read_series_table
@@ -107,7 +108,7 @@ def grade_test_studies(
     series = read_series_table(data / "test_series_descriptions.csv").series
     studies = sorted(labels.index)
     manifest, routes = manifest_of(runs, systems, fold)
-    predictor = Predictor(manifest, runs, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    predictor = Predictor(manifest, runs, default_device())
     for problem in predictor.problems:
         sys.stderr.write(f"left out: {problem.detail}\n")
     cached = {

@@ -31,6 +31,7 @@ from kernels.lumbar.answers.spine_shape import Expectation
 from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.inputs.member_inputs import InputCache
 from kernels.lumbar.labels import LEVELS, ROWS
+from kernels.lumbar.networks.devices import default_device
 from kernels.lumbar.networks.loading import LoadedMember
 from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.competition import read_series_table
@@ -113,7 +114,7 @@ def find_finished(runs: Path, names: Sequence[str], profile: Profile, fold: int,
 
     Raises BenchError where there is none at all.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     found = []
     for name in names:
         recipe = load_named(name, profile)

@@ -21,11 +21,11 @@ from kernels.lumbar.networks.weights import golden_inputs
 from kernels.lumbar.run.submission import replace_json
 from kernels.lumbar.specs import Member
 from training import networks
-from training.fitting.export import WEIGHTS_FILE, export
+from training.fitting.export import export
 from training.packaging.packs import pack
 from training.recipe.load import load_named
 from training.recipe.schema import MemberRecipe
-from training.runs import TrainedMember, route_of
+from training.runs import WEIGHTS, TrainedMember, route_of
 
 SEED = 11
 SETTLING_ROWS, SETTLING_ROUNDS = 4, 2
@@ -160,7 +160,7 @@ def export_untrained(entry: MemberRecipe, route: str, folder: Path) -> TrainedMe
     made_by = {"network": entry.fitting.network.name, "backbone": backbone, "profile": "smoke", "torch_version": ""}
     nothing = {"fold": 0, "seed": SEED, "git_commit": "none", "data_fingerprint": "none"}
     provenance = Provenance.model_validate({"recipe": route, **made_by, **nothing})
-    return TrainedMember(entry, export(network, entry, folder, provenance, SEED), folder / WEIGHTS_FILE)
+    return TrainedMember(entry, export(network, entry, folder, provenance, SEED), folder / WEIGHTS)
 
 
 def settle(network: nn.Module, member: Member) -> Tensor:

@@ -1,5 +1,5 @@
-"""Coordinates that others published for this competition: images of other patients, with a point at each level, to
-pretrain localisers on; and better points of the competition's own studies.
+"""The published coordinate data set: images of other patients with a point at each level, for pretraining localisers;
+and improved points of the competition's own studies.
 
 The Kaggle data set brendanartley/lumbar-coordinate-pretraining-dataset, unpacked, holds
 
@@ -16,7 +16,7 @@ canal has two lines a level: L, the front end of the disc, with instance -1, and
 canal, with its instance.  Those teams take R.
 
 Assumed: that x and y, where another version of the improved table has them, are pixels of the file; and that a canal in
-a series' very first file, as an instance below 1, means that nobody knows the slice.
+a series' very first file, like an instance below 1, means that the slice is unknown.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class LevelImage:
 
 @dataclass(frozen=True)
 class LevelImages:
-    """The images that can be used, in the table's order."""
+    """The usable images, in the table's order."""
 
     images: tuple[LevelImage, ...]
     fingerprint: str
@@ -72,9 +72,9 @@ class LevelImages:
 
 
 def read_pretraining(folder: Path) -> LevelImages:
-    """Read the pretraining images and their points.  Raises TablesError for a table that cannot be understood.
+    """Read the pretraining images and their points.  Raises TablesError for an invalid table.
 
-    Images that are missing, unreadable or without five plausible levels are left out with a warning.
+    Missing and unreadable images, and those without five levels in order, are skipped with a warning.
     """
     path = folder / PRETRAINING
     frame = _table(path, {"filename", "source", "level", "relative_x", "relative_y"})
@@ -105,7 +105,7 @@ def read_pretraining(folder: Path) -> LevelImages:
 
 
 def _level_image(folder: Path, source: str, filename: str, lines: pd.DataFrame) -> LevelImage | str:
-    """The image with its points, or why it cannot be used."""
+    """The image with its points, or the reason why it is unusable."""
     if sorted(lines["level"]) != list(range(len(LEVELS))):
         return "as they do not have one line for each level"
     relative = lines.sort_values("level")[["relative_y", "relative_x"]].to_numpy(float)
@@ -122,7 +122,7 @@ def _level_image(folder: Path, source: str, filename: str, lines: pd.DataFrame) 
 
 
 def _compare_pixels(path: Path, frame: pd.DataFrame, images: list[LevelImage]) -> None:
-    """Say how many images were resized after their x and y had been written."""
+    """Warn of images that were resized after their x and y had been written."""
     if not {"x", "y"} <= set(frame.columns):
         return
     sizes = {(image.source, image.filename): image.pixels.shape for image in images}
@@ -136,7 +136,7 @@ def _compare_pixels(path: Path, frame: pd.DataFrame, images: list[LevelImage]) -
 
 
 def with_improved_coordinates(folder: Path, root: Path, tables: Tables) -> Tables:
-    """The tables with the improved points in place of the competition's; unchanged where the folder has none."""
+    """The tables with the improved points; unchanged if the folder has none."""
     if not folder.is_dir():
         raise TablesError(f"{folder} is no folder: {REMEDY}")
     path = folder / IMPROVED
@@ -150,10 +150,10 @@ def with_improved_coordinates(folder: Path, root: Path, tables: Tables) -> Table
 
 
 def improved_coordinates(folder: Path, root: Path, tables: Tables) -> pd.DataFrame:
-    """The points of `tables`, those that the improved table knows replaced; the same columns as Tables.coordinates.
+    """The points of `tables` with those of the improved table replaced; columns as in Tables.coordinates.
 
-    root: the competition's folder, whose files' sizes turn relative places into pixels.  A row of a study has one
-    improved point: in the series of the competition's own point, or else in the first one.  Raises TablesError.
+    root: the competition's folder; image sizes convert relative coordinates to pixels.  A row of a study has one
+    improved point: in the series of the competition's point, else in the first one.  Raises TablesError.
     """
     path = folder / IMPROVED
     lines, own = _improved_lines(path), tables.coordinates
@@ -183,7 +183,7 @@ def improved_coordinates(folder: Path, root: Path, tables: Tables) -> pd.DataFra
 
 
 def _improved_lines(path: Path) -> pd.DataFrame:
-    """study_id, series_id, instance, row, x, y, relative_x, relative_y; the canal's front points are left out."""
+    """study_id, series_id, instance, row, x, y, relative_x, relative_y; without the canal's front points."""
     frame = _table(path, {"study_id", "series_id", "instance_number", "level", "condition", "side"})
     sided = frame["condition"].isin([CANAL, *SIDELESS])
     sides = translate(path, frame[sided], "side", dict(SIDE_LETTERS))
@@ -205,7 +205,7 @@ def _improved_lines(path: Path) -> pd.DataFrame:
 
 
 def _with_slices(lines: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
-    """The lines whose slice is known: from themselves, or from the competition's point in the same series."""
+    """The lines with a known slice: their own, or that of the competition's point in the same series."""
     unknown = (lines["instance"] < 1) | (lines["row"].str.startswith("spinal") & (lines["instance"] == 1))
     key = [*POINT, "series_id"]
     slices = dict(zip(_keys(own, key), own["instance"], strict=True))
@@ -215,7 +215,7 @@ def _with_slices(lines: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
 
 
 def _in_pixels(lines: pd.DataFrame, images: Path) -> pd.DataFrame:
-    """The lines with x and y; those are left out whose place is relative to an image that is not there."""
+    """The lines with x and y in pixels; without lines relative to a missing image."""
     relative = lines[lines[["x", "y"]].isna().any(axis=1)]
     files = list(zip(relative["study_id"], relative["series_id"], relative["instance"], strict=True))
     sizes = {
@@ -230,7 +230,7 @@ def _in_pixels(lines: pd.DataFrame, images: Path) -> pd.DataFrame:
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
-    """Rows and columns of a DICOM file; None where it cannot be read."""
+    """Rows and columns of a DICOM file; None if it cannot be read."""
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
         return int(header.Rows), int(header.Columns)

@@ -13,7 +13,7 @@ MODES = 12
 ROUNDS = 8
 LEAST_KNOWN = 10
 LEAST_STUDIES = 3
-# Few studies say little about small spreads.
+# Lower limit of the residual: few studies underestimate it.
 LEAST_REST_MM = 1.0
 DIGITS = 2
 MINUS_X = np.array([-1.0, 1.0, 1.0])
@@ -22,9 +22,8 @@ MINUS_X = np.array([-1.0, 1.0, 1.0])
 def fit_shape(points: Sequence[Mapping[str, np.ndarray]], modes: int = MODES) -> Shape | None:
     """The shape of studies, each a mapping of SHAPE_POINTS to (3,) patient mm; None with too few usable ones.
 
-    Every study counts with its mirror image, so that the shape has no preferred side.  Studies are laid over each other
-    by the mean of what they know, given what is known of that mean; unknown points are filled in by the model itself, a
-    few rounds (expectation maximisation).
+    Every study is used with its mirror image, so that the shape is symmetric.  Studies are aligned by translation on
+    their known points; unknown points are imputed by the model, in a few rounds (expectation maximisation).
     """
     points = [*points, *(_mirrored(one) for one in points)]
     known = np.array([[name in one for name in SHAPE_POINTS] for one in points]).reshape(-1, len(SHAPE_POINTS))
@@ -62,7 +61,7 @@ def _mirrored(points: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _first_mean(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """(28, 3) mean over the studies, these laid over each other by landmarks that all of them may lack."""
+    """(28, 3) mean over the studies, aligned by translation; no landmark needs to be known in all of them."""
     fullest = known.sum(1).argmax()
     there, first = known[fullest], values[fullest]
     mean = np.where(there[:, None], first, first[there].mean(0))

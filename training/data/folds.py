@@ -1,4 +1,4 @@
-"""Folds: made once, by study, stratified, written to disk and shared by both stages and all profiles."""
+"""Stratified folds by study, made once, saved, and shared by both stages and all profiles."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from training.data.tables import Tables
 
 
 class FoldsError(Exception):
-    """Folds on disk that do not fit the data."""
+    """A file of folds that does not fit the data."""
 
 
 def read_or_make_folds(path: Path, tables: Tables, folds: int, seed: int) -> dict[str, int]:
-    """Study → fold, from the file if there is one.  Raises FoldsError where it was made of other studies."""
+    """Study → fold, from the file if it exists.  Raises FoldsError if it was made of other studies."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         made = make_folds(tables.labels, folds, seed)
@@ -40,7 +40,7 @@ def read_or_make_folds(path: Path, tables: Tables, folds: int, seed: int) -> dic
 
 
 def make_folds(labels: pd.DataFrame, folds: int, seed: int) -> dict[str, int]:
-    """Study → fold, stratified by the study's worst canal and by how much of the rest is not normal."""
+    """Study → fold, stratified by the worst canal grade and by the number of other rows that are not normal."""
     if len(labels) < folds:
         raise FoldsError(f"{len(labels)} studies cannot be split into {folds} folds")
     values = labels[list(ROWS)].to_numpy()
@@ -48,7 +48,7 @@ def make_folds(labels: pd.DataFrame, folds: int, seed: int) -> dict[str, int]:
     worst = np.maximum(values[:, spinal].max(1), 0)
     abnormal = (values[:, ~spinal] > 0).sum(1)
     strata = worst * 10 + np.searchsorted(np.quantile(abnormal, [0.33, 0.67]), abnormal)
-    # A stratum smaller than the number of folds joins its neighbour: the splitter refuses to spread it.
+    # A stratum smaller than the number of folds is merged with its neighbour, as StratifiedKFold requires.
     for stratum in np.unique(strata)[::-1]:
         if 0 < (strata == stratum).sum() < folds:
             others = np.unique(strata[strata != stratum])

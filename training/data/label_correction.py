@@ -1,7 +1,7 @@
-"""Labels of graders corrected by what an earlier run answered for studies that it had not seen.
+"""Correction of graders' labels by the out-of-fold predictions of an earlier run.
 
-Source: the 2nd place's teams left labels out that their models contradicted (seed 000, "noise reduction"), and gave
-missing ones what the models said.
+Source: the 2nd place's teams dropped labels that their models contradicted (seed 000, "noise reduction"), and imputed
+missing ones from the models.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ TABLE = "out_of_fold"
 
 
 @dataclass(frozen=True)
-class Opinions:
-    """Probabilities of studies, each from networks that were trained without it."""
+class EarlierPredictions:
+    """Out-of-fold probabilities of an earlier run."""
 
     studies: tuple[str, ...]
     probabilities: np.ndarray
-    """(N, 25, 3); NaN where nobody answered."""
+    """(N, 25, 3); NaN = not predicted."""
     fingerprint: str
 
 
-def read_opinions(path: Path) -> Opinions:
+def read_predictions(path: Path) -> EarlierPredictions:
     """The mean of all members of an out-of-fold table, or of all tables of a run's folder.  Raises OutOfFoldError."""
     tables = _tables_of(path)
     answers = answers_of(read(tables))
@@ -42,11 +42,11 @@ def read_opinions(path: Path) -> Opinions:
     probabilities = mixture.mix(np.ones((len(answers.members), 3)))
     probabilities[np.isnan(answers.logits[..., 0]).all(0)] = np.nan
     fingerprint = hashlib.sha256(b"".join(table.read_bytes() for table in tables)).hexdigest()
-    return Opinions(answers.studies, probabilities, fingerprint)
+    return EarlierPredictions(answers.studies, probabilities, fingerprint)
 
 
 def _tables_of(path: Path) -> list[Path]:
-    """The table named, or those of the folder; not those of several runs, which answer the same studies."""
+    """The given table, or all tables of the given folder, which must be of one run."""
     remedy = "name the folder of a finished run, RUNS/<recipe>/<profile>"
     if path.is_file():
         return [path]
@@ -60,9 +60,9 @@ def _tables_of(path: Path) -> list[Path]:
     raise OutOfFoldError(f"LABELS={path} holds no answers itself, folders below it do: name one of {', '.join(below)}")
 
 
-def check_coverage(opinions: Opinions, studies: Sequence[str]) -> None:
-    """Say how many of the studies are answered, where not all are.  Raises OutOfFoldError where none is."""
-    answered = len(set(studies) & set(opinions.studies))
+def check_coverage(earlier: EarlierPredictions, studies: Sequence[str]) -> None:
+    """Warn if not all studies have predictions.  Raises OutOfFoldError if none has."""
+    answered = len(set(studies) & set(earlier.studies))
     if not answered:
         raise OutOfFoldError("LABELS= answers none of the studies of DATA=: it is a run on other data")
     if answered < len(studies):
@@ -73,22 +73,24 @@ def check_coverage(opinions: Opinions, studies: Sequence[str]) -> None:
         )
 
 
-def with_corrected_labels(tables: Tables, opinions: Opinions | None, asked: Labels, studies: Sequence[str]) -> Tables:
-    """The tables with labels of `studies` corrected; those of others, on which a fold is judged, stay as they are."""
-    if opinions is None or not asked.any:
+def with_corrected_labels(
+    tables: Tables, earlier: EarlierPredictions | None, correction: Labels, studies: Sequence[str]
+) -> Tables:
+    """The tables with the labels of `studies` corrected; held-out studies keep theirs."""
+    if earlier is None or not correction.any:
         return tables
     labels = tables.labels.copy()
-    known = [study for study in studies if study in set(opinions.studies)]
-    place = {study: number for number, study in enumerate(opinions.studies)}
-    said = opinions.probabilities[[place[study] for study in known]]
+    place = {study: number for number, study in enumerate(earlier.studies)}
+    known = [study for study in studies if study in place]
+    predicted = earlier.probabilities[[place[study] for study in known]]  # (N, 25, 3)
     given = labels.loc[known, list(ROWS)].to_numpy(int)
     corrected = given.copy()
-    if asked.doubt is not None:
-        of_label = np.take_along_axis(said, given.clip(0)[..., None], 2)[..., 0]
-        corrected[(given != MISSING) & (of_label < 1 - asked.doubt)] = MISSING
-    if asked.guess is not None:
-        sure = (given == MISSING) & (np.nan_to_num(said).max(2) > asked.guess)
-        corrected[sure] = np.nan_to_num(said).argmax(2)[sure]
+    if correction.doubt is not None:
+        of_label = np.take_along_axis(predicted, given.clip(0)[..., None], 2)[..., 0]
+        corrected[(given != MISSING) & (of_label < 1 - correction.doubt)] = MISSING
+    if correction.guess is not None:
+        sure = (given == MISSING) & (np.nan_to_num(predicted).max(2) > correction.guess)
+        corrected[sure] = np.nan_to_num(predicted).argmax(2)[sure]
     labels.loc[known, list(ROWS)] = corrected
     missing, still = given == MISSING, corrected == MISSING
     dropped, filled = int((still & ~missing).sum()), int((missing & ~still).sum())

@@ -1,4 +1,4 @@
-"""What every member answered for studies that it never saw: one long table, and the arrays that ensembles mix."""
+"""Out-of-fold predictions: one long table, and the arrays from which ensembles are mixed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Average = Literal["logits", "probabilities"]
 
 
 class OutOfFoldError(Exception):
-    """A table that ensembles cannot be fitted on, and why."""
+    """A table on which ensembles cannot be fitted, with the reason."""
 
 
 def rows_of(
@@ -36,15 +36,15 @@ def rows_of(
 ) -> pd.DataFrame:
     """One member's part of the table: 25 rows for each study of `answers` (study → row → (3,) logits).
 
-    A row on which the member is silent stands with NaN logits: a study that nobody answers must not leave the score.
+    Rows without a prediction have NaN logits, so that no study is dropped from the score.
     `located`: the recipe whose localisers found the landmarks, or TRUTH.  `labels`: study × 25, -100 = missing.
     Raises OutOfFoldError for studies without labels.
     """
     unknown = [study for study in answers if study not in labels.index]
     if unknown:
         raise OutOfFoldError(f"{member} answers study {unknown[0]}, which the labels do not have")
-    silent = np.full(len(SEVERITIES), np.nan)
-    logits = [np.asarray(its.get(row, silent), np.float32) for its in answers.values() for row in ROWS]
+    none = np.full(len(SEVERITIES), np.nan)
+    logits = [np.asarray(rows.get(row, none), np.float32) for rows in answers.values() for row in ROWS]
     table = pd.DataFrame(np.reshape(logits, (-1, len(SEVERITIES))), columns=list(SEVERITIES))
     table["study"] = [study for study in answers for _ in ROWS]
     table["row"] = list(ROWS) * len(answers)
@@ -53,14 +53,14 @@ def rows_of(
 
 
 def write(path: Path, table: pd.DataFrame) -> None:
-    """Check the table and replace the Parquet file at once.  Raises OutOfFoldError, and then replaces nothing."""
+    """Check the table and replace the Parquet file atomically.  Raises OutOfFoldError."""
     _check(table, str(path))
     with whole_file(path) as temporary:
         table[COLUMNS].to_parquet(temporary, index=False)
 
 
 def read(paths: Iterable[Path]) -> pd.DataFrame:
-    """The tables of several runs as one.  Raises OutOfFoldError where one is unreadable or they do not fit together."""
+    """Tables of several runs as one.  Raises OutOfFoldError for unreadable or inconsistent tables."""
     tables = []
     for path in paths:
         try:
@@ -73,7 +73,7 @@ def read(paths: Iterable[Path]) -> pd.DataFrame:
 
 
 def together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Tables that `read` returned as one.  Raises OutOfFoldError where they do not fit together."""
+    """Concatenated tables of `read`.  Raises OutOfFoldError if they are inconsistent."""
     if not tables:
         raise OutOfFoldError("there is no out-of-fold table to read")
     whole = pd.concat(tables, ignore_index=True)
@@ -96,14 +96,14 @@ def _check(table: pd.DataFrame, name: str) -> None:
     if not table["label"].isin([0, 1, 2, MISSING]).all():
         raise OutOfFoldError(f"{name}: labels must be 0, 1, 2 or {MISSING}")
     logits = table[list(SEVERITIES)].to_numpy(np.float64)
-    silent = np.isnan(logits)
-    if np.isinf(logits).any() or (silent.any(1) != silent.all(1)).any():
+    missing_logits = np.isnan(logits)
+    if np.isinf(logits).any() or (missing_logits.any(1) != missing_logits.all(1)).any():
         raise OutOfFoldError(f"{name}: logits must be finite, or all three NaN where the member is silent")
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The table as arrays: what M members say of N studies."""
+    """The table as arrays: predictions of M members for N studies."""
 
     members: tuple[str, ...]
     """ "located/member", sorted."""
@@ -113,17 +113,17 @@ class Answers:
     labels: np.ndarray
     """(N, 25) int, negative = missing."""
     logits: np.ndarray
-    """(M, N, 25, 3) float64, NaN where a member says nothing."""
+    """(M, N, 25, 3) float64; NaN = no prediction."""
     asked: np.ndarray | None = None
-    """(M, N) whether a member was shown a study at all, whatever it said; None = all were."""
+    """(M, N) whether a member was run on a study; None = all were."""
 
     def speaks(self) -> np.ndarray:
-        """(M, 3 groups) 1 where a member answers any row of a group, else 0."""
+        """(M, 3 groups) 1 if a member predicts any row of a group, else 0."""
         spoken = (~np.isnan(self.logits[..., 0])).any(1)
         return np.stack([spoken[:, ROW_GROUPS == group].any(1) for group in range(len(GROUPS))], 1).astype(float)
 
     def only(self, *, studies: np.ndarray | None = None, members: Sequence[str] | None = None) -> Answers:
-        """A part of it: the studies of a mask (N,), the members of these names in this order."""
+        """A subset: studies of a mask (N,), members by name in this order."""
         kept = np.arange(len(self.studies)) if studies is None else np.flatnonzero(studies)
         names = self.members if members is None else tuple(members)
         places = [self.members.index(name) for name in names]
@@ -157,7 +157,7 @@ def answers_of(table: pd.DataFrame) -> Answers:
 
 @dataclass(frozen=True)
 class Rule:
-    """How kernels.lumbar.answers.ensemble.combine averages, and what stands where nobody answers."""
+    """Averaging rule of kernels.lumbar.answers.ensemble.combine, and the priors of rows without predictions."""
 
     average: Average
     priors: Mapping[str, tuple[float, float, float]]
@@ -169,32 +169,32 @@ class Rule:
 
 
 class Mixture:
-    """kernels.lumbar.answers.ensemble.combine for all studies at once: arranged once, then mixed with many weights."""
+    """kernels.lumbar.answers.ensemble.combine for all studies at once, prepared for mixing with many weights."""
 
     def __init__(self, answers: Answers, rule: Rule) -> None:
         self._average = rule.average
         self._priors = rule.prior_rows()[:, None]
-        # Copied in this order, or every mix would copy them again.
+        # Contiguous in this order, or every mix would copy them.
         by_row = np.ascontiguousarray(answers.logits.transpose(2, 0, 1, 3))
         spoken = ~np.isnan(by_row[..., 0])
         self.spoken = spoken.astype(np.float64)
-        """(25, M, N) 1 where a member answers, else 0."""
+        """(25, M, N) 1 if a member predicts the row, else 0."""
         self.voices = np.where(spoken[..., None], by_row if rule.average == "logits" else softmax(by_row), 0)
-        """(25, M, N, 3) what is averaged, 0 where a member is silent."""
+        """(25, M, N, 3) logits or probabilities to be averaged; 0 = no prediction."""
 
     def mix(self, weights: np.ndarray, multipliers: np.ndarray | None = None) -> np.ndarray:
         """(N, 25, 3) probabilities for the weights (M, 3 groups), in the order of GROUPS."""
         return self.finish(*self.sums(weights), multipliers)
 
     def sums(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Weighted sums of the voices (25, N, 3), and of the weights (25, N) of those who answer."""
+        """Weighted sums of the predictions (25, N, 3), and sums of the weights of members that predict (25, N)."""
         shares = weights[:, ROW_GROUPS].T[:, None]
         rows, members, studies, classes = self.voices.shape
         total = shares @ self.voices.reshape(rows, members, studies * classes)
         return total.reshape(rows, studies, classes), (shares @ self.spoken)[:, 0]
 
     def finish(self, total: np.ndarray, weight: np.ndarray, multipliers: np.ndarray | None = None) -> np.ndarray:
-        """Probabilities (N, 25, 3) of what `sums` returns, by class multipliers (3 groups, 3); then the priors."""
+        """Probabilities (N, 25, 3) from `sums`, scaled by class multipliers (3 groups, 3); else the priors."""
         mean = total / np.maximum(weight, 1e-12)[..., None]
         rows = softmax(mean) if self._average == "logits" else mean
         if multipliers is not None:
@@ -205,7 +205,7 @@ class Mixture:
     def slopes(
         self, weights: np.ndarray, by_probability: np.ndarray, multipliers: np.ndarray | None = None
     ) -> np.ndarray:
-        """(M, 3 groups): a loss's derivative by the weights, from that by each mixed probability (N, 25, 3)."""
+        """(M, 3 groups) gradient of a loss by the weights, from that by the mixed probabilities (N, 25, 3)."""
         total, weight = self.sums(weights)
         mixed = self.finish(total, weight, multipliers).transpose(1, 0, 2)
         by_mixed = by_probability.transpose(1, 0, 2)

@@ -1,7 +1,6 @@
-"""Which kind of series a folder of DICOM files is, by its headers: for studies that come without a table.
+"""Kind of a DICOM series from its headers, for studies without a series table.
 
-The competition's tables name each series; elsewhere orientation and weighting say it (T1 and T2 by the echo time, the
-usual rule of MR physics: T1-weighted images have short ones).
+The kind follows from orientation and weighting (by name, else by echo time: T1-weighted images have short ones).
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from tqdm import tqdm
 COLUMNS = ("study_id", "series_id", "series_description")
 # Spin echoes of T1-weighted spine protocols are 8–30 ms, of T2-weighted ones 80–130 ms.
 LONGEST_T1_ECHO_MS = 50.0
-# Slices farther than this off a plane of the body are of no kind that the networks know.
+# Slices that are more oblique than this are of no kind.
 SMALLEST_COSINE = np.cos(np.radians(50))
 TAGS = ["ImageOrientationPatient", "EchoTime", "SeriesDescription"]
 
 
 def series_table(images: Path) -> tuple[pd.DataFrame, list[str]]:
-    """The competition's series table for folders STUDY/SERIES/*.dcm, and a sentence for each series left out."""
+    """The competition's series table for folders STUDY/SERIES/*.dcm, and a sentence for each skipped series."""
     rows: list[tuple[str, str, str]] = []
     left_out: list[str] = []
     studies = sorted(path for path in images.iterdir() if path.is_dir())
@@ -40,7 +39,7 @@ def series_table(images: Path) -> tuple[pd.DataFrame, list[str]]:
 
 
 def kind_of(series: Path) -> str | None:
-    """ "Sagittal T1", "Sagittal T2/STIR" or "Axial T2", as the first header that says it; None where none does."""
+    """ "Sagittal T1", "Sagittal T2/STIR" or "Axial T2", from the first conclusive header; None without one."""
     for header in _headers(series):
         plane, weighting = _plane(header), _weighting(header)
         if plane == "sagittal" and weighting:
@@ -72,11 +71,11 @@ def _plane(header: pydicom.Dataset) -> str | None:
 
 
 def _weighting(header: pydicom.Dataset) -> str | None:
-    """T1 or T2 (STIR counts as that): by name where the name says it, else by echo time."""
+    """T1 or T2 (including STIR): by the series description, else by echo time."""
     words = re.findall(r"T1|T2|STIR", str(header.get("SeriesDescription", "")).upper())
-    said = {"T1" if word == "T1" else "T2" for word in words}
-    if len(said) == 1:
-        return said.pop()
+    named = {"T1" if word == "T1" else "T2" for word in words}
+    if len(named) == 1:
+        return named.pop()
     echo_ms = header.get("EchoTime")
     if echo_ms is None:
         return None

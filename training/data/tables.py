@@ -1,4 +1,4 @@
-"""The competition's tables of a training folder, checked: what is wrong is said in one sentence with its remedy."""
+"""Reads and checks the competition's training tables; errors are one sentence with the remedy."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ log = logging.getLogger("tables")
 
 
 class TablesError(Exception):
-    """Tables that training cannot use: which file, which row, what to do."""
+    """Tables that training cannot use: file, line and remedy."""
 
 
 @dataclass(frozen=True)
 class Tables:
-    """What the three tables say."""
+    """The three tables."""
 
     labels: pd.DataFrame
-    """study (index, text) × 25 rows, int: 0, 1, 2, or -100 where there is no label."""
+    """study (index, text) × 25 rows, int: 0, 1, 2, or -100 = no label."""
     series: dict[str, list[tuple[str, str]]]
     """Study → (series id, kind)."""
     coordinates: pd.DataFrame
@@ -43,9 +43,9 @@ def read_tables(root: Path) -> Tables:
     """Read and check the training tables of a folder in the competition's layout.  Raises TablesError."""
     if not root.is_dir():
         raise TablesError(f"{root} is no folder: name one in the competition's layout with DATA=")
-    labels = _labels(root / "train.csv")
-    series = _series(root / "train_series_descriptions.csv", set(labels.index))
-    coordinates = _coordinates(root / "train_label_coordinates.csv")
+    labels_file, series_file, coordinates_file = (root / name for name in TABLES)
+    labels = _labels(labels_file)
+    series, coordinates = _series(series_file, set(labels.index)), _coordinates(coordinates_file)
     absent = [study for study in labels.index if not (root / "train_images" / study).is_dir()]
     if absent:
         first = ", ".join(absent[:3])
@@ -91,7 +91,7 @@ def read_csv(path: Path, columns: set[str]) -> pd.DataFrame:
 
 
 def translate(path: Path, frame: pd.DataFrame, column: str, meanings: dict[str, object]) -> pd.Series:
-    """A column's texts by their meaning.  Raises TablesError for the first text that has none."""
+    """A column with its texts mapped.  Raises TablesError for the first unknown text."""
     unknown = ~frame[column].isin(list(meanings))
     if unknown.any():
         line, text = frame.index[unknown][0] + 2, frame[column][unknown].iloc[0]
@@ -146,5 +146,5 @@ def _coordinates(path: Path) -> pd.DataFrame:
     return table[table["row"].isin(ROW_INDEX)].reset_index(drop=True)
 
 
-# Each row's place in GROUPS.
+# (25,) index of each row's condition in GROUPS.
 ROW_GROUPS = np.array([GROUPS.index(group_of(row)) for row in ROWS])

@@ -1,4 +1,4 @@
-"""How far a score would move with other studies: bootstrap intervals, and which gain is more than noise."""
+"""Bootstrap intervals of a score over studies, and whether a difference of scores is more than noise."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Verdict = Literal["better", "worse", "noise"]
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and what 95 % of resamples give; NaN where it cannot be told."""
+    """A value and its 95 % bootstrap interval; NaN = undefined."""
 
     value: float
     low: float
@@ -30,10 +30,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """A score of new predictions less that of old ones: negative is a gain."""
+    """Score of new minus score of old predictions: negative is a gain."""
 
     verdict: Verdict
-    """"noise" where the interval holds 0, but for rounding, or cannot be told."""
+    """"noise" if the interval contains 0, up to rounding, or is undefined."""
 
     @property
     def is_none(self) -> bool:
@@ -44,8 +44,8 @@ class Difference(Interval):
 def intervals(labels: np.ndarray, probabilities: np.ndarray, resamples: int = RESAMPLES) -> dict[str, Interval]:
     """The pooled score of labels (N, 25), negative = missing, and probabilities (N, 25, 3): figure → interval.
 
-    Studies are drawn with replacement, always the same for the same N.  A resample that has no labelled row of a part
-    which the studies have is left out of that part and of the mean.
+    Studies are drawn with replacement, with the same draws for the same N.  A resample without a labelled row of a part
+    that the studies have is excluded from that part and from the mean.
     """
     sums = losses(labels, probabilities)
     value, drawn = _value(sums), _drawn(sums, resamples)
@@ -53,29 +53,23 @@ def intervals(labels: np.ndarray, probabilities: np.ndarray, resamples: int = RE
 
 
 def difference(labels: np.ndarray, new: np.ndarray, old: np.ndarray, resamples: int = RESAMPLES) -> Difference:
-    """The final score of new less that of old predictions (N, 25, 3), on the same resamples of the same studies."""
+    """Paired difference of final scores, new minus old predictions (N, 25, 3), on the same resamples."""
     return differences(labels, new, old, resamples)["final"]
 
 
 def differences(
     labels: np.ndarray, new: np.ndarray, old: np.ndarray, resamples: int = RESAMPLES
 ) -> dict[str, Difference]:
-    """The same for every figure."""
+    """`difference` for each of FIGURES."""
     first, second = losses(labels, new), losses(labels, old)
     value, drawn = _value(first) - _value(second), _drawn(first, resamples) - _drawn(second, resamples)
-    found = {}
-    for at, name in enumerate(FIGURES):
-        found[name] = _difference(float(value[at]), drawn[:, at])
-    return found
+    return {name: _difference(float(value[at]), drawn[:, at]) for at, name in enumerate(FIGURES)}
 
 
 def unpaired(
     new: tuple[np.ndarray, np.ndarray], old: tuple[np.ndarray, np.ndarray], resamples: int = RESAMPLES
 ) -> Difference:
-    """The final score of new less that of old (labels, predictions), which are of different studies.
-
-    Its interval is wider than that of paired predictions: both sets are drawn, each for itself.
-    """
+    """Unpaired difference of final scores, new minus old (labels, predictions), of different studies."""
     random = np.random.default_rng(0)
     values, drawn = [], []
     for labels, probabilities in (new, old):
@@ -100,7 +94,7 @@ def _drawn(sums: Sums, resamples: int) -> np.ndarray:
 
 
 def _figures(sums: Sums, times: np.ndarray) -> np.ndarray:
-    """(resamples, 5) figures of the resamples, NaN where one lacks what the studies have."""
+    """(resamples, 5) figures of the resamples; NaN for a resample that lacks a part that the studies have."""
     figures = with_mean(times @ sums.loss, times @ sums.weight)
     present = sums.weight.sum(0) > 0
     figures[np.isnan(figures[:, :-1][:, present]).any(1), -1] = np.nan
@@ -109,7 +103,7 @@ def _figures(sums: Sums, times: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _times(studies: int, resamples: int) -> np.ndarray:
-    """(resamples, studies) how often each study is drawn; kept, for members are compared on the same draws."""
+    """(resamples, studies) how often each study is drawn; cached, as members are compared on the same draws."""
     random = np.random.default_rng(0)
     drawn = random.integers(studies, size=(resamples, studies)) + np.arange(resamples)[:, None] * studies
     times = np.bincount(drawn.ravel(), minlength=resamples * studies).reshape(resamples, studies).astype(np.float64)
@@ -118,8 +112,8 @@ def _times(studies: int, resamples: int) -> np.ndarray:
 
 
 def _bounds(values: np.ndarray) -> tuple[float, float]:
-    told = values[~np.isnan(values)]
-    if not told.size:
+    known = values[~np.isnan(values)]
+    if not known.size:
         return float("nan"), float("nan")
-    low, high = np.quantile(told, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

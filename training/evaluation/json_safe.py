@@ -1,4 +1,4 @@
-"""Numbers on their way into JSON, which knows neither NaN nor infinity."""
+"""NaN and infinity as null, for JSON."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def finite(content: Any) -> Any:
-    """The same with null for what JSON cannot hold: nothing to measure, or infinitely far."""
+    """A copy with None for numbers that JSON cannot hold."""
     if isinstance(content, dict):
         return {key: finite(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):

@@ -1,7 +1,7 @@
-"""How good located landmarks are: how far from the truth, at the right level, on the right slice.
+"""Quality of located landmarks: distance from the truth, right level, right slice.
 
-One row of a table (a finding) is one true landmark of one study and what one localiser made of it.  Landmarks that no
-slice of their view shows are left out: nobody can see them, and annotators do not mark them either.
+A finding is one row of a table: one true landmark of one study, and the prediction of one localiser.  Landmarks that no
+slice of their view shows are excluded, as annotators do not mark them either.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from kernels.lumbar.dicom.study import Stack, Study
 from kernels.lumbar.labels import LEVELS, ROWS, group_of
 from training.evaluation.landmark_errors import VIEW_OF_GROUP
 
-# Slices of the competition's series are up to 6.6 mm apart: what is farther from all of them lies beside the stack.
+# Slices of the competition are up to 6.6 mm apart: points farther from all of them lie outside of the stack.
 SHOWN_MM = 6.0
-# The crop around a point takes its neighbouring slices too.
+# Crops contain the neighbouring slices.
 RIGHT_SLICES = 1
 WITHIN_MM = (5.0, 10.0)
 
@@ -40,7 +40,7 @@ def view_of(row: str) -> str:
 
 @dataclass(frozen=True)
 class Slice:
-    """A slice of a stack, how far from its plane a point lies, and whether its foot lies in the image."""
+    """A slice of a stack; the distance of a point from its plane, and whether its projection lies in the image."""
 
     stack: Stack
     index: int
@@ -54,8 +54,8 @@ class Slice:
 
 
 def nearest_slice(stacks: Collection[Stack], point: np.ndarray) -> Slice | None:
-    """The slice whose plane is nearest to a point in patient mm, of those whose image holds the point's foot, or of all
-    where none does; None without any slice."""
+    """The slice nearest to a point in patient mm, of those whose image contains the point's projection, or of all if
+    none does; None without any slice."""
     candidates = []
     for stack in stacks:
         row, column, away = stack.to_pixels(np.asarray(point, np.float64)).T
@@ -67,7 +67,7 @@ def nearest_slice(stacks: Collection[Stack], point: np.ndarray) -> Slice | None:
 
 
 def shown(study: Study, truth: Points) -> dict[str, Slice]:
-    """Row → the slice of its view that shows it best, of the true landmarks that some slice shows."""
+    """Row → the nearest slice of its view, for the true landmarks that a slice shows."""
     nearest = {row: nearest_slice(study.of_kind(view_of(row)), point) for row, point in truth.items()}
     return {row: one for row, one in nearest.items() if one is not None and one.inside and one.away_mm <= SHOWN_MM}
 
@@ -81,10 +81,10 @@ def judge(
     guessed: Collection[str] = (),
     slices_only: bool = False,
 ) -> list[dict[str, Any]]:
-    """Findings of one localiser in one study: of the rows in `slices` (see `shown`) that it was asked for.
+    """Findings of one localiser in one study, for the rows in `slices` (see `shown`) among `asked`.
 
-    A point that was not found is infinitely far away, at the wrong level and on the wrong slice.  A guessed one is
-    measured, but does not count as found.  `slices_only`: the localiser says nothing of the place in the slice.
+    A missing point has an infinite error, the wrong level and the wrong slice.  An imputed (`guessed`) one is measured,
+    but does not count as found.  `slices_only`: the localiser predicts no place within the slice.
     """
     findings = []
     for row in asked:
@@ -101,8 +101,8 @@ def judge(
 
 
 def _measure(row: str, point: np.ndarray, truth: Points, right: Slice) -> dict[str, Any]:
-    """In-plane error in mm; whether of all levels of its kind and side its own is the nearest, in the plane of sagittal
-    slices, along the stack of axial ones; and whether the point lies on the right slice or one beside it."""
+    """In-plane error in mm; whether its level is the nearest one (in plane on sagittal slices, along the stack on
+    axial ones); and whether the point is at most RIGHT_SLICES off the right slice."""
     places = _column(truth, row.removesuffix(level_of(row)))
     across = {name: float((point - other) @ right.normal) for name, other in places.items()}
     squares = {name: float(np.sum((point - places[name]) ** 2)) - across[name] ** 2 for name in places}
@@ -118,8 +118,8 @@ def _measure(row: str, point: np.ndarray, truth: Points, right: Slice) -> dict[s
 
 
 def _column(truth: Points, condition: str) -> dict[str, np.ndarray]:
-    """The true landmarks of a condition and side, and one beyond each end: else a point a whole level above L1/L2 would
-    still have L1/L2 as the nearest."""
+    """The true landmarks of a condition and side, extrapolated by one level at each end: a point a level above L1/L2
+    must not count as L1/L2."""
     rows = [f"{condition}{level}" for level in LEVELS if f"{condition}{level}" in truth]
     column = {row: np.asarray(truth[row]) for row in rows}
     if len(rows) > 1:
@@ -146,9 +146,9 @@ def _share(flags: pd.Series) -> float:
 
 
 def average_offsets(studies: Collection[Points]) -> dict[str, np.ndarray]:
-    """Row → (3,) mm from the middle of the longest stack of its view to the landmark, the mean over training studies.
+    """Row → (3,) mm from the centre of the longest stack of its view to the landmark, the mean over training studies.
 
-    Each study names its landmarks and the middles of its stacks (kernels.lumbar.answers.spine_shape.STACK_CENTRES).
+    `studies`: landmarks and stack centres (kernels.lumbar.answers.spine_shape.STACK_CENTRES) of each.
     """
     offsets: dict[str, list[np.ndarray]] = {}
     for points in studies:
@@ -159,7 +159,7 @@ def average_offsets(studies: Collection[Points]) -> dict[str, np.ndarray]:
 
 
 def average_positions(study: Study, offsets: Points) -> dict[str, np.ndarray]:
-    """Where the landmarks of a study lie if they lie where they do on average: what every localiser must beat."""
+    """Landmarks of a study at their average offsets: the baseline of every localiser."""
     centres = stack_centres(study)
     names = {row: f"centre_{view_of(row)}" for row in offsets}
     return {row: centres[name] + offsets[row] for row, name in names.items() if name in centres}

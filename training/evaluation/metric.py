@@ -23,7 +23,7 @@ CANAL = np.flatnonzero(ROW_GROUPS == GROUPS.index("spinal"))
 
 
 class MetricError(Exception):
-    """Tables that cannot be scored, and why."""
+    """Tables that cannot be scored, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Score:
 
 @dataclass(frozen=True)
 class Sums:
-    """What each study adds to the metric's four weighted means (N, 4), in the order of PARTS; or what each row does."""
+    """Terms of the metric's weighted means: by study (N, 4) in the order of PARTS, or by row (N, 25)."""
 
     loss: np.ndarray
     """Weighted losses."""
     weight: np.ndarray
-    """0 where the study has no labelled row of the part, or the row no label."""
+    """0 without a labelled row of the part, or without a label."""
 
 
 def with_mean(loss: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -97,7 +97,7 @@ def row_losses(labels: np.ndarray, probabilities: np.ndarray) -> Sums:
 
 
 def losses(labels: np.ndarray, probabilities: np.ndarray) -> Sums:
-    """Each study's part of the score; arguments as for `pooled`."""
+    """Terms of each study (N, 4); arguments as for `pooled`."""
     rows = row_losses(labels, probabilities)
     severe, severe_weight = _any_severe(labels, probabilities)
     chosen = [ROW_GROUPS == part for part in range(len(GROUPS))]
@@ -108,7 +108,7 @@ def losses(labels: np.ndarray, probabilities: np.ndarray) -> Sums:
 
 
 def group_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """(3,) what each condition group adds to the final score; spinal rows add any-severe too.  Their sum is `final`."""
+    """(3,) contribution of each condition group to the final score, any-severe as spinal; they sum to `final`."""
     sums = losses(labels, probabilities)
     parts = with_mean(sums.loss.sum(0), sums.weight.sum(0))[:-1]
     spinal, foraminal, subarticular, any_severe = np.nan_to_num(parts) / max(int((~np.isnan(parts)).sum()), 1)
@@ -133,7 +133,7 @@ def slopes(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def _known(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which rows are labelled, their weights (0 for the others), and the probability of what is true."""
+    """(N, 25): whether a row is labelled, its weight (0 = unlabelled), and the probability of the true class."""
     known = labels >= 0
     classes = labels.clip(0)
     weights = np.where(known, np.array(SEVERITY_WEIGHTS)[classes], 0)

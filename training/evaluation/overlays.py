@@ -17,12 +17,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from kernels.lumbar.answers.locate import Located
-from kernels.lumbar.dicom.geometry import body_plane
+from kernels.lumbar.dicom.geometry import Plane, body_plane
 from kernels.lumbar.dicom.study import Stack, Study
 from kernels.lumbar.labels import LEVELS, ROWS, SERIES_KINDS
 from training.evaluation.localiser_findings import Points, level_of, nearest_slice
 
-# What is drawn in one strip of panels, and on which series: on the second where the study lacks the first.
+# Strips of panels: title, part of the row names, series kinds in order of preference.
 STRIPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("canal", "spinal_canal", ("sagittal_t2", "sagittal_t1")),
     ("left foramen", "left_neural", ("sagittal_t1", "sagittal_t2")),
@@ -39,18 +39,18 @@ FAINTEST = 0.35
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """A slice, and the landmarks that are drawn on it."""
+    """A slice, and the landmarks drawn on it."""
 
     strip: str
     stack: Stack
     index: int
     centre_mm: np.ndarray
-    """(3,) what lies in the middle of the picture."""
+    """(3,) centre of the picture."""
     rows: list[str] = field(default_factory=list)
 
     @property
     def title(self) -> str:
-        """What lies on the slice, and which file it is."""
+        """The levels on the slice, and its file."""
         levels = " ".join(level_text(level) for level in LEVELS if any(row.endswith(level) for row in self.rows))
         image = f"{self.stack.series_id}, image {self.stack.instances[self.index]}"
         return f"{self.strip} {levels}\n{KIND_TITLES[self.stack.kind]}, {image}"
@@ -61,21 +61,13 @@ def level_text(level: str) -> str:
     return level.upper().replace("_", "/")
 
 
-def draw(
-    study: Study, located: Points, path: Path, truth: Mapping[str, np.ndarray] | None = None, caption: str = ""
-) -> None:
-    """One PNG of points (row → patient mm) of whose confidence nothing is known."""
-    draw_located(study, {"located": Located(dict(located))}, path, truth, caption)
-
-
 def draw_located(
     study: Study, routes: Mapping[str, Located], path: Path, truth: Points | None = None, caption: str = ""
 ) -> None:
-    """One PNG of what each route located, a colour each, and of the true landmarks where they are known.
+    """One PNG of the landmarks of each route, in a colour each, and of the true ones if known.
 
-    Every landmark has its panel on the slice nearest to the true point (else to the mean of the located ones), so that
-    left and right, or two levels, may lie on one slice or on several.  A located point that is nearest to another slice
-    says so (+1: the next one).
+    Each landmark is drawn on the slice nearest to the true point (else to the mean of the located ones).  A located
+    point nearest to another slice is labelled with the offset (+1 = the next slice).
     """
     found = panels(study, truth or {}, routes)
     lines = max(1, -(-len(found) // COLUMNS))
@@ -100,7 +92,7 @@ def draw_located(
 
 
 def panels(study: Study, truth: Points, routes: Mapping[str, Located]) -> list[Panel]:
-    """The slices to draw, strip by strip and in the order of the stack; each row lies in one panel."""
+    """The slices to draw, by strip and in the order of the stack; each row is in one panel."""
     found: list[Panel] = []
     for strip, text, kinds in STRIPS:
         stacks = next((study.of_kind(kind) for kind in kinds if study.of_kind(kind)), ())
@@ -119,16 +111,14 @@ def panels(study: Study, truth: Points, routes: Mapping[str, Located]) -> list[P
 
 
 def _mean_point(row: str, routes: Mapping[str, Located]) -> np.ndarray | None:
-    """Mean of what the routes say, of those that have not guessed if there are any."""
+    """Mean of the routes' points, without imputed ones if there are others."""
     known = [one for one in routes.values() if row in one.points]
     known = [one for one in known if row not in one.guessed] or known
     return np.mean([one.points[row] for one in known], axis=0) if known else None
 
 
 def _draw_panel(axis: Axes, panel: Panel, routes: Mapping[str, Located], truth: Points) -> None:
-    stack, plane = panel.stack, panel.stack.planes[panel.index]
-    between_rows, between_columns = plane.spacing_mm
-    axis.imshow(stack.pixels[panel.index], cmap="gray", vmin=0, vmax=255, aspect=between_rows / between_columns)
+    plane = show_slice(axis, panel, panel.centre_mm, FIELD_MM)
     axis.set_title(panel.title, color="white", fontsize=8)
     for row in panel.rows:
         if row in truth:
@@ -141,17 +131,22 @@ def _draw_panel(axis: Axes, panel: Panel, routes: Mapping[str, Located], truth: 
                 _write(axis, panel, row, located.points[row], words, colour, -9 * (number + 1))
                 if row not in truth and number == 0:
                     _write(axis, panel, row, located.points[row], _name(row), "white", 5)
-    half_mm = FIELD_MM[body_plane(stack.kind)] / 2
-    middle_row, middle_column = (float(one) for one in plane.to_pixel(panel.centre_mm)[:2])
-    axis.set_xlim(middle_column - half_mm / between_columns, middle_column + half_mm / between_columns)
-    axis.set_ylim(middle_row + half_mm / between_rows, middle_row - half_mm / between_rows)
+
+
+def show_slice(axis: Axes, panel: Panel, centre_mm: np.ndarray, field_mm: Mapping[str, float]) -> Plane:
+    """Draw the panel's slice, with a field of view by body plane around a point (3,) mm; returns its plane."""
+    plane = panel.stack.planes[panel.index]
+    between_rows, between_columns = plane.spacing_mm
+    axis.imshow(panel.stack.pixels[panel.index], cmap="gray", vmin=0, vmax=255, aspect=between_rows / between_columns)
+    half_mm = field_mm[body_plane(panel.stack.kind)] / 2
+    row, column = (float(one) for one in plane.to_pixel(centre_mm)[:2])
+    axis.set_xlim(column - half_mm / between_columns, column + half_mm / between_columns)
+    axis.set_ylim(row + half_mm / between_rows, row - half_mm / between_rows)
+    return plane
 
 
 def _draw_point(axis: Axes, panel: Panel, row: str, located: Located, colour: str, with_confidence: bool) -> str:
-    """A filled cross, the fainter the less confident; a hollow one where the point was only guessed.
-
-    Returns what is to be written beside it.
-    """
+    """A filled cross, fainter with less confidence, or a hollow one for an imputed point; returns its label."""
     stack, point = panel.stack, np.asarray(located.points[row])
     at_row, at_column, _ = stack.planes[panel.index].to_pixel(point)
     confidence, guessed = located.confidence.get(row), row in located.guessed
@@ -164,7 +159,7 @@ def _draw_point(axis: Axes, panel: Panel, row: str, located: Located, colour: st
 
 
 def _write(axis: Axes, panel: Panel, row: str, point: np.ndarray, words: str, colour: str, above: float) -> None:
-    """Words beside a point: on axial slices away from the midline, where the other side's words are."""
+    """Text beside a point; on axial slices away from the midline, so that the sides' labels do not overlap."""
     at_row, at_column, _ = panel.stack.planes[panel.index].to_pixel(np.asarray(point))
     outwards = panel.strip == "recess" and row.startswith("right_")
     text = axis.annotate(

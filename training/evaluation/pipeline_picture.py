@@ -23,7 +23,6 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from kernels.lumbar.answers.priors import public_priors
-from kernels.lumbar.dicom.geometry import body_plane
 from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.inputs.views import View, cut
 from kernels.lumbar.labels import LEVELS, ROWS, SEVERITIES, Unit
@@ -31,7 +30,7 @@ from kernels.lumbar.networks.weights import WeightsError, find_manifest, read_ma
 from kernels.lumbar.run.clock import Clock
 from training.data.tables import TablesError
 from training.evaluation.localiser_findings import Points, level_of
-from training.evaluation.overlays import ROUTE_COLOURS, STRIPS, TRUE_COLOUR, Panel, level_text, panels
+from training.evaluation.overlays import ROUTE_COLOURS, STRIPS, TRUE_COLOUR, Panel, level_text, panels, show_slice
 from training.evaluation.predictor import Predictor
 from training.evaluation.show import ShowError, known_landmarks, open_study
 from training.evaluation.truth import TruthError, read_solution
@@ -52,8 +51,8 @@ CROP_TITLES = ("T2, canal", "T1, left", "T1, right", "axial, left", "axial, righ
 
 @dataclass(frozen=True, eq=False)
 class Stages:
-    """What the kernel makes of one study: row → patient mm, the five views of one level as split_and_global's global
-    network takes them, (25, 3) probabilities in the order of labels.ROWS, and row → true severity where it is known."""
+    """The kernel's results for one study: row → patient mm, the five views of one level as inputs of split_and_global's
+    global network, (25, 3) probabilities in the order of labels.ROWS, and row → true severity where known."""
 
     study: Study
     located: Points
@@ -124,10 +123,9 @@ def draw_stages(stages: Stages, level: str, path: Path) -> None:
 
 def _draw_slice(axis: Axes, panel: Panel, strip: Sequence[Panel], stages: Stages) -> None:
     """The slice, and every landmark of the strip projected on it."""
-    plane = panel.stack.planes[panel.index]
-    between_rows, between_columns = plane.spacing_mm
-    axis.imshow(panel.stack.pixels[panel.index], cmap="gray", vmin=0, vmax=255, aspect=between_rows / between_columns)
     rows = [row for one in strip for row in one.rows]
+    centre_mm = np.mean([stages.located[row] for row in rows], axis=0)
+    plane = show_slice(axis, panel, centre_mm, FIELD_MM)
     points = [[float(one) for one in plane.to_pixel(np.asarray(stages.located[row]))] for row in rows]
     for row, (at_row, at_column, _) in zip(rows, points, strict=True):
         if row in stages.truth:
@@ -138,14 +136,10 @@ def _draw_slice(axis: Axes, panel: Panel, strip: Sequence[Panel], stages: Stages
             text = f"   {level_text(level_of(row))}"
             words = axis.text(at_column, at_row, text, color="white", fontsize=7, va="center")
             words.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
-    middle_row, middle_column, _ = (float(one) for one in np.mean(points, axis=0))
-    half_mm = FIELD_MM[body_plane(panel.stack.kind)] / 2
-    axis.set_xlim(middle_column - half_mm / between_columns, middle_column + half_mm / between_columns)
-    axis.set_ylim(middle_row + half_mm / between_rows, middle_row - half_mm / between_rows)
 
 
 def _draw_table(axis: Axes, stages: Stages) -> None:
-    """25 rows by condition and level, the darker the more probable; the true severity is framed."""
+    """25 rows by condition and level, darker = more probable; the true severity is framed."""
     axis.imshow(stages.rows, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row, name in enumerate(ROWS):
         axis.text(-0.6, row, level_text(level_of(name)), fontsize=7, ha="right", va="center")
@@ -179,7 +173,7 @@ def _share(across: float, up: float) -> tuple[float, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line.  What is missing ends it with one sentence."""
+    """Command line; exit code 1, with one sentence, if something is missing."""
     parser = argparse.ArgumentParser(prog="training.evaluation.pipeline_picture", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="a folder in the competition's layout")
     parser.add_argument("--study", required=True, help="the number of a study")

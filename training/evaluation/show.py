@@ -1,4 +1,4 @@
-"""A study's landmarks as a picture: located by packaged or finished localisers, and, where known, the true ones.
+"""Draws a study's landmarks: located by packaged or finished localisers, and the true ones if known.
 
     python -m training.evaluation.show --data DIR --study ID [--weights DIR] [--runs DIR] [--out DIR]
 
@@ -13,16 +13,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from kernels.lumbar.answers.locate import Located
 from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.manifest import Manifest
+from kernels.lumbar.networks.devices import default_device
 from kernels.lumbar.networks.weights import WeightsError, find_manifest, read_manifest
 from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.competition import read_series_table
-from training.data.cache.decode import Annotation, lift_all
+from training.data.cache.decode import annotations_of, lift_all
 from training.data.tables import TablesError, read_tables
 from training.evaluation.localiser_findings import Points, judge, shown, summary
 from training.evaluation.overlays import draw_located
@@ -30,7 +30,7 @@ from training.evaluation.predictor import Predictor
 from training.evaluation.truth import TruthError, read_landmarks
 from training.evaluation.validate import fold_manifest
 from training.recipe.load import load_named, names_of
-from training.recipe.schema import Profile, RecipeError
+from training.recipe.schema import PROFILES, Profile, RecipeError
 from training.runs import RunFolder, UnusableRun, read_run
 
 SPLITS = ("test", "train")
@@ -38,11 +38,11 @@ NAMED = 3
 
 
 class ShowError(Exception):
-    """Nothing can be drawn, and why."""
+    """A study that cannot be drawn, with the reason."""
 
 
 def open_study(data: Path, study_id: str) -> tuple[str, Study]:
-    """Its split, and the study, read.  Raises ShowError, which names some studies that are there."""
+    """Split and decoded study.  Raises ShowError, which names some existing studies."""
     study_id = study_id.strip("/")
     for split in SPLITS:
         folder = data / f"{split}_images" / study_id
@@ -63,28 +63,23 @@ def open_study(data: Path, study_id: str) -> tuple[str, Study]:
 
 
 def known_landmarks(data: Path, split: str, study: Study) -> Points | None:
-    """Row → patient mm: the phantom's truth, or what annotators clicked in a training study; None where unknown."""
+    """Row → patient mm: the phantom's truth, or a training study's annotations; None if unknown."""
     if (data / "truth" / "landmarks.csv").is_file():
         return read_landmarks(data, split).get(study.study_id)
     if split == "test":
         return None
     clicks = read_tables(data).coordinates
-    own = clicks[clicks["study_id"] == study.study_id]
-    columns = ["series_id", "instance", "row", "x", "y"]
-    return lift_all(study, [Annotation(*line) for line in own[columns].itertuples(index=False, name=None)])
+    return lift_all(study, annotations_of(clicks[clicks["study_id"] == study.study_id]))
 
 
 def locate_by_route(weights: Path, study: Study) -> dict[str, Located]:
-    """What each route of a package locates; its graders are not even loaded.  Raises WeightsError, ShowError."""
+    """Landmarks of each route of a package, without its graders.  Raises WeightsError, ShowError."""
     path = find_manifest([weights])
     return _located(localisers_of(read_manifest(path)), path.parent, study)
 
 
 def locate_by_recipe(runs: Path, profile: Profile, names: Sequence[str], study: Study) -> dict[str, Located]:
-    """What the finished localisers of each recipe locate together, of the first fold that has any.
-
-    Raises ShowError.
-    """
+    """Landmarks of each recipe's finished localisers, in the first fold that has any.  Raises ShowError."""
     routes: dict[str, Located] = {}
     for recipe in (load_named(name, profile) for name in names):
         folder = RunFolder(runs, recipe)
@@ -99,7 +94,7 @@ def locate_by_recipe(runs: Path, profile: Profile, names: Sequence[str], study: 
 
 
 def _located(manifest: Manifest, folder: Path, study: Study) -> dict[str, Located]:
-    predictor = Predictor(manifest, folder, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    predictor = Predictor(manifest, folder, default_device())
     if not predictor.members:
         reasons = "; ".join(problem.detail for problem in predictor.problems) or "it names none"
         raise ShowError(f"{folder} has no usable localiser: {reasons}")
@@ -114,7 +109,7 @@ def localisers_of(manifest: Manifest) -> Manifest:
 
 
 def describe(study: Study, routes: Mapping[str, Located], truth: Points | None) -> list[str]:
-    """One line a route: what was found, and how far it lies from the truth."""
+    """One line a route: number of landmarks, and their error if the truth is known."""
     lines = []
     for name, located in routes.items():
         found = len(located.points) - len(located.guessed)
@@ -123,23 +118,22 @@ def describe(study: Study, routes: Mapping[str, Located], truth: Points | None) 
             slices = shown(study, truth)
             judged = judge(study.study_id, truth, slices, located.points, list(slices), located.guessed)
             one = summary(pd.DataFrame(judged)) if judged else None
-            line += "" if one is None else f", {one['median_mm']:.1f} mm (median) and {one['p95_mm']:.1f} mm (95 %) off"
-            line += (
-                "" if one is None else f", right level {one['right_level']:.0%}, right slice {one['right_slice']:.0%}"
-            )
+            if one is not None:
+                line += f", {one['median_mm']:.1f} mm (median) and {one['p95_mm']:.1f} mm (95 %) off"
+                line += f", right level {one['right_level']:.0%}, right slice {one['right_slice']:.0%}"
         lines.append(line)
     return lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line.  What is missing ends it with one sentence."""
+    """Command line; exit code 1, with one sentence, if something is missing."""
     parser = argparse.ArgumentParser(prog="training.evaluation.show", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="a folder in the competition's layout")
     parser.add_argument("--study", required=True, help="the number of a study")
     parser.add_argument("--weights", type=Path, help="a packaged dataset folder; default: only the truth is drawn")
     parser.add_argument("--runs", type=Path, help="finished runs, whose localisers need not be packaged")
     parser.add_argument("--recipes", nargs="*", default=[], help="of the runs; default: all")
-    parser.add_argument("--profile", choices=["smoke", "bench", "full"], default="full", help="of the runs")
+    parser.add_argument("--profile", choices=PROFILES, default="full", help="of the runs")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder of the picture")
     given = parser.parse_args(argv)
     try:

@@ -16,16 +16,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
+from kernels.lumbar.answers.locate import Located
 from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.labels import ROWS, SEVERITIES
+from kernels.lumbar.networks.devices import default_device
 from kernels.lumbar.networks.weights import read_manifest
 from kernels.lumbar.run.competition import read_series_table
 from kernels.lumbar.run.submission import replace_json
 from training.evaluation.landmark_errors import landmark_errors
 from training.evaluation.metric import score
-from training.evaluation.overlays import draw
+from training.evaluation.overlays import draw_located
 from training.evaluation.predictor import Predictor
 from training.evaluation.truth import TruthError, read_landmarks, read_solution
 from training.evaluation.validate import as_frame, predict_studies
@@ -54,7 +55,7 @@ def summarise(data: Path, weights: Path, out: Path, overlays: int) -> str:
     studies = sorted(truth)
     priors = np.array([manifest.priors[row] for row in ROWS])
     series = read_series_table(data / "test_series_descriptions.csv").series
-    predictor = Predictor(manifest, weights, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    predictor = Predictor(manifest, weights, default_device())
     at_truth = predict_studies(predictor, data / "test_images", series, studies, landmarks=truth)
     uniform = np.full((len(ROWS), len(SEVERITIES)), 1 / 3)
     tables = {
@@ -68,7 +69,8 @@ def summarise(data: Path, weights: Path, out: Path, overlays: int) -> str:
     errors = landmark_errors(located, truth)
     for study in studies[:overlays]:
         read = read_study(data / "test_images" / study, study, series.get(study, []))
-        draw(read, located.get(study, {}), out / f"overlay_{study}.png", truth[study])
+        points = {"located": Located(dict(located.get(study, {})))}
+        draw_located(read, points, out / f"overlay_{study}.png", truth[study])
 
     lines = [f"{'phantom score, ' + str(len(studies)) + ' test studies':40} spinal  foram.  subart. any sev. mean"]
     for name, one in scores.items():

@@ -1,4 +1,4 @@
-"""Which of several scores is the best where they are equal but for rounding, so that no processor decides it."""
+"""Best of several scores up to rounding, so that the choice does not depend on the processor."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Scores and probabilities that differ by less are the same: two ways to sum the same numbers differ in their last bits,
-# and by how much depends on the processor.
+# Scores and probabilities that differ by less are equal: rounding depends on the order of sums and on the processor.
 SAME = 1e-9
 
 
 def first_best(values: Sequence[float] | Sequence[np.ndarray] | np.ndarray, within: float = SAME) -> np.ndarray:
-    """Place of the lowest along the first axis; of those that are the same as the lowest, the first."""
+    """Index of the lowest along the first axis; of equal ones the first."""
     rows = np.asarray(values)
     return np.asarray((rows <= rows.min(0) + within).argmax(0))

@@ -1,4 +1,4 @@
-"""Priors: what the training labels say of a row before any image is read."""
+"""Priors of the 25 rows from the training labels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pandas as pd
 
 from kernels.lumbar.labels import ROWS, SEVERITIES, SEVERITY_WEIGHTS, group_of
 
-# Added to each class's weighted count, so that no class that a small data set lacks has probability zero.
+# Added to each class's weighted count, so that no class has probability zero.
 SMOOTHING = 0.5
 
 

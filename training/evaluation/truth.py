@@ -1,4 +1,4 @@
-"""The phantom's truth: what a real data set does not have, and what demos and benchmarks score against."""
+"""Ground truth of a phantom data set, against which demos and benchmarks score."""
 
 from __future__ import annotations
 

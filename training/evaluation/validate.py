@@ -1,4 +1,4 @@
-"""Validation through the kernel: the score that training reports is that of the code which runs on Kaggle."""
+"""Out-of-fold validation with the kernel's own code, so that the score is that of the code which runs on Kaggle."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from kernels.lumbar.answers.ensemble import softmax
 from kernels.lumbar.labels import ROWS, SEVERITIES
-from kernels.lumbar.manifest import Artefact, Manifest
+from kernels.lumbar.manifest import Manifest
+from kernels.lumbar.networks.devices import default_device
 from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.read_ahead import read_ahead
 from kernels.lumbar.run.submission import replace_json
@@ -33,7 +33,7 @@ log = logging.getLogger("validate")
 
 
 def fold_manifest(folder: RunFolder, members: Sequence[MemberRecipe], fold: int) -> Manifest:
-    """The finished members of one fold as a manifest whose files lie in the profile's folder."""
+    """Manifest of the finished networks of one fold; files are relative to the profile's folder."""
     members = [member for member in members if member.is_trained_in(fold)]
     artefacts = [folder.artefact(member.member.name, fold) for member in members]
     return Manifest(
@@ -54,10 +54,7 @@ def predict_studies(
     landmarks: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     clock: Clock | None = None,
 ) -> dict[str, Prediction]:
-    """Study → prediction, by the kernel's own code; `landmarks` stand in for the localisers where given.
-
-    `clock`: records the seconds of every stage; without a limit.
-    """
+    """Study → prediction.  `landmarks` (study → row → mm) replace the localisers; `clock` records the seconds."""
     clock = clock or Clock(float("inf"))
     known = (lambda study: landmarks.get(study, {})) if landmarks is not None else (lambda study: None)
     read = tqdm(read_ahead(images, series, studies, clock), total=len(studies), unit="study", desc="validating")
@@ -73,7 +70,7 @@ def localiser_errors(
     truth: Mapping[str, Mapping[str, np.ndarray]],
     fold: int,
 ) -> dict[str, LandmarkError]:
-    """What a fold's localisers miss by on the studies they never saw; kept beside them, with their calibration."""
+    """Out-of-fold localisation error (mm) per series kind, cached as JSON; also calibrates the localisers."""
     manifest = fold_manifest(folder, localisers, fold)
     made_by = {artefact.member.name: artefact.weights.sha256 for artefact in manifest.artefacts}
     path = folder.localiser_errors(fold)
@@ -100,9 +97,9 @@ def validate(
     folds: Mapping[str, int],
     trained: Sequence[int],
 ) -> Score:
-    """Out-of-fold score of the folds that were trained, pooled over their studies; kept as JSON, answers as Parquet.
+    """Out-of-fold score, pooled over the studies of the trained folds; saved as JSON, predictions as Parquet.
 
-    Nothing is graded again, and no seconds are measured again, where all this is kept of the very same networks.
+    Does nothing where all results of the same networks, studies and code exist (validation_stamp.py).
     """
     studies = {fold: [study for study, its_fold in folds.items() if its_fold == fold] for fold in trained}
     manifests = {fold: fold_manifest(folder, members, fold) for fold in trained}
@@ -116,7 +113,8 @@ def validate(
         predictor = all_of(manifest, folder)
         predictions = predict_studies(predictor, data / "train_images", tables.series, studies[fold], clock=clock)
         frames.append(as_frame({study: one.rows for study, one in predictions.items()}))
-        keep_answers(folder, members, fold, predictions, tables.labels)
+        answers = answer_table(folder.recipe.name, members, fold, predictions, tables.labels)
+        out_of_fold.write(folder.out_of_fold(fold), answers)
         solution = solution_of(tables.labels.loc[studies[fold]])
         _keep_member_scores(folder, members, fold, predictions, manifest, solution)
     pooled = pd.concat(frames, ignore_index=True)
@@ -129,8 +127,8 @@ def validate(
 
 
 def all_of(manifest: Manifest, folder: RunFolder) -> Predictor:
-    """All networks of a fold.  Raises RunsError for one that the kernel would leave out."""
-    predictor = Predictor(manifest, folder.profile, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    """Predictor with all networks of a fold.  Raises RunsError for one that the kernel would drop."""
+    predictor = Predictor(manifest, folder.profile, default_device())
     if predictor.problems:
         first = predictor.problems[0]
         raise RunsError(
@@ -140,17 +138,6 @@ def all_of(manifest: Manifest, folder: RunFolder) -> Predictor:
     return predictor
 
 
-def keep_answers(
-    folder: RunFolder,
-    members: Sequence[MemberRecipe],
-    fold: int,
-    predictions: Mapping[str, Prediction],
-    labels: pd.DataFrame,
-) -> None:
-    """Write the table of what each grader of a fold answered for the studies that it never saw."""
-    out_of_fold.write(folder.out_of_fold(fold), answer_table(folder.recipe.name, members, fold, predictions, labels))
-
-
 def answer_table(
     name: str,
     members: Sequence[MemberRecipe],
@@ -158,12 +145,12 @@ def answer_table(
     predictions: Mapping[str, Prediction],
     labels: pd.DataFrame,
 ) -> pd.DataFrame:
-    """What the graders of a recipe's fold answered, in the form of training.data.out_of_fold."""
+    """Logits of a fold's graders for its held-out studies, as a table of training.data.out_of_fold."""
     tables = []
     for member in members:
         if member.member.role == "grader" and member.is_trained_in(fold):
-            own = f"{member.member.name}_fold{fold}"
-            answers = {study: prediction.answers.get(own, {}) for study, prediction in predictions.items()}
+            name_in_fold = member.name_in(fold)
+            answers = {study: prediction.answers.get(name_in_fold, {}) for study, prediction in predictions.items()}
             tables.append(out_of_fold.rows_of(name, member.pooled_as, name, fold, answers, labels))
     return pd.concat(tables, ignore_index=True)
 
@@ -174,7 +161,7 @@ def seconds_of(
     """Measured seconds a study, with TTA: of each grader, and of reading and of all localisers together."""
     costs: dict[str, dict[str, float]] = {"members": {}, "located": {located: clock.mean_s("read")}}
     for member in members:
-        measured = [clock.mean_s(f"{member.member.name}_fold{fold}") for fold in folds if member.is_trained_in(fold)]
+        measured = [clock.mean_s(member.name_in(fold)) for fold in folds if member.is_trained_in(fold)]
         if not measured:
             continue
         seconds = float(np.mean(measured)) * member.member.passes
@@ -193,23 +180,22 @@ def _keep_member_scores(
     manifest: Manifest,
     solution: pd.DataFrame,
 ) -> None:
-    """Write each grader's own out-of-fold score, by condition group, into its artefact.json."""
+    """Write each grader's out-of-fold score, by condition group, into its artefact.json."""
     priors = np.array([manifest.priors[row] for row in ROWS])
     for member in members:
         if member.member.role != "grader" or not member.is_trained_in(fold):
             continue
-        path = folder.job(member.member.name, fold) / "artefact.json"
-        artefact = Artefact.model_validate_json(path.read_text())
+        name = member.name_in(fold)
         rows = {}
         for study, prediction in predictions.items():
-            answers = prediction.answers.get(artefact.member.name, {})
+            answers = prediction.answers.get(name, {})
             pairs = zip(ROWS, priors, strict=True)
             rows[study] = np.stack([softmax(answers[row]) if row in answers else prior for row, prior in pairs])
         result = asdict(score(solution, as_frame(rows)))
         graded = [group for group, weight in member.weight.items() if weight > 0 and np.isfinite(result[group])]
         own = {str(group): round(result[group], 5) for group in graded}
-        provenance = artefact.provenance.model_copy(update={"oof_score": own})
-        replace_json(path, artefact.model_copy(update={"provenance": provenance}).model_dump(mode="json"))
+        made = next(one.provenance for one in manifest.artefacts if one.member.name == name)
+        folder.update_artefact(member.member.name, fold, provenance=made.model_copy(update={"oof_score": own}))
 
 
 def as_frame(rows: Mapping[str, np.ndarray]) -> pd.DataFrame:

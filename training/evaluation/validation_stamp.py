@@ -1,4 +1,4 @@
-"""Whether a validation is known already: of which networks, studies and code the kept answers and scores are."""
+"""Digest of a validation's networks, studies and code, by which existing results are reused."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from training.digests import digest
 from training.evaluation.metric import Score
 from training.runs import RunFolder
 
-# Where a network came from; its own out-of-fold score, among others, is written there by validation itself.
+# Not part of the digest: validation itself writes the out-of-fold score there.
 NOT_WEIGHED = {"artefacts": {"__all__": {"provenance"}}}
 
 
 def made_of(
     manifests: Mapping[int, Manifest], studies: Mapping[int, Sequence[str]], fingerprint: str
 ) -> dict[str, str]:
-    """All that a validation depends on, by fold where it differs; `fingerprint`: that of the training tables."""
+    """Digests of all that a validation depends on; `fingerprint`: of the training tables."""
     networks = {fold: manifest.model_dump(mode="json", exclude=NOT_WEIGHED) for fold, manifest in manifests.items()}
     code = [path.read_text(encoding="utf-8") for path in sorted(Path(kernels.lumbar.__path__[0]).rglob("*.py"))]
     return {"networks": digest(networks), "studies": digest(studies), "data": fingerprint, "kernel": digest(code)}
 
 
 def keep(folder: RunFolder, made: Mapping[str, str], folds: Sequence[int]) -> None:
-    """Say of what the tables are that were just written."""
+    """Save the digests of the results that were just written."""
     replace_json(folder.validated, {"made_of": made, "answers": _answers(folder, folds)})
 
 
 def kept_score(folder: RunFolder, made: Mapping[str, str], manifests: Mapping[int, Manifest]) -> Score | None:
-    """The score of a validation of exactly this, where all that it leaves is there; else None."""
+    """The score of an earlier validation with these digests, if all its results exist; else None."""
     graders = {member.name for one in manifests.values() for route in one.routes for member in route.graders}
     scored = [
         artefact.member.name
@@ -47,7 +47,7 @@ def kept_score(folder: RunFolder, made: Mapping[str, str], manifests: Mapping[in
         if known != {"made_of": made, "answers": _answers(folder, list(manifests))} or not folder.seconds.is_file():
             return None
         return Score(**{part: score[part] for part in Score.__annotations__}) if graders <= set(scored) else None
-    except (OSError, ValueError, KeyError, TypeError):  # a file that is not there, or not whole
+    except (OSError, ValueError, KeyError, TypeError):  # a missing or damaged file
         return None
 
 

@@ -8,4 +8,4 @@ torchvision_shim.apply()  # before any module of this package imports timm
 
 
 class FitError(Exception):
-    """A run that cannot start or go on, with the reason."""
+    """A run that cannot start or continue, with the reason."""

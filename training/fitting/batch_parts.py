@@ -1,4 +1,4 @@
-"""A batch in parts: one for each process and each round of gradient accumulation."""
+"""Splits a batch: one part for each process and each round of gradient accumulation."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from training.fitting import FitError
 
 
 def part_of(batch: Batch, number: int, count: int, whole_studies: bool = False) -> Batch:
-    """Part `number` (from 0) of `count` nearly equal, contiguous parts; of whole studies where asked for.
+    """Part `number` (from 0) of `count` nearly equal, contiguous parts; `whole_studies`: studies are not split.
 
-    Raises FitError where there are more parts than samples, or studies.
+    Raises FitError for more parts than samples, or studies.
     """
     if count == 1:
         return batch
-    studies = batch.whose.studies if whole_studies and batch.whose is not None else None
+    studies = batch.origin.studies if whole_studies and batch.origin is not None else None
     units = len(batch.target) if studies is None else int(studies.max()) + 1
     if units < count:
-        things = "samples" if studies is None else "studies"
-        raise FitError(f"a batch of {units} {things} has no {count} parts: use fewer devices, or a smaller accumulate")
+        what = "samples" if studies is None else "studies"
+        raise FitError(f"a batch of {units} {what} has no {count} parts: use fewer devices, or a smaller accumulate")
     first, end = units * number // count, units * (number + 1) // count
     if studies is None:
         chosen = torch.arange(first, end, device=batch.target.device)
     else:
         chosen = ((studies >= first) & (studies < end)).nonzero()[:, 0]
     part = _changed(batch, lambda tensor: tensor[chosen.to(tensor.device)])
-    if studies is None or part.whose is None:
+    if studies is None or part.origin is None:
         return part
-    return replace(part, whose=replace(part.whose, studies=part.whose.studies - first))
+    return replace(part, origin=replace(part.origin, studies=part.origin.studies - first))
 
 
 def at_least_two(batch: Batch) -> Batch:
-    """A batch of one sample is doubled: batch normalisation over a pooled, 1 × 1 map needs two."""
+    """A batch of one sample is duplicated: batch normalisation of a pooled, 1 × 1 map needs two."""
     if len(batch.target) > 1:
         return batch
     return _changed(batch, lambda tensor: tensor.repeat(2, *[1] * (tensor.ndim - 1)))
 
 
 def _changed(batch: Batch, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-    """The same change of everything that a batch has for each sample."""
+    """The same change of every per-sample tensor of a batch."""
 
     def changed(tensor: torch.Tensor | None) -> Any:
         return None if tensor is None else change(tensor)
@@ -51,6 +51,6 @@ def _changed(batch: Batch, change: Callable[[torch.Tensor], torch.Tensor]) -> Ba
     return replace(
         batch,
         views=tuple(change(view) for view in batch.views),
-        whose=None if batch.whose is None else replace(batch.whose, studies=change(batch.whose.studies)),
+        origin=None if batch.origin is None else replace(batch.origin, studies=change(batch.origin.studies)),
         **{name: changed(getattr(batch, name)) for name in ("present", "target", "distance_mm", "other")},
     )

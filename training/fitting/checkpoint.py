@@ -1,4 +1,4 @@
-"""Files that are whole or absent: checkpoints of a run that may be killed at any moment."""
+"""Checkpoints, written atomically: a killed run leaves the old file or the new one."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ FORMAT = 2
 
 
 class CheckpointError(FitError):
-    """A checkpoint that cannot be continued, with the reason and the remedy."""
+    """A checkpoint that cannot be resumed, with the reason and the remedy."""
 
 
 def save(path: Path, state: dict[str, Any], identity: dict[str, Any]) -> None:
-    """Write a checkpoint.  `identity` says of which run: only the same run may continue it."""
+    """Write a checkpoint.  Only a run with the same `identity` may resume it."""
     with whole_file(path) as temporary:
         torch.save({"format": FORMAT, "identity": identity, **state}, temporary)
 
@@ -36,8 +36,8 @@ def load(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        said = str(error) if isinstance(error, OSError) else "it is damaged"
-        raise CheckpointError(f"{path} cannot be read ({said}): {remedy}") from error
+        reason = str(error) if isinstance(error, OSError) else "it is damaged"
+        raise CheckpointError(f"{path} cannot be read ({reason}): {remedy}") from error
     if state.get("format") != FORMAT:
         raise CheckpointError(f"{path} has format {state.get('format')}, this code writes {FORMAT}: {remedy}")
     changed = sorted(key for key, value in identity.items() if state["identity"].get(key) != value)

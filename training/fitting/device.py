@@ -1,8 +1,7 @@
-"""Where a network is fitted: one device, or several that share every batch.  All that knows of Lightning Fabric.
+"""The device of a fit: one, or several that share every batch (data parallel).  The only user of Lightning Fabric.
 
-One process works on one device.  `torchrun --nproc-per-node N [--nnodes M …] -m <module>` starts N processes on each of
-M machines, which read of each other in the environment that it sets; nothing else is asked for.  What is started
-without it is alone, on a cluster too.
+One process per device.  `torchrun --nproc-per-node N [--nnodes M …] -m <module>` starts N processes on each of M
+machines and sets their environment; a process started without it is alone, on a cluster too.
 """
 
 from __future__ import annotations
@@ -20,20 +19,20 @@ from training.recipe.fitting import Precision
 
 from . import FitError
 
-# What torchrun sets, and all that is read of it here.
+# Environment variables that torchrun sets.
 RANKS, RANKS_HERE = "WORLD_SIZE", "LOCAL_WORLD_SIZE"
 
 
 def ranks() -> int:
-    """How many processes fit one network together."""
+    """Number of processes that fit one network together."""
     return int(os.environ.get(RANKS, 1)) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
 class Device:
-    """One process's device, and what it shares with the processes beside it."""
+    """One process's device, and its communication with the other processes."""
 
     def __init__(self, device: torch.device, precision: Precision) -> None:
-        # Fabric takes seconds to import, which a run that fails early need not wait for.
+        # Imported here: Fabric takes seconds.
         from lightning_fabric import Fabric
         from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
         from lightning_fabric.strategies import DDPStrategy
@@ -50,11 +49,11 @@ class Device:
         alone = self.ranks == 1
         self.fabric = Fabric(
             accelerator=device.type,
-            # Parts of a network may rest for a batch, such as the vector of a missing view.
+            # Some parameters may be unused in a batch, such as the vector of a missing view.
             strategy="auto" if alone else DDPStrategy(find_unused_parameters=True),
             devices=[device.index or 0] if alone and device.type == "cuda" else here,
             num_nodes=self.ranks // here,
-            # Named, as Fabric would else guess from the variables of a cluster's job that it is one of many.
+            # Explicit, as Fabric would otherwise infer several processes from a cluster job's variables.
             plugins=[*plugins, LightningEnvironment() if alone else TorchElasticEnvironment()],
         )
         self.fabric.launch()
@@ -63,37 +62,37 @@ class Device:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes files."""
+        """Whether this process writes the files."""
         return self.rank == 0
 
     def prepare(self, net: nn.Module, optimiser: torch.optim.Optimizer) -> nn.Module:
-        """The network's outputs as a module whose backward pass averages gradients over all processes."""
+        """A module of the network's outputs whose backward pass averages gradients over all processes."""
         module, _ = self.fabric.setup(_Outputs(net), optimiser, move_to_device=False)
         return module
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Half precision where this device computes in it."""
+        """Autocast in this device's precision."""
         return self.fabric.autocast()
 
     def backward(self, loss: Tensor, module: nn.Module, *, last: bool) -> None:
-        """Add to the gradients; with the last part of a batch they are averaged over all processes."""
+        """Accumulate gradients; with the `last` part of a batch they are averaged over all processes."""
         with self.fabric.no_backward_sync(module, enabled=not last):  # type: ignore[arg-type]
             self.fabric.backward(loss)
 
     def step(self, optimiser: torch.optim.Optimizer) -> None:
-        """One step, or none where half precision overflowed.  Gradients were unscaled by `scaler` before."""
+        """One optimiser step, skipped if half precision overflowed.  Gradients must be unscaled by `scaler`."""
         self.scaler.step(optimiser)
         self.scaler.update()
 
     def sum(self, *values: Tensor) -> Tensor:
-        """Each of these numbers, summed over all processes."""
+        """(N,) each value summed over all processes."""
         stacked = torch.stack([value.detach().float() for value in values])
         if self.ranks > 1:
             torch.distributed.all_reduce(stacked)
         return stacked
 
     def gather(self, value: Any) -> list[Any]:
-        """What each process has, by rank, on all of them."""
+        """All processes' values, by rank, in every process."""
         if self.ranks == 1:
             return [value]
         found: list[Any] = [None] * self.ranks
@@ -101,7 +100,7 @@ class Device:
         return found
 
     def align(self, net: nn.Module) -> None:
-        """Make buffers, such as running statistics, those of the first process everywhere."""
+        """Copy buffers, such as running statistics, from the first process to all."""
         if self.ranks > 1:
             for buffer in net.buffers():
                 torch.distributed.broadcast(buffer, 0)
@@ -112,7 +111,7 @@ class Device:
 
 
 class _Outputs(nn.Module):
-    """What a network's loss is computed from, as a forward pass."""
+    """A network's `outputs`, from which the loss is computed, as a forward pass."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -125,7 +124,7 @@ class _Outputs(nn.Module):
 
 @cache
 def device_of(device: torch.device, precision: Precision = "float16") -> Device:
-    """The device of this process, made once; joins the others at first.  Raises FitError where there are too few."""
+    """The device of this process, created once; waits for all processes.  Raises FitError for too few GPUs."""
     return Device(device, precision)
 
 
@@ -138,7 +137,7 @@ def _mixed(precision: Precision, device: str, scaler: torch.amp.GradScaler) -> A
     name: Literal["16-mixed", "bf16-mixed"] = "16-mixed" if precision == "float16" else "bf16-mixed"
 
     class Mixed(MixedPrecision):
-        """Leaves images as they are: what networks compute of places in pixels needs more than half a float."""
+        """Inputs stay float32: coordinates in pixels need more precision than half floats have."""
 
         def convert_input(self, data: Any) -> Any:
             return data
@@ -148,7 +147,7 @@ def _mixed(precision: Precision, device: str, scaler: torch.amp.GradScaler) -> A
 
 @contextmanager
 def deterministic(on: bool) -> Iterator[None]:
-    """Only computations that always give the same bits, where asked for.  Raises FitError for what has no such form."""
+    """Deterministic algorithms only.  Raises FitError for an operation that has none."""
     if not on:
         yield
         return

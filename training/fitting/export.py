@@ -1,4 +1,4 @@
-"""From a fitted network to one TorchScript file and its manifest entry: with weights.py, all that knows the format.
+"""Exports a fitted network: one TorchScript file and its manifest entry.  With weights.py, all that knows the format.
 
 TorchScript is deprecated upstream, yet files written by torch 2.13 load in every torch since 2.6 and need no source of
 timm or of this project, which torch.export's format does not offer.
@@ -23,20 +23,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from kernels.lumbar.labels import UNITS
 from kernels.lumbar.manifest import Artefact, Provenance, Weights
 from kernels.lumbar.networks.weights import golden_inputs
-from kernels.lumbar.run.submission import whole_file
+from kernels.lumbar.run.submission import replace_text, whole_file
 from kernels.lumbar.specs import Member
-from training.fitting.archive import canonical
 from training.recipe.schema import MemberRecipe
+from training.runs import ARTEFACT, WEIGHTS
 
-WEIGHTS_FILE = "weights.ts"
-ARTEFACT_FILE = "artefact.json"
 NEWEST_TESTED_TORCH = (2, 13)
 PARITY_BATCHES = (1, 3, 7)
 PARITY_TOLERANCE = 1e-5
 
 
 class ExportError(Exception):
-    """A network whose exported file would not answer as the network does, or not on every device."""
+    """A network whose exported file would differ from it, or would fail on other devices."""
 
 
 def export(net: nn.Module, recipe: MemberRecipe, out: Path, provenance: Provenance, seed: int) -> Artefact:
@@ -50,8 +48,8 @@ def export(net: nn.Module, recipe: MemberRecipe, out: Path, provenance: Provenan
     net = copy.deepcopy(net).cpu().float().eval()
     # Without optimisation, as in the kernel: TorchScript would compile anew for each batch size, for minutes.
     with torch.no_grad(), _quiet(), torch.jit.optimized_execution(False):
-        # Only the first trace of a class in a process has names without numbers: it is made for nothing, so that the
-        # file is the same whatever the process has exported before.
+        # Only the first trace of a class in a process has names without numbers: a first trace is thrown away, so that
+        # the file does not depend on earlier exports.
         torch.jit.trace(net, tuple(golden_inputs(member, seed, 1)), check_trace=False)
         traced = torch.jit.trace(net, tuple(golden_inputs(member, seed)), check_trace=False)
         buffer = io.BytesIO()
@@ -68,7 +66,7 @@ def export(net: nn.Module, recipe: MemberRecipe, out: Path, provenance: Provenan
         golden = loaded(*golden_inputs(member, seed)).flatten().tolist()
         gflops = gflops_per_study(net, member)
     weights = Weights(
-        file=WEIGHTS_FILE,
+        file=WEIGHTS,
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
         golden_seed=seed,
@@ -77,15 +75,46 @@ def export(net: nn.Module, recipe: MemberRecipe, out: Path, provenance: Provenan
     complete = provenance.model_copy(update={"torch_version": torch.__version__, "gflops_per_study": gflops})
     artefact = Artefact(member=member, weights=weights, provenance=complete)
     out.mkdir(parents=True, exist_ok=True)
-    with whole_file(out / WEIGHTS_FILE) as temporary:
+    with whole_file(out / WEIGHTS) as temporary:
         temporary.write_bytes(data)
-    with whole_file(out / ARTEFACT_FILE) as temporary:
-        temporary.write_text(artefact.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    replace_text(out / ARTEFACT, artefact.model_dump_json(indent=2) + "\n")
     return artefact
 
 
+# Debug information (source lines with paths of this machine), and a digest of the whole file that torch never checks.
+NEEDLESS = (".debug_pkl", ".data/serialization_id")
+NUMBERED = re.compile(rb"___torch_mangle_(\d+)")
+# The files that contain class names; tensors lie in data/ and constants/.
+NAMING = re.compile(r"^[^/]+/(code/.*\.py|data\.pkl|constants\.pkl)$")
+
+
+def canonical(archive: bytes) -> bytes:
+    """A TorchScript file whose bytes depend on the network alone.
+
+    As torch writes it, class names are numbered by how many networks the process has traced before, and the debug
+    files hold call stacks.  Names are numbered anew, in their order; what loading does not need is left out.
+    """
+    numbers: dict[bytes, bytes] = {}
+
+    def renumbered(content: bytes) -> bytes:
+        # Pickles store names as lines, without their length.
+        return NUMBERED.sub(
+            lambda found: b"___torch_mangle_" + numbers.setdefault(found[1], b"%d" % len(numbers)), content
+        )
+
+    written = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(written, "w", zipfile.ZIP_STORED) as new:
+        for entry in old.infolist():
+            if entry.filename.endswith(NEEDLESS):
+                continue
+            name, content = renumbered(entry.filename.encode()).decode(), old.read(entry)
+            # ZipInfo has a fixed date, 1980.
+            new.writestr(zipfile.ZipInfo(name), renumbered(content) if NAMING.match(name) else content)
+    return written.getvalue()
+
+
 def baked_devices(archive: bytes) -> list[str]:
-    """Lines of the archive's code that name a device: traces of tensors made without regard to their inputs' device."""
+    """Lines of the archive's code with a fixed device: tensors that were not created on their inputs' device."""
     found = []
     with zipfile.ZipFile(io.BytesIO(archive)) as files:
         for name in files.namelist():
@@ -96,7 +125,7 @@ def baked_devices(archive: bytes) -> list[str]:
 
 
 def parity_inputs(member: Member, seed: int, batch: int) -> list[Tensor]:
-    """Other noise for each batch size; in batches, the last sample's last view is missing."""
+    """Different noise for each batch size; in batches, the last view of the last sample is missing."""
     *views, present = golden_inputs(member, seed + batch, batch)
     if batch > 1:
         views[-1][-1] = 0
@@ -136,7 +165,7 @@ def _warn_of_untested_torch() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without TorchScript's deprecation, and the tracer's remarks on shape checks, which parity makes needless."""
+    """Without TorchScript's deprecation warnings, and the tracer's on shape checks, which the parity check covers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)

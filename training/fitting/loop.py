@@ -1,8 +1,8 @@
-"""Fits one member: epochs, validation, checkpoints, and exact continuation of a run that was killed or stopped.
+"""Fits one network: epochs, validation, checkpoints, and exact resume of a run that was killed or stopped.
 
-Everything random is seeded anew at the start of each epoch from (seed, epoch), so that a run that continues from the
-last whole epoch draws the same numbers as one that was never interrupted; one that SIGTERM stopped within an epoch left
-its generators in the checkpoint.  Either way, on the CPU the weights are bit-identical.
+All random generators are seeded from (seed, epoch) at the start of each epoch, so that a run resumed from the last
+whole epoch draws the same numbers as an uninterrupted one; a run that SIGTERM stopped within an epoch has its
+generators in the checkpoint.  Either way, on the CPU the weights are bit-identical.
 """
 
 from __future__ import annotations
@@ -10,25 +10,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
 from training.data.samples.batch import Samples
-from training.fitting.time_limit import OutOfTime, TimeLimit
+from training.fitting.time_limit import OutOfTime, StoppedBySignal, TimeLimit, sigterm_event
 from training.fitting.training_run import LOOK_EVERY, TrainingRun
 from training.recipe.schema import MemberRecipe
-from training.runs import CHECKPOINT
+from training.runs import CHECKPOINT, CURVES, HISTORY
 
 from . import FitError, checkpoint
-from .curves import EpochRecord, draw_curves, write_history
 from .device import Device, deterministic, device_of
+from .history import EpochRecord, Scalars, draw_curves, write_history
 from .randomness import seed_everything
-from .scalars import Scalars
-from .stop import Stop, StoppedBySignal, stop_on_sigterm
 
-__all__ = ["CHECKPOINT", "FitError", "FitResult", "fit"]
+__all__ = ["FitError", "FitResult", "fit"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class FitResult:
     """A fitted member."""
 
     net: nn.Module
-    """With the kept weights (their running mean where the recipe has one), in eval mode, on the device."""
+    """With the kept weights (their EMA where the recipe has one), in eval mode, on the device."""
     history: tuple[EpochRecord, ...]
     best_epoch: int
     """The epoch whose weights were kept, from 1."""
@@ -45,7 +44,7 @@ class FitResult:
     median_error_px: float | None
     """Of that epoch, for localisers."""
     published: tuple[dict[str, str], ...] = ()
-    """What published weights it started from: fields of kernels.lumbar.manifest.PublishedWeights."""
+    """The published weights it started from: fields of kernels.lumbar.manifest.PublishedWeights."""
 
 
 def fit(
@@ -58,13 +57,13 @@ def fit(
     only: Sequence[str] = (),
     clock: TimeLimit | None = None,
 ) -> FitResult:
-    """Fit a member, or continue where a killed run of the same recipe and seed left `out`.
+    """Fit a network, or resume a killed run of the same recipe and seed in `out`.
 
     `initial`: weights of the same network to start from, in place of published ones of its encoder.  `only`: names of
-    its modules that are begun anew and fitted; all others stay as they are.  `clock`: asked before every epoch.
-    Writes checkpoint.pt, history.csv and its TensorBoard twin each epoch, and curves.png at the end.  On SIGTERM the
-    step is ended, checkpoint.pt written, and StoppedBySignal raised.
-    Raises FitError for a loss that is not finite, CheckpointError for a checkpoint that cannot be continued, OutOfTime.
+    modules that are reinitialised and fitted; all others are frozen.  `clock`: checked before every epoch.
+    Writes checkpoint.pt, history.csv and a TensorBoard event file each epoch, and curves.png at the end.  On SIGTERM
+    the step is completed, checkpoint.pt written, and StoppedBySignal raised.
+    Raises FitError for a loss that is not finite, CheckpointError for a checkpoint that cannot be resumed, OutOfTime.
     """
     out.mkdir(parents=True, exist_ok=True)
     optimisation, steps = recipe.fitting.optimisation, samples.steps_per_epoch
@@ -72,14 +71,14 @@ def fit(
     identity = {"recipe": recipe.model_dump(mode="json"), "seed": seed, "steps_per_epoch": steps}
     saved = checkpoint.load(out / CHECKPOINT, identity)
     seed_everything(seed, 0)
-    with deterministic(optimisation.deterministic), stop_on_sigterm() as stop, Scalars(out) as scalars:
+    with deterministic(optimisation.deterministic), sigterm_event() as stop, Scalars(out) as scalars:
         run = TrainingRun(
             recipe, samples, shared, pretrained=saved is None and initial is None, initial=initial, only=only
         )
         if saved is not None:
             run.restore(saved)
-            if shared.first and run.history:  # a kill may have come between the two files
-                write_history(out / "history.csv", run.history)
+            if shared.first and run.history:  # killed between the two files
+                write_history(out / HISTORY, run.history)
         done = len(run.history)
         begun = done * steps + (0 if run.within is None else run.within["step"])
         quiet = None if shared.first else True
@@ -89,41 +88,41 @@ def fit(
             state = run.state()
             if shared.first:
                 checkpoint.save(out / CHECKPOINT, state, identity)
-            shared.barrier()  # before anyone goes on from it
+            shared.barrier()  # before any process continues
 
         with tqdm(total=total, initial=begun, desc=name, unit="step", disable=quiet) as bar:
 
-            def stop_if_asked(step: int) -> None:
-                if _is_asked(stop, shared, step, steps):
+            def stop_if_requested(step: int) -> None:
+                if _should_stop(stop, shared, step, steps):
                     save()
                     raise StoppedBySignal(
                         f"{name} was stopped after step {step} of {total}; the same command goes on there"
                     )
 
             for epoch in range(done + 1, optimisation.epochs + 1):
-                _ask(clock, shared, run.history)
-                run.epoch(epoch, seed, bar, stop_if_asked)
+                _check_time(clock, shared, run.history)
+                run.epoch(epoch, seed, bar, stop_if_requested)
                 save()
                 if shared.first:
-                    write_history(out / "history.csv", run.history)
+                    write_history(out / HISTORY, run.history)
                     scalars.add_newest(run.history)
-                stop_if_asked(epoch * steps)
+                stop_if_requested(epoch * steps)
     kept = run.history[run.kept_epoch - 1]
     if shared.first:
-        draw_curves(out / "curves.png", run.history, name, run.kept_epoch)
+        draw_curves(out / CURVES, run.history, name, run.kept_epoch)
     result = run.kept_net(), tuple(run.history), kept.epoch, kept.validation_loss, kept.median_error_px
     return FitResult(*result, tuple(run.published))
 
 
-def _is_asked(stop: Stop, device: Device, step: int, steps: int) -> bool:
-    """Whether to stop after a step.  Several processes agree, not after each, as they wait for each other to do so."""
+def _should_stop(stop: Event, device: Device, step: int, steps: int) -> bool:
+    """Whether to stop after a step.  Several processes agree every LOOK_EVERY steps, as gathering makes them wait."""
     if device.ranks == 1:
-        return stop.asked
-    return (step % steps % LOOK_EVERY == 0) and any(device.gather(stop.asked))
+        return stop.is_set()
+    return (step % steps % LOOK_EVERY == 0) and any(device.gather(stop.is_set()))
 
 
-def _ask(clock: TimeLimit | None, device: Device, history: Sequence[EpochRecord]) -> None:
-    """Raises OutOfTime in all processes where the clock of one says so."""
+def _check_time(clock: TimeLimit | None, device: Device, history: Sequence[EpochRecord]) -> None:
+    """Raises OutOfTime in all processes if the time limit of one is reached."""
     late = False
     try:
         if clock is not None:

@@ -1,4 +1,4 @@
-"""The optimiser, its learning rate at every step, and the running mean of the weights."""
+"""Optimiser, learning-rate schedule, and exponential moving average (EMA) of the weights."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from training.recipe.fitting import Optimisation
 
 
 def make_optimiser(net: nn.Module, optimisation: Optimisation) -> torch.optim.AdamW:
-    """AdamW; biases, norms and other vectors do not decay."""
+    """AdamW without weight decay of biases, norms and other vectors."""
     groups = param_groups_weight_decay(net, optimisation.weight_decay)
     return torch.optim.AdamW(groups, lr=optimisation.learning_rate, fused=True)
 
 
 def rate_at(optimisation: Optimisation, step: int, steps_per_epoch: int) -> float:
-    """Learning rate of a step (from 0): a pure function, so that a resumed run needs no memory of it.
+    """Learning rate of a step (from 0): a pure function, so that a resumed run needs no scheduler state.
 
     Rises linearly through the warm-up, whose last step has the full rate; then cosine to zero over the remaining steps,
     or by the factor of the step schedule every `step_epochs` epochs, or constant.
@@ -37,9 +37,9 @@ def rate_at(optimisation: Optimisation, step: int, steps_per_epoch: int) -> floa
 
 
 def make_ema(net: nn.Module, optimisation: Optimisation) -> ModelEmaV3 | None:
-    """Running mean of all weights and buffers, or None where the recipe wants none.
+    """EMA of all weights and buffers; None if the recipe has none.
 
-    Its decay rises to the recipe's as 1 - step^(-2/3), so that a short run forgets its random start.
+    Its decay warms up to the recipe's as 1 - step^(-2/3), so that a short run forgets its random start.
     """
     if optimisation.ema_decay is None:
         return None

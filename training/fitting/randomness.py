@@ -1,4 +1,4 @@
-"""The global generators: seeded anew for every epoch, kept where a run stops within one."""
+"""Global random generators: seeded for every epoch, saved when a run stops within one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def seed_everything(seed: int, epoch: int, rank: int = 0) -> None:
 
 
 def generators(device: torch.device) -> dict[str, Any]:
-    """Where the global generators stand, in types that a checkpoint may hold."""
+    """State of the global generators, in types that a checkpoint may contain."""
     kind, words, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
@@ -30,7 +30,7 @@ def generators(device: torch.device) -> dict[str, Any]:
 
 
 def set_generators(state: dict[str, Any], device: torch.device) -> None:
-    """Go on drawing where `generators` was asked."""
+    """Restore the state returned by `generators`."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])

@@ -1,20 +1,41 @@
-"""How long a training session may go on: asked before every epoch, after which a checkpoint is saved."""
+"""What ends a training early, with a checkpoint to resume from: a session's time limit, or SIGTERM."""
 
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 class OutOfTime(Exception):
-    """The session ends here, between two epochs; the next one goes on from the checkpoint."""
+    """The session ends between two epochs; the next one resumes from the checkpoint."""
+
+
+class StoppedBySignal(OutOfTime):
+    """SIGTERM, with which clusters and rented machines reclaim a machine; the checkpoint has all that was done."""
+
+
+@contextmanager
+def sigterm_event() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, in place of ending the process; outside the main thread it is never set."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class TimeLimit:
-    """Says before every epoch whether it would still end in time."""
+    """Checks before every epoch whether it would end in time."""
 
-    # Share of the limit that is kept back for export and validation, which follow the last epoch and are not cut.
+    # Share of the limit reserved for export and validation, which follow the last epoch.
     RESERVE = 0.03
 
     def __init__(self, limit_s: float = math.inf, now: Callable[[], float] = time.monotonic) -> None:
@@ -24,10 +45,10 @@ class TimeLimit:
         self._epochs = 0
 
     def before_epoch(self, last_s: float | None) -> None:
-        """Raises OutOfTime where an epoch as long as the network's last one would end too late.
+        """Raises OutOfTime if an epoch as long as the network's last one (s) would end too late.
 
-        A network without a last one is taken to be as slow as the slowest of the session.  The first epoch of a session
-        is always let through: a limit that is too short for any would end every session where it began.
+        A network without a last one is assumed to be as slow as the slowest of the session.  The first epoch of a
+        session always runs: otherwise a limit shorter than an epoch would never make progress.
         """
         self._longest_s = max(self._longest_s, last_s or 0.0)
         expected_s = self._longest_s if last_s is None else last_s

@@ -1,4 +1,4 @@
-"""The state of one fit: it learns epoch by epoch, and can be put down and taken up between any two steps."""
+"""The state of one fit; it can be saved and restored between any two steps."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from training import networks
 from training.data.samples.batch import Batch, Samples
 from training.fitting import FitError
 from training.fitting.batch_parts import at_least_two, part_of
-from training.fitting.curves import EpochRecord
 from training.fitting.device import Device
-from training.fitting.losses.registry import LossSum, answer
+from training.fitting.history import EpochRecord
+from training.fitting.losses import LossSum, answer
 from training.fitting.losses.target_heatmaps import known_points
 from training.fitting.optimise import make_ema, make_optimiser, rate_at
 from training.fitting.randomness import generators, seed_everything, set_generators
@@ -26,15 +26,15 @@ from training.networks.parts import published_weights
 from training.recipe.schema import MemberRecipe
 
 GRADIENT_NORM = 1.0
-# The loss is looked at every so many steps: each look makes a GPU wait.
+# The loss is checked every so many steps, as each check synchronises the GPU.
 LOOK_EVERY = 20
 
 
 class TrainingRun:
-    """A network, its optimiser and their history, alike in all processes of `device`.
+    """A network, its optimiser and history, identical in all processes of `device`.
 
-    Every process sees every batch and learns from its part of it, so that as many devices as one likes give the weights
-    of one, up to rounding and what normalises over a batch.
+    Every process draws every batch and uses its part, so that any number of devices gives the same weights, up to
+    rounding and normalisation over a batch.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class TrainingRun:
             net = networks.for_member(recipe, pretrained=pretrained)
         self.net = _channels_last(net.to(device.device))
         if initial is not None:
-            begun_anew = {name: value for name, value in self.net.state_dict().items() if self._is_fitted(name)}
-            self.net.load_state_dict(initial if not only else initial | begun_anew)
+            reinitialised = {name: value for name, value in self.net.state_dict().items() if self._is_fitted(name)}
+            self.net.load_state_dict(initial if not only else initial | reinitialised)
         for name, parameter in self.net.named_parameters():
             parameter.requires_grad = self._is_fitted(name)
         if not any(parameter.requires_grad for parameter in self.net.parameters()):
@@ -72,15 +72,14 @@ class TrainingRun:
         return not self.only or name.partition(".")[0] in self.only
 
     @property
-    def judged(self) -> nn.Module:
-        """The network that is validated and kept."""
+    def validated(self) -> nn.Module:
+        """The network that is validated and kept: the EMA if there is one."""
         return self.net if self.ema is None else self.ema.module
 
     def epoch(self, number: int, seed: int, bar: tqdm[Any], after_step: Callable[[int], None]) -> None:
-        """Train and validate once; keep the weights if they are the best so far, or the last are wanted.
+        """Train and validate once; keep the weights if they are the best so far, or if the recipe keeps the last.
 
-        `after_step` is called with the number of every step of the run, from 1, and may put it down by asking for its
-        `state` and raising.
+        `after_step` is called with the number of every step of the run, from 1; it may save `state` and raise.
         """
         started = time.monotonic() - (0.0 if self.within is None else self.within["seconds"])
         seed_everything(seed, number, self.device.rank)
@@ -93,7 +92,7 @@ class TrainingRun:
         best = min((r.validation_loss for r in self.history if not math.isnan(r.validation_loss)), default=math.nan)
         if self.optimisation.keep == "last" or math.isnan(best) or validation_loss == best:
             self.kept_epoch = number
-            self.kept = {name: value.cpu().clone() for name, value in self.judged.state_dict().items()}
+            self.kept = {name: value.cpu().clone() for name, value in self.validated.state_dict().items()}
 
     def _train(
         self, epoch: int, first_step: int, bar: tqdm[Any], started: float, after_step: Callable[[int], None]
@@ -104,13 +103,13 @@ class TrainingRun:
             part.train(self._is_fitted(name))
         device, steps = self.device.device, self.samples.steps_per_epoch
         total, weight = torch.zeros((), device=device), torch.zeros((), device=device)
-        skipped, taken_up, self.within = 0 if self.within is None else self.within["step"], self.within, None
+        skipped, resumed, self.within = 0 if self.within is None else self.within["step"], self.within, None
         count = 0
         for count, batch in enumerate(self.samples.training(epoch), 1):
             if count <= skipped:
                 continue
-            if taken_up is not None:
-                mine, taken_up = taken_up["processes"][self.device.rank], None
+            if resumed is not None:
+                mine, resumed = resumed["processes"][self.device.rank], None
                 total, weight = mine["total"].to(device), mine["weight"].to(device)
                 set_generators(mine["generators"], device)
             loss = self._step(batch, first_step + count - 1)
@@ -129,7 +128,7 @@ class TrainingRun:
         return self._mean(epoch, count, total, weight)
 
     def _mean(self, epoch: int, count: int, total: torch.Tensor, weight: torch.Tensor) -> float:
-        """The loss so far.  Raises FitError where it is not finite."""
+        """Mean loss so far.  Raises FitError if it is not finite."""
         total, weight = self.device.sum(total, weight)
         mean = (total / weight.clamp_min(1e-12)).item()
         if not math.isfinite(mean):
@@ -140,7 +139,7 @@ class TrainingRun:
         return mean
 
     def _step(self, batch: Batch, step: int) -> LossSum:
-        """Learn from this process's part of a batch, in `accumulate` rounds; the loss of that part."""
+        """One optimiser step on this process's part of a batch, in `accumulate` rounds; the loss of that part."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate_at(self.optimisation, step, self.samples.steps_per_epoch)
         self.optimiser.zero_grad(set_to_none=True)
@@ -149,7 +148,7 @@ class TrainingRun:
         sums = []
         for number in range(rounds):
             loss = self._loss(part_of(batch, self.device.rank * rounds + number, parts, whole))
-            # The weight of the whole batch is known only after its last part.
+            # The weight of the whole batch is known after its last part only.
             share = loss.mean if parts == 1 else loss.total / len(batch.target)
             self.device.backward(share, self.module, last=number == rounds - 1)
             sums.append(LossSum(loss.total.detach(), loss.weight.detach()))
@@ -175,21 +174,21 @@ class TrainingRun:
     @torch.no_grad()
     def _validate(self) -> tuple[float, float | None]:
         """Mean loss over all held-out samples, and for localisers the median error in pixels."""
-        self.device.align(self.judged)
-        net = self.judged.eval()
+        self.device.align(self.validated)
+        net = self.validated.eval()
         found = []
         for number, batch in enumerate(self.samples.validation()):
             if number % self.device.ranks != self.device.rank:
                 continue
             with self.device.autocast():
-                loss, said = answer(net, batch, self.recipe.fitting)
+                loss, outputs = answer(net, batch, self.recipe.fitting)
             errors = torch.empty(0)
             if self.recipe.member.role == "localiser":
-                points = net.points(said, batch.present)  # type: ignore[operator]
+                points = net.points(outputs, batch.present)  # type: ignore[operator]
                 offset = (points - torch.nn.functional.pad(batch.target, (0, 1)))[..., 1:3]
                 errors = offset.norm(dim=-1)[known_points(batch.target)].cpu()
             found.append((number, loss.total.item(), loss.weight.item(), errors))
-        # Summed in the order of the batches, whoever judged them.
+        # Summed in the order of the batches, whichever process validated them.
         found = sorted(sum(self.device.gather(found), []), key=lambda one: one[0])
         total, weight = sum(one[1] for one in found), sum(one[2] for one in found)
         if weight and not math.isfinite(total):
@@ -198,7 +197,7 @@ class TrainingRun:
         return total / weight if weight else math.nan, errors.median().item() if len(errors) else None
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on, in every process; asked of all at once."""
+        """All that the next step depends on, in every process; a collective call."""
         within = None
         if self.within is not None:
             mine = {name: self.within[name].cpu() for name in ("total", "weight")}
@@ -218,7 +217,7 @@ class TrainingRun:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up the state of a checkpoint.  Raises FitError for one that other processes left within an epoch."""
+        """Restore a checkpoint.  Raises FitError for one saved within an epoch by another number of processes."""
         within = state["within"]
         if within is not None and len(within["processes"]) != self.device.ranks:
             raise FitError(
@@ -241,7 +240,7 @@ class TrainingRun:
 
 
 def _channels_last(net: nn.Module) -> nn.Module:
-    """The network with its convolutions in an order that costs them a quarter to a half less time, on any device."""
+    """The network with channels-last convolutions, which take a quarter to a half less time on any device."""
     for part in net.modules():
         if isinstance(part, nn.Conv2d):
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

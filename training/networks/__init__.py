@@ -6,8 +6,8 @@ graders also `backbone`, where it names it `target_names`, and the options of th
 
 * a grader: logits (B, targets, 3);
 * a localiser: points (B, targets, 4) = slice, row, column in pixels of the first view, and a confidence in [0, 1].
-  For its loss it has `outputs(*views, present)`, what the loss is computed from, and `points(outputs, present)`;
-  `losses` names those of training/fitting that it is fitted with.
+  It has `outputs(*views, present)`, from which the loss is computed, and `points(outputs, present)`; `losses` names
+  those of training/fitting that fit it.
 
 Every `Net` can be traced by torch.jit.trace, at any batch size, and answers for missing views (present = 0) as well.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,10 @@ __all__ = ["FOLDER", "NetworkError", "build", "check", "for_member", "names", "o
 FOLDER = Path(__file__).parent
 # Arguments that are not options of a recipe.
 GIVEN = ("inputs", "size_px", "targets", "target_names", "backbone")
-GRADER_LOSSES = ("cross_entropy", "weighted_cross_entropy", "weighted_bce", "competition")
 
 
 def _modules(folder: Path) -> dict[str, str]:
-    """Architecture name → dotted module path below the folder.  Raises NetworkError for a name that is used twice."""
+    """Architecture name → dotted module path below the folder.  Raises NetworkError for a duplicate name."""
     found: dict[str, str] = {}
     for path in sorted(folder.rglob("*.py")):
         if not re.search(r"^class Net\b", path.read_text(encoding="utf-8"), re.MULTILINE):
@@ -56,7 +56,7 @@ def names() -> tuple[str, ...]:
 
 
 def build(name: str, **arguments: Any) -> nn.Module:
-    """A new network.  Raises NetworkError, with what there is, for an unknown name or option."""
+    """A new network.  Raises NetworkError, with the known ones, for an unknown name or option."""
     known = options_of(name)
     unknown = sorted(set(arguments) - set(known))
     if unknown:
@@ -66,7 +66,7 @@ def build(name: str, **arguments: Any) -> nn.Module:
 
 
 def options_of(name: str) -> tuple[str, ...]:
-    """The arguments that an architecture takes.  Raises NetworkError, with what there is, for an unknown name."""
+    """The arguments of an architecture.  Raises NetworkError, with the known ones, for an unknown name."""
     return tuple(inspect.signature(_net_class(name)).parameters)
 
 
@@ -77,12 +77,14 @@ def _net_class(name: str) -> Any:
     return importlib.import_module(f"{__name__}.{modules[name]}").Net
 
 
-def check(recipe: MemberRecipe, stage: str = "", backbone: str = "") -> list[Offer]:
-    """Make a member's network, without weights, and let it go; the published weights that it would start from.
+def check(
+    recipe: MemberRecipe, stage: str = "", backbone: str = "", grader_losses: Sequence[str] | None = None
+) -> list[Offer]:
+    """Build a member's network without weights; returns the published weights that it would start from.
 
+    `stage`, `backbone`: dotted paths of the parts of a recipe that describe it, for the message.  `grader_losses`:
+    losses that fit every grader without `losses` of its own; None = not checked for these.
     Raises NetworkError for what cannot be fitted.
-
-    `stage`, `backbone`: dotted paths of the parts of a recipe that describe it; the message names what is wrong there.
     """
     fitting = recipe.fitting
     inside = f"{stage}.fitting" if stage else "fitting"
@@ -105,10 +107,10 @@ def check(recipe: MemberRecipe, stage: str = "", backbone: str = "") -> list[Off
             net = for_member(recipe)
     except (NetworkError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise refuse(_place_of(str(error), recipe, places, inside, backbone or "backbone"), error) from error
-    losses = getattr(net, "losses", () if recipe.member.role == "localiser" else GRADER_LOSSES)
+    losses = getattr(net, "losses", grader_losses if recipe.member.role == "grader" else ())
     second = fitting.second_step
     for place, loss in [(inside, fitting.loss), *([(f"{inside}.second_step", second.loss)] if second else [])]:
-        if loss not in losses:
+        if losses is not None and loss not in losses:
             raise refuse(f"{place}.loss", f"{fitting.network.name} is fitted with {' or '.join(losses)}, not '{loss}'")
     modules = sorted({name.partition(".")[0] for name, _ in net.named_parameters()})
     for part in second.parts if second else ():
@@ -119,7 +121,7 @@ def check(recipe: MemberRecipe, stage: str = "", backbone: str = "") -> list[Off
 
 
 def _places_of_options(recipe: MemberRecipe, inside: str, backbone: str) -> dict[str, str]:
-    """Option → its dotted path; those of a backbone come before those of the network, as in for_member."""
+    """Option → its dotted path; options of a backbone override those of the network, as in for_member."""
     own = {option: f"{inside}.network.options.{option}" for option in recipe.fitting.network.options}
     return own | {
         option: f"{backbone}.options.{option}" for option in (recipe.backbone.options if recipe.backbone else ())
@@ -127,23 +129,22 @@ def _places_of_options(recipe: MemberRecipe, inside: str, backbone: str) -> dict
 
 
 def _place_of(message: str, recipe: MemberRecipe, places: dict[str, str], inside: str, backbone: str) -> str:
-    """The dotted path of what a message speaks of first: an option it names, or whose value it quotes."""
+    """The dotted path of the first option that a message names, or whose value it quotes."""
     values = recipe.fitting.network.options | (recipe.backbone.options if recipe.backbone else {})
-    spoken = {}
+    mentioned = {}
     for option, place in places.items():
         value = re.escape(str(values[option]).removeprefix("tu-"))
         if found := re.search(rf"\b{option}\b|'{value}'", message):
-            spoken[place] = found.start()
+            mentioned[place] = found.start()
     if recipe.backbone is not None and (found := re.search(f"'{re.escape(recipe.backbone.timm)}'", message)):
-        spoken[f"{backbone}.timm"] = found.start()
-    return min(spoken, key=lambda place: spoken[place]) if spoken else f"{inside}.network"
+        mentioned[f"{backbone}.timm"] = found.start()
+    return min(mentioned, key=lambda place: mentioned[place]) if mentioned else f"{inside}.network"
 
 
 def for_member(recipe: MemberRecipe, *, pretrained: bool = True) -> nn.Module:
-    """The network of one member of a recipe.
+    """The network of one member of a recipe; options of its backbone override those of the network.
 
-    `pretrained=False` makes it without looking for published weights, whatever the recipe says: its weights are loaded
-    afterwards.  Options of a backbone override those of the network.
+    `pretrained=False`: without published weights, whatever the recipe says, as its weights are loaded afterwards.
     """
     member, network = recipe.member, recipe.fitting.network
     sizes = {view.size_px for view in member.inputs}

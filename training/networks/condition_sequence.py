@@ -1,8 +1,7 @@
 """The five conditions of a level as a sequence: the stage-2 network of seed 002 (5th place).
 
 One encoder for all slices of all crops, a bidirectional LSTM and attention along the slices of a crop, a bidirectional
-LSTM across the conditions of the level, because what is narrowed in one place is often narrowed in the others; heads by
-condition group.
+LSTM across the conditions of the level, whose grades are correlated; heads by condition group.
 """
 
 from __future__ import annotations
@@ -62,16 +61,16 @@ class Net(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Logits (B, targets, 3) for `*views, present`."""
         *views, present = inputs
-        images = torch.stack(views, 1)
-        features = self.encoder(images.flatten(0, 2)[:, None])
-        features = features.reshape(-1, len(views), self.slices, features.shape[1])
+        images = torch.stack(views, 1)  # (B, K, S, H, W)
+        features = self.encoder(images.flatten(0, 2)[:, None])  # (B·K·S, F)
+        features = features.reshape(-1, len(views), self.slices, features.shape[1])  # (B, K, S, F)
         features = torch.where(present[..., None, None] > 0.5, features, self.missing.type_as(features))
         if self.along == "slices":
             tokens = self.by_slice(features.flatten(1, 2)).reshape(-1, self.slices, self.pool.score[0].in_features)
         else:
-            tokens = self.by_slice(features.flatten(0, 1))
-        told = self.pool(tokens).reshape(-1, len(views), tokens.shape[2])
+            tokens = self.by_slice(features.flatten(0, 1))  # (B·K, S, width)
+        vectors = self.pool(tokens).reshape(-1, len(views), tokens.shape[2])  # (B, K, width)
         if self.by_condition is not None:
-            answer = self.by_condition(told)
-            told = told + answer if self.along == "conditions_skip" else answer
-        return torch.stack([self.heads[head](told[:, number]) for number, head in enumerate(self.head_of)], 1)
+            mixed = self.by_condition(vectors)
+            vectors = vectors + mixed if self.along == "conditions_skip" else mixed
+        return torch.stack([self.heads[head](vectors[:, number]) for number, head in enumerate(self.head_of)], 1)

@@ -1,15 +1,15 @@
-"""Landmarks as numbers: slices as channels of a 2D encoder, then row, column and, if asked, slice of each point.
+"""Coordinate regression: slices as channels of a 2D encoder, then row, column and optionally slice of each point.
 
 Sources: the 2D keypoint models of seed 001 (10 sampled slices as channels, global average pooling, Smooth-L1 of
 normalised coordinates) and the coordinate regressors of seed 000.  The head `soft_argmax` is DSNT (Nibali et al. 2018):
-the mean place under an attention map a point, which knows places from the start and learns them from few studies, above
-all where the loss tells the map itself where to look.
+the mean place under an attention map for each point, which learns from few studies, above all if the loss supervises
+the map as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,27 +25,60 @@ Pooling = Literal["average", "soft_argmax"]
 
 
 class Places(NamedTuple):
-    """What networks of coordinates say, in float32."""
+    """Outputs of coordinate networks, float32."""
 
     place: Tensor
     """(B, K, 2 or 3): row and column, or slice, row and column, from 0 to 1 between the edges of the first view."""
     logit: Tensor
-    """(B, K) of the confidence."""
+    """(B, K) logit of the confidence."""
     attention: Tensor
-    """(B, K, *grid) logarithms of shares that sum to 1: where the network looks for each point."""
+    """(B, K, *grid) log-softmax attention of each point."""
 
 
-class Net(nn.Module):
+class CoordinateNet(nn.Module):
+    """Encoder → (Pyramid) → PointHead: `outputs`, `points` and `forward` of localisers that regress coordinates."""
+
+    losses = ("coordinate_smooth_l1",)
+
+    def __init__(self, slices: int, size_px: int, *, volume: bool, coordinates: bool) -> None:
+        super().__init__()
+        self.slices, self.size_px, self.volume, self.coordinates = slices, size_px, volume, coordinates
+        self.encoder: Any
+        self.pyramid: nn.Module | None
+        self.head: PointHead
+
+    def outputs(self, *inputs: Tensor) -> Places:
+        """Places for `*views, present`."""
+        *views, present = inputs
+        shown = [view * present[:, number, None, None, None] for number, view in enumerate(views)]
+        image = torch.stack(shown, 1) if self.volume else torch.cat(shown, 1)  # (B, views, S, H, W) or (B, C, H, W)
+        if self.coordinates:
+            image = torch.cat([image, *ramps(image)], 1)
+        features = self.encoder(image)
+        if self.pyramid is not None:
+            features = self.pyramid(features)
+        elif self.volume:
+            features = features[-1]
+        places: Places = self.head(features)
+        return on_real_slices(places, shown[0]) if self.head.axes == 3 else places
+
+    def points(self, places: Places, present: Tensor) -> Tensor:
+        """Points (B, targets, 4) of places."""
+        return points_from_places(places, present, slices=self.slices, size_px=self.size_px)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.points(self.outputs(*inputs), inputs[-1])
+
+
+class Net(CoordinateNet):
     """Points (B, targets, 4) in pixels of the first view.
 
     `encoder`: a timm name.  `pooling`: average = of the whole image, the published head; soft_argmax = see PointHead,
-    over maps of one pixel in `stride` input pixels with `width` channels, to which all coarser ones are added, and of
-    which the cells within `window` of the highest count (null: all).
-    `slices`: regress the slice, too; else points lie in the middle of the first view's slices.  `coordinates`: two more
-    channels say where each pixel lies (CoordConv, Liu et al. 2018).
+    over maps at `stride` with `width` channels, to which all coarser ones are added, restricted to the cells within
+    `window` of the peak (null: all).
+    `slices`: also regress the slice; else points lie in the middle of the first view's slices.  `coordinates`: two more
+    channels with each pixel's position (CoordConv, Liu et al. 2018).
     """
-
-    losses = ("coordinate_smooth_l1",)
 
     def __init__(
         self,
@@ -63,11 +96,7 @@ class Net(nn.Module):
         window: float | None = None,
         coordinates: bool = False,
     ) -> None:
-        super().__init__()
-        self.slices = inputs[0]
-        self.size_px = size_px
-        self.regress_slices = slices
-        self.coordinates = coordinates
+        super().__init__(inputs[0], size_px, volume=False, coordinates=coordinates)
         channels = sum(inputs) + 2 * coordinates
         self.encoder = image_encoder(encoder, channels, pretrained, features_only=pooling != "average")
         if pooling == "average":
@@ -78,34 +107,15 @@ class Net(nn.Module):
             )
         self.head = PointHead(width, targets, 2 + slices, pooling, dropout, window)
 
-    def outputs(self, *inputs: Tensor) -> Places:
-        """Places for `*views, present`."""
-        *views, present = inputs
-        shown = [view * present[:, number, None, None, None] for number, view in enumerate(views)]
-        image = torch.cat(shown, 1)
-        if self.coordinates:
-            image = torch.cat([image, *ramps(image)], 1)
-        features = self.encoder(image)
-        said: Places = self.head(features if self.pyramid is None else self.pyramid(features))
-        return on_real_slices(said, shown[0]) if self.regress_slices else said
-
-    def points(self, said: Places, present: Tensor) -> Tensor:
-        """Points (B, targets, 4) of places."""
-        return points_from_places(said, present, slices=self.slices, size_px=self.size_px)
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.points(self.outputs(*inputs), inputs[-1])
-
 
 class PointHead(nn.Module):
     """Features (B, C, *grid) → Places.
 
-    A point lies at the mean of the grid's cells under its attention, plus a linear function of the features under the
-    same attention, which gives the logit of its confidence as well.  `average`: the attention is even, so that this is
-    global average pooling and a linear layer; `soft_argmax`: it is learned.  `axes`: row and column, or with the slice;
-    an axis that the grid lacks starts in its middle.  `window`: only cells this near to the highest one count, along
-    each axis, so that of two likely discs the point lies on one, not between them; how much of the attention they hold
-    is then the logit's beginning.
+    A point is the attention-weighted mean of the cells' centres plus a linear function of the attention-weighted
+    features, which also gives the logit of the confidence.  `average`: uniform attention, which is global average
+    pooling and a linear layer; `soft_argmax`: learned attention.  `axes`: 2 = row, column; 3 = slice, row, column; an
+    axis that the grid lacks starts in its middle.  `window`: only cells this near to the peak along each axis count, so
+    that of two likely discs the point lies on one, not between them; their share of attention is added to the logit.
     """
 
     def __init__(
@@ -123,27 +133,27 @@ class PointHead(nn.Module):
     def forward(self, features: Tensor) -> Places:
         if features.dim() == 2:
             features = features[..., None, None]  # pooled by the encoder itself
-        flat = features.flatten(2)
+        flat = features.flatten(2)  # (B, C, N)
         if self.attention is None:
             logits = flat.new_zeros(flat.shape[0], self.targets, flat.shape[2])
         else:
             logits = self.attention(flat)
-        attention = logits.float().log_softmax(2)
+        attention = logits.float().log_softmax(2)  # (B, K, N)
         share, centres = attention.exp(), self._cells(features)
         if self.window is not None:
             share, mass = self._near_peak(share, centres, features.shape[2:])
         # type_as, as a trace would remember a dtype, and fail once the weights are half floats.
-        attended = torch.einsum("bkn,bcn->bkc", share.type_as(flat), flat)
+        attended = torch.einsum("bkn,bcn->bkc", share.type_as(flat), flat)  # (B, K, C)
         answer = (torch.einsum("bkc,kco->bko", self.dropout(attended), self.weight) + self.bias).float()
         # Not as a matrix product, which autocast would round to half floats, a quarter of a pixel in 512.
-        mean = torch.stack([(share * along).sum(2) for along in centres], 2)
+        mean = torch.stack([(share * along).sum(2) for along in centres], 2)  # (B, K, axes)
         logit = answer[..., -1]
         if self.window is not None:
             logit = logit + mass.clamp(1e-4, 1 - 1e-4).logit()
         return Places(mean + answer[..., :-1], logit, attention.unflatten(2, features.shape[2:]))
 
     def _near_peak(self, share: Tensor, centres: list[Tensor], grid: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """(B, K, cells) shares of the cells near the highest one, made to sum to 1, and what they summed to (B, K)."""
+        """(B, K, N) shares of the cells near the peak, normalised, and their sum before that (B, K)."""
         assert self.window is not None
         peak = share.argmax(2)
         near = torch.ones_like(share)
@@ -154,7 +164,7 @@ class PointHead(nn.Module):
         return kept / mass[..., None], mass
 
     def _cells(self, features: Tensor) -> list[Tensor]:
-        """For each axis of places the (cells,) float32 centres of the grid's cells."""
+        """For each axis the (N,) float32 centres of the grid's cells, from 0 to 1."""
         one = torch.ones_like(features[0, 0], dtype=torch.float32)
         # Running sums instead of torch.arange, which a trace would tie to the exporting machine's device.
         centres = [((one.cumsum(axis) - 0.5) / one.shape[axis]).flatten() for axis in range(one.dim())]
@@ -164,7 +174,7 @@ class PointHead(nn.Module):
 class Pyramid(nn.Module):
     """Feature maps, fine to coarse, → one (B, width, *grid) at the finest grid of at least `stride` (Lin et al. 2017).
 
-    All coarser maps and the mean of the coarsest are added to it: place from the fine, level from the coarse.
+    All coarser maps and the mean of the coarsest are added: position from fine maps, level from coarse ones.
     """
 
     def __init__(
@@ -196,28 +206,25 @@ class Pyramid(nn.Module):
         return mixed
 
 
-def on_real_slices(said: Places, view: Tensor) -> Places:
-    """The same with no place beyond the last slice of (B, S, H, W) that is not blank.
-
-    The gradient passes as if nothing had been moved, so that a place that was moved still learns.
-    """
+def on_real_slices(places: Places, view: Tensor) -> Places:
+    """Places clipped to the last slice of (B, S, H, W) that is not blank, with a straight-through gradient."""
     real = real_slices(view).float().sum(1).clamp_min(1)
-    last = ((real - 0.5) / view.shape[1])[:, None]
-    index = said.place[..., 0]
+    last = ((real - 0.5) / view.shape[1])[:, None]  # (B, 1)
+    index = places.place[..., 0]
     index = index + (torch.minimum(index, last) - index).detach()
-    return said._replace(place=torch.cat([index[..., None], said.place[..., 1:]], 2))
+    return places._replace(place=torch.cat([index[..., None], places.place[..., 1:]], 2))
 
 
-def points_from_places(said: Places, present: Tensor, *, slices: int, size_px: int) -> Tensor:
+def points_from_places(places: Places, present: Tensor, *, slices: int, size_px: int) -> Tensor:
     """(B, K, 4) float32 slice, row, column in input pixels, inside the image, and confidence.
 
-    Without a slice among the places, it is the middle one.  The confidence is 0 where the first view is missing.
+    The slice is the middle one if places have none; the confidence is 0 if the first view is missing.
     """
-    place = said.place.clamp(0, 1)
+    place = places.place.clamp(0, 1)
     row_column = place[..., -2:] * size_px - 0.5
     if place.shape[-1] == 3:
         index = (place[..., :1] * slices - 0.5).clamp(0, slices - 1)
     else:
         index = torch.full_like(place[..., :1], (slices - 1) / 2)
-    confidence = said.logit.sigmoid() * present[:, :1].float()
+    confidence = places.logit.sigmoid() * present[:, :1].float()
     return torch.cat([index, row_column, confidence[..., None]], 2)

@@ -1,7 +1,7 @@
 """One condition of the whole spine from crops: transformers along slices, sides and levels, as in seed 004 (133rd).
 
 Every slice of every crop through one image encoder; then attention among the slices of a crop, among the sides of a
-level, among the levels of a side.  Nobody attends to a missing crop; its own answer is made of what the others show.
+level, among the levels of a side.  Missing crops are masked; their own tokens attend to the others.
 """
 
 from __future__ import annotations
@@ -63,25 +63,25 @@ class Net(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Logits (B, targets, 3) for `*views, present`."""
         *views, present = inputs
-        images = torch.stack(views, 1)
+        images = torch.stack(views, 1)  # (B, K, S, H, W)
         features = self.describe(self.encoder(images.flatten(0, 2)[:, None])).reshape(
             -1, self.slices, self.head.in_features
         )
-        tokens = features + self.slice_place
+        tokens = features + self.slice_place  # (B·K, S, width)
         crops = self.along_slices(tokens, torch.ones_like(tokens[..., 0])).mean(1)
-        crops = crops.reshape(-1, self.sides, len(LEVELS), crops.shape[1])
+        crops = crops.reshape(-1, self.sides, len(LEVELS), crops.shape[1])  # (B, sides, levels, width)
         shown = present.reshape(-1, self.sides, len(LEVELS))
         crops = torch.where(shown[..., None] > 0.5, crops, self.missing.type_as(crops))
         if self.along_sides is not None and self.side_place is not None:
             crops = crops + self.side_place[:, None].type_as(crops)
             crops = _along(self.along_sides, crops.transpose(1, 2), shown.transpose(1, 2)).transpose(1, 2)
         crops = _along(self.along_levels, crops + self.level_place, shown)
-        said: Tensor = self.head(crops).flatten(1, 2)
-        return said
+        logits: Tensor = self.head(crops).flatten(1, 2)
+        return logits
 
 
 def _along(transformer: nn.Module, crops: Tensor, shown: Tensor) -> Tensor:
-    """(B, N, S, width) along S; where nothing is shown at all, everything counts."""
+    """A transformer along S of (B, N, S, width), masked by `shown` (B, N, S); unmasked where nothing is shown."""
     counts = torch.where(shown.amax(2, keepdim=True) > 0, shown, torch.ones_like(shown))
-    answers: Tensor = transformer(crops.flatten(0, 1), counts.flatten(0, 1)).reshape(crops.shape)
-    return answers
+    mixed: Tensor = transformer(crops.flatten(0, 1), counts.flatten(0, 1)).reshape(crops.shape)
+    return mixed

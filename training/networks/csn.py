@@ -1,8 +1,8 @@
 """Channel-separated 3D networks: a residual network whose 3 × 3 × 3 convolutions look at one channel each.
 
 Source: ir-CSN of Tran et al. 2019, a grader of seed 000.  No upkept library has it.  Slices are few and thick, so only
-height and width are halved.  Published weights are taken from PRETRAINED_DIR, by the names that this module gives its
-parts; nobody offers them for download.
+height and width are halved.  Pretrained weights are read from PRETRAINED_DIR, with the parameter names of this module;
+no download is published.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CSN: Mapping[str, tuple[tuple[int, ...], int]] = {
 
 
 class Bottleneck(nn.Module):
-    """1 × 1 × 1 down, one channel each 3 × 3 × 3, 1 × 1 × 1 up, and the input added."""
+    """1 × 1 × 1 down, depthwise 3 × 3 × 3, 1 × 1 × 1 up, and the residual."""
 
     def __init__(self, channels: int, middle: int, stride: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Bottleneck(nn.Module):
 
 
 class ChannelSeparated(nn.Module):
-    """(B, 1, S, H, W) → (B, features), the mean over slices, rows and columns.  Raises NetworkError for its name."""
+    """(B, 1, S, H, W) → (B, features), the mean over slices, rows and columns.  Raises NetworkError."""
 
     def __init__(self, name: str, pretrained: bool) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class ChannelSeparated(nn.Module):
                 self.load_state_dict(local_state(path))
 
     def forward(self, volume: Tensor) -> Tensor:
-        maps: Tensor = self.stages(self.stem(volume))
+        maps: Tensor = self.stages(self.stem(volume))  # (B, features, S, h, w)
         return maps.mean((2, 3, 4))
 
 

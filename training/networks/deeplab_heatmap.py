@@ -1,7 +1,7 @@
-"""Landmarks by heatmaps from an encoder and a decoder of segmentation_models_pytorch, slices as channels.
+"""Heatmap regression by a network of segmentation_models_pytorch, slices as channels.
 
 Source: adamnarai's RSNA 2024 write-up and code (9th place): DeepLabV3+ with a resnet34, gaussian heatmaps, mean squared
-error.  A U-Net decoder is the choice for training from scratch: it keeps full resolution all the way.
+error.  For training from scratch a U-Net decoder is better, as it has full resolution.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Net(nn.Module):
     `decoder_channels`: deeplab: one number (256); unet: one number for each doubling, coarse to fine; fewer than
     `depth` end below full resolution.  `upsample`: interpolate the maps to the input's resolution; where false, maps,
     targets and loss stay at the decoder's (deeplab: a quarter).  `window_px`: see points_from_maps; by default a 32nd
-    of the input.  `coordinates`: two more channels say where each pixel lies (CoordConv, Liu et al. 2018), which tells
-    neighbouring levels apart sooner when training from scratch.
+    of the input.  `coordinates`: two more channels with each pixel's position (CoordConv, Liu et al. 2018), which
+    distinguishes neighbouring levels sooner when training from scratch.
     """
 
     losses = ("heatmap_mse",)
@@ -78,12 +78,12 @@ class Net(nn.Module):
         finish_encoder(self.network, encoder, channels, depth, 16 if decoder == "deeplab" else 32, pretrained)
 
     def outputs(self, *inputs: Tensor) -> Tensor:
-        """Maps (B, targets, h, w) for `*views, present`; the target of a known landmark has a peak of 1."""
+        """Heatmaps (B, targets, h, w) for `*views, present`; the target of a known landmark has a peak of 1."""
         *views, present = inputs
         shown = [view * present[:, number, None, None, None] for number, view in enumerate(views)]
         if self.coordinates:
             shown += ramps(shown[0])
-        maps: Tensor = self.network(torch.cat(shown, 1))
+        maps: Tensor = self.network(torch.cat(shown, 1))  # (B, C, H, W) → (B, K, h, w)
         if self.upsample and maps.shape[-1] != self.size_px:
             size = (self.size_px, self.size_px)
             maps = functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)

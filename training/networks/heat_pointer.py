@@ -1,4 +1,4 @@
-"""Heat in each slice and a pointer along the slices: a 2D U-Net says where, a sequence model says in which slice.
+"""Heatmap in each slice × pointer along the slices: a 2D U-Net for row and column, a sequence model for the slice.
 
 Source: siwooyong's and ElFazouani's RSNA 2024 solution (5th place, seed 002): a U-Net with a regnety_002 encoder over
 each slice and its neighbours, a second encoder with an LSTM or a transformer along the slices, and the product of both.
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.networks.parts.blocks import features_of
 from training.networks.parts.encoders import slice_encoder
 from training.networks.parts.heatmaps import margin, points_from_maps, ramps
 from training.networks.parts.segmentation import TIMM, build_unet
@@ -21,21 +22,21 @@ from training.networks.parts.slices import NEIGHBOURS, never_empty, pick, real_s
 from . import NetworkError
 
 SIDES = ("left_", "right_")
-# Of a transformer's feature width, what one attention head takes.
+# Width of one attention head of the transformer.
 HEAD_WIDTH = 32
 
 
 class HeatAndPointer(NamedTuple):
-    """What the loss is computed from."""
+    """Outputs from which the loss is computed."""
 
     heat: Tensor
-    """(B, S, C, h, w) logits: a map of each class in each slice."""
+    """(B, S, C, h, w) logits: a heatmap of each class in each slice."""
     pointer: Tensor
-    """(B, S, K) logits: whether a slice is the one of a target."""
+    """(B, S, K) logits that a slice is that of a target."""
     real: Tensor
-    """(B, S) bool: slices that are not blank; what is said of others means nothing."""
+    """(B, S) bool: slices that are not blank; outputs of the others are undefined."""
     heat_of: Tensor
-    """(K,) the class whose heat shows each target."""
+    """(K,) class of each target."""
 
 
 class Net(nn.Module):
@@ -43,15 +44,15 @@ class Net(nn.Module):
 
     `encoder`: a name of segmentation_models_pytorch, or "tu-" and a timm name; `depth`: how often it halves the image.
     `decoder_channels`: one number for each doubling, coarse to fine; fewer than `depth` end below full resolution.
-    `share_encoder`: the pointer sees the mean of the U-Net's deepest features, in place of its own encoder's
+    `share_encoder`: the pointer uses the mean of the U-Net's deepest features, in place of its own encoder's
     (`pointer_encoder`, by default the same as `encoder`): half the cost.
-    `along`: what reads the slices in order, `hidden` wide and `layers` deep.
+    `along`: sequence model along the slices, `hidden` wide and `layers` deep.
     `place`: "per_slice" takes row and column from the chosen slice's heat; "fixed" from the mean over all slices,
     weighted by the pointer.
     `sides`: only two heats, left and right, each shared by all targets of its side: the pointer alone tells levels.
-    `prior`: what the untrained heat says of each pixel, so that a U-Net from scratch need not first learn to be silent.
-    `window_px`: pixels farther from the highest one do not move the point, and speak against it where they are high;
-    by default a 24th of the input.  `coordinates`: as in deeplab_heatmap.
+    `prior`: initial probability of each pixel (bias of the head), so that a U-Net from scratch starts near the targets.
+    `window_px`: pixels farther from the peak do not move the point, and lower its confidence where they are high; by
+    default a 24th of the input.  `coordinates`: as in deeplab_heatmap.
     """
 
     losses = ("heat_and_pointer_bce",)
@@ -96,8 +97,7 @@ class Net(nn.Module):
         if not share_encoder:
             name = (pointer_encoder or encoder).removeprefix(TIMM)
             self.pointer_encoder = slice_encoder(name, size_px=size_px, pretrained=pretrained)
-            with torch.no_grad():  # asked of the encoder itself: timm's num_features leaves some heads out
-                features = int(self.pointer_encoder.eval()(torch.zeros(1, 1, size_px, size_px)).shape[1])
+            features = features_of(self.pointer_encoder, 1, size_px)
         self.along = _along(along, features, hidden, layers, inputs[0], dropout)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.along.width, targets)
@@ -108,39 +108,39 @@ class Net(nn.Module):
         view = view * present[:, 0, None, None, None]
         real = real_slices(view)
         shown = never_empty(real)
-        images = pick(with_neighbours(view, real), shown)
+        images = pick(with_neighbours(view, real), shown)  # (N, 3, H, W)
         if self.coordinates:
             images = torch.cat([images, *ramps(images)], 1)
         features = self.unet.encoder(images)
-        heat = self.unet.segmentation_head(self.unet.decoder(features))
+        heat = self.unet.segmentation_head(self.unet.decoder(features))  # (N, C, h, w)
         if self.pointer_encoder is None:
             pooled = features[-1].mean((2, 3))
         else:
             pooled = self.pointer_encoder(images[:, NEIGHBOURS // 2, None])
-        sequence = spread(pooled, shown) * real[..., None]
+        sequence = spread(pooled, shown) * real[..., None]  # (B, S, F)
         along = self.dropout(self.along(sequence, shown).float())
-        # In float32 as the LSTM: a trace cannot carry a change back to whatever the weights are kept in.
+        # In float32 like the LSTM: a trace cannot cast back to the dtype of the weights.
         pointer = functional.linear(along, self.head.weight.float(), self.head.bias.float())
         return HeatAndPointer(spread(heat, shown), pointer, real, self.heat_of)  # type: ignore[arg-type]
 
     def points(self, outputs: HeatAndPointer, present: Tensor) -> Tensor:
-        """Points (B, targets, 4): the slice where heat × pointer is highest, the place of the heat in it.
+        """Points (B, targets, 4): the slice where heat × pointer is highest, the peak of the heat in it.
 
-        Confidence: the pointer × the margin of the heat's peak.  The product alone hardly tells a neighbouring level's
-        spot from the right one; another spot nearly as high does.
+        Confidence: pointer × margin of the heat's peak over other peaks, as the height alone hardly distinguishes a
+        neighbouring level.
         """
         heat, pointer, real, heat_of = outputs
         trust = pointer.float().sigmoid()
         peaks = heat.flatten(3).amax(3).float().sigmoid()
-        score = peaks[:, :, heat_of] * trust
-        best = score.masked_fill(~real[..., None], -1.0).argmax(1)
+        score = peaks[:, :, heat_of] * trust  # (B, S, K)
+        best = score.masked_fill(~real[..., None], -1.0).argmax(1)  # (B, K)
         if self.place == "fixed":
             weight = trust * real[..., None]
             weight = weight / weight.sum(1, keepdim=True).clamp_min(1e-12)
             maps = torch.einsum("bsk,bskyx->bkyx", weight, heat.float().sigmoid()[:, :, heat_of])
         else:
             index = (best * heat.shape[2] + heat_of)[..., None, None].expand(-1, -1, *heat.shape[3:])
-            maps = heat.flatten(1, 2).gather(1, index).float().sigmoid()
+            maps = heat.flatten(1, 2).gather(1, index).float().sigmoid()  # (B, K, h, w)
         found = points_from_maps(maps, present, size_px=self.size_px, slice_index=0.0, window_px=self.window_px)
         sure = margin(maps, found, self.size_px, self.window_px) * trust.gather(1, best[:, None])[:, 0]
         sure = sure * real.gather(1, best) * present[:, :1].float()
@@ -169,9 +169,9 @@ def _along(
 
 
 class RecurrentAlong(nn.Module):
-    """(B, S, features) → (B, S, width) float32 by an LSTM in both directions, whatever the weights are kept in.
+    """(B, S, features) → (B, S, width) by a bidirectional LSTM in float32, whatever the dtype of the weights.
 
-    CPUs have no LSTM in half floats, and beside the images its cost is nothing.
+    CPUs have no LSTM in half floats, and its cost is negligible.
     """
 
     def __init__(self, features: int, hidden: int, layers: int) -> None:
@@ -182,7 +182,7 @@ class RecurrentAlong(nn.Module):
     def forward(self, sequence: Tensor, shown: Tensor) -> Tensor:
         layers, hidden = self.lstm.num_layers, self.lstm.hidden_size
         weights = [weight.float() for layer in self.lstm.all_weights for weight in layer]
-        # Without an explicit start a traced LSTM remembers the exporting machine's device and float32 (pytorch #34256).
+        # Without an explicit state a traced LSTM keeps the device and float32 of the export (pytorch #34256).
         start = sequence.float().new_zeros(2 * layers, sequence.shape[0], hidden)
         outputs: Tensor = torch.lstm(
             sequence.float(), (start, start), weights, True, layers, 0.0, self.training, True, True
@@ -191,7 +191,7 @@ class RecurrentAlong(nn.Module):
 
 
 class TransformerAlong(nn.Module):
-    """(B, S, features) → (B, S, width) by attention among the shown slices, which know their places in the stack."""
+    """(B, S, features) → (B, S, width) by attention among the shown slices, with learned position embeddings."""
 
     def __init__(self, features: int, hidden: int, layers: int, slices: int, dropout: float) -> None:
         super().__init__()
@@ -200,13 +200,13 @@ class TransformerAlong(nn.Module):
         self.width = hidden
         self.enter = nn.Linear(features, hidden)
         self.position = nn.Parameter(torch.randn(slices, 1, hidden) * 0.02)
-        # Not batch_first: torch's fused path, which it takes in eval mode only, is none that a trace can carry.
+        # Not batch_first: torch's fused path in eval mode cannot be traced.
         layer = nn.TransformerEncoderLayer(hidden, hidden // HEAD_WIDTH, 2 * hidden, dropout, norm_first=True)
         self.encoder = nn.TransformerEncoder(layer, layers, nn.LayerNorm(hidden), enable_nested_tensor=False)
 
     def forward(self, sequence: Tensor, shown: Tensor) -> Tensor:
         entered = self.enter(sequence).transpose(0, 1) + self.position
-        # Added to the attention's logits: torch would turn a bool mask into one of the traced dtype.
+        # A float mask: torch would convert a bool mask to the dtype at tracing.
         hidden = sequence.new_zeros(shown.shape).masked_fill(~shown, -torch.inf)
         outputs: Tensor = self.encoder(entered, src_key_padding_mask=hidden)
         return outputs.transpose(0, 1)

@@ -1,7 +1,7 @@
 """One condition at all five levels from small 3D regions: model 2 of seed 001 (7th place).
 
-Each level's region goes through the same encoder; a bidirectional LSTM lets the levels speak to each other.  For axial
-targets a second branch, with an encoder and a GRU along the slices, is laid beside the sagittal one.
+All levels' regions share one encoder; a bidirectional LSTM runs along the levels.  For axial targets a second branch,
+with an encoder and a GRU along the slices, is concatenated.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ class Net(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Logits (B, 5, 3) for `*views, present`."""
         *views, present = inputs
-        told = []
+        vectors = []
         for number, branch in enumerate(self.branches):
-            its_own = slice(number * len(LEVELS), (number + 1) * len(LEVELS))
-            told.append(branch(torch.stack(views[its_own], 1), present[:, its_own]))
-        said: Tensor = self.head(torch.cat(told, 2))
-        return said
+            part = slice(number * len(LEVELS), (number + 1) * len(LEVELS))
+            vectors.append(branch(torch.stack(views[part], 1), present[:, part]))
+        logits: Tensor = self.head(torch.cat(vectors, 2))  # (B, 5, embedding · branches) → (B, 5, 3)
+        return logits
 
 
 class _Branch(nn.Module):
@@ -91,6 +91,6 @@ class _Branch(nn.Module):
         else:
             assert self.describe is not None  # one of the two
             vectors = self.describe(self.encoder(views.flatten(0, 1)))
-        vectors = vectors.reshape(-1, levels, vectors.shape[1])
+        vectors = vectors.reshape(-1, levels, vectors.shape[1])  # (B, 5, embedding)
         vectors = torch.where(present[..., None] > 0.5, vectors, self.missing.type_as(vectors))
         return vectors if self.levels is None else self.levels(vectors)

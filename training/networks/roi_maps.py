@@ -1,4 +1,4 @@
-"""Regions of interest by a U-Net over single slices, whose maps are summed over the middle of the stack.
+"""Landmarks by a U-Net on single slices whose maps are averaged over the middle of the stack.
 
 Source: ANGHOOO's RSNA 2024 solution (133rd place, seed 004): a U-Net with a resnet18, its maps scaled to 0–1 for each
 class, one point for each level of a sagittal series from the sum over the middle 3/5 of its slices, and two points,
@@ -21,21 +21,21 @@ from . import NetworkError
 
 
 class RoiMaps(NamedTuple):
-    """What the loss is computed from."""
+    """Outputs from which the loss is computed."""
 
     maps: Tensor
-    """(B, S, K, h, w) from 0 to 1, the lowest and the highest pixel of each map."""
+    """(B, S, K, h, w), each map scaled to 0–1."""
     used: Tensor
-    """(B, S) bool: the slices whose maps count; what is said of others means nothing."""
+    """(B, S) bool: slices whose maps are used; the others are undefined."""
 
 
 class Net(nn.Module):
     """Points (B, targets, 4) in pixels of the first and only view, in the middle of its slices.
 
     `encoder`, `decoder_channels`, `depth`, `coordinates`: as in deeplab_heatmap, with a U-Net's decoder.
-    `middle_share`: of the slices that are not blank, the share around the middle that is looked at; at least one.
-    `window_px`: pixels farther from the highest one do not move the point, and speak against it; by default a 16th of
-    the input, twice the published spot.
+    `middle_share`: share of the non-blank slices, around the middle, that is used; at least one slice.
+    `window_px`: pixels farther from the peak do not move the point, and lower its confidence; by default a 16th of the
+    input, twice the published spot.
     """
 
     losses = ("heatmap_correlation",)
@@ -70,7 +70,7 @@ class Net(nn.Module):
         view = view * present[:, 0, None, None, None]
         used = middle_slices(real_slices(view), self.middle_share)
         shown = never_empty(used)
-        images = pick(view, shown)[:, None]
+        images = pick(view, shown)[:, None]  # (N, 1, H, W)
         if self.coordinates:
             images = torch.cat([images, *ramps(images)], 1)
         return RoiMaps(spread(from_0_to_1(self.network(images).float()), shown), used)
@@ -78,13 +78,12 @@ class Net(nn.Module):
     def points(self, outputs: RoiMaps, present: Tensor) -> Tensor:
         """Points (B, targets, 4).
 
-        Confidence: how much higher the mean of the slices' maps rises there than elsewhere, which needs slices that
-        agree and no other place that looks alike.
+        Confidence: margin of the mean map's peak over other peaks: high if the slices agree on one place.
         """
         maps, used = outputs
         weight = used.to(maps.dtype)
         weight = weight / weight.sum(1, keepdim=True).clamp_min(1)
-        mean = torch.einsum("bs,bskyx->bkyx", weight, maps)
+        mean = torch.einsum("bs,bskyx->bkyx", weight, maps)  # (B, K, h, w)
         middle = (weight * (torch.ones_like(weight).cumsum(1) - 1)).sum(1, keepdim=True)
         window_px = self.window_px
         found = points_from_maps(from_0_to_1(mean), present, size_px=self.size_px, slice_index=0.0, window_px=window_px)
@@ -96,13 +95,13 @@ class Net(nn.Module):
 
 
 def from_0_to_1(maps: Tensor) -> Tensor:
-    """Maps (..., h, w), each stretched from its lowest pixel to its highest; zeros where they are equal."""
+    """Maps (..., h, w), each scaled to 0–1; zeros for constant maps."""
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     return (maps - low) / (high - low).clamp_min(1e-6)
 
 
 def middle_slices(real: Tensor, share: float) -> Tensor:
-    """(B, S) bool: of the real slices (B, S) the share around the middle, the same on both sides of it."""
+    """(B, S) bool: the share of the real slices (B, S) around their middle."""
     count = real.sum(1, keepdim=True)
     from_middle = (real.cumsum(1) - 1 - (count - 1) / 2).abs()
     return real & (from_middle <= share * count / 2)

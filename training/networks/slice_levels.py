@@ -1,4 +1,4 @@
-"""Which slice of an axial volume shows which level: an image encoder for each slice, then a sequence model along them.
+"""Finds the slice of each level in an axial volume: an image encoder on slices, then a sequence model along them.
 
 Sources: the axial localiser of seed 000 (2nd place: slices with their neighbours, how far each lies from the sagittal
 points beside its features, a transformer along the slices, signed distances to the levels and whether a slice shows
@@ -24,28 +24,28 @@ from . import NetworkError
 
 Answers = Literal["distance", "classes"]
 
-# Distances beyond this are all alike: they tell the next level but one from the one after.
+# Range of predicted distances: about two levels.
 REACH_MM = 75.0
-# What blank slices answer: far from every level, and showing none.
+# Outputs of blank slices: far from every level, showing none.
 BLANK_MM = 1000.0
 BLANK_LOGIT = -100.0
-# Distances are rougher than logits: a slice this much farther from a level loses e-fold odds, which tells neighbouring
-# levels apart and leaves the choice among neighbouring slices to the logits.
+# Distances are less precise than logits: this much more distance lowers the odds e-fold, which separates levels and
+# leaves the choice among neighbouring slices to the logits.
 ROUGH_MM = 20.0
 FAINTEST = 1 / 512
 
 
 class Net(nn.Module):
-    """Points (B, targets, 4): the slice of each target's level, in the middle of the image, for others to refine.
+    """Points (B, targets, 4): the slice of each target's level, in the middle of the image; other localisers refine it.
 
-    Views after the first show marks on the same slices, best one landmark a view: the brightest pixel of a slice says
-    how far it lies from the mark.  They may be missing.  Blank slices of the first view take part in nothing.
+    Views after the first are landmark maps on the same slices, best one landmark a view: the maximum of a slice encodes
+    its distance from the landmark.  They may be missing.  Blank slices of the first view are ignored.
 
     `neighbours`: 1 = the encoder sees each slice with the ones before and after it.  `along`: transformer, or lstm = a
     bidirectional LSTM and then a transformer.  `answers`: distance = signed mm to each level and a logit that the slice
-    shows it; classes = the logit alone.  `by_side`: left and right targets of a level are answered apart, not as one.
-    `width`, `layers`, `heads`: of the sequence model.  `mark_dropout`: probability that a sample's marks are hidden in
-    training, so that the network also learns to do without.
+    shows it; classes = the logit alone.  `by_side`: separate outputs for left and right targets of a level.
+    `width`, `layers`, `heads`: of the sequence model.  `mark_dropout`: probability that a sample's landmark maps are
+    dropped in training, so that the network also works without.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Net(nn.Module):
         self.register_buffer("column", torch.tensor(columns), persistent=False)
         self.encoder = image_encoder(encoder, 1 + 2 * neighbours, pretrained)
         self.describe = nn.Linear(features_of(self.encoder, 1 + 2 * neighbours, size_px), width)
-        # Over a few slices: whether a mark comes or goes says on which side of it a slice lies.
+        # A convolution along slices: the maps' slope shows on which side of the landmark a slice lies.
         self.surroundings = nn.Sequential(
             nn.Conv1d(2 + 3 * (len(inputs) - 1), width, 5, padding=2), nn.GELU(), nn.Conv1d(width, width, 1)
         )
@@ -93,8 +93,8 @@ class Net(nn.Module):
         self.head = nn.Linear(width, (max(columns) + 1) * (1 + self.distances))
 
     def outputs(self, *inputs: Tensor) -> Tensor:
-        """(B, slices, targets, 2) float32: mm that each level lies beyond each slice, and logits that the slice shows
-        it; of classes (B, slices, targets, 1), the logits.  Blank slices answer BLANK_MM and BLANK_LOGIT."""
+        """(B, slices, targets, 2) float32: signed distance (mm) of each level from each slice, and logit that the slice
+        shows it; for classes (B, slices, targets, 1), the logit.  Blank slices: BLANK_MM and BLANK_LOGIT."""
         *views, present = inputs
         if self.training and self.mark_dropout > 0:
             kept = (torch.rand_like(present[:, :1]) >= self.mark_dropout).type_as(present)
@@ -102,22 +102,23 @@ class Net(nn.Module):
         shown = [view * present[:, number, None, None, None] for number, view in enumerate(views)]
         real = real_slices(shown[0])
         tokens = self.describe(self._seen(shown[0], real)) + self._surroundings(shown, present, real) + self.place
-        said = self._along(tokens, real).float().unflatten(2, (-1, 1 + self.distances)).index_select(2, self.column)
-        logit = said[..., -1:].masked_fill(~real[..., None, None], BLANK_LOGIT)
+        # (B, S, width) → (B, S, columns, 1 or 2) → (B, S, K, 1 or 2)
+        outputs = self._along(tokens, real).float().unflatten(2, (-1, 1 + self.distances)).index_select(2, self.column)
+        logit = outputs[..., -1:].masked_fill(~real[..., None, None], BLANK_LOGIT)
         if not self.distances:
             return logit
-        distance_mm = REACH_MM * torch.tanh(said[..., :1])
+        distance_mm = REACH_MM * torch.tanh(outputs[..., :1])
         return torch.cat([distance_mm.masked_fill(~real[..., None, None], BLANK_MM), logit], 3)
 
-    def points(self, said: Tensor, present: Tensor) -> Tensor:
-        """Points (B, targets, 4) of answers: the slice likeliest to show the level and, of distances, near to it.
+    def points(self, outputs: Tensor, present: Tensor) -> Tensor:
+        """Points (B, targets, 4): the slice with the highest logit minus distance penalty.
 
-        Confidence: how likely that slice shows the level; less, of distances, where it is said to lie far from it.  0
-        where the first view is missing.
+        Confidence: the probability that this slice shows the level, lowered for a large predicted distance; 0 if the
+        first view is missing.
         """
-        said = said.float()
-        fit = said[..., -1]
-        away = said[..., 0].abs() / ROUGH_MM if self.distances else torch.zeros_like(fit)
+        outputs = outputs.float()
+        fit = outputs[..., -1]  # (B, S, K)
+        away = outputs[..., 0].abs() / ROUGH_MM if self.distances else torch.zeros_like(fit)
         index = (fit - away).argmax(1, keepdim=True)
         sure = fit.gather(1, index).sigmoid() * torch.exp(1 - away.gather(1, index).clamp_min(1))
         sure = sure.squeeze(1) * present[:, :1].float()
@@ -128,14 +129,14 @@ class Net(nn.Module):
         return self.points(self.outputs(*inputs), inputs[-1])
 
     def _seen(self, image: Tensor, real: Tensor) -> Tensor:
-        """(B, slices, features) of what each slice shows; zeros for blank ones."""
+        """(B, slices, features) of each slice; zeros for blank ones."""
         channels = [image]
         if self.neighbours:
             nothing = torch.zeros_like(image[:, :1])
             channels = [torch.cat([nothing, image[:, :-1]], 1), image, torch.cat([image[:, 1:], nothing], 1)]
         flat = torch.stack(channels, 2).flatten(0, 1)
         if self.training:
-            # Blank slices cost as much as others, and would take part in the statistics of normalisation.
+            # Blank slices would cost time and bias the statistics of batch normalisation.
             kept = _one_at_least(real).flatten().nonzero()[:, 0]
             some = self.encoder(flat[kept])
             features = some.new_zeros(len(flat), some.shape[1]).index_copy(0, kept, some)
@@ -145,13 +146,13 @@ class Net(nn.Module):
         return features * real[..., None].type_as(features)
 
     def _surroundings(self, shown: Sequence[Tensor], present: Tensor, real: Tensor) -> Tensor:
-        """(B, slices, width): how near each slice and those around it are to the marks, and where in the volume."""
-        # Running sums instead of torch.arange, which a trace would tie to the exporting machine's device.
+        """(B, slices, width): distance of each slice and its neighbours from the landmarks; position in the volume."""
+        # Cumulative sums instead of torch.arange, whose device would be fixed by the trace.
         order = torch.ones_like(shown[0][:, :, 0, 0]).cumsum(1)
         count = real.type_as(order).sum(1, keepdim=True).clamp_min(1)
         known = [order / count, (count / self.slices).expand_as(order)]
         for number, marks in enumerate(shown[1:], 1):
-            # A ball's brightness falls as exp(-d² / 2 sigma²) of the distance: this is 1 - d / reach.
+            # Landmark maps are exp(-d² / 2 sigma²) of the distance d: this is 1 - d / reach.
             brightest = marks.amax((2, 3)).clamp(FAINTEST, 1)
             near = 1 - torch.sqrt(torch.log(brightest) / math.log(FAINTEST))
             known += [brightest, near, present[:, number, None].expand_as(order)]
@@ -162,12 +163,12 @@ class Net(nn.Module):
         """(B, slices, answers) from all slices together."""
         if self.lstm is not None:
             tokens = tokens + self.lstm(tokens * real[..., None].type_as(tokens))
-        said: Tensor = self.head(self.transformer(tokens, _one_at_least(real)))
-        return said
+        outputs: Tensor = self.head(self.transformer(tokens, _one_at_least(real)))
+        return outputs
 
 
 def _level_of(name: str) -> int:
-    """The number of the level that a target names.  Raises NetworkError where it names none."""
+    """Index of a target's level.  Raises NetworkError for a target without a level."""
     for number, level in enumerate(LEVELS):
         if name.endswith(level):
             return number
@@ -175,5 +176,5 @@ def _level_of(name: str) -> int:
 
 
 def _one_at_least(real: Tensor) -> Tensor:
-    """(B, slices) bool; the first slice stands in where all are blank, as one image has to be looked at."""
+    """(B, slices) bool with the first slice always chosen, so that there is at least one image."""
     return torch.cat([torch.ones_like(real[:, :1]), real[:, 1:]], 1)

@@ -1,8 +1,8 @@
-"""One crop of several slices → one grade: slices alone, with their neighbours, or together, and what pools them.
+"""One crop of several slices → one grade: slices alone, with neighbours, or together, and several ways to pool them.
 
 Source: the graders of seed 000 (2nd place): a timm encoder on slices, then the mean or median of the slices' answers,
 attention, gated attention with a branch for each class; a 3D network; the same network for crops of all conditions
-("_all"); and crops of all slices, of which a head of its own says which show the target.
+("_all"); and crops of all slices, with a second head for whether a slice shows the target.
 """
 
 from __future__ import annotations
@@ -18,22 +18,21 @@ from training.networks.parts.encoders import slice_encoder
 from training.networks.parts.sequences import AdditiveAttention, GatedAttention
 from training.networks.parts.slices import NEIGHBOURS, with_neighbours
 
-from . import GRADER_LOSSES, NetworkError
+from . import NetworkError
 from .csn import CSN, ChannelSeparated
 
 Pooling = Literal["mean", "median", "valid", "attention", "gated", "channels", "volume"]
-BY_SLICE = ("mean", "median", "valid")
 
 
 class Net(nn.Module):
     """Logits (B, targets, 3) of one view; or, `agnostic`, of one view for each target, by the same network for all.
 
-    `pooling`: mean, median = of the logits of all slices; valid = their mean by how likely a slice shows the target at
-    all, which a fourth logit says; attention, gated = of features, by weights that are learned (gated: for each class);
-    channels = slices are channels of one image; volume = a 3D network (training/networks/csn.py).
-    `neighbours`: a slice is seen with the ones before and after it.  `sigmoid`: trained class by class (BCE), so that
-    the answer is made of logarithms of sigmoids, whose softmax is the share of each sigmoid in their sum.
-    Agnostic, a missing view is answered by learned logits; `view_dropout` hides views in training, which teaches them.
+    `pooling`: mean, median = of the logits of all slices; valid = their mean weighted by the probability that a slice
+    shows the target (a fourth logit); attention, gated = attention over features (gated: for each class); channels =
+    slices are channels of one image; volume = a 3D network (training/networks/csn.py).
+    `neighbours`: a slice with the ones before and after it as channels.  `sigmoid`: trained class by class (BCE); the
+    outputs are log-sigmoids, whose softmax is the share of each sigmoid in their sum.
+    Agnostic: a missing view has learned logits; `view_dropout` drops views in training, which trains them.
     """
 
     def __init__(
@@ -60,7 +59,8 @@ class Net(nn.Module):
         if (pooling == "volume") != (backbone in CSN):
             raise NetworkError(f"volume pooling goes with one of {', '.join(CSN)}, the others with a timm encoder")
         self.pooling, self.neighbours, self.agnostic, self.sigmoid = pooling, neighbours, agnostic, sigmoid
-        self.losses = ("valid_slices_bce",) if pooling == "valid" else GRADER_LOSSES
+        if pooling == "valid":
+            self.losses = ("valid_slices_bce",)
         self.slices, self.view_dropout = inputs[0], view_dropout
         self.answered = 1 if agnostic else targets
         channels = self.slices if pooling == "channels" else NEIGHBOURS if neighbours else 1
@@ -83,26 +83,26 @@ class Net(nn.Module):
         *views, present = inputs
         if not self.agnostic:
             return self._graded(views[0])
-        said = self._graded(torch.cat(views))
-        by_target = torch.cat(said.chunk(len(views)), -2)
+        logits = self._graded(torch.cat(views))  # (B·K, …, 1, 3 or 4)
+        by_target = torch.cat(logits.chunk(len(views)), -2)  # (B, …, K, 3 or 4)
         assert self.missing is not None  # agnostic
         if self.training and self.view_dropout:
             present = present * (torch.rand_like(present) >= self.view_dropout)
-        missing = functional.pad(self.missing, (0, said.shape[-1] - SEVERITIES)).type_as(by_target)
+        missing = functional.pad(self.missing, (0, logits.shape[-1] - SEVERITIES)).type_as(by_target)
         shown = present[..., None] if by_target.dim() == 3 else present[:, None, :, None]
         return torch.where(shown > 0.5, by_target, missing)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        said = self.outputs(*inputs)
+        logits = self.outputs(*inputs)
         if self.pooling == "mean":
-            said = said.mean(1)
+            logits = logits.mean(1)
         elif self.pooling == "median":
-            ordered = said.float().sort(1).values
-            said = (ordered[:, (self.slices - 1) // 2] + ordered[:, self.slices // 2]) / 2
+            ordered = logits.float().sort(1).values
+            logits = (ordered[:, (self.slices - 1) // 2] + ordered[:, self.slices // 2]) / 2
         elif self.pooling == "valid":
-            shows = said[..., SEVERITIES:].sigmoid()
-            said = (said[..., :SEVERITIES] * shows).sum(1) / shows.sum(1).clamp_min(1e-3)
-        return functional.logsigmoid(said) if self.sigmoid else said
+            shows = logits[..., SEVERITIES:].sigmoid()
+            logits = (logits[..., :SEVERITIES] * shows).sum(1) / shows.sum(1).clamp_min(1e-3)
+        return functional.logsigmoid(logits) if self.sigmoid else logits
 
     def _graded(self, view: Tensor) -> Tensor:
         """(B, answered, 3), or by slice (B, slices, answered, 3 or 4), of one view (B, slices, H, W)."""
@@ -112,7 +112,7 @@ class Net(nn.Module):
             return self._answers(self.encoder(view))
         every = torch.ones_like(view[:, :, 0, 0]) > 0
         images = with_neighbours(view, every) if self.neighbours else view[:, :, None]
-        tokens = self.encoder(images.flatten(0, 1)).reshape(-1, self.slices, self.head.in_features)
+        tokens = self.encoder(images.flatten(0, 1)).reshape(-1, self.slices, self.head.in_features)  # (B, S, F)
         if self.attention is not None:
             return self._answers(self.attention(tokens))
         if self.gated is not None:
@@ -121,5 +121,5 @@ class Net(nn.Module):
         return self._answers(tokens)
 
     def _answers(self, features: Tensor) -> Tensor:
-        said: Tensor = self.head(self.dropout(features)).unflatten(-1, (self.answered, -1))
-        return said
+        logits: Tensor = self.head(self.dropout(features)).unflatten(-1, (self.answered, -1))
+        return logits

@@ -1,8 +1,8 @@
 """All conditions of a level from sagittal and axial crops, fused as features: model 1 of seed 001 (7th place).
 
-Sagittal: slices as channels of one encoder for all views; its features are gated by the condition that is asked for,
-and graded; beside that, each condition leaves a small vector.  Axial: slices with their neighbours, a bidirectional GRU
-along them, the mean.  Both together give a second opinion, whose logits are added to the first.
+Sagittal: slices as channels of one encoder for all views; its features are gated by the condition and graded, and
+embedded in a small vector for each condition.  Axial: slices with their neighbours, a bidirectional GRU along them, the
+mean.  The logits of both embeddings together are added to the sagittal ones.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GATE = 64
 class Net(nn.Module):
     """Logits (B, targets, 3).  The last view is axial, the others are sagittal.
 
-    `look_at`: for each target the number of the sagittal view that shows its surroundings.  `axial_backbone`: null =
+    `look_at`: for each target the index of the sagittal view that shows it.  `axial_backbone`: null =
     the same as the sagittal one.  A missing view is replaced by a learned vector.
     """
 
@@ -67,17 +67,17 @@ class Net(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Logits (B, targets, 3) for `*views, present`."""
         *sagittal, axial, present = inputs
-        seen = torch.stack(self.describe(self.sagittal(torch.cat(sagittal))).chunk(len(sagittal)))
+        features = torch.stack(self.describe(self.sagittal(torch.cat(sagittal))).chunk(len(sagittal)))  # (V, B, width)
         shown = present[:, : len(sagittal)].transpose(0, 1)[..., None]
-        seen = torch.where(shown > 0.5, seen, self.missing[:, None].type_as(seen))
-        looked_at = torch.stack([seen[view] for view in self.look_at], 1)
-        asked = self.dropout(looked_at * self.gate(self.condition))
-        fused = torch.cat([self.embed(asked).flatten(1), self._axial(axial, present[:, -1:])], 1)
-        said: Tensor = self.grade(asked) + self.fuse(fused).reshape(-1, self.targets, SEVERITIES)
-        return said
+        features = torch.where(shown > 0.5, features, self.missing[:, None].type_as(features))
+        by_target = torch.stack([features[view] for view in self.look_at], 1)  # (B, K, width)
+        gated = self.dropout(by_target * self.gate(self.condition))
+        fused = torch.cat([self.embed(gated).flatten(1), self._axial(axial, present[:, -1:])], 1)
+        logits: Tensor = self.grade(gated) + self.fuse(fused).reshape(-1, self.targets, SEVERITIES)
+        return logits
 
     def _axial(self, view: Tensor, present: Tensor) -> Tensor:
         images = with_neighbours(view, torch.ones_like(view[:, :, 0, 0]) > 0)
-        tokens = self.axial(images.flatten(0, 1)).reshape(-1, self.slices, self.along.network.input_size)
+        tokens = self.axial(images.flatten(0, 1)).reshape(-1, self.slices, self.along.network.input_size)  # (B, S, F)
         pooled = self.along(tokens).mean(1)
         return torch.where(present > 0.5, pooled, self.missing_axial.type_as(pooled))

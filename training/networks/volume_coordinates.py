@@ -1,4 +1,4 @@
-"""Landmarks as numbers from a 3D network: a whole stack as one volume, then slice, row and column of each point.
+"""Coordinate regression by a 3D network: a stack as one volume, then slice, row and column of each point.
 
 Source: the 3D keypoint models of seed 001 (densenet161 made three-dimensional, a volume of 32 × 384 × 384, global
 average pooling, Smooth-L1 of normalised coordinates).  Its library of 3D encoders has no licence and no upkeep; MONAI's
@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.networks.parts.encoders import slice_encoder
-from training.networks.parts.heatmaps import ramps
 
 from . import NetworkError
-from .coordinates import Places, PointHead, Pooling, Pyramid, on_real_slices, points_from_places
+from .coordinates import CoordinateNet, PointHead, Pooling, Pyramid
 
 DENSENETS: Mapping[str, dict[str, Any]] = {
     "densenet121": {"init_features": 64, "growth_rate": 32, "block_config": (6, 12, 24, 16)},
@@ -42,15 +41,13 @@ HALVINGS = 5
 REDUCTIONS = (2, 4, 8, 16, 32)
 
 
-class Net(nn.Module):
+class Net(CoordinateNet):
     """Points (B, targets, 4) in pixels of the first view; all views have its slices, and become channels of the volume.
 
     `encoder`: a name of DENSENETS or RESNETS.  `pretrained`: inflate timm's weights of that name.  `slice_halvings`:
     how many of the encoder's five halvings, the last ones, halve the slices as well; stacks have few slices, and thick
     ones.  `pooling`, `stride`, `width`, `dropout`, `window`, `coordinates`: as in coordinates.Net.
     """
-
-    losses = ("coordinate_smooth_l1",)
 
     def __init__(
         self,
@@ -68,37 +65,17 @@ class Net(nn.Module):
         window: float | None = None,
         coordinates: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(inputs[0], size_px, volume=True, coordinates=coordinates)
         if len(set(inputs)) > 1:
             raise NetworkError(f"the views of one volume have equally many slices, not {inputs}")
         if not 0 <= slice_halvings <= HALVINGS or inputs[0] < 2**slice_halvings:
             raise NetworkError(f"{inputs[0]} slices cannot be halved {slice_halvings} times: set slice_halvings")
-        self.slices, self.size_px = inputs[0], size_px
-        self.coordinates = coordinates
         self.encoder = VolumeEncoder(encoder, len(inputs) + 3 * coordinates, pretrained, slice_halvings)
         if pooling == "average":
             self.pyramid, width = None, self.encoder.channels[-1]
         else:
             self.pyramid = Pyramid(self.encoder.channels, REDUCTIONS, stride, width, axes=3)
         self.head = PointHead(width, targets, 3, pooling, dropout, window)
-
-    def outputs(self, *inputs: Tensor) -> Places:
-        """Places for `*views, present`."""
-        *views, present = inputs
-        shown = [view * present[:, number, None, None, None] for number, view in enumerate(views)]
-        volume = torch.stack(shown, 1)
-        if self.coordinates:
-            volume = torch.cat([volume, *ramps(volume)], 1)
-        features = self.encoder(volume)
-        said: Places = self.head(features[-1] if self.pyramid is None else self.pyramid(features))
-        return on_real_slices(said, shown[0])
-
-    def points(self, said: Places, present: Tensor) -> Tensor:
-        """Points (B, targets, 4) of places."""
-        return points_from_places(said, present, slices=self.slices, size_px=self.size_px)
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.points(self.outputs(*inputs), inputs[-1])
 
 
 class VolumeEncoder(nn.Module):
@@ -136,10 +113,10 @@ class HalvingMean(nn.Module):
 
 
 def volume_network(name: str, channels: int) -> nn.Module:
-    """MONAI's network of that name without its classifier.  Raises NetworkError, with what there is."""
+    """MONAI's network of that name without its classifier.  Raises NetworkError, with the known names."""
     if name not in {**DENSENETS, **RESNETS}:
         raise NetworkError(f"there is no 3D encoder '{name}'; there are: {', '.join([*DENSENETS, *RESNETS])}")
-    nets = importlib.import_module("monai.networks.nets")  # takes seconds: only for those who need it
+    nets = importlib.import_module("monai.networks.nets")  # takes seconds
     network: nn.Module
     if name in DENSENETS:
         network = nets.DenseNet(spatial_dims=3, in_channels=channels, out_channels=1, **DENSENETS[name])
@@ -162,11 +139,10 @@ def volume_network(name: str, channels: int) -> nn.Module:
 
 
 def inflated(name: str, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """timm's published 2D weights of a network as weights of its 3D twin, whose own are `wanted`.
+    """timm's published 2D weights, inflated to the state dict `wanted` of the 3D network.
 
     A kernel is repeated along the slices and divided by their number, so that a stack of equal slices gives, away from
-    its ends, what one of them gives the 2D network.  Input channels beyond the first start at zero.
-    Raises NetworkError where no 2D network has this name, and where its weights cannot be had or read.
+    its ends, the 2D network's features.  Input channels beyond the first start at zero.  Raises NetworkError.
     """
     published = slice_encoder(name, size_px=224, pretrained=True).state_dict()
     weights = {}
@@ -181,7 +157,7 @@ def inflated(name: str, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 Stages = tuple[list[nn.Module], list[int]]
-"""The five stages of an encoder, each of which halves once, and the channels that they answer."""
+"""The five stages of an encoder, each of which halves once, and their output channels."""
 
 
 def _densenet_stages(network: Any) -> Stages:
@@ -210,7 +186,7 @@ def _resnet_stages(network: Any) -> Stages:
 
 
 def _keep_slices(module: nn.Module) -> None:
-    """Make a part of an encoder halve height and width only."""
+    """Let a part of an encoder halve height and width only."""
     if isinstance(module, HalvingMean):
         module.slices = False
     elif isinstance(module, (nn.Conv3d, nn.MaxPool3d)) and module.stride in (2, (2, 2, 2)):

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from kernels.lumbar.labels import UNITS, group_of, row_of
 from kernels.lumbar.manifest import Factor, GraderWeight, Route
 from kernels.lumbar.specs import Group, Spec
-from training.recipe.messages import told
+from training.recipe.problems import schema_problems
 from training.runs import TrainedMember, UnusableRun
 
 ALL_GROUPS: tuple[Group, ...] = get_args(Group)
@@ -72,7 +72,7 @@ def read_ensemble(path: Path, kind: type[Kind]) -> Kind:
     try:
         return kind.model_validate({name: one for name, one in content.items() if name in fields})
     except ValidationError as error:
-        problems = told(error)
+        problems = schema_problems(error)
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise UnusableRun(f"{path}: {problems[0]}{more}; make ensemble writes it anew") from error
 

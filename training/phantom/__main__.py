@@ -8,7 +8,8 @@ from pathlib import Path
 from .dataset import Options, make_dataset
 
 
-def _parser() -> argparse.ArgumentParser:
+def main() -> None:
+    """Read the command line and write the data set."""
     parser = argparse.ArgumentParser(
         prog="python -m training.phantom",
         description="Write random lumbar spine phantoms as DICOM, in the exact layout of the competition.",
@@ -21,12 +22,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scale", type=float, default=1.0, help="shrinks the images, not their field")
     parser.add_argument("--jobs", type=int, default=0, help="processes; 0 = one a core")
     parser.add_argument("--keep", action="store_true", help="continue or keep a data set of the same options")
-    return parser
-
-
-def main() -> None:
-    """Read the command line and write the data set."""
-    parser = _parser()
     given = parser.parse_args()
     options = Options(given.train, given.test, given.seed, given.scale)
     try:

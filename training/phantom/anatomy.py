@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,10 @@ from .curve import DISCS, FIRST_LABELLED, Floats, SpineCurve, sample_curve
 from .severity import Severity, level_values
 
 WALL_MM = 15.0
-"""Where the posterior wall of the vertebral bodies stands behind the discs' middle."""
+"""Distance of the posterior wall of the vertebral bodies from the discs' centre."""
 _SAC_BEHIND_WALL_MM = 1.4
 
-# How narrow a place is, in mm, at narrowing 0, 1, 2 and 3 (see severity.py); linear in between.
+# Dimensions in mm at narrowing 0, 1, 2 and 3 (see severity.py); linear in between.
 _SAC_DEPTH_MM = (15.0, 10.8, 7.2, 3.0)
 _SAC_WIDTH_MM = (17.5, 15.5, 12.0, 7.0)
 _RECESS_DEPTH_MM = (7.4, 5.0, 2.7, 0.2)
@@ -40,10 +40,6 @@ class Sided:
     left: float
     right: float
 
-    def mirrored(self) -> Sided:
-        """The two values exchanged."""
-        return Sided(self.right, self.left)
-
 
 @dataclass(frozen=True)
 class DiscLevel:
@@ -53,7 +49,7 @@ class DiscLevel:
     body_half_width: float
     disc_height: float
     wedge: float
-    """How much the disc grows toward the front, mm a mm."""
+    """Growth of the disc's height toward the front, mm per mm."""
     degeneration: float
     """0 = bright nucleus, 1 = black disc."""
     sac_depth: float
@@ -66,21 +62,11 @@ class DiscLevel:
     """Distance of the foramina from the midline."""
     facet_size: Sided
     slip: float
-    """How far the vertebra above stands in front of the vertebra below."""
+    """Anterior slip (listhesis) of the vertebra above, mm."""
     roots: int
     lumbar: bool
     """Has facets, recesses and foramina of its own."""
     sacral: bool
-
-    def mirrored(self) -> DiscLevel:
-        """The level of the mirrored patient."""
-        return replace(
-            self,
-            recess_depth=self.recess_depth.mirrored(),
-            foramen_width=self.foramen_width.mirrored(),
-            foramen_height=self.foramen_height.mirrored(),
-            facet_size=self.facet_size.mirrored(),
-        )
 
 
 @dataclass(frozen=True)
@@ -102,16 +88,6 @@ class Anatomy:
     """Share of fat within the muscles of the back, 0..1."""
     muscle_size: float
     epidural_fat: float
-
-    def mirrored(self) -> Anatomy:
-        """The mirrored patient: x -> -x, left and right exchanged."""
-        return replace(
-            self,
-            curve=self.curve.mirrored(),
-            levels=tuple(level.mirrored() for level in self.levels),
-            root_places=self.root_places * np.array([-1.0, 1.0]),
-            situs=-self.situs,
-        )
 
     def along(self, ladder: Floats, name: str) -> Floats:
         """A DiscLevel's number, interpolated at `ladder` = places counted in discs from the top."""
@@ -136,9 +112,9 @@ class Anatomy:
 
 
 def sac_front(between: float, depth: float) -> float:
-    """Where a sac begins (posterior mm) that is `depth` deep here and `between` deep between the discs.
+    """Anterior border (posterior mm) of a sac `depth` deep here and `between` deep between the discs.
 
-    Half of the difference was taken from its front.
+    Half of the narrowing is at its front.
     """
     return WALL_MM + _SAC_BEHIND_WALL_MM + 0.5 * max(between - depth, 0.0)
 
@@ -154,7 +130,7 @@ def sac_middle(level: DiscLevel) -> float:
 
 
 def recess_front(depth: float) -> float:
-    """Where a subarticular recess `depth` mm deep begins: half of what it lost was taken by the disc."""
+    """Anterior border of a subarticular recess `depth` mm deep: half of its narrowing is at the disc."""
     return WALL_MM + 0.4 + 0.5 * (_RECESS_DEPTH_MM[0] - depth)
 
 

@@ -1,4 +1,4 @@
-"""What annotators left behind: which labels are missing, and on which pixel of which slice they clicked."""
+"""Annotations of a study: missing labels, and the pixel and slice of each annotated landmark."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Click:
 def annotate(
     rng: np.random.Generator, plans: list[SeriesPlan], landmarks: NDArray[np.float64]
 ) -> tuple[NDArray[np.bool_], list[Click]]:
-    """Which of the 25 rows are graded, and the clicks on graded rows, for landmarks (25, 3) in patient mm."""
+    """(25,) bool of graded rows, and the clicks on these, for landmarks (25, 3) in patient mm."""
     graded = np.ones(len(ROWS), bool)
     for condition, share in UNGRADED_STUDIES.items():
         if rng.random() < share:

@@ -1,4 +1,4 @@
-"""Axial T2 series: one block, one stack a disc, or both, over the levels that each series covers."""
+"""Axial T2 series: one block of slices, one stack for each disc, or both, over the levels a series covers."""
 
 from __future__ import annotations
 

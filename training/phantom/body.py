@@ -13,7 +13,6 @@ from .canal import paint_canal, paint_foramina
 from .curve import DISCS, Floats, SpineCoordinates
 from .tissue import Patch, Tissue, ellipse
 
-_HARD_EDGE_MM = 1e-3
 _NOWHERE = np.zeros(3)
 _BIFURCATION = DISCS.index("l4_l5")
 
@@ -29,53 +28,36 @@ def signal_at(
 
     Near the spine it is the mean over the points moved by each of `shifts` (3,) mm: the thickness of a slice.
     """
-    signal = _paint(points.reshape(-1, 3), anatomy, table, edge, shifts, hard=False)
-    return signal.reshape(points.shape[:-1])
-
-
-def tissue_at(points: NDArray[np.floating], anatomy: Anatomy) -> NDArray[np.int64]:
-    """Tissue number (...) at patient points (..., 3) in mm."""
-    table = np.arange(len(Tissue), dtype=np.float32)
-    numbers = _paint(points.reshape(-1, 3), anatomy, table, _HARD_EDGE_MM, (_NOWHERE,), hard=True)
-    return np.rint(numbers).astype(np.int64).reshape(points.shape[:-1])
-
-
-def _paint(
-    points: NDArray[np.floating],
-    anatomy: Anatomy,
-    table: Floats,
-    edge: float,
-    shifts: tuple[NDArray[np.float64], ...],
-    hard: bool,
-) -> Floats:
+    shape = points.shape[:-1]
+    points = points.reshape(-1, 3)
     signal = np.full(len(points), table[Tissue.AIR], np.float32)
     skin = _skin_distance(points, anatomy)
     body = np.flatnonzero(skin < edge)
     points = points[body]
-    whole, _ = _patch(points, anatomy, np.full(len(points), table[Tissue.FAT], np.float32), table, edge, hard)
+    whole, _ = _patch(points, anatomy, np.full(len(points), table[Tissue.FAT], np.float32), table, edge)
     _paint_surroundings(whole, anatomy, points, skin[body])
     near = (np.abs(whole.left) < 48.0) & (whole.posterior > -27.0) & (whole.posterior < WALL_MM + 57.0)
     spine = np.flatnonzero(near)
     mean = np.zeros(len(spine), np.float32)
     for shift in shifts:
         moved = points[spine] + shift.astype(np.float32)
-        part, discs = _patch(moved, anatomy, whole.signal[spine], table, edge, hard)
+        part, discs = _patch(moved, anatomy, whole.signal[spine], table, edge)
         _paint_discs(part, anatomy, discs)
         mean += part.signal / len(shifts)
     whole.signal[spine] = mean
     signal[body] = whole.signal
-    return signal
+    return signal.reshape(shape)
 
 
 def _patch(
-    points: NDArray[np.floating], anatomy: Anatomy, signal: Floats, table: Floats, edge: float, hard: bool
+    points: NDArray[np.floating], anatomy: Anatomy, signal: Floats, table: Floats, edge: float
 ) -> tuple[Patch, NDArray[np.intp]]:
     """A patch at points (N, 3) that begins with `signal`, and the nearest disc of each point."""
     place = anatomy.curve.locate(points)
     posterior = place.posterior + _slip(place, anatomy)
     ladder = place.disc.astype(np.float32) - place.fraction
     frame = (place.left, posterior, place.height, place.fraction, ladder)
-    return Patch(*frame, signal=signal, table=table, edge=edge, hard=hard), place.disc
+    return Patch(*frame, signal=signal, table=table, edge=edge), place.disc
 
 
 def _paint_discs(patch: Patch, anatomy: Anatomy, discs: NDArray[np.intp]) -> None:

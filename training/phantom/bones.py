@@ -67,17 +67,14 @@ def _paint_facets(patch: Patch, level: DiscLevel, side: Floats, back: Floats) ->
 
 
 def disc_bulge(patch: Patch, level: DiscLevel) -> Floats:
-    """How far the disc stands out behind the wall of the vertebral body, in mm at each point's side."""
+    """Protrusion of the disc behind the wall of the vertebral body, in mm, by each point's side."""
     side = np.abs(patch.left)
     central = sac_front(level.sac_depth_between, level.sac_depth) - WALL_MM - 0.9
-    recess = by_side(patch, Sided(*(recess_front(d) - WALL_MM for d in _both(level.recess_depth))))
+    left, right = (recess_front(depth) - WALL_MM for depth in (level.recess_depth.left, level.recess_depth.right))
+    recess = by_side(patch, Sided(left, right))
     foramen = np.maximum(0.5 * (9.5 - by_side(patch, level.foramen_width)), 0.0)
     bulge = np.maximum(central * np.exp(-((side / 6.0) ** 2)), recess * np.exp(-(((side - 9.0) / 3.5) ** 2)))
     return np.maximum(bulge, foramen * np.exp(-(((side - level.foramen_side) / 5.0) ** 2)))
-
-
-def _both(value: Sided) -> tuple[float, float]:
-    return value.left, value.right
 
 
 def paint_body_and_disc(patch: Patch, anatomy: Anatomy, level: DiscLevel) -> None:

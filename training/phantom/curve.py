@@ -1,12 +1,12 @@
 """The curved frame of the spine: millimetres along and across the discs, in which every vertebra is upright.
 
-Each disc has a plane; between two planes the frame is blended.  A place is told by the nearest disc and how
-far left, posterior and up it lies from the middle of that disc, in mm.
+Each disc has a plane; between two planes the frame is blended.  A place is given by the nearest disc and its
+distances to the left, posterior and up from the middle of that disc, in mm.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,19 +14,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 AnyFloats = NDArray[np.floating]
 
-DISCS = (
-    "t9_t10",
-    "t10_t11",
-    "t11_t12",
-    "t12_l1",
-    "l1_l2",
-    "l2_l3",
-    "l3_l4",
-    "l4_l5",
-    "l5_s1",
-    "s1_s2",
-    "s2_s3",
-)
+DISCS = (*"t9_t10 t10_t11 t11_t12 t12_l1 l1_l2 l2_l3 l3_l4 l4_l5 l5_s1 s1_s2 s2_s3".split(),)
 FIRST_LABELLED = DISCS.index("l1_l2")
 _ANCHOR = DISCS.index("l3_l4")
 # Medians of 40 mid-sagittal outlines (data notes, section 4.1): inclination in degrees, + = front higher.
@@ -71,11 +59,6 @@ class SpineCurve:
                 break
         return self.centres[disc] + guess @ self.axes[disc]
 
-    def mirrored(self) -> SpineCurve:
-        """The curve of the mirrored patient (x -> -x); its left axis points to that patient's left again."""
-        flip = np.array([-1.0, 1.0, 1.0])
-        return replace(self, centres=self.centres * flip, axes=self.axes * flip * flip[:, None])
-
     def locate(self, points: NDArray[np.floating]) -> SpineCoordinates:
         """Spine coordinates of patient points (N, 3); beyond the last planes the end frame is continued."""
         columns = np.ascontiguousarray(points.T, dtype=np.float32)
@@ -93,7 +76,7 @@ class SpineCurve:
         return out
 
     def _count_planes_above(self, columns: Floats) -> NDArray[np.intp]:
-        """How many of the disc planes lie above each point (3, N)."""
+        """(N,) number of disc planes above each point of (3, N)."""
         lowest, highest = columns.min(axis=1, initial=np.inf), columns.max(axis=1, initial=-np.inf)
         above = np.zeros(columns.shape[1], np.intp)
         for disc, up in enumerate(self.axes[:, 2]):

@@ -1,4 +1,4 @@
-"""A whole data set: orders for its studies, made side by side, and the tables last."""
+"""A whole data set: its studies, made in parallel, and the tables last."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class Options:
-    """What decides a data set: numbers of studies, seed, share of the pixels along each side of an image."""
+    """Options of a data set: numbers of studies, seed, scale of each side of an image in pixels."""
 
     train: int
     test: int
@@ -95,5 +95,5 @@ def _make_all(orders: list[StudyOrder], jobs: int) -> list[PhantomStudy]:
 
 
 def _one_thread() -> None:
-    """Studies are made side by side: threads within one would only get in the way."""
+    """Studies run in parallel processes: more threads would only compete for the cores."""
     cv2.setNumThreads(1)

@@ -1,4 +1,4 @@
-"""Which series a study has and where each slice lies: the scanner's side of the phantom."""
+"""Acquisition protocol of a study: its series, the plane of each slice, contrast, noise and header fields."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class SlicePlan:
 
 @dataclass(frozen=True)
 class SeriesPlan:
-    """Geometry, contrast and habits of one series.
+    """Geometry, contrast, noise and header fields of one series.
 
     `padding` is the share of the width that is black at either side.
     """
@@ -76,24 +76,6 @@ class SeriesPlan:
         """Distance (slice,) of a point from each slice, mm."""
         return np.array([abs(s.project(point, self.spacing_mm)[2]) for s in self.slices])
 
-    def mirrored(self) -> SeriesPlan:
-        """The series that shows the mirrored patient alike: sagittal stacks reversed, axials flipped."""
-        return replace(self, slices=tuple(self._mirrored_slice(s) for s in self.slices))
-
-    def _mirrored_slice(self, plan: SlicePlan) -> SlicePlan:
-        flip = np.array([-1.0, 1.0, 1.0])
-        if self.description != AXIAL_T2:
-            return replace(
-                plan,
-                position=plan.position * flip,
-                along_row=plan.along_row * flip,
-                along_column=plan.along_column * flip,
-            )
-        far = plan.position + plan.along_row * (self.columns - 1) * self.spacing_mm
-        return replace(
-            plan, position=far * flip, along_row=-plan.along_row * flip, along_column=plan.along_column * flip
-        )
-
 
 def choose(rng: np.random.Generator, counts: Mapping[Choice, int]) -> Choice:
     """A key, drawn in proportion to its count."""
@@ -104,9 +86,9 @@ def choose(rng: np.random.Generator, counts: Mapping[Choice, int]) -> Choice:
 
 def number_instances(rng: np.random.Generator, count: int) -> list[int]:
     """Instance numbers in ascending order: nearly always 1..count, rarely shifted, with gaps, or huge."""
-    fate = rng.random()
-    start = int(rng.integers(2, 40)) if fate < 0.02 else 5000 if fate < 0.0206 else 1
-    steps = rng.integers(1, 4, count) if 0.03 < fate < 0.04 else np.ones(count, dtype=int)
+    drawn = rng.random()
+    start = int(rng.integers(2, 40)) if drawn < 0.02 else 5000 if drawn < 0.0206 else 1
+    steps = rng.integers(1, 4, count) if 0.03 < drawn < 0.04 else np.ones(count, dtype=int)
     return [int(number) for number in start + np.cumsum(steps) - steps[0]]
 
 

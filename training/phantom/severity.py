@@ -1,4 +1,4 @@
-"""Which grade each of the 25 targets has, and how narrow it therefore is: a latent Gaussian model.
+"""Severity grades of the 25 rows and the narrowing that follows from them: a latent Gaussian model.
 
 One latent value a target, correlated over conditions and levels, is cut at the measured prevalences into
 grades.  The narrowing measure follows the grade with a spread, so that neighbouring grades overlap a little,
@@ -32,12 +32,12 @@ _BETWEEN_CONDITIONS = np.array(
 )
 # Latent correlation of levels by their distance 0..4.
 _BETWEEN_LEVELS = np.array([1.0, 0.66, 0.45, 0.34, 0.26])
-# L5/S1 goes its own way: correlation of a latent value there with what it would else be, by CONDITIONS.
+# L5/S1 is less correlated with the other levels: factor on its latent value, by CONDITIONS.
 _L5_S1_BOND = (0.9, 0.78, 0.9, 0.78, 0.62)
 
 GRADE_SPREAD = 0.36
 """Standard deviation of the narrowing measure about its place within the grade."""
-_MARGIN = 0.08
+GRADE_MARGIN = 0.08
 """Distance that the place within a grade keeps from the grade's borders (before the spread)."""
 
 _cdf = np.vectorize(lambda value: 0.5 * (1.0 + math.erf(value / math.sqrt(2.0))), otypes=[float])
@@ -77,19 +77,9 @@ def sample_severity(rng: np.random.Generator) -> Severity:
     grades = (quantile[:, None] >= borders[:, 1:3]).sum(axis=1)
     rows = np.arange(len(ROWS))
     below, above = borders[rows, grades], borders[rows, grades + 1]
-    place = _MARGIN + (1.0 - 2.0 * _MARGIN) * (quantile - below) / (above - below)
+    place = GRADE_MARGIN + (1.0 - 2.0 * GRADE_MARGIN) * (quantile - below) / (above - below)
     narrowing = grades + place + GRADE_SPREAD * rng.standard_normal(len(ROWS))
     return Severity(grades, narrowing)
-
-
-def grade_posterior(narrowing: Floats) -> Floats:
-    """What the best reader of the measures (..., 25) answers: probabilities (..., 25, 3) of the grades."""
-    lows = np.arange(3) + _MARGIN
-    highs = np.arange(3) + 1.0 - _MARGIN
-    measure = narrowing[..., None]
-    likelihood = _cdf((measure - lows) / GRADE_SPREAD) - _cdf((measure - highs) / GRADE_SPREAD)
-    joint = ROWS_PREVALENCE * (likelihood + 1e-12)
-    return np.asarray(joint / joint.sum(axis=-1, keepdims=True))
 
 
 def level_values(values: Floats, condition: str) -> Floats:

@@ -1,4 +1,4 @@
-"""One study from its seed to its files: severity, patient, series, images, and what the tables need."""
+"""One study from its seed to its DICOM files: severity, anatomy, protocol, images, annotations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .severity import Severity, sample_severity
 
 @dataclass(frozen=True)
 class StudyOrder:
-    """A study to be made: its folder, its ids (enough for all its series) and what decides its content."""
+    """Folder, ids (enough for all series), seed and scale of a study to be made."""
 
     folder: Path
     study_id: int
@@ -31,7 +31,7 @@ class StudyOrder:
 
 @dataclass(frozen=True)
 class PhantomStudy:
-    """All that is known of a study but its pixels; landmarks (25, 3) in patient mm, graded (25,)."""
+    """A study without its pixels; landmarks (25, 3) in patient mm, graded (25,) bool."""
 
     severity: Severity
     anatomy: Anatomy

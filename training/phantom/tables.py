@@ -1,8 +1,8 @@
-"""The competition's CSV files of a set of studies, and the truth that the competition keeps to itself."""
+"""The competition's CSV files of a set of studies, and the ground truth that the competition does not publish."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,21 +59,23 @@ def _write(table: pd.DataFrame, path: Path) -> None:
 
 
 def _labels(made: Made, hide_ungraded: bool) -> pd.DataFrame:
-    records = []
-    for order, study in made:
-        names: list[str | None] = [_GRADE_NAMES[grade] for grade in study.severity.grades]
-        if hide_ungraded:
-            names = [name if graded else None for name, graded in zip(names, study.graded, strict=True)]
-        records.append({"study_id": order.study_id, **dict(zip(ROWS, names, strict=True))})
-    return pd.DataFrame(records, columns=["study_id", *TRAIN_COLUMNS])
+    shown = [study.graded if hide_ungraded else [True] * len(ROWS) for _, study in made]
+    grades = [study.severity.grades for _, study in made]
+    names = [
+        [_GRADE_NAMES[grade] if graded else None for grade, graded in zip(*pair, strict=True)]
+        for pair in zip(grades, shown, strict=True)
+    ]
+    return _by_study(made, names)
 
 
 def _measures(made: Made) -> pd.DataFrame:
-    records = [
-        {"study_id": order.study_id, **dict(zip(ROWS, np.round(study.severity.narrowing, 4), strict=True))}
-        for order, study in made
-    ]
-    return pd.DataFrame(records, columns=["study_id", *TRAIN_COLUMNS])
+    return _by_study(made, [np.round(study.severity.narrowing, 4) for _, study in made])
+
+
+def _by_study(made: Made, values: Sequence[Sequence[object] | np.ndarray]) -> pd.DataFrame:
+    """A line a study of values in the order of ROWS, columns in the order of train.csv."""
+    ids = pd.Index([order.study_id for order, _ in made], name="study_id")
+    return pd.DataFrame(values, ids, list(ROWS))[list(TRAIN_COLUMNS)].reset_index()
 
 
 def _series(made: Made) -> pd.DataFrame:

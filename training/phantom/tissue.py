@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Literal
 
@@ -15,7 +15,7 @@ Contrast = Literal["t1", "t2", "stir"]
 
 
 class Tissue(IntEnum):
-    """What a point of the body consists of."""
+    """Tissue classes."""
 
     AIR = 0
     FAT = 1
@@ -62,8 +62,7 @@ def sample_signal_table(rng: np.random.Generator, contrast: Contrast) -> Floats:
 class Patch:
     """Flat arrays over points in the frame of their nearest disc (see curve.py), and their signal so far.
 
-    `ladder` is the place along the spine counted in discs.
-    `hard` patches take whole tissues (their table holds the tissue numbers), others blend over `edge` mm.
+    `ladder` is the place along the spine counted in discs; borders of tissues blend over `edge` mm.
     """
 
     left: Floats
@@ -74,30 +73,18 @@ class Patch:
     signal: Floats
     table: Floats
     edge: float
-    hard: bool = False
 
     def paint(self, distance: AnyFloats, tissue: Tissue, strength: float | AnyFloats = 1.0) -> None:
         """Cover the points at negative `distance` (mm outside the structure's surface) with a tissue."""
         if distance.min(initial=np.inf) >= 0.5 * self.edge:
             return
         cover = np.clip(0.5 - distance / self.edge, 0.0, 1.0) * strength
-        if self.hard:
-            cover = (cover > 0.5).astype(np.float32)
         self.signal += cover * (self.table[tissue] - self.signal)
 
     def part(self, chosen: NDArray[np.intp]) -> Patch:
         """The chosen points as a patch of their own."""
-        return Patch(
-            self.left[chosen],
-            self.posterior[chosen],
-            self.height[chosen],
-            self.fraction[chosen],
-            self.ladder[chosen],
-            self.signal[chosen],
-            self.table,
-            self.edge,
-            self.hard,
-        )
+        names = ("left", "posterior", "height", "fraction", "ladder", "signal")
+        return replace(self, **{name: getattr(self, name)[chosen] for name in names})
 
     def put(self, chosen: NDArray[np.intp], part: Patch) -> None:
         """Take over the signals of a painted part."""

@@ -1,4 +1,4 @@
-"""What a recipe says of fitting one network: architecture, loss, optimiser, augmentation, labels."""
+"""Schema of `fitting` in recipes: architecture, loss, optimiser, augmentation, label correction of one network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Network(Spec):
 
 
 class Optimisation(Spec):
-    """How the weights are fitted.  AdamW throughout, as in all five systems."""
+    """Optimiser and schedule.  AdamW throughout, as in all five systems."""
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(default=16, ge=1)
@@ -32,20 +32,20 @@ class Optimisation(Spec):
     warmup: float = Field(default=0.0, ge=0, lt=1)
     """Share of all steps in which the rate rises linearly from zero."""
     whole_studies: bool = False
-    """Batches of batch_size studies with all their units, so that a loss sees all levels of a study."""
+    """Batches of batch_size studies with all their units, for losses over all levels of a study."""
     accumulate: int = Field(default=1, ge=1)
-    """A batch is learned from in so many parts, one after the other, which need that much less memory."""
+    """Gradient accumulation: a batch is split into so many parts, which need that much less memory."""
     precision: Precision = "float16"
-    """Of most computations on a GPU; a CPU computes in float32."""
+    """Autocast dtype on a GPU; a CPU computes in float32."""
     deterministic: bool = False
-    """On a GPU: only computations that always give the same bits, which takes longer."""
+    """On a GPU: deterministic algorithms only, which is slower."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     keep: Literal["best", "last"] = "best"
-    """Which epoch's weights are exported: that of the best validation loss, or the last."""
+    """Epoch whose weights are exported: the best validation loss, or the last."""
 
 
 class Augmentation(Spec):
-    """Random changes of training inputs, made before standardising, on the device, a batch at a time."""
+    """Augmentation of training inputs, before normalisation, on the device, a batch at a time."""
 
     rotate_deg: float = Field(default=0.0, ge=0, le=180)
     shear_deg: float = Field(default=0.0, ge=0, lt=60)
@@ -61,7 +61,7 @@ class Augmentation(Spec):
     noise: float = Field(default=0.0, ge=0, lt=1)
     """Standard deviation of added noise, as a share of the full grey scale."""
     mirror: float = Field(default=0.0, ge=0, le=1)
-    """Probability that a sample is shown mirrored, with left and right exchanged."""
+    """Probability that a sample is mirrored, with left and right targets exchanged."""
     front_to_back: float = Field(default=0.0, ge=0, le=1)
     """Graders: probability that front and back are exchanged in all views."""
     dihedral: float = Field(default=0.0, ge=0, le=1)
@@ -75,13 +75,13 @@ class Augmentation(Spec):
     blend_alpha: float = Field(default=4.0, gt=0)
     """Both parameters of the Beta distribution of a blend's share."""
     jitter_mm: float | Literal["localiser"] = 0.0
-    """Standard deviation, each axis, of the crop centre; `localiser`: what the fold's localiser misses by."""
+    """Standard deviation (each axis) of the crop centre; `localiser`: the fold's localisation error."""
     slice_jitter: int = Field(default=0, ge=0, le=4)
     """Largest shift of the slice window, in slices."""
 
 
 class Pretraining(Spec):
-    """A first fit, on published images of single slices (training/data/external.py), where there are any."""
+    """A first fit on published images of single slices (training/data/external.py), if they are given."""
 
     epochs: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
@@ -89,54 +89,40 @@ class Pretraining(Spec):
     """Sagittal T2 (lsd, spider), T1 (osf) and CT (tseg)."""
 
 
-Loss = Literal[
-    "heatmap_mse",
-    "heatmap_correlation",
-    "coordinate_smooth_l1",
-    "heat_and_pointer_bce",
-    "level_distance",
-    "level_classes",
-    "cross_entropy",
-    "weighted_cross_entropy",
-    "weighted_bce",
-    "valid_slices_bce",
-    "competition",
-]
-
-
 class SecondStep(Spec):
-    """A second fit that goes on where the first one ended: some parts are begun anew, and nothing else changes."""
+    """A second fit from the weights of the first: some parts are reinitialised and fitted, the others are frozen."""
 
     parts: tuple[str, ...] = Field(min_length=1)
     """Names of the network's modules."""
-    loss: Loss
+    loss: str
     loss_options: dict[str, float] = {}
     optimisation: Optimisation
 
 
 class Labels(Spec):
-    """What the out-of-fold answers of an earlier run (LABELS=) change of the labels of graders."""
+    """Correction of graders' labels by the out-of-fold predictions of an earlier run (LABELS=)."""
 
     doubt: float | None = Field(default=None, gt=0, lt=1)
-    """Labels to which they give a probability below 1 - doubt are left out: 0.8 in the 2nd place's noise reduction."""
+    """Labels with a predicted probability below 1 - doubt are dropped: 0.8 in the 2nd place's noise reduction."""
     guess: float | None = Field(default=None, gt=0, lt=1)
-    """Missing labels are filled in where they give one severity more than this probability."""
+    """Missing labels are imputed where one severity has more than this probability."""
 
     @property
     def any(self) -> bool:
-        """Whether anything is changed."""
+        """Whether labels are corrected."""
         return self.doubt is not None or self.guess is not None
 
 
 class Fitting(Spec):
-    """Everything between a member's inputs and its weights."""
+    """How one network is built and fitted."""
 
     network: Network
-    loss: Loss
+    loss: str
+    """A name registered in training/fitting/losses."""
     second_step: SecondStep | None = None
     labels: Labels = Labels()
     loss_options: dict[str, float] = {}
-    """What the loss of that name takes beyond the batch."""
+    """Keyword arguments of the loss."""
     optimisation: Optimisation
     pretraining: Pretraining | None = None
     augmentation: Augmentation = Augmentation()

@@ -1,7 +1,8 @@
-"""The recipes of this project, one YAML a system, and how command lines name them or one's own."""
+"""Reads recipes (one YAML a system) and selects what a command line names: recipes, networks, folds."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,26 +10,25 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from training.recipe.consistency import problems_of
-from training.recipe.messages import listed, told
-from training.recipe.schema import Profile, Recipe, RecipeError
+from training.recipe.problems import consistency_problems, message, schema_problems
+from training.recipe.schema import PROFILES, MemberRecipe, Profile, Recipe, RecipeError
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
 
 def names_of(given: Sequence[str]) -> list[str]:
-    """The recipes that a command line names, with spaces or commas between; without any, all of this project."""
+    """The recipes that a command line names, separated by spaces or commas; default: all of this project."""
     named = [name for one in given for name in ([one] if Path(one).is_file() else one.replace(",", " ").split())]
     return named or sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
 def path_of(name: str) -> Path:
-    """Where a recipe lies that is named, or given by the path of its YAML file."""
+    """The YAML file of a recipe given by its name or its path."""
     return Path(name) if name.endswith(".yaml") else RECIPES / f"{name}.yaml"
 
 
 def load_named(name: str, profile: Profile) -> Recipe:
-    """A recipe of this project by its name, or any by the path of its YAML file.  Raises RecipeError."""
+    """A recipe of this project by its name, or any recipe by the path of its YAML file.  Raises RecipeError."""
     path = path_of(name)
     if not path.is_file():
         known = " ".join(sorted(other.stem for other in RECIPES.glob("*.yaml")))
@@ -73,7 +73,33 @@ def load_recipe(path: Path, profile: Profile = "full") -> Recipe:
     try:
         recipe = Recipe.model_validate(resolved)
     except ValidationError as error:
-        raise RecipeError(listed(path, told(error))) from error
-    if problems := problems_of(recipe):
-        raise RecipeError(listed(path, problems))
+        raise RecipeError(message(path, schema_problems(error))) from error
+    if problems := consistency_problems(recipe):
+        raise RecipeError(message(path, problems))
     return recipe
+
+
+def members_of(recipe: Recipe, localisers_only: bool) -> list[MemberRecipe]:
+    """The networks of a recipe to be trained, localisers first."""
+    return [one for one in recipe.members() if one.member.role == "localiser" or not localisers_only]
+
+
+def folds_of(recipe: Recipe, chosen: Sequence[int]) -> list[int]:
+    """The folds to train: those chosen, else the recipe's own.  Raises RecipeError for an unknown one."""
+    wrong = [fold for fold in chosen if fold not in range(recipe.folds)]
+    if wrong:
+        raise RecipeError(f"{recipe.name} has folds 0 to {recipe.folds - 1}; {wrong} is none of them")
+    return list(dict.fromkeys(chosen) or recipe.train_folds or range(recipe.folds))
+
+
+def add_order(parser: argparse.ArgumentParser) -> None:
+    """Command-line options shared by all commands that train."""
+    parser.add_argument("--data", type=Path, required=True, help="a folder in the competition's layout")
+    parser.add_argument("--runs", type=Path, required=True, help="where weights, curves and scores go")
+    parser.add_argument("--recipes", nargs="*", default=[], help="names of training/recipes, or YAML files")
+    parser.add_argument("--profile", choices=PROFILES, default="full")
+    parser.add_argument("--folds", nargs="*", type=int, default=[], help="default: those of the recipe")
+    parser.add_argument("--coordinates", type=Path, help="a folder of published coordinates, for better points")
+    parser.add_argument("--labels", type=Path, help="RUNS/<recipe>/<profile> of an earlier run, to correct labels by")
+    parser.add_argument("--localisers-only", action="store_true", help="leave the graders out")
+    parser.add_argument("--cache", type=Path, help="where crops are kept; default: RUNS/cache")

@@ -1,12 +1,12 @@
-"""Recipes: one YAML a system, typed; defaults live here and a recipe lists differences only.
+"""Schema of recipes, one YAML a system.  Defaults are here; a recipe lists differences only.
 
-A recipe describes the full system (the published hyper-parameters) and, under `profiles`, what a smaller profile
-changes of it (load.py merges and checks them).  `Recipe.members()` lists what is trained.
+A recipe describes the full system (the published hyper-parameters) and, under `profiles`, the changes of smaller
+profiles (load.py merges and checks them).  `Recipe.members()` lists the networks.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
@@ -16,6 +16,7 @@ from training.recipe.fitting import Fitting
 from training.recipe.shorthand import expand_targets, expand_views
 
 Profile = Literal["smoke", "bench", "full"]
+PROFILES = get_args(Profile)
 
 
 class RecipeError(Exception):
@@ -26,12 +27,12 @@ Views = Annotated[tuple[ViewRequest, ...], BeforeValidator(expand_views)]
 
 
 class Stage(Spec):
-    """What localisers and graders have in common: what a network looks at, and what it answers."""
+    """Common to localisers and graders: inputs, targets and fitting."""
 
     unit: UnitKind
     inputs: Views
     targets: tuple[str, ...]
-    """Relative to the unit; names without a level or side that the unit does not have, either, stand for all."""
+    """Relative to the unit; names without a level or side that the unit lacks too stand for all of them."""
     tta: tuple[Tta, ...] = ()
     fitting: Fitting
 
@@ -42,22 +43,22 @@ class Stage(Spec):
 
 
 class Localiser(Stage):
-    """A stage-1 network: finds landmarks."""
+    """A stage-1 network: locates landmarks."""
 
     answers: Literal["points", "slices"] = "points"
     packed_folds: tuple[int, ...] | None = None
-    """Folds whose networks are shipped; None = all.  All are trained: each locates what its own fold held out."""
+    """Folds whose networks are packaged; None = all.  All are trained: each locates the studies its fold holds out."""
 
 
 class Backbone(Spec):
-    """An encoder that graders are trained with, and what it needs."""
+    """An encoder of graders, with its input size and learning rate."""
 
     timm: str
     size_px: int = Field(ge=16, le=1024)
     learning_rate: float = Field(gt=0)
     pretrained: bool = True
     folds: tuple[int, ...] | None = None
-    """Folds in which graders are trained with it; None = all.  A different backbone in each makes one model of five."""
+    """Folds in which graders are trained with it; None = all.  Different backbones by fold form one model."""
     options: dict[str, Any] = {}
 
 
@@ -65,7 +66,7 @@ class Grader(Stage):
     """A stage-2 network: grades crops.  Trained once with each backbone, which sets size_px and learning rate."""
 
     backbones: tuple[str, ...] | None = None
-    """Names of the recipe's backbones it is trained with; None = all."""
+    """Names of the backbones it is trained with; None = all."""
     weight: dict[Group, Annotated[float, Field(ge=0, le=100)]]
     """The grader's weight in the ensemble, by condition group."""
 
@@ -79,11 +80,11 @@ class Grader(Stage):
 
 
 class MemberRecipe(Spec):
-    """One network of a recipe: what the kernel must know of it, and how it is fitted."""
+    """One network of a recipe: its spec for the kernel, and how it is fitted."""
 
     member: Member
     model: str = ""
-    """Of graders with a backbone of its own in each fold, the name of the one model that they are together."""
+    """Graders with different backbones by fold: the name of the model that they form."""
     backbone: Backbone | None = None
     weight: dict[Group, float] = {}
     fitting: Fitting
@@ -108,11 +109,15 @@ class MemberRecipe(Spec):
 
     @property
     def pooled_as(self) -> str:
-        """The name under which its answers for held-out studies are pooled."""
+        """The name under which its out-of-fold predictions are pooled."""
         return self.model or self.member.name
 
+    def name_in(self, fold: int) -> str:
+        """Its name in manifests, where each fold is a member of its own."""
+        return f"{self.member.name}_fold{fold}"
+
     def is_trained_in(self, fold: int) -> bool:
-        """Whether there is a network of this member in a fold."""
+        """Whether this network is trained in a fold."""
         return self.backbone is None or self.backbone.folds is None or fold in self.backbone.folds
 
 
@@ -132,12 +137,12 @@ class Recipe(Spec):
     graders: dict[str, Grader]
 
     def backbones_of(self, grader: str) -> tuple[str, ...]:
-        """Names of the backbones that a grader is trained with."""
-        asked = self.graders[grader].backbones
-        return tuple(self.backbones) if asked is None else asked
+        """Names of the backbones of a grader."""
+        names = self.graders[grader].backbones
+        return tuple(self.backbones) if names is None else names
 
     def packed_folds(self, member: str) -> tuple[int, ...] | None:
-        """The folds whose network of this name is shipped; None = all."""
+        """The folds whose network of this name is packaged; None = all."""
         localiser = self.localisers.get(member.removeprefix(f"{self.name}_"))
         return None if localiser is None else localiser.packed_folds
 

@@ -29,11 +29,11 @@ def expand_views(inputs: Any) -> Any:
 
 
 def expand_targets(unit: str, targets: Any) -> Any:
-    """Targets that leave out a level or side that the unit does not have, either, stand for all of them."""
+    """Targets without a level or side that the unit lacks too are expanded to all of them."""
     if unit not in UNITS or not isinstance(targets, (list, tuple)):
         return targets
     if not all(isinstance(target, str) for target in targets):
-        return targets  # what they are said not to be
+        return targets  # refused by the schema
     place = UNITS[unit][0]
     named: list[str] = []
     for target in targets:

@@ -28,7 +28,7 @@ from training.evaluation.intervals import FIGURES, RESAMPLES, Interval
 from training.evaluation.landmark_errors import VIEW_OF_GROUP
 from training.evaluation.localiser_findings import level_of
 from training.evaluation.overlays import KIND_TITLES, level_text
-from training.recipe.schema import RecipeError
+from training.recipe.schema import PROFILES, RecipeError
 from training.report import figures, numbers
 from training.report.cases import worst_cases
 from training.report.predictions import member_text, predict
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="training.report", description=__doc__)
     parser.add_argument("--runs", type=Path, required=True, help="where training left its runs")
     parser.add_argument("--data", type=Path, help="the folder they were trained on; default: no pictures")
-    parser.add_argument("--profile", choices=["smoke", "bench", "full"], default="full", help="of the runs")
+    parser.add_argument("--profile", choices=PROFILES, default="full", help="of the runs")
     parser.add_argument("--recipes", nargs="*", default=[], help="default: all that have out-of-fold answers")
     parser.add_argument("--ensemble", type=Path, help="the result of make ensemble; default: RUNS/ensemble.json")
     parser.add_argument("--out", type=Path, help="the page; default: RUNS/report.html")

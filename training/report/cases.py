@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from kernels.lumbar.answers.locate import Located
@@ -17,6 +16,7 @@ from kernels.lumbar.dicom.geometry import Plane
 from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.inputs.views import View, cut
 from kernels.lumbar.labels import ROWS, Unit, group_of
+from kernels.lumbar.networks.devices import default_device
 from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.specs import SeriesKind, SliceChoice, ViewRequest
 from training.data.tables import TablesError
@@ -79,7 +79,7 @@ class FoldLocalisers:
             own = [one for one in folder.recipe.members() if one.member.role == "localiser" and one.is_trained_in(fold)]
             if not own or not all(read_run(folder.job(one.member.name, fold), one) for one in own):
                 return None
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            device = default_device()
             predictor = Predictor(fold_manifest(folder, own, fold), folder.profile, device)
         except (RecipeError, UnusableRun, OSError):
             return None

@@ -19,8 +19,8 @@ from pathlib import Path
 from training.data.out_of_fold import OutOfFoldError
 from training.data.tables import TablesError
 from training.locks import BusyError
+from training.recipe.load import add_order
 from training.recipe.schema import RecipeError
-from training.recipe.selection import add_order
 from training.workflow.engine import ExecutorError, Ways, profile_of, run, slots_of
 from training.workflow.gpus import gpus_here
 from training.workflow.grid import PATHS, Grid, GridOrder, make_grid, own_folder, read_grid

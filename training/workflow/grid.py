@@ -9,9 +9,8 @@ from pathlib import Path
 
 from kernels.lumbar.run.submission import replace_json
 from kernels.lumbar.specs import Spec
-from training.recipe.load import load_named, names_of
+from training.recipe.load import folds_of, load_named, members_of, names_of
 from training.recipe.schema import MemberRecipe, Profile, Recipe, RecipeError
-from training.recipe.selection import folds_of, members_of
 from training.runs import RunFolder
 
 KINDS = ("prepare", "localiser", "errors", "grader", "validate", "ensemble", "package")

@@ -63,10 +63,11 @@ def _of_recipe(grid: Grid, step: Step) -> dict[str, object]:
     if step.kind == "validate":
         steps.score_folds(work, grid.folds[step.recipe])
         return {}
-    errors = None
-    if step.kind != "localiser":
-        errors = steps.missed_by(work, step.fold, lambda: work.make_crops([]).landmarks)
-    if step.kind != "errors":
+    if step.kind == "localiser":
+        steps.train_member(work, grid.member(step), step.fold, lambda member: work.make_crops([member]))
+        return {}
+    errors = steps.measure_localisers(work, step.fold, lambda: work.make_crops([]).landmarks)
+    if step.kind == "grader":
         steps.train_member(work, grid.member(step), step.fold, lambda member: work.make_crops([member]), errors)
     return {}
 
@@ -74,8 +75,8 @@ def _of_recipe(grid: Grid, step: Step) -> dict[str, object]:
 def _prepare(grid: Grid, work: steps.Work) -> dict[str, object]:
     """Check the recipe, make its folds, crops, priors and shape."""
     check_recipes([work.recipe], grid.order.localisers_only)
-    if work.opinions is not None:
-        check_coverage(work.opinions, list(work.tables.labels.index))
+    if work.earlier is not None:
+        check_coverage(work.earlier, list(work.tables.labels.index))
     crops = work.make_crops(work.members)
     steps.prepare(work, crops.points)
     return {

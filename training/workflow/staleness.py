@@ -17,7 +17,7 @@ from typing import Any
 
 from training.data.cache.cache_sources import images_digest
 from training.data.external import IMPROVED, PRETRAINING
-from training.data.label_correction import read_opinions
+from training.data.label_correction import read_predictions
 from training.data.tables import read_tables
 from training.digests import digest, fingerprint_of, job_digest
 from training.evaluation import validation_stamp
@@ -96,7 +96,7 @@ class Staleness:
 
     @cached_property
     def _opinions(self) -> str | None:
-        return None if self.grid.order.labels is None else read_opinions(self.grid.order.labels).fingerprint
+        return None if self.grid.order.labels is None else read_predictions(self.grid.order.labels).fingerprint
 
     def _own(self, step: Step) -> Verdict:
         results = self._results(step)

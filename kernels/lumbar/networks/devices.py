@@ -40,6 +40,11 @@ def choose_devices(problems: list[Problem], wanted: str = "") -> list[torch.devi
     )
 
 
+def default_device() -> torch.device:
+    """The current GPU if torch has one, else the CPU: for work on a single device."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def computes(device: torch.device) -> bool:
     """Whether a matrix product is right.  Raises RuntimeError, as torch does."""
     ones = torch.ones(8, 8, device=device)

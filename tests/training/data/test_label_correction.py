@@ -11,7 +11,7 @@ import pytest
 
 from kernels.lumbar.labels import ROWS
 from training.data import out_of_fold
-from training.data.label_correction import check_coverage, read_opinions, with_corrected_labels
+from training.data.label_correction import check_coverage, read_predictions, with_corrected_labels
 from training.data.out_of_fold import OutOfFoldError
 from training.data.tables import Tables
 from training.recipe.fitting import Labels
@@ -39,7 +39,7 @@ def write_answers(path: Path, studies: Sequence[str]) -> None:
 def opinions(tmp_path):
     """Study 3 was never answered."""
     write_answers(tmp_path / "oof.parquet", STUDIES[:2])
-    return read_opinions(tmp_path / "oof.parquet")
+    return read_predictions(tmp_path / "oof.parquet")
 
 
 def test_contradicted_labels_are_left_out_and_missing_ones_filled_in(opinions):
@@ -66,14 +66,14 @@ def test_nothing_is_changed_that_is_not_asked_for_or_not_sure_enough(opinions, a
 def test_the_folder_of_one_run_is_read_whole(tmp_path):
     for fold, study in enumerate(STUDIES[:2]):
         write_answers(tmp_path / "one" / "smoke" / f"out_of_fold{fold}.parquet", [study])
-    assert read_opinions(tmp_path / "one" / "smoke").studies == ("1", "2")
+    assert read_predictions(tmp_path / "one" / "smoke").studies == ("1", "2")
 
 
 def test_a_folder_of_several_runs_is_refused_and_they_are_named(tmp_path):
     for run in ("one/smoke", "two/bench"):
         write_answers(tmp_path / run / "out_of_fold0.parquet", STUDIES)
     with pytest.raises(OutOfFoldError) as refused:
-        read_opinions(tmp_path)
+        read_predictions(tmp_path)
     assert str(refused.value) == (
         f"LABELS={tmp_path} holds no answers itself, folders below it do: "
         f"name one of {tmp_path / 'one' / 'smoke'}, {tmp_path / 'two' / 'bench'}"
@@ -83,7 +83,7 @@ def test_a_folder_of_several_runs_is_refused_and_they_are_named(tmp_path):
 @pytest.mark.parametrize(("name", "sentence"), [("none", "does not exist: name"), ("", "holds no out-of-fold answers")])
 def test_what_holds_no_answers_is_refused(tmp_path, name, sentence):
     with pytest.raises(OutOfFoldError, match=rf"LABELS={tmp_path / name} {sentence}.*RUNS/<recipe>/<profile>"):
-        read_opinions(tmp_path / name)
+        read_predictions(tmp_path / name)
 
 
 def test_answers_for_some_studies_are_counted_and_for_none_refused(opinions, caplog):

@@ -16,7 +16,7 @@ from tests.support.dotted_studies import CANAL, FORAMINA, RECESSES, middle_of, s
 from tests.support.spines import spine
 from tests.support.tiny_runs import write_runs
 from training.evaluation import overlays, show
-from training.evaluation.overlays import Panel, draw, draw_located, panels
+from training.evaluation.overlays import Panel, draw_located, panels
 from training.recipe.load import load_named
 
 POINTS = spine(np.random.default_rng(5))
@@ -77,7 +77,7 @@ def test_a_point_on_another_slice_says_how_far_and_a_guess_is_hollow(monkeypatch
 def test_pictures_are_written_with_and_without_anything_to_draw(tmp_path: Path) -> None:
     whole = study(T1, T2, AXIAL)
     draw_located(whole, {"a": Located(dict(TRUTH), dict.fromkeys(ROWS, 0.5), {ROWS[0]})}, tmp_path / "one.png", TRUTH)
-    draw(whole, {}, tmp_path / "none.png")
+    draw_located(whole, {"located": Located({})}, tmp_path / "none.png")
     assert (tmp_path / "one.png").stat().st_size > (tmp_path / "none.png").stat().st_size > 0
 
 

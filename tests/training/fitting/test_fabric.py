@@ -14,7 +14,7 @@ import torch
 from tests.support import ROOT
 from tests.support.fabric_ranks import CPU, SHARED
 from tests.support.tiny_members import TinySamples, grader, greys
-from training.data.samples.batch import Batch, Whose
+from training.data.samples.batch import Batch, Origin
 from training.fitting import FitError
 from training.fitting.batch_parts import part_of
 from training.fitting.device import Device, deterministic
@@ -102,11 +102,11 @@ def test_parts_make_up_the_batch(count):
 def test_studies_stay_whole_and_are_counted_anew():
     studies = torch.tensor([0, 0, 1, 1, 1, 2])
     batch = Batch(
-        (torch.arange(6.0)[:, None],), torch.ones(6, 1), torch.arange(6), whose=Whose(studies, torch.zeros(1))
+        (torch.arange(6.0)[:, None],), torch.ones(6, 1), torch.arange(6), origin=Origin(studies, torch.zeros(1))
     )
     parts = [part_of(batch, number, 2, whole_studies=True) for number in (0, 1)]
     assert [part.target.tolist() for part in parts] == [[0, 1], [2, 3, 4, 5]]
-    assert [part.of_grader.studies.tolist() for part in parts] == [[0, 0], [0, 0, 0, 1]]
+    assert [part.known_origin.studies.tolist() for part in parts] == [[0, 0], [0, 0, 0, 1]]
     with pytest.raises(FitError, match="3 studies has no 4 parts"):
         part_of(batch, 0, 4, whole_studies=True)
 

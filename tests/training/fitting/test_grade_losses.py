@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from kernels.lumbar.labels import GROUPS, ROWS, group_of
 from tests.support.tiny_members import grader
-from training.data.samples.batch import Batch, Whose
+from training.data.samples.batch import Batch, Origin
 from training.evaluation.metric import pooled
+from training.fitting.losses import LOSSES
 from training.fitting.losses.grade_losses import (
-    LOSSES,
     competition,
     cross_entropy,
     valid_slices_bce,
@@ -90,8 +90,8 @@ def test_only_slices_near_the_target_are_graded_and_all_learn_whether_they_are()
 
 def batch_of(severities: torch.Tensor, **changes) -> Batch:
     count = len(severities)
-    whose = Whose(torch.arange(count), torch.zeros(severities.shape[1], dtype=torch.long))
-    return replace(Batch((), torch.ones(count, 1), severities, whose=whose), **changes)
+    origin = Origin(torch.arange(count), torch.zeros(severities.shape[1], dtype=torch.long))
+    return replace(Batch((), torch.ones(count, 1), severities, origin=origin), **changes)
 
 
 def test_blended_batches_are_judged_by_both_labels():
@@ -115,6 +115,6 @@ def test_answers_by_slice_each_have_the_label_of_their_crop():
 def test_losses_that_lack_what_they_need_say_so():
     recipe, said = grader(), torch.zeros(1, 1, 3)
     with pytest.raises(ValueError, match="this loss is for graders"):
-        LOSSES["competition"](said, replace(batch_of(torch.tensor([[0]])), whose=None), recipe.fitting)
+        LOSSES["competition"](said, replace(batch_of(torch.tensor([[0]])), origin=None), recipe.fitting)
     with pytest.raises(ValueError, match="needs the distances of slices"):
         LOSSES["valid_slices_bce"](torch.zeros(1, 2, 1, 4), batch_of(torch.tensor([[0]])), recipe.fitting)

@@ -20,11 +20,10 @@ from training import networks
 from training.data.samples.batch import Batch
 from training.fitting import FitError, checkpoint
 from training.fitting.checkpoint import CheckpointError
-from training.fitting.curves import EpochRecord, draw_curves
+from training.fitting.history import EpochRecord, draw_curves
 from training.fitting.loop import fit
 from training.fitting.optimise import make_ema, make_optimiser, rate_at
-from training.fitting.stop import StoppedBySignal
-from training.fitting.time_limit import OutOfTime
+from training.fitting.time_limit import OutOfTime, StoppedBySignal
 
 CPU = torch.device("cpu")
 

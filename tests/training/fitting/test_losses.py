@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import get_args
 
 import pytest
 import torch
@@ -12,11 +11,10 @@ from torch.nn import functional
 from tests.support.tiny_members import grader, localiser
 from training import networks
 from training.data.samples.batch import Batch
+from training.fitting.losses import LossSum, answer
 from training.fitting.losses.grade_losses import weighted_cross_entropy
-from training.fitting.losses.loss_sum import LossSum
-from training.fitting.losses.registry import LOSSES, answer, heatmap_mse
+from training.fitting.losses.map_losses import heatmap_mse
 from training.fitting.losses.target_heatmaps import gaussian_heatmaps, known_points
-from training.recipe.fitting import Fitting
 
 NAN = float("nan")
 
@@ -106,7 +104,3 @@ def test_localisers_do_not_learn_from_missing_views():
 def test_means_over_batches_are_exact():
     sums = [LossSum(torch.tensor(6.0), torch.tensor(4.0)), LossSum(torch.tensor(1.0), torch.tensor(1.0))]
     assert sum(s.total for s in sums) / sum(s.weight for s in sums) == pytest.approx(1.4)
-
-
-def test_every_loss_of_the_recipe_schema_exists():
-    assert set(LOSSES) == set(get_args(Fitting.model_fields["loss"].annotation))

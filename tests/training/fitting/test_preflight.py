@@ -8,10 +8,9 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from training.fitting.losses.registry import LOSSES
-from training.fitting.preflight import WITH_OPTIONS, check_loss_options, check_recipes, options_of
+from training.fitting.losses import LOSSES
+from training.fitting.preflight import check_losses, check_recipes
 from training.networks import NetworkError
-from training.recipe.fitting import Loss
 from training.recipe.load import RECIPES, load_named, merge
 from training.recipe.schema import Profile, Recipe, RecipeError
 
@@ -86,6 +85,12 @@ def smoke_of(name: str, changes: str) -> Recipe:
             "graders.conditions.fitting.second_step.loss: condition_sequence is fitted with cross_entropy or",
         ),
         (
+            "split_and_global",
+            "graders: {spinal: {fitting: {loss: focal}}}",
+            RecipeError,
+            "split_and_global_spinal_tiny: graders.spinal.fitting.loss: there is no loss 'focal'; there are: ",
+        ),
+        (
             "slice_experts",
             "graders: {spinal_all_slices: {fitting: {loss_options: {valid_mm: null, valid_m: 10}}}}",
             RecipeError,
@@ -115,12 +120,17 @@ def test_what_is_not_trained_is_not_checked():
 def test_losses_take_the_options_of_all_recipes(profile):
     for path in RECIPES.glob("*.yaml"):
         for entry in load_named(path.stem, profile).members():
-            check_loss_options(entry)
+            check_losses(entry)
 
 
 def test_options_of_losses_are_what_they_are_called_with():
-    assert set(WITH_OPTIONS) <= set(get_args(Loss)) == set(LOSSES)
-    assert options_of("weighted_bce") == () and options_of("valid_slices_bce") == ("valid_mm",)
-    assert options_of("heat_and_pointer_bce") == ("halving_mm", "farthest_mm")
-    assert options_of("coordinate_smooth_l1") == ("confidence", "hit_px", "hit_slices", "attention")
-    assert "foreground" in options_of("level_classes")
+    options = {name: loss.options for name, loss in LOSSES.items()}
+    assert options["weighted_bce"] == () and options["valid_slices_bce"] == ("valid_mm",)
+    assert options["heat_and_pointer_bce"] == ("halving_mm", "farthest_mm")
+    assert options["coordinate_smooth_l1"] == ("confidence", "hit_px", "hit_slices", "attention")
+    assert "foreground" in options["level_classes"] and options["heatmap_mse"] == ()
+
+
+def test_losses_of_all_graders_are_known():
+    graders = {name for name, loss in LOSSES.items() if loss.any_grader}
+    assert graders == {"cross_entropy", "weighted_cross_entropy", "weighted_bce", "competition"}

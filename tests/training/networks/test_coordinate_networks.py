@@ -19,7 +19,8 @@ from tests.support.tiny_members import PROVENANCE, optimisation
 from training import networks
 from training.data.samples.batch import Batch
 from training.fitting.export import export
-from training.fitting.losses.coordinate_losses import LOSSES, coordinate_smooth_l1
+from training.fitting.losses import LOSSES
+from training.fitting.losses.coordinate_losses import coordinate_smooth_l1
 from training.networks import NetworkError
 from training.networks.coordinates import Places, PointHead
 from training.networks.parts import encoders

@@ -181,7 +181,7 @@ def test_without_folder_and_network_one_sentence_comes_at_once():
 
 
 def test_weights_that_nobody_offers_are_wanted_in_the_folder(folder):
-    with pytest.raises(NetworkError, match=f"'csn_tiny' are not in PRETRAINED_DIR={folder} .*nobody offers it"):
+    with pytest.raises(NetworkError, match=f"'csn_tiny' are not in PRETRAINED_DIR={folder} .*no download is published"):
         ChannelSeparated("csn_tiny", True)
 
 
@@ -258,19 +258,22 @@ def test_a_model_that_the_hub_does_not_have_is_named(hub):
         encoders.slice_encoder("test_convnext", size_px=32, pretrained=True)
 
 
-def test_fetching_fills_the_folder_and_goes_on_where_it_stopped(hub, folder, monkeypatch, capsys):
+def test_fetching_fills_the_folder_and_resumes(hub, folder, monkeypatch, capsys):
     monkeypatch.setattr(fetch_pretrained, "offers_of", lambda names, profile: [OFFER])
     given = ["--recipes", "any", "--out", str(folder)]
     assert fetch_pretrained.main(given) == 0
-    path = folder / f"{TAGGED}.safetensors"
-    assert str(path) in capsys.readouterr().out and "apache-2.0" in (folder / fetch_pretrained.SOURCES).read_text()
-    assert published_weights.here(OFFER) == path
+    path = published_weights.local_file(OFFER)
+    assert path is not None and path.is_relative_to(folder)
+    assert capsys.readouterr().out == f"{path} ({path.stat().st_size / 1e6:.0f} MB, licence apache-2.0)\n"
     hub.clear()
     assert fetch_pretrained.main(given) == 0 and hub == []
-    cut(path)
+    cut(path.resolve())
+    with pytest.raises(NetworkError, match=f"the file is damaged.: remove {path.resolve()}, "):
+        encoders.slice_encoder(MODEL, size_px=32, pretrained=True)
     assert fetch_pretrained.main(given) == 0 and len([one for one in hub if one.startswith("GET")]) == 1
-    encoders.slice_encoder(MODEL, size_px=32, pretrained=True)
     set_hub(monkeypatch, NOBODY)
+    encoders.slice_encoder(MODEL, size_px=32, pretrained=True)
+    assert fetch_pretrained.main(given) == 0
     monkeypatch.setattr(
         fetch_pretrained, "offers_of", lambda names, profile: [OFFER, Offer("absent", repository="some/absent")]
     )

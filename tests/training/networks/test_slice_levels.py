@@ -15,7 +15,7 @@ from tests.support.tiny_members import PROVENANCE, optimisation
 from training import networks
 from training.data.samples.batch import Batch
 from training.fitting.export import export, parity_inputs
-from training.fitting.losses.registry import LOSSES, answer
+from training.fitting.losses import LOSSES, answer
 from training.fitting.losses.slice_losses import level_classes, level_distance
 from training.fitting.optimise import make_optimiser
 from training.networks import NetworkError

@@ -9,14 +9,15 @@ import pytest
 from numpy.typing import NDArray
 
 from kernels.lumbar.labels import CONDITIONS, LEVELS, MIRROR, ROW_INDEX, ROWS, SEVERITY_WEIGHTS
+from tests.support.phantoms import grade_posterior, mirrored_patient, mirrored_series, tissue_at
 from training.phantom.aggregates import ROWS_PREVALENCE
 from training.phantom.anatomy import Anatomy, sample_anatomy
 from training.phantom.annotate import CLICK_SPREAD_MM
-from training.phantom.body import signal_at, tissue_at
+from training.phantom.body import signal_at
 from training.phantom.curve import FIRST_LABELLED
 from training.phantom.protocol import AXIAL_T2, SAGITTAL_T1
 from training.phantom.render import render_series
-from training.phantom.severity import Severity, grade_posterior, sample_severity
+from training.phantom.severity import Severity, sample_severity
 from training.phantom.study import PhantomStudy, sample_study
 from training.phantom.tissue import Tissue, signal_table
 
@@ -146,7 +147,7 @@ def test_narrowing_takes_the_bright_tissue(group: str) -> None:
 
 def test_mirrored_anatomy_is_the_mirror_image() -> None:
     anatomy = anatomy_of(6)
-    mirror = anatomy.mirrored()
+    mirror = mirrored_patient(anatomy)
     points = np.random.default_rng(0).uniform([-70, -60, -110], [70, 100, 90], (20000, 3)).astype(np.float32)
     flipped = points * np.array([-1.0, 1.0, 1.0], np.float32)
     table = signal_table("t2")
@@ -164,7 +165,7 @@ def test_mirrored_study_renders_mirrored(studies: list[PhantomStudy]) -> None:
         plan = next(plan for plan in study.plans if plan.description == description)
         plan = replace(plan, slices=plan.slices[6:7], noise=0.0)
         _, image = next(render_series(study.anatomy, plan, np.random.default_rng(1)))
-        _, other = next(render_series(study.anatomy.mirrored(), plan.mirrored(), np.random.default_rng(1)))
+        _, other = next(render_series(mirrored_patient(study.anatomy), mirrored_series(plan), np.random.default_rng(1)))
         difference = np.abs(image.astype(int) - (other[:, ::-1] if flip else other).astype(int))
         assert difference.mean() < 0.005 * plan.white
         if flip:

@@ -137,7 +137,6 @@ def test_unknown_names_are_refused(document, tmp_path):
     for dotted, value in (
         ("graders.spinal.targets", ["spinal_canal_stenosis_l6"]),
         ("graders.spinal.inputs.0.series", "coronal_t1"),
-        ("graders.spinal.fitting.loss", "focal"),
         ("average", "median"),
     ):
         with pytest.raises(RecipeError):

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from kernels.lumbar.inputs.normalise import normalise
 from training.benchmarks.loader import wait
 from training.benchmarks.tables import Cell, Record
-from training.data.samples.batch import Batch, Whose
+from training.data.samples.batch import Batch, Origin
 from training.data.samples.staging import Staging, send
 from training.fitting.device import device_of
 from training.fitting.training_run import TrainingRun
@@ -59,7 +59,7 @@ class Noise:
         if self.member.role == "grader":
             grades = torch.randint(0, 3, (self.batch, targets), device=self.device)
             groups = torch.zeros(targets, dtype=torch.int64, device=self.device)
-            return Batch(views, present, grades, whose=Whose(torch.arange(self.batch, device=self.device), groups))
+            return Batch(views, present, grades, origin=Origin(torch.arange(self.batch, device=self.device), groups))
         sizes = torch.tensor([request.slices.count, request.size_px, request.size_px], device=self.device)
         points = torch.rand(self.batch, targets, 3, device=self.device) * sizes
         return Batch(views, present, points)

@@ -1,6 +1,6 @@
-"""What is done of a crop cache that is being made, so that a killed run can be gone on with.
+"""Progress journal that lets a killed cache build resume.
 
-A journal lies beside the files: its first line names them, each other one is a study whose crops are on the disk.
+It lies beside the cache files.  The first line names these; each other line is a study whose crops are on the disk.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from kernels.lumbar.labels import UNITS
-from kernels.lumbar.problems import Problem
 from kernels.lumbar.run.submission import replace_text
 from training.data.cache.decode import CacheRequest, geometry_file
 from training.digests import digest
@@ -24,30 +23,30 @@ from training.digests import digest
 
 @dataclass(frozen=True)
 class Wanted:
-    """Files that are to be made of one data set."""
+    """The cache files to be made of one data set."""
 
     out: Path
     made_of: str
     files: Mapping[CacheRequest, Path]
-    """The files of pixels; those of the geometry and the indices lie beside them."""
+    """Files of pixels; geometry and index lie beside them."""
     studies: Sequence[str]
     landmark_file: Path
 
     def part(self, request: CacheRequest) -> Path:
-        """Where pixels grow until all files are complete."""
+        """Temporary file of pixels until all files are complete."""
         return self.files[request].with_suffix(".part.npy")
 
     @property
     def names(self) -> set[str]:
-        """Of the files of pixels."""
+        """Names of the files of pixels."""
         return {file.name for file in self.files.values()}
 
     def journal(self, names: str = "*") -> str:
-        """The name of the journal that says what is done of some files, or of any of this data set."""
+        """File name of a journal of this data set, or a pattern for all."""
         return f"making-{self.made_of[:16]}-{names}.jsonl"
 
     def layouts(self) -> dict[Path, tuple[tuple[int, ...], np.dtype[Any]]]:
-        """Part → shape and type."""
+        """Temporary file → shape and dtype."""
         found: dict[Path, tuple[tuple[int, ...], np.dtype[Any]]] = {}
         for request in self.files:
             shape, part = shape_of(request, len(self.studies)), self.part(request)
@@ -62,20 +61,9 @@ def shape_of(request: CacheRequest, studies: int) -> tuple[int, int, int, int]:
     return studies * len(UNITS[request.unit]), request.view.slices.count, size, size
 
 
-@dataclass
-class Made:
-    """What is known of the studies that are done."""
-
-    landmarks: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-    present: dict[str, dict[str, list[bool]]] = field(default_factory=dict)
-    """Study → file → units."""
-
-    def add(self, line: Mapping[str, Any]) -> None:
-        """Take up a line of the journal."""
-        self.landmarks[line["study"]] = line["landmarks"]
-        self.problems += [Problem(*one) for one in line["problems"]]
-        self.present[line["study"]] = line["present"]
+Done = dict[str, dict[str, Any]]
+"""Study → its line of the journal, with the KEYS."""
+KEYS = {"study", "landmarks", "problems", "present"}
 
 
 def begin_journal(wanted: Wanted) -> Path:
@@ -86,8 +74,8 @@ def begin_journal(wanted: Wanted) -> Path:
     return journal
 
 
-def resumed(wanted: Wanted) -> tuple[Path, Made] | None:
-    """The journal of a killed run that made all these files, and what it had done; None where there is none."""
+def resumed(wanted: Wanted) -> tuple[Path, Done] | None:
+    """Journal and finished studies of a killed run that made all these files; None without one."""
     for part, layout in wanted.layouts().items():
         try:
             found = np.load(part, mmap_mode="r")
@@ -97,23 +85,22 @@ def resumed(wanted: Wanted) -> tuple[Path, Made] | None:
             return None
     for journal in sorted(wanted.out.glob(wanted.journal())):
         text = journal.read_text(encoding="utf-8")
-        made = Made()
         try:
-            first, *lines = text[: text.rfind("\n") + 1].splitlines()  # without a line that was being written
+            first, *lines = text[: text.rfind("\n") + 1].splitlines()  # drops an incomplete last line
             names = set(json.loads(first))
-            for line in lines:
-                made.add(json.loads(line))
+            done = {line["study"]: line for line in map(json.loads, lines)}
         except (ValueError, KeyError, TypeError):
             continue
-        if wanted.names <= names and bool(wanted.names) == bool(names):
-            # From here on it speaks of these files only: others are not filled any more.
+        whole = all(line.keys() >= KEYS for line in done.values())
+        if whole and wanted.names <= names and bool(wanted.names) == bool(names):
+            # From here on only these files are filled.
             replace_text(journal, "".join(line + "\n" for line in [json.dumps(sorted(wanted.names)), *lines]))
-            return journal, made
+            return journal, done
     return None
 
 
 def save(wanted: Wanted, journal: Path, unsaved: list[str]) -> None:
-    """Note what is done, once it is on the disk."""
+    """Flush the files, then append the finished studies to the journal."""
     for part in wanted.layouts():
         _flush(part)
     with open(journal, "a", encoding="utf-8") as stream:
@@ -132,7 +119,7 @@ def _flush(file: Path) -> None:
 
 
 def clear(wanted: Wanted) -> None:
-    """Remove what killed runs left, but for what can still be gone on with: other files of the same data set."""
+    """Remove files of killed runs, except those that another build of this data set can resume."""
     kept: set[str] = set()
     for journal in wanted.out.glob("making-*.jsonl"):
         try:

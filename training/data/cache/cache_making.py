@@ -1,7 +1,7 @@
-"""Makes the files of a crop cache, and goes on where a killed run stopped.
+"""Builds the files of a crop cache, and resumes a killed build.
 
-Files grow under temporary names.  A journal beside them names the studies whose crops are on the disk; the files get
-their names when all of them are complete, and the index, which says that a view is whole, comes last.
+Files are filled under temporary names; a journal beside them lists the studies whose crops are on the disk.  When all
+files are complete they are renamed, the index, which marks a view as complete, last.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kernels.lumbar.problems import Problem, summary
+from kernels.lumbar.problems import summary
 from kernels.lumbar.run.submission import replace_json, replace_text
-from training.data.cache.cache_journal import Made, Wanted, begin_journal, clear, resumed, save
+from training.data.cache.cache_journal import Done, Wanted, begin_journal, clear, resumed, save
 from training.data.cache.cache_sources import CropSources
-from training.data.cache.decode import Annotation, Decoded, Task, decode_all, geometry_file
+from training.data.cache.decode import Decoded, Task, annotations_of, decode_all, geometry_file
 from training.data.tables import Tables
 
-# A killed run loses what it did in so many seconds at most; to save it all files are flushed.
+# A killed build loses at most so many seconds of work; each save flushes all files.
 SAVE_EVERY_S = 20.0
 log = logging.getLogger("cache")
 
 
 class CacheError(Exception):
-    """A cache that cannot be made, and why."""
+    """A cache that cannot be made, with the reason."""
 
 
 def make(wanted: Wanted, root: Path, tables: Tables, sources: CropSources, jobs: int) -> None:
@@ -42,16 +42,16 @@ def make(wanted: Wanted, root: Path, tables: Tables, sources: CropSources, jobs:
     if found is None:
         clear(wanted)
     _check_room(wanted)
-    journal, made = found if found is not None else (_begin(wanted), Made())
-    _tell(wanted, made, sources)
-    tasks = [one for one in _tasks(wanted, root, tables) if one.study not in made.landmarks]
+    journal, done = found if found is not None else (_begin(wanted), {})
+    _log_start(wanted, len(done), sources)
+    tasks = [one for one in _tasks(wanted, root, tables) if one.study not in done]
     unsaved: list[str] = []
     saved_s = time.monotonic()
     try:
-        with tqdm(initial=len(made.landmarks), total=len(wanted.studies), unit="study", desc="decoding") as bar:
+        with tqdm(initial=len(done), total=len(wanted.studies), unit="study", desc="decoding") as bar:
             for one in decode_all(tasks, jobs):
                 line = _line(wanted, one)
-                made.add(line)
+                done[line["study"]] = line
                 unsaved.append(json.dumps(line))
                 bar.update()
                 if time.monotonic() - saved_s > SAVE_EVERY_S:
@@ -61,11 +61,11 @@ def make(wanted: Wanted, root: Path, tables: Tables, sources: CropSources, jobs:
         raise CacheError("a decoding process died, most often for want of memory: use fewer with JOBS=") from error
     finally:
         save(wanted, journal, unsaved)
-    _finish(wanted, made)
+    _finish(wanted, done)
 
 
 def _check_room(wanted: Wanted) -> None:
-    """Raises CacheError: a mapped file on a full disk ends in a bus error, not in an exception."""
+    """Raises CacheError on a full disk, where a memory-mapped file would end in a bus error."""
     needed = sum(prod(shape) * kind.itemsize for shape, kind in wanted.layouts().values())
     missing = needed - sum(part.stat().st_blocks * 512 for part in wanted.layouts() if part.is_file())
     free = shutil.disk_usage(wanted.out).free
@@ -77,15 +77,15 @@ def _check_room(wanted: Wanted) -> None:
 
 
 def _begin(wanted: Wanted) -> Path:
-    """Lay out the new files under temporary names."""
+    """Create the files under temporary names."""
     for part, (shape, kind) in wanted.layouts().items():
         np.lib.format.open_memmap(part, "w+", kind, shape).flush()
     return begin_journal(wanted)
 
 
-def _tell(wanted: Wanted, made: Made, sources: CropSources) -> None:
-    done = f"; {len(made.landmarks)} studies are done already" if made.landmarks else ""
-    log.info("making %d cache files of %d studies in %s%s", len(wanted.files), len(wanted.studies), wanted.out, done)
+def _log_start(wanted: Wanted, done: int, sources: CropSources) -> None:
+    resumed = f"; {done} studies are done already" if done else ""
+    log.info("making %d cache files of %d studies in %s%s", len(wanted.files), len(wanted.studies), wanted.out, resumed)
     if sources.missing:
         first = ", ".join(sources.missing[:3])
         some = (len(sources.missing), sources.series, first)
@@ -103,11 +103,7 @@ def _tell(wanted: Wanted, made: Made, sources: CropSources) -> None:
 
 
 def _tasks(wanted: Wanted, root: Path, tables: Tables) -> list[Task]:
-    columns = ["series_id", "instance", "row", "x", "y"]
-    annotations = {
-        study: [Annotation(*line) for line in one[columns].itertuples(index=False, name=None)]
-        for study, one in tables.coordinates.groupby("study_id")
-    }
+    annotations = {study: annotations_of(own) for study, own in tables.coordinates.groupby("study_id")}
     images, parts = root / "train_images", {request: wanted.part(request) for request in wanted.files}
     return [
         Task(number, study, images / study, tables.series.get(study, []), annotations.get(study, []), parts)
@@ -124,12 +120,12 @@ def _line(wanted: Wanted, one: Decoded) -> dict[str, Any]:
     }
 
 
-def _finish(wanted: Wanted, made: Made) -> None:
-    """Landmarks first, as they need no file; of each view the index last, as it says that the others are whole."""
-    _report(wanted.out / "problems.csv", made.problems)
-    replace_json(wanted.landmark_file, {study: made.landmarks[study] for study in wanted.studies})
+def _finish(wanted: Wanted, done: Done) -> None:
+    """Landmarks first; the index of each view last, as it marks the view as complete."""
+    _report(wanted.out / "problems.csv", [problem for line in done.values() for problem in line["problems"]])
+    replace_json(wanted.landmark_file, {study: done[study]["landmarks"] for study in wanted.studies})
     for request, file in wanted.files.items():
-        present = np.concatenate([made.present[study][file.name] for study in wanted.studies])
+        present = np.concatenate([done[study]["present"][file.name] for study in wanted.studies])
         with open(wanted.part(request).with_suffix(".npz"), "wb") as stream:
             np.savez(stream, present=present, studies=np.array(wanted.studies), made_of=np.array(wanted.made_of))
             stream.flush()
@@ -142,8 +138,11 @@ def _finish(wanted: Wanted, made: Made) -> None:
     clear(wanted)
 
 
-def _report(path: Path, problems: list[Problem]) -> None:
-    table = pd.DataFrame([vars(problem) for problem in problems], columns=["study", "where", "kind", "detail"])
+def _report(path: Path, problems: list[list[str]]) -> None:
+    columns = ["study", "where", "kind", "detail"]
+    table = pd.DataFrame(problems, columns=columns)
     replace_text(path, table.to_csv(index=False))
     if problems:
-        log.warning("while decoding, %s", summary(map(vars, problems), str(path)))
+        log.warning(
+            "while decoding, %s", summary([dict(zip(columns, one, strict=True)) for one in problems], str(path))
+        )

@@ -1,9 +1,8 @@
-"""What crops and networks depend on, as digests: tables, image files, and the code that reads and cuts them."""
+"""Digests of the inputs of crops and networks: tables, image files, and the code that reads and cuts them."""
 
 from __future__ import annotations
 
 import ast
-import fcntl
 import hashlib
 import importlib.util
 import json
@@ -20,29 +19,29 @@ from kernels.imports import imports_of, package_of
 from kernels.lumbar.run.submission import replace_json
 from training.data.tables import Tables
 from training.digests import digest
+from training.locks import exclusive
 
-# What cuts a study's crops, and the packages in which its imports are followed.
+# The module that cuts crops, and the packages in which its imports are followed.
 CUTTER, FOLLOWED = "training.data.cache.decode", ("kernels.lumbar.", "training.data.")
-# Network file systems answer slowly, and many questions at once.
+# Network file systems have a high latency, and answer many requests in parallel.
 LISTING_THREADS = 16
 
 
 @dataclass(frozen=True)
 class CropSources:
-    """What the crops of a data set are made of."""
+    """The inputs of a data set's crops."""
 
     digest: str
     series: int
     """Series in the tables."""
     missing: tuple[str, ...]
-    """<study>/<series> of those that have no file."""
+    """<study>/<series> of series without files."""
 
 
 def sources_of(root: Path, tables: Tables) -> CropSources:
-    """Look at every file of every series of the tables, without reading it.
+    """Digest of the name, size and modification time of every file of the tables' series, without reading them.
 
-    A file that was replaced, added or removed changes the digest, by its name, size or time of change; a copy of the
-    data that does not keep the times counts as other data.
+    A copy of the data that does not preserve the times counts as other data.
     """
     names, listed = _listed(root, tables)
     missing = tuple(name for name, found in zip(names, listed, strict=True) if found is None)
@@ -50,10 +49,10 @@ def sources_of(root: Path, tables: Tables) -> CropSources:
 
 
 def images_digest(root: Path, tables: Tables, kept: Path, may_read: bool = True) -> str | None:
-    """sha256 of the bytes of every file of every series of the tables: what networks are made of, wherever it lies.
+    """sha256 of the bytes of every file of the tables' series, independent of their place.
 
-    `kept`: where it is written down of each series, so that only those are read whose files look changed; None where
-    there is something to read and it may not be.
+    `kept`: cache of the series' digests; only series whose listing changed are read.  None if some would have to be
+    read and `may_read` is false.
     """
     names, listed = _listed(root, tables)
     looks = dict(zip(names, listed, strict=True))
@@ -66,15 +65,13 @@ def images_digest(root: Path, tables: Tables, kept: Path, may_read: bool = True)
 
 
 def _changed(looks: Mapping[str, str | None], known: Mapping[str, list[str | None]]) -> list[str]:
-    """The series whose files look other than when they were read."""
+    """The series whose listing (names, sizes, times) differs from the cached one."""
     return [name for name, found in looks.items() if known.get(name, [None])[0] != found]
 
 
 def _read_again(root: Path, looks: Mapping[str, str | None], kept: Path) -> dict[str, list[str | None]]:
-    """Read what changed, and write down what is known of all series."""
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with open(kept.with_name(f".{kept.name}.lock"), "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several jobs may begin at once: one reads
+    """Hash the changed series and update the cached digests; of concurrent jobs one reads."""
+    with exclusive(kept.with_name(f".{kept.name}.lock")):
         known = _known(kept)
         changed = _changed(looks, known)
         there = [name for name in changed if looks[name] is not None]
@@ -95,7 +92,7 @@ def _listed(root: Path, tables: Tables) -> tuple[list[str], list[str | None]]:
 
 
 def _known(kept: Path) -> dict[str, list[str | None]]:
-    """Series → its listing and content when it was read; empty where nothing is kept that can be read."""
+    """Series → [digest of its listing, digest of its content]; empty for a missing or damaged cache."""
     try:
         found = json.loads(kept.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -105,24 +102,24 @@ def _known(kept: Path) -> dict[str, list[str | None]]:
 
 
 def _content(folder: Path) -> str:
-    """sha256 of the names and bytes of a series; of a file that cannot be read, its name."""
+    """sha256 of the names and bytes of a series' files; of unreadable files the name alone."""
     content = hashlib.sha256()
     names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
     for name in names:
         content.update(f"{name}\0".encode("utf-8", "surrogateescape"))
         try:
             content.update(hashlib.sha256((folder / name).read_bytes()).digest())
-        except OSError:  # a link to nothing, a folder: named when crops are made
+        except OSError:  # a broken link, a folder: reported when crops are made
             continue
     return content.hexdigest()
 
 
 def listing_of(folder: Path) -> str | None:
-    """sha256 of the names, sizes and times of a series; None where there is no file."""
+    """sha256 of the names, sizes and modification times of a series' files; None without any file."""
     try:
         with os.scandir(folder) as entries:
             found = sorted(_seen(entry) for entry in entries if not entry.name.startswith("."))
-    except (OSError, ValueError):  # ValueError: no path can be so named
+    except (OSError, ValueError):  # ValueError: not a valid path
         return None
     return hashlib.sha256(repr(found).encode("utf-8", "surrogateescape")).hexdigest() if found else None
 
@@ -130,14 +127,14 @@ def listing_of(folder: Path) -> str | None:
 def _seen(entry: os.DirEntry[str]) -> tuple[str, int, int]:
     try:
         found = entry.stat()
-    except OSError:  # a link to nothing: named when it is read
+    except OSError:  # a broken link: reported when it is read
         return entry.name, -1, -1
     return entry.name, found.st_size, found.st_mtime_ns
 
 
 @cache
 def code_digest() -> str:
-    """sha256 of all modules that decide about a crop's bytes; comments and docstrings do not count."""
+    """sha256 of all modules that determine a crop's bytes, without comments and docstrings."""
     waiting, read = [CUTTER], dict[str, str]()
     while waiting:
         name = waiting.pop()
@@ -152,7 +149,7 @@ def code_digest() -> str:
 
 
 def _file_of(module: str) -> Path | None:
-    """None for a name that is no module, but something in one."""
+    """The source file of a module; None for a name inside a module."""
     try:
         spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:

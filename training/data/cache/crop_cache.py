@@ -1,20 +1,18 @@
-"""Crop caches: each study is decoded once, and what all networks need of it is kept as flat memory-mapped arrays.
+"""Crop caches: each study is decoded once into memory-mapped arrays with the views of all networks.
 
-A file of pixels a view request, (study × unit, slice, H, W) uint8, cut by kernels.lumbar.inputs.views at the annotated
-landmarks; beside it one of the geometry, and an index that says which studies, and what all of it was made of.
-Crops around landmarks are kept with a margin, at the same millimetres a pixel, so that rotation and jitter never meet
-a border; the middle of a kept crop is, byte for byte, what the kernel cuts at the same landmark.
+One file of pixels for each view request, (study × unit, slice, H, W) uint8, cut by kernels.lumbar.inputs.views at the
+annotated landmarks; beside it the geometry, and an index with the studies and the digest of the inputs.  Crops around
+landmarks have a margin, at the same millimetres a pixel, so that rotation and jitter stay inside; the centre of a
+cached crop is, byte for byte, what the kernel cuts at the same landmark.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tokenize import TokenError
@@ -30,20 +28,21 @@ from training.data.cache.cache_sources import sources_of
 from training.data.cache.decode import CacheRequest, geometry_file
 from training.data.tables import Tables
 from training.digests import digest
+from training.locks import LOCK, exclusive
 from training.recipe.schema import MemberRecipe
 
-# Share of a crop's side that is kept beyond each border: a crop turned and sheared by 15 degrees stays inside.
+# Margin at each border as a share of the crop's side: a crop rotated and sheared by 15 degrees stays inside.
 MARGIN = 0.25
 MARGIN_SLICES = 1
-# The kind of unit that is of a level or not, and of a side or not.
+# (has a level, has a side) → kind of unit.
 KIND_OF = {(one.level is not None, one.side is not None): kind for kind, (one, *_) in UNITS.items()}
-# What NumPy raises for files that are cut off, missing or spoilt.
+# What NumPy raises for truncated, missing or corrupt files.
 DAMAGE = (OSError, ValueError, EOFError, KeyError, SyntaxError, TokenError, zipfile.BadZipFile, zlib.error)
 log = logging.getLogger("cache")
 
 
 def widened(request: ViewRequest) -> ViewRequest:
-    """The request with margin as it is cached; whole images have none, and marks are drawn when they are needed."""
+    """The request as it is cached, with margin; whole images have none, and landmark maps are drawn on demand."""
     update: dict[str, object] = {"normalisation": "unit", "marks": ()}
     if request.centre and request.size_mm is not None:
         size_px = request.size_px + 2 * round(request.size_px * MARGIN)
@@ -54,13 +53,13 @@ def widened(request: ViewRequest) -> ViewRequest:
 
 
 def stored(unit: str, request: ViewRequest) -> CacheRequest:
-    """The file that holds a view: a level's view of its left foramen lies with those of (level, left)."""
+    """The cache file of a view; a level's view of its left foramen is stored with those of (level, left)."""
     place = request.place(UNITS[unit][0])
     return CacheRequest(KIND_OF[place.level is not None, place.side is not None], widened(request.anywhere))
 
 
 def requests_of(members: Iterable[MemberRecipe]) -> list[CacheRequest]:
-    """All different files that these networks need."""
+    """The distinct cache files of these networks."""
     return list(dict.fromkeys(stored(m.member.unit, view) for m in members for view in m.member.inputs))
 
 
@@ -69,32 +68,32 @@ class CachedView:
     """A view of N = studies × units, studies first."""
 
     pixels: np.ndarray
-    """(M, slice, H, W) uint8, mapped: a whole file, of which this may be a part."""
+    """(M, slice, H, W) uint8, memory-mapped; the view may use a part of the file."""
     present: np.ndarray
     """(N,) bool: whether the view exists."""
     geometry: np.ndarray
-    """(N, slice, 3, 3) origin, column step and row step of each slice in mm, mapped too; NaN of blank ones."""
+    """(N, slice, 3, 3) origin, column step and row step of each slice in mm, memory-mapped; NaN = blank slice."""
     places: np.ndarray | None = None
-    """(N,) which of the file's M views these are; None = all."""
+    """(N,) index into the file's M views; None = all."""
 
     def planes(self, index: int) -> tuple[Plane, ...]:
-        """The planes of one view, slice by slice; blank slices, at the end, have none."""
+        """The plane of each slice of one view; blank slices, at the end, have none."""
         return tuple(Plane(*vectors) for vectors in self.geometry[index] if np.isfinite(vectors).all())
 
 
 @dataclass(frozen=True)
 class Cache:
-    """All views of a data set that a recipe needs, and its landmarks."""
+    """The views of some networks on a data set, and its landmarks."""
 
     studies: tuple[str, ...]
     landmarks: dict[str, dict[str, np.ndarray]]
     """Study → row → (3,) patient mm, as annotated."""
     views: dict[CacheRequest, CachedView]
     points: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
-    """The landmarks, and the middles of the stacks (kernels.lumbar.answers.spine_shape.STACK_CENTRES)."""
+    """The landmarks, and the centres of the stacks (kernels.lumbar.answers.spine_shape.STACK_CENTRES)."""
 
     def of(self, unit: str, request: ViewRequest) -> CachedView:
-        """The cached view, with margin, of a request without."""
+        """The cached view, with margin, of a request."""
         file = stored(unit, request)
         whole = self.views[file]
         if file.unit == unit:
@@ -106,13 +105,13 @@ class Cache:
 
 
 def build_cache(root: Path, tables: Tables, requests: Iterable[CacheRequest], out: Path, jobs: int) -> Cache:
-    """Open the cache in `out`, after making what is not there yet or is damaged.  Raises CacheError."""
+    """Open the cache in `out`; missing and damaged files are made.  Raises CacheError."""
     sources = sources_of(root, tables)
     made_of, studies = sources.digest, list(tables.labels.index)
     files = {request: out / f"{_name(request, made_of)}.npy" for request in requests}
     landmark_file = out / f"landmarks-{made_of[:16]}.json"
     out.mkdir(parents=True, exist_ok=True)
-    with _alone(out):
+    with exclusive(out / LOCK, f"another process makes caches in {out}: waiting for it"):
         views, points = _opened(files, made_of, studies), _points(landmark_file)
         missing = {request: file for request, file in files.items() if request not in views}
         if missing or points is None:
@@ -125,7 +124,7 @@ def build_cache(root: Path, tables: Tables, requests: Iterable[CacheRequest], ou
 
 
 def _opened(files: Mapping[CacheRequest, Path], made_of: str, studies: list[str]) -> dict[CacheRequest, CachedView]:
-    """The views that are there; of a damaged one it is said that it has to be made again."""
+    """The views whose files exist and are sound; logs the damaged ones."""
     views = {}
     for request, file in files.items():
         if not file.with_suffix(".npz").is_file():
@@ -138,14 +137,14 @@ def _opened(files: Mapping[CacheRequest, Path], made_of: str, studies: list[str]
 
 
 def open_view(file: Path, shape: tuple[int, ...], made_of: str) -> CachedView:
-    """Map the files of a view.  Raises an error of DAMAGE for bad ones."""
+    """Memory-map the files of a view.  Raises an error of DAMAGE."""
     with np.load(file.with_suffix(".npz")) as index:
-        present, its_own = index["present"], str(index["made_of"])
+        present, found = index["present"], str(index["made_of"])
     pixels, geometry = (_mapped(one) for one in (file, geometry_file(file)))
     as_made = [
         (pixels.shape, pixels.dtype) == (shape, np.uint8),
         (geometry.shape, geometry.dtype) == ((*shape[:2], 3, 3), np.float64),
-        (present.shape, present.dtype) == (shape[:1], bool) and its_own == made_of,
+        (present.shape, present.dtype) == (shape[:1], bool) and found == made_of,
     ]
     if not all(as_made):
         raise ValueError("its shape, type or origin is not what was written")
@@ -153,7 +152,7 @@ def open_view(file: Path, shape: tuple[int, ...], made_of: str) -> CachedView:
 
 
 def _mapped(file: Path) -> np.ndarray:
-    """An array without a copy.  Raises ValueError for a file of another length than its header says."""
+    """A memory-mapped array.  Raises ValueError if the file's size does not match its header."""
     array = np.load(file, mmap_mode="r")
     if not array.flags.c_contiguous or array.offset + array.nbytes != file.stat().st_size:
         raise ValueError("its header is not what was written")
@@ -161,7 +160,7 @@ def _mapped(file: Path) -> np.ndarray:
 
 
 def _points(file: Path) -> dict[str, dict[str, np.ndarray]] | None:
-    """Landmarks by study; None where they have to be made."""
+    """Study → point → mm; None if the file is missing or damaged."""
     try:
         lifted = json.loads(file.read_text(encoding="utf-8"))
         return {study: {name: np.array(point) for name, point in named.items()} for study, named in lifted.items()}
@@ -173,17 +172,5 @@ def _points(file: Path) -> dict[str, dict[str, np.ndarray]] | None:
 
 
 def _name(request: CacheRequest, made_of: str) -> str:
-    its_own = digest(made_of, request.unit, request.view.model_dump(mode="json"))
-    return f"{request.view.series}-{request.unit}-{request.view.size_px}px-{its_own[:16]}"
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time make caches in a folder: a second one waits, and then finds them made."""
-    with open(folder / ".lock", "w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("another process makes caches in %s: waiting for it", folder)
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+    key = digest(made_of, request.unit, request.view.model_dump(mode="json"))
+    return f"{request.view.series}-{request.unit}-{request.view.size_px}px-{key[:16]}"

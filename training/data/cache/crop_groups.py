@@ -1,4 +1,4 @@
-"""The crops of a recipe's networks, on a disk that may be too small for all of them at once."""
+"""The crops of a recipe's networks in groups, for a disk that cannot hold all of them at once."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from kernels.lumbar.labels import UNITS
 from training.data.cache.crop_cache import Cache, requests_of
 from training.recipe.schema import MemberRecipe
 
-# Of a slice: where it lies, three vectors of float64.
+# Geometry of a slice: three vectors of float64.
 GEOMETRY_BYTES = 3 * 3 * 8
 log = logging.getLogger("crop-groups")
 
 
 def bytes_of(members: Sequence[MemberRecipe], studies: int) -> int:
-    """What the crops of these networks take together."""
+    """Disk space of the crops of these networks together."""
     views = [(len(UNITS[one.unit]), one.view.slices.count, one.view.size_px) for one in requests_of(members)]
     return studies * sum(units * slices * (size_px**2 + GEOMETRY_BYTES) for units, slices, size_px in views)
 
 
 def grouped(members: Sequence[MemberRecipe], studies: int, limit_bytes: float) -> list[list[MemberRecipe]]:
-    """Members in their order, as many in a group as fit the limit, and at least one."""
+    """Networks in their order, in groups that fit the limit, each of at least one."""
     groups: list[list[MemberRecipe]] = [[]]
     for member in members:
         if groups[-1] and bytes_of([*groups[-1], member], studies) > limit_bytes:
@@ -35,7 +35,7 @@ def grouped(members: Sequence[MemberRecipe], studies: int, limit_bytes: float) -
 
 
 class CropGroups:
-    """The cache of a member's group.  Where there are several groups, each one's files make room for the next."""
+    """The cache of one group at a time; the files of a group are removed before the next one is made."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class CropGroups:
         limit_bytes: float,
         make: Callable[[Sequence[MemberRecipe]], Cache],
     ) -> None:
-        """Make the first group's cache in a folder, where others may have left theirs.  `make`: makes one there."""
+        """Make the first group's cache with `make` in `folder`; files of other runs there are removed if need be."""
         self._groups = grouped(members, studies, limit_bytes)
         self._folder, self._make = folder, make
         self._number = 0
@@ -57,11 +57,11 @@ class CropGroups:
         self.points: Mapping[str, Mapping[str, np.ndarray]] = self._cache.points
 
     def of(self, member: MemberRecipe) -> Cache:
-        """A cache that holds the member's views: do not keep it, so that its files can go."""
+        """A cache with the member's views.  Callers must not keep it, so that its files can be removed."""
         number = next(n for n, group in enumerate(self._groups) if member in group)
         if number != self._number or self._cache is None:
             self._cache = None
-            gc.collect()  # a mapped file takes its place on the disk for as long as anybody maps it
+            gc.collect()  # the disk space of a mapped file is freed only once it is unmapped
             self._make_room()
             log.info("crops of group %d of %d replace others, for want of room", number + 1, len(self._groups))
             self._cache, self._number = self._make(self._groups[number]), number

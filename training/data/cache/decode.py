@@ -1,4 +1,4 @@
-"""One study at a time, from DICOM files to its part of the cache; runs in one process or in several."""
+"""Decodes one study at a time into its part of the cache, in one process or several."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 
 from kernels.lumbar.answers.spine_shape import stack_centres
@@ -25,7 +26,7 @@ from kernels.lumbar.specs import ViewRequest
 
 @dataclass(frozen=True)
 class CacheRequest:
-    """What one file of the cache holds: a view of every unit of every study, with its margin."""
+    """Content of one cache file: a view, with margin, of every unit of every study."""
 
     unit: str
     view: ViewRequest
@@ -33,7 +34,7 @@ class CacheRequest:
 
 @dataclass(frozen=True)
 class Annotation:
-    """A line of train_label_coordinates.csv: the place of a row in a file's own pixels."""
+    """A line of train_label_coordinates.csv: a landmark in pixels of its file."""
 
     series_id: str
     instance: int
@@ -42,40 +43,46 @@ class Annotation:
     y: float
 
 
+def annotations_of(coordinates: pd.DataFrame) -> list[Annotation]:
+    """One study's lines of training.data.tables.Tables.coordinates."""
+    columns = ["series_id", "instance", "row", "x", "y"]
+    return [Annotation(*line) for line in coordinates[columns].itertuples(index=False, name=None)]
+
+
 @dataclass(frozen=True)
 class Task:
-    """What a worker needs for one study."""
+    """Input of a worker for one study."""
 
     number: int
-    """The study's place in the cache."""
+    """Index of the study in the cache."""
     study: str
     folder: Path
     series: list[tuple[str, str]]
     annotations: list[Annotation]
     files: dict[CacheRequest, Path]
-    """Where the cut pixels go: .npy files (study × unit, slice, H, W), which exist already, as do those beside them
-    for the geometry (study × unit, slice, 3, 3)."""
+    """Existing .npy files for the pixels (study × unit, slice, H, W); beside them those for the geometry
+    (study × unit, slice, 3, 3)."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a worker found in one study; pixels and geometry are in the files."""
+    """Result of a worker for one study; pixels and geometry are in the files."""
 
     number: int
     landmarks: dict[str, np.ndarray]
-    """Row → (3,) patient mm; and the middles of the stacks (kernels.lumbar.answers.spine_shape.STACK_CENTRES)."""
+    """Row → (3,) patient mm; also the centres of the stacks (kernels.lumbar.answers.spine_shape.STACK_CENTRES)."""
     present: dict[CacheRequest, np.ndarray]
     """(unit,) bool: whether the view exists."""
     problems: list[Problem]
 
 
 def geometry_file(pixels: Path) -> Path:
-    """Where the geometry of a file of pixels lies."""
+    """The file of geometry beside a file of pixels."""
     return pixels.with_suffix(".geometry.npy")
 
 
 def decode_all(tasks: Sequence[Task], jobs: int) -> Iterator[Decoded]:
-    """All studies in order, as they come.  Raises BrokenProcessPool where a worker dies."""
+    """All studies, in order.  Raises BrokenProcessPool if a worker dies."""
     if jobs <= 1:
         yield from map(decode, tasks)
         return
@@ -91,7 +98,7 @@ def _begin_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would else wait for work for ever."""
+    """Ends a worker whose parent was killed, which would wait for work for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -99,15 +106,15 @@ def _end_with_parent() -> None:
 
 
 def decode(task: Task) -> Decoded:
-    """Read one study, lift its landmarks, and write its part of every file.  Damaged data are Problems."""
+    """Read one study, convert its landmarks to mm, and write its part of every file.  Damaged data become Problems."""
     study = read_study(task.folder, task.study, task.series)
     landmarks = lift_all(study, task.annotations)
     found = {}
     for request, file in task.files.items():
         units = UNITS[request.unit]
-        its_own = slice(task.number * len(units), (task.number + 1) * len(units))
-        pixels = np.load(file, mmap_mode="r+")[its_own]
-        geometry = np.load(geometry_file(file), mmap_mode="r+")[its_own]
+        part = slice(task.number * len(units), (task.number + 1) * len(units))
+        pixels = np.load(file, mmap_mode="r+")[part]  # (unit, slice, H, W)
+        geometry = np.load(geometry_file(file), mmap_mode="r+")[part]  # (unit, slice, 3, 3)
         present = np.zeros(len(units), bool)
         for place, unit in enumerate(units):
             view = cut(study, request.view, unit, landmarks)
@@ -115,14 +122,14 @@ def decode(task: Task) -> Decoded:
                 present[place] = True
                 pixels[place] = view.pixels
                 planes = [(plane.origin_mm, plane.column_mm, plane.row_mm) for plane in view.planes]
-                geometry[place] = np.nan  # what blank slices keep
+                geometry[place] = np.nan  # stays for blank slices
                 geometry[place, : len(planes)] = planes
         found[request] = present
     return Decoded(task.number, landmarks | stack_centres(study), found, study.problems)
 
 
 def lift_all(study: Study, annotations: Sequence[Annotation]) -> dict[str, np.ndarray]:
-    """Row → (3,) patient mm.  An annotation of a file that is not there, or a second one of a row, is a Problem."""
+    """Row → (3,) patient mm.  An annotation of a missing file, or a second one of a row, becomes a Problem."""
     landmarks: dict[str, np.ndarray] = {}
     for one in annotations:
         where = f"{one.series_id}/{one.instance}"

@@ -1,7 +1,7 @@
-"""Random changes of batches of grey values 0–255, as pure functions of tensors and a generator.
+"""Augmentation of batches of grey values 0–255, as pure functions of tensors and a generator.
 
-All of them come before standardising: sharpening a standardised image and clipping it to [0, 1], as one winner's code
-did, throws half of the grey scale away.
+All of it precedes normalisation: sharpening a standardised image and clipping it to [0, 1], as one winner's code did,
+loses half of the grey scale.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ BLUR_PX = (3, 5, 7)
 
 
 def uniform(generator: torch.Generator, count: int, largest: float) -> torch.Tensor:
-    """(count,) evenly in ± largest, drawn on the CPU so that every device sees the same numbers."""
+    """(count,) uniform in ± largest, drawn on the CPU, so that the numbers do not depend on the device."""
     return (torch.rand(count, generator=generator) * 2 - 1) * largest
 
 
 def random_affine(settings: Augmentation, count: int, generator: torch.Generator) -> torch.Tensor:
-    """(count, 2, 2) matrices from output to input offsets (column, row) about the centre: turn, shear, scale."""
+    """(count, 2, 2) matrices from output to input offsets (column, row) about the centre: rotation, shear, scale."""
     angle = torch.deg2rad(uniform(generator, count, settings.rotate_deg))
     shear = torch.tan(torch.deg2rad(uniform(generator, count, settings.shear_deg)))
     scale = 1 + uniform(generator, count, settings.scale)
     cos, sin = torch.cos(angle), torch.sin(angle)
-    turn = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
+    rotation = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)  # (B, 2, 2)
     skew = torch.eye(2).repeat(count, 1, 1)
     skew[:, 0, 1] = shear
-    return turn @ skew * scale[:, None, None]
+    return rotation @ skew * scale[:, None, None]
 
 
 def warp(pixels: torch.Tensor, matrix: torch.Tensor, shift_px: torch.Tensor, size_px: int) -> torch.Tensor:
@@ -53,20 +53,20 @@ def warp(pixels: torch.Tensor, matrix: torch.Tensor, shift_px: torch.Tensor, siz
 def warp_points(
     points: torch.Tensor, matrix: torch.Tensor, shift_px: torch.Tensor, from_px: int, size_px: int
 ) -> torch.Tensor:
-    """Where (B, K, 3) slice, row, column of a from_px image lie after `warp`; NaN stays, outside becomes NaN."""
+    """Points (B, K, 3) slice, row, column of a from_px image after `warp`; NaN outside of the image."""
     offset = points[..., [2, 1]] - (from_px - 1) / 2 - shift_px[:, None, :]
     moved = torch.linalg.solve_ex(matrix, offset.transpose(1, 2)).result.transpose(1, 2) + (size_px - 1) / 2
     return inside_only(torch.cat([points[..., :1], moved[..., 1:], moved[..., :1]], -1), size_px)
 
 
 def inside_only(points: torch.Tensor, size_px: int) -> torch.Tensor:
-    """(B, K, 3) slice, row, column with NaN for all that lie outside the image."""
+    """(B, K, 3) slice, row, column; NaN outside of the image."""
     inside = ((points[..., 1:] > -0.5) & (points[..., 1:] < size_px - 0.5)).all(-1, keepdim=True)
     return torch.where(inside, points, torch.nan)
 
 
 def sharpen_or_blur(pixels: torch.Tensor, probability: float, generator: torch.Generator) -> torch.Tensor:
-    """Sharpen or motion-blur some samples of (B, S, H, W), one of the two with even odds; the range stays 0–255."""
+    """Sharpen or motion-blur (with equal odds) some samples of (B, S, H, W); the range stays 0–255."""
     chosen = torch.nonzero(torch.rand(len(pixels), generator=generator) < probability).flatten()
     if not len(chosen):
         return pixels
@@ -74,7 +74,7 @@ def sharpen_or_blur(pixels: torch.Tensor, probability: float, generator: torch.G
     some = pixels[send(chosen, pixels.device)]
     slices, size = some.shape[1], kernels.shape[-1]
     weight = kernels[:, None].repeat_interleave(slices, 0)
-    padded = F.pad(some.flatten(0, 1)[None], [size // 2] * 4, mode="replicate")
+    padded = F.pad(some.flatten(0, 1)[None], [size // 2] * 4, mode="replicate")  # (1, B·S, H + 6, W + 6)
     changed = F.conv2d(padded, weight, groups=len(weight))[0].view_as(some)
     result = pixels.clone()
     result[send(chosen, pixels.device)] = changed.clamp(0, 255)
@@ -101,7 +101,7 @@ def _kernel(generator: torch.Generator) -> torch.Tensor:
 
 
 def grey_changes(pixels: torch.Tensor, settings: Augmentation, generator: torch.Generator) -> torch.Tensor:
-    """Brightness, contrast and noise, a sample at a time; the range stays 0–255."""
+    """Brightness, contrast and noise by sample; the range stays 0–255."""
     if not (settings.brightness or settings.contrast or settings.noise):
         return pixels
     count = len(pixels)
@@ -110,7 +110,7 @@ def grey_changes(pixels: torch.Tensor, settings: Augmentation, generator: torch.
     mean = pixels.mean((1, 2, 3), keepdim=True)
     changed = (pixels - mean) * gain + mean + lift
     if settings.noise:
-        # Drawn where the pixels are: a GPU would wait long for millions of numbers from the CPU.
+        # Drawn on the device: copying millions of numbers from the CPU is slow.
         here = torch.Generator(pixels.device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
         changed += torch.randn(pixels.shape, generator=here, device=pixels.device) * (settings.noise * 255)
     return changed.clamp(0, 255)

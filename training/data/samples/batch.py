@@ -1,4 +1,4 @@
-"""One batch: what the data side hands to the fitting loop."""
+"""A batch of one network's samples, and the interface of sample sources."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 
 
 @dataclass(frozen=True)
-class Whose:
-    """To what the rows and columns of a grader's targets belong."""
+class Origin:
+    """Study of each sample and condition group of each target of a grader's batch."""
 
     studies: torch.Tensor
-    """(B,) int64, the batch's studies counted from 0."""
+    """(B,) int64, number of the study within the batch, from 0."""
     groups: torch.Tensor
-    """(K,) int64, place of each target's condition in kernels.lumbar.labels.GROUPS."""
+    """(K,) int64, index of each target's condition in kernels.lumbar.labels.GROUPS."""
 
 
 @dataclass(frozen=True)
@@ -31,26 +31,25 @@ class Batch:
     """Localisers: (B, K, 3) float32 slice, row, column in pixels of the first view, NaN where unknown.
     Graders: (B, K) int64 severities 0, 1, 2; -100 where there is no label."""
     distance_mm: torch.Tensor | None = None
-    """(B, S, K) float32, how far each landmark lies beyond each slice of the first view, in the direction of growing
-    slices (negative: before it); NaN where the landmark is unknown or the slice blank.  Localisers, and graders whose
-    loss asks for it."""
-    whose: Whose | None = None
-    """Of graders."""
+    """(B, S, K) float32 signed distance (mm) of each landmark from each slice of the first view, positive towards
+    higher slices; NaN if the landmark is unknown or the slice blank.  Localisers, and graders whose loss needs it."""
+    origin: Origin | None = None
+    """Graders only."""
     other: torch.Tensor | None = None
-    """Graders: targets of what was blended into the images; None where nothing was."""
+    """Graders: targets of the samples blended into the images (mixup, cutmix); None without blending."""
     share: float = 1.0
-    """How much of a blended image is its own."""
+    """Share of a blended image that is its own."""
 
     @property
-    def of_grader(self) -> Whose:
-        """Raises ValueError where the batch is not a grader's."""
-        if self.whose is None:
+    def known_origin(self) -> Origin:
+        """`origin`.  Raises ValueError for a localiser's batch."""
+        if self.origin is None:
             raise ValueError("this loss is for graders: its batches say to which studies and conditions targets belong")
-        return self.whose
+        return self.origin
 
     @property
     def known_distances(self) -> torch.Tensor:
-        """Raises ValueError where the batch has no distances."""
+        """`distance_mm`.  Raises ValueError for a batch without it."""
         if self.distance_mm is None:
             raise ValueError("this loss needs the distances of slices from landmarks, which this batch does not have")
         return self.distance_mm

@@ -1,4 +1,4 @@
-"""Changes of finished batches of graders: turned and flipped squares, one batch blended into itself."""
+"""Augmentation of whole batches of graders: front-to-back, dihedral, mixup and cutmix."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.recipe.fitting import Augmentation
 
 
 def turn_some(batch: Batch, inputs: Sequence[ViewRequest], chosen: torch.Tensor) -> Batch:
-    """Front and back exchanged in all views of the `chosen` (B,) samples."""
+    """Exchange front and back in all views of the `chosen` (B,) samples."""
     views = [
         torch.where(chosen[:, None, None, None], turn_pixels(view, request.series), view)
         for view, request in zip(batch.views, inputs, strict=True)
@@ -26,7 +26,7 @@ def turn_some(batch: Batch, inputs: Sequence[ViewRequest], chosen: torch.Tensor)
 
 
 def dihedral_some(batch: Batch, probability: float, generator: torch.Generator) -> Batch:
-    """A random one of the eight ways to lay a square, for a share of the samples, alike for all slices and views."""
+    """A random element of the dihedral group of the square for some samples, the same for all slices and views."""
     count = len(batch.target)
     way = torch.randint(8, (count,), generator=generator) * (torch.rand(count, generator=generator) < probability)
     views = [view.clone() for view in batch.views]
@@ -43,16 +43,16 @@ def blended(batch: Batch, settings: Augmentation, epoch: int, generator: torch.G
     (cutmix, Yun et al. 2019, seed 002: the same box for all crops and slices)."""
     count = len(batch.target)
     mixup = settings.mixup if settings.mixup_epochs is None or epoch <= settings.mixup_epochs else 0.0
-    asked = torch.rand(2, generator=generator).tolist()
-    if count < 2 or not (asked[0] < settings.cutmix or asked[1] < mixup):
+    drawn = torch.rand(2, generator=generator).tolist()
+    if count < 2 or not (drawn[0] < settings.cutmix or drawn[1] < mixup):
         return batch
     order = send(torch.randperm(count, generator=generator), batch.target.device)
     seed = int(torch.randint(2**62, (), generator=generator))
     share = float(np.random.default_rng(seed).beta(settings.blend_alpha, settings.blend_alpha))
-    # Where either sample lacks a view there is nothing to blend.
+    # A view that either sample lacks is not blended.
     both = (batch.present * batch.present[order])[:, :, None, None, None]
     views = []
-    if asked[0] < settings.cutmix:
+    if drawn[0] < settings.cutmix:
         box = _box(batch.views[0].shape[-1], share, generator)
         share = 1 - float(box.float().mean())
         kept = [1 - send(box.to(view.dtype), view.device) for view in batch.views]

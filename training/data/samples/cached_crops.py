@@ -1,4 +1,4 @@
-"""Parts of cached views: the pixels, the middle that the kernel would cut, a window of slices, the mirrored patient."""
+"""Batches from cached views: pixels, the central crop that the kernel would cut, slice windows, mirroring."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from training.data.samples.staging import send
 
 
 class Change(NamedTuple):
-    """(B, 2, 2) turning and (B, 2) shift in pixels of a batch."""
+    """(B, 2, 2) affine matrices and (B, 2) shifts in pixels of a batch."""
 
     matrix: torch.Tensor
     shift_px: torch.Tensor
 
 
 def grid_of(request: ViewRequest) -> ViewRequest:
-    """What two views share if the same pixel of both shows the same place."""
+    """Key of views whose pixels show the same places: they are augmented alike."""
     return request.model_copy(update={"marks": (), "normalisation": "unit"})
 
 
@@ -36,7 +36,7 @@ def take(view: CachedView, indices: np.ndarray, out: torch.Tensor | None = None)
     places = indices if view.places is None else view.places[indices]
     if out is None:
         return torch.from_numpy(np.take(view.pixels, places, axis=0))
-    # Any mode but "raise" writes to `out` without a copy between; indices of samples are never out of range.
+    # Mode "raise" would buffer `out`; the indices are never out of range.
     np.take(view.pixels, places, axis=0, out=out.numpy(), mode="clip")
     return out
 
@@ -44,10 +44,8 @@ def take(view: CachedView, indices: np.ndarray, out: torch.Tensor | None = None)
 def central(
     pixels: torch.Tensor, points: torch.Tensor, request: ViewRequest
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The middle of cached (B, slice, H, W) views: what the kernel cuts, byte for byte; points (B, K, 3) go with it.
-
-    Third: (B, 1) the first slice.
-    """
+    """The centre of cached (B, slice, H, W) views, byte for byte what the kernel cuts; its points (B, K, 3); and (B, 1)
+    the first slice."""
     first = (pixels.shape[1] - request.slices.count) // 2
     edge = (pixels.shape[-1] - request.size_px) // 2
     inner = slice(edge, edge + request.size_px)
@@ -59,7 +57,7 @@ def central(
 def slice_window(
     pixels: torch.Tensor, count: int, jitter: int, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`count` neighbouring slices of each of (B, slice, H, W), up to `jitter` from the middle, and (B, 1) the first."""
+    """`count` consecutive slices of each of (B, slice, H, W), shifted by up to `jitter`, and (B, 1) the first."""
     spare = (pixels.shape[1] - count) // 2
     reach = min(jitter, spare)
     if not reach:
@@ -70,7 +68,7 @@ def slice_window(
 
 
 def take_slices(distance_mm: torch.Tensor | None, first: torch.Tensor, count: int) -> torch.Tensor | None:
-    """(B, count, K) of (B, S, K): the distances of a window that starts at `first` (B, 1)."""
+    """(B, count, K) of (B, S, K): the distances of the slice window that starts at `first` (B, 1)."""
     if distance_mm is None:
         return None
     index = send(first + torch.arange(count), distance_mm.device)
@@ -78,9 +76,9 @@ def take_slices(distance_mm: torch.Tensor | None, first: torch.Tensor, count: in
 
 
 def mirror_some(batch: Batch, member: Member, partners: Sequence[int], chosen: torch.Tensor) -> Batch:
-    """The batch with the `chosen` (B,) samples mirrored; mirroring.mirrored_tensors mirrors all of them.
+    """The batch with the `chosen` (B,) samples mirrored left to right.
 
-    `partners`: for each view the one that shows it in the mirrored study.
+    `partners`: for each view the index of the view that shows it in the mirrored study.
     """
     unit, order = UNITS[member.unit][0], mirrored_targets(member)
     views = []

@@ -1,4 +1,4 @@
-"""Published single slices (training/data/external.py) as samples of a localiser: what it may be fitted to first."""
+"""Published single slices (training/data/external.py) as samples for pretraining a localiser."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from training.recipe.schema import MemberRecipe
 
 HELD_OUT = 0.1
 COLUMNS_TO, ROWS_TO, ALONG = CANONICAL_AXES["sagittal"]
-# Nobody knows the images' millimetres, and nothing here depends on them.
+# The images' spacing is unknown; 1 mm a pixel is assumed, and nothing depends on it.
 IMAGE = Plane(np.zeros(3), COLUMNS_TO, ROWS_TO)
-# The slices of a view show one place: near enough to be as one, far enough apart to have an order.
+# All slices of a view show one place; they are a little apart, so that they have an order.
 SLICE_STEP_MM = 1e-4
 
 
 class PretrainingSamples(MemberSamples):
-    """Samples of images with a point at each level, for localisers that `pretrainable` lets pass.
+    """Samples of images with a point at each level, for localisers that pass `pretrainable`.
 
-    Each image becomes a study: every slice of the first view shows it, its longer side fills the view, whatever that
-    view's size_mm, and the other views are missing.  Targets get the point of their level, in the middle slice and at
-    no distance from any.  That is the place of the canal; foramina lie in front of it at about the same height.
-    Changes, normalisation and order are those of MemberSamples.  A tenth of the images, drawn by the seed, is held out.
+    Each image becomes a study: every slice of the first view shows it, scaled to fill the view, and the other views are
+    missing.  Targets are the points of their levels, in the middle slice, at distance 0 from all.  These are points of
+    the canal; foramina lie in front of it at about the same height.  Augmentation, normalisation and order are those of
+    MemberSamples.  A tenth of the images, drawn by the seed, is held out.
     """
 
     def __init__(
@@ -56,15 +56,12 @@ class PretrainingSamples(MemberSamples):
         super().__init__(cache, unlabelled, recipe, train, validation, device, seed, {})
 
     def read(self, indices: np.ndarray) -> list[torch.Tensor]:
-        """The views (B, slice, H, W) uint8 of some samples.
-
-        Not by MemberSamples' way of copying, which would first lay out every slice of every image.
-        """
+        """The views (B, slice, H, W) uint8 of some samples, without expanding the slices of all images."""
         return [torch.from_numpy(view.pixels[_places(view)[indices]]) for view in self.views]
 
 
 def pretrainable(member: Member) -> None:
-    """Raises ValueError for a member that images of single slices, with a point at each level, cannot teach."""
+    """Raises ValueError for a network that cannot be trained on single slices with a point at each level."""
     first, kinds = member.inputs[0], {target.removesuffix(f"_{_level_of(target)}") for target in member.targets}
     whole_sagittal = body_plane(first.series) == "sagittal" and not first.centre and not first.marks
     five_levels = {_level_of(target) for target in member.targets} == set(LEVELS)
@@ -85,7 +82,7 @@ def _places(view: CachedView) -> np.ndarray:
 
 
 def _as_cache(images: Sequence[LevelImage], member: Member) -> Cache:
-    """The images as studies whose first view they are: of the left side where the network looks at one side only."""
+    """The images as studies, in the first view; for networks of one side, as left sides."""
     unit, units = UNITS[member.unit][0], len(UNITS[member.unit])
     views = {}
     for place in (stored(member.unit, request) for request in member.inputs):
@@ -105,7 +102,7 @@ def _missing(count: int, slices: int, size_px: int) -> CachedView:
 
 
 def _shown(images: Sequence[LevelImage], slices: int, size_px: int, units: int) -> CachedView:
-    """Every image in every slice of its study's first unit."""
+    """Each image in every slice of its study's first unit."""
     pixels = np.empty((len(images), 1, size_px, size_px), np.uint8)
     geometry = np.empty((len(images), slices, 3, 3))
     offsets_mm = (np.arange(slices) - (slices - 1) / 2) * SLICE_STEP_MM

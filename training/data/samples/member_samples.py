@@ -1,7 +1,7 @@
-"""The samples of one network in one fold: cached crops in, augmented and normalised batches out.
+"""The samples of one network in one fold: cached crops → augmented and normalised batches.
 
-Whole batches are taken from the memory map at once and augmented on the device; there are no workers and no per-sample
-decoding, so the loader is never what a GPU waits for.
+Whole batches are copied from the memory map and augmented on the device, without workers or decoding by sample, so that
+the GPU does not wait for data.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from training.data.samples.augment import (
     warp,
     warp_points,
 )
-from training.data.samples.batch import Batch, Whose
+from training.data.samples.batch import Batch, Origin
 from training.data.samples.blend import blended, dihedral_some, turn_some
 from training.data.samples.cached_crops import Change, central, grid_of, mirror_some, slice_window, take, take_slices
 from training.data.samples.sample_targets import groups_of, points, severities
@@ -40,11 +40,11 @@ log = logging.getLogger("samples")
 
 
 class MemberSamples:
-    """training.data.samples.batch.Samples of one member: implements training(epoch), validation() and steps_per_epoch.
+    """training.data.samples.batch.Samples of one network.
 
-    localiser_error_mm: series kind → standard deviation, each axis, of what the fold's localiser misses by.
-    A localiser's slice is its place before slices are put in random order.
-    Raises ValueError where nothing is left to train on, or where a member to be mirrored has no mirrored parts.
+    localiser_error_mm: series kind → standard deviation (mm, each axis) of the fold's localisation error.
+    A localiser's target slice is its index before slices are shuffled.
+    Raises ValueError without usable training studies, or if mirroring lacks a mirrored view or target.
     """
 
     def __init__(
@@ -78,16 +78,16 @@ class MemberSamples:
         if not self.train_samples:
             raise ValueError("no training study has both a label and an image of what this network looks at")
         batch = self.fitting.optimisation.batch_size
-        # The last, smaller batch is left out: one sample alone has no statistics to normalise by.
+        # The last, smaller batch is dropped: batch normalisation needs more than one sample.
         self.steps_per_epoch = max(len(self.train_samples) // batch, 1)
         if self.fitting.optimisation.whole_studies:
             batch *= len(UNITS[self.member.unit])
         self.staging = Staging([(batch, *view.pixels.shape[1:]) for view in self.views], device)
 
     def _mirrored_views(self) -> list[int] | None:
-        """For each view the one that shows it in the mirrored study; None where nothing is to be mirrored.
+        """For each view the index of the view that shows it in the mirrored study; None without mirroring.
 
-        Units of one side are left alone: mirror_right shows both sides as left ones.
+        Units of one side are not mirrored: mirror_right shows both sides as left ones.
         """
         if not self.fitting.augmentation.mirror or UNITS[self.member.unit][0].side is not None:
             return None
@@ -108,7 +108,7 @@ class MemberSamples:
         return self._error_mm(request.series, localiser_error_mm) * request.size_px / request.size_mm
 
     def _error_mm(self, series: str, localiser_error_mm: Mapping[str, float]) -> float:
-        """Standard deviation, each axis, of what landmarks of a series are off by in training."""
+        """Standard deviation (mm, each axis) of the landmark jitter of a series in training."""
         jitter_mm = self.fitting.augmentation.jitter_mm
         if jitter_mm == "localiser":
             if series not in localiser_error_mm:
@@ -117,7 +117,7 @@ class MemberSamples:
         return jitter_mm
 
     def _usable(self, studies: Sequence[int]) -> list[np.ndarray]:
-        """What a batch is made of: each unit that has a label and an image, or all such units of each study."""
+        """Indices of samples: each unit with a label and an image, or all such units of each study together."""
         units = len(UNITS[self.member.unit])
         usable = np.logical_or.reduce([view.present for view in self.views]) & self.targets.labelled
         of_study = [np.flatnonzero(usable[study * units : (study + 1) * units]) + study * units for study in studies]
@@ -126,7 +126,7 @@ class MemberSamples:
         return [indices[at : at + 1] for indices in of_study for at in range(len(indices))]
 
     def training(self, epoch: int) -> Iterator[Batch]:
-        """Shuffled, augmented batches; the same epoch number always gives the same batches."""
+        """Shuffled, augmented batches, determined by the epoch number."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         samples = self.train_samples
         order = torch.randperm(len(samples), generator=generator).tolist()
@@ -139,13 +139,13 @@ class MemberSamples:
             yield batch
 
     def validation(self) -> Iterator[Batch]:
-        """All samples of the held-out studies, in order, as the kernel would cut them at the true landmarks."""
+        """All samples of the held-out studies, in order, cut as by the kernel at the true landmarks."""
         samples, size = self.validation_samples, self.fitting.optimisation.batch_size
         for start in range(0, len(samples), size):
             yield self._batch(np.concatenate(samples[start : start + size]), None)
 
     def read(self, indices: np.ndarray) -> list[torch.Tensor]:
-        """The cached views (B, slice, H, W) uint8 of some samples, in memory that is used again soon."""
+        """The cached views (B, slice, H, W) uint8 of some samples, in reused staging memory."""
         parts = self.staging.take(len(indices))
         return [take(view, indices, out) for view, out in zip(self.views, parts, strict=True)]
 
@@ -162,7 +162,7 @@ class MemberSamples:
             None
             if self.targets.distance_mm is None
             else send(torch.from_numpy(self.targets.distance_mm[indices]), self.device),
-            self._whose(indices),
+            self._origin(indices),
         )
         self.staging.sent()
         if generator is not None and self.partners is not None:
@@ -188,21 +188,21 @@ class MemberSamples:
             batch = dihedral_some(batch, share, generator)
         return batch
 
-    def _whose(self, indices: np.ndarray) -> Whose | None:
+    def _origin(self, indices: np.ndarray) -> Origin | None:
         if self.member.role != "grader":
             return None
         studies = np.unique(indices // len(UNITS[self.member.unit]), return_inverse=True)[1]
-        return Whose(send(torch.from_numpy(studies), self.device), self.groups)
+        return Origin(send(torch.from_numpy(studies), self.device), self.groups)
 
     def _change(self, number: int, count: int, generator: torch.Generator) -> Change:
-        """How the samples of one view are turned and shifted; views of the same grid of pixels go together."""
+        """Affine change of the samples of one view, shared by views of the same pixel grid."""
         matrix = random_affine(self.fitting.augmentation, count, generator)
         return Change(matrix, torch.randn(count, 2, generator=generator) * self.jitter_px[number])
 
     def _augmented(
         self, number: int, change: Change, whole: Batch, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """One view with all its random changes, its points if it has any, and (B, 1) its first slice."""
+        """One augmented view (B, S, H, W), its points if it has any, and (B, 1) its first slice."""
         request, settings, points = self.member.inputs[number], self.fitting.augmentation, whole.target
         window, first = slice_window(whole.views[number], request.slices.count, settings.slice_jitter, generator)
         grey = window.float()
@@ -218,14 +218,14 @@ class MemberSamples:
         if not request.marks:
             grey = sharpen_or_blur(grey, settings.sharpen_or_blur, generator)
             grey = grey_changes(grey, settings, generator)
-            if request.slices.fit == "pad":  # blank slices are known by being zero
+            if request.slices.fit == "pad":  # blank slices stay zero
                 grey = grey * (window.amax((2, 3), keepdim=True) > 0)
         if settings.slice_shuffle and request.series in settings.slice_shuffle_series:
             grey = shuffle_slices(grey, settings.slice_shuffle, generator)
         return grey, points, first
 
     def _landmarks_to_draw(self, cache: Cache) -> dict[int, np.ndarray]:
-        """View → (N, M, 3) mm of the landmarks that it shows in place of images; NaN where unknown."""
+        """View → (N, M, 3) mm of the landmarks that it draws in place of an image; NaN = unknown."""
         units, marks = UNITS[self.member.unit], {}
         for number, request in enumerate(self.member.inputs):
             if request.marks:
@@ -242,7 +242,7 @@ class MemberSamples:
     def _drawn(
         self, number: int, marks: np.ndarray, indices: np.ndarray, generator: torch.Generator | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, slice, H, W) uint8 marks, off by the localiser's error in training, and (B,) whether any is known."""
+        """(B, slice, H, W) uint8 landmark maps, jittered in training, and (B,) whether any landmark is known."""
         if generator is not None:
             seed = int(torch.randint(2**62, (), generator=generator))
             marks = marks + np.random.default_rng(seed).normal(0, self.mark_error_mm, marks.shape)

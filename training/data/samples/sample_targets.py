@@ -1,4 +1,4 @@
-"""What the samples of a network are to be answered with: severities from the tables, points projected into its view."""
+"""Targets of a network's samples: severities from the tables, or points projected into its first view."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from training.data.tables import MISSING
 
 @dataclass(frozen=True)
 class Targets:
-    """Of N = studies × units samples, studies first."""
+    """Targets of N = studies × units samples, studies first."""
 
     values: np.ndarray
-    """Graders: (N, K) int64 severities, -100 where there is no label.  Localisers: (N, K, 3) float32 slice, row, column
-    in pixels of the first view as it is cached, NaN where unknown or outside."""
+    """Graders: (N, K) int64 severities, -100 = no label.  Localisers: (N, K, 3) float32 slice, row, column in pixels of
+    the first view as cached, NaN = unknown or outside."""
     labelled: np.ndarray
-    """(N,) bool: whether a sample has any."""
+    """(N,) bool: whether a sample has any target."""
     distance_mm: np.ndarray | None
     """(N, S, K) float32: see training.data.samples.batch.Batch."""
 
 
 def severities(cache: Cache, labels: pd.DataFrame, member: Member, view: CachedView | None) -> Targets:
-    """A grader's targets; distances of the slices of `view` from its landmarks where one is given."""
+    """A grader's targets, with the distances of its landmarks from the slices of `view` if given."""
     chosen = np.stack([labels.loc[list(cache.studies), rows].to_numpy() for rows in _rows(member)], 1)
     values = chosen.reshape(-1, len(member.targets)).astype(np.int64)
     distance_mm = None if view is None else _in_view(cache, member, view)[1]
@@ -40,13 +40,12 @@ def severities(cache: Cache, labels: pd.DataFrame, member: Member, view: CachedV
 def points(cache: Cache, member: Member, view: CachedView) -> Targets:
     """A localiser's targets in its first view."""
     places, distance_mm = _in_view(cache, member, view)
-    # In pixels of the cached view, of which a batch shows a part.
     values = inside_only(torch.from_numpy(places), view.pixels.shape[-1]).numpy()
     return Targets(values, np.isfinite(values).any((1, 2)), distance_mm)
 
 
 def groups_of(member: Member) -> torch.Tensor:
-    """(K,) place of each target's condition in GROUPS."""
+    """(K,) index of each target's condition in GROUPS."""
     return torch.tensor([GROUPS.index(group_of(row)) for row in _rows(member)[0]])
 
 

@@ -1,4 +1,4 @@
-"""From memory to the device without waiting for it: the CPU goes on while a GPU still works on the last batch."""
+"""Asynchronous copies to the device: the CPU prepares a batch while the GPU works on the last one."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 
 import torch
 
-# One is filled while the GPU may still read the other.
+# One buffer is filled while the GPU may still read the other.
 SETS_FOR_GPU = 2
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor on a device.  What is not pinned is copied before this returns, so that it may be changed at once."""
+    """The tensor on a device, asynchronously if pinned; other memory may be changed once this returns."""
     return tensor.to(device, non_blocking=True)
 
 
 class Staging:
-    """Memory through which batches of pixels go, used again and again: fresh memory costs several times the copy.
+    """Reused buffers for batches of pixels: allocating costs several times the copy.
 
-    For a GPU it is pinned, and not handed out while a copy from it may be under way.
+    For a GPU they are pinned, and not reused while a copy may be under way.
     """
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], device: torch.device) -> None:
@@ -32,14 +32,14 @@ class Staging:
         self._at = 0
 
     def take(self, count: int) -> list[torch.Tensor]:
-        """The first `count` places of memory that nothing is copied from any more."""
+        """The first `count` rows of the next free buffers."""
         self._at = (self._at + 1) % len(self._sets)
         if self._copied[self._at] is not None:
             self._copied[self._at].synchronize()
         return [tensor[:count] for tensor in self._sets[self._at]]
 
     def sent(self) -> None:
-        """Say that the copies from what was taken last have been asked for."""
+        """Mark that the copies from the buffers taken last have been issued."""
         if self._for_gpu:
             self._copied[self._at] = torch.cuda.Event()
             self._copied[self._at].record()

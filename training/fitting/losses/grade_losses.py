@@ -1,9 +1,8 @@
-"""Losses of graders, by name; blended batches are judged by both of their targets."""
+"""Losses of graders; blended batches are scored against both of their targets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,19 +11,16 @@ from torch.nn import functional
 from kernels.lumbar.labels import GROUPS, SEVERITIES, SEVERITY_WEIGHTS
 from training.data.samples.batch import Batch
 from training.data.tables import MISSING
-from training.fitting.losses.loss_sum import LossSum
+from training.fitting.losses.registry import LossSum, loss
 from training.recipe.fitting import Fitting
 
 SEVERE = len(SEVERITIES) - 1
-# Probabilities are kept so far from 0 and 1 in the any-severe part: half floats end near here.
+# Clip of the any-severe probabilities: half floats cannot come closer to 1.
 SUREST = 1e-4
-
-Judge = Callable[[Tensor, Tensor, Batch], LossSum]
-"""From outputs, severities (B, K) and the batch they are of."""
 
 
 def weighted_cross_entropy(logits: Tensor, severities: Tensor) -> LossSum:
-    """Cross entropy of logits (B, K, 3) with the metric's weights 1, 2, 4; severities (B, K) of -100 are left out."""
+    """Cross entropy of logits (B, K, 3) with the metric's weights 1, 2, 4; severities (B, K); -100 is ignored."""
     loss, weight = _cross_entropies(logits, severities)
     return LossSum((loss * weight).sum(), weight.sum())
 
@@ -62,19 +58,19 @@ def weighted_bce(logits: Tensor, severities: Tensor) -> LossSum:
     return LossSum((loss * weight).sum(), weight.sum())
 
 
-def valid_slices_bce(said: Tensor, severities: Tensor, distance_mm: Tensor, *, valid_mm: float = 8.0) -> LossSum:
-    """weighted_bce on the slices (B, S, K, 3 + 1) within valid_mm of the target, and whether a slice is one of them.
+def valid_slices_bce(outputs: Tensor, severities: Tensor, distance_mm: Tensor, *, valid_mm: float = 8.0) -> LossSum:
+    """weighted_bce of slices (B, S, K, 3 + 1) within valid_mm of the target, plus BCE of a slice being one of them.
 
-    distance_mm (B, S, K), NaN where the target was not annotated, whose slices then take part in nothing.  Source: the
-    all-slices graders of seed 000.
+    distance_mm (B, S, K); NaN = not annotated, and ignored.  Source: the all-slices graders of seed 000.
     """
     known = distance_mm.isfinite() & (severities != MISSING)[:, None]
     valid = (distance_mm.nan_to_num(valid_mm).abs() < valid_mm) & known
     of_slice = torch.where(valid, severities[:, None], MISSING).flatten(0, 1)
-    grade = weighted_bce(said[..., : SEVERE + 1].flatten(0, 1), of_slice)
-    shows = functional.binary_cross_entropy_with_logits(said[..., -1].float(), valid.float(), reduction="none")
+    grade = weighted_bce(outputs[..., : SEVERE + 1].flatten(0, 1), of_slice)
+    shows = functional.binary_cross_entropy_with_logits(outputs[..., -1].float(), valid.float(), reduction="none")
     validity = LossSum((shows * known).sum(), known.sum().to(shows))
-    return LossSum((grade.mean + validity.mean) * len(said), torch.full_like(grade.total, len(said)))
+    count = len(outputs)
+    return LossSum((grade.mean + validity.mean) * count, torch.full_like(grade.total, count))
 
 
 def _cross_entropies(logits: Tensor, severities: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,39 +106,52 @@ def _peak(values: Tensor, studies: Tensor) -> Tensor:
     return highest.new_zeros(int(studies.max()) + 1).scatter_reduce(0, studies, highest, "amax")
 
 
-def _by_slice(said: Tensor, severities: Tensor) -> tuple[Tensor, Tensor]:
-    """Answers by slice (B, S, K, 3) as samples of their own, each with the label of its crop."""
-    if said.dim() == 3:
-        return said, severities
-    return said.flatten(0, 1), severities.repeat_interleave(said.shape[1], 0)
+def _by_slice(logits: Tensor, severities: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits by slice (B, S, K, 3) as B·S samples, each with the label of its crop; (B, K, 3) as they are."""
+    if logits.dim() == 3:
+        return logits, severities
+    return logits.flatten(0, 1), severities.repeat_interleave(logits.shape[1], 0)
 
 
-def _judged(judge: Callable[[Tensor, Tensor, Batch, Fitting], LossSum]) -> Callable[[Any, Batch, Fitting], LossSum]:
-    """The loss of a batch whose images may be blended with others: a share of it is the others' loss."""
+def _register(
+    name: str, function: Callable[..., LossSum], on_batch: Callable[[Tensor, Tensor, Batch, Fitting], LossSum]
+) -> None:
+    """Register a loss of graders: `on_batch` from outputs, severities (B, K), batch and recipe.
 
-    def loss(said: Tensor, batch: Batch, fitting: Fitting) -> LossSum:
-        own = judge(said, batch.target, batch, fitting)
+    Blended batches (mixup, cutmix) take their share of the loss against the other samples' targets.
+    """
+
+    @loss(name, function, any_grader=name != "valid_slices_bce")
+    def compute(outputs: Tensor, batch: Batch, fitting: Fitting) -> LossSum:
+        own = on_batch(outputs, batch.target, batch, fitting)
         if batch.other is None:
             return own
-        others = judge(said, batch.other, batch, fitting)
-        share = batch.share
+        others, share = on_batch(outputs, batch.other, batch, fitting), batch.share
         return LossSum(share * own.total + (1 - share) * others.total, share * own.weight + (1 - share) * others.weight)
 
-    return loss
 
-
-LOSSES: dict[str, Callable[[Any, Batch, Fitting], LossSum]] = {
-    "weighted_cross_entropy": _judged(lambda said, target, batch, _: weighted_cross_entropy(*_by_slice(said, target))),
-    "cross_entropy": _judged(
-        lambda said, target, batch, _: cross_entropy(*_by_slice(said, target), batch.of_grader.groups)
+_register(
+    "cross_entropy",
+    cross_entropy,
+    lambda outputs, target, batch, _: cross_entropy(*_by_slice(outputs, target), batch.known_origin.groups),
+)
+_register(
+    "weighted_cross_entropy",
+    weighted_cross_entropy,
+    lambda outputs, target, *_: weighted_cross_entropy(*_by_slice(outputs, target)),
+)
+_register("weighted_bce", weighted_bce, lambda outputs, target, *_: weighted_bce(*_by_slice(outputs, target)))
+_register(
+    "competition",
+    competition,
+    lambda outputs, target, batch, _: competition(
+        outputs, target, batch.known_origin.groups, batch.known_origin.studies
     ),
-    "weighted_bce": _judged(lambda said, target, batch, _: weighted_bce(*_by_slice(said, target))),
-    "valid_slices_bce": _judged(
-        lambda said, target, batch, fitting: valid_slices_bce(
-            said, target, batch.known_distances, **fitting.loss_options
-        )
+)
+_register(
+    "valid_slices_bce",
+    valid_slices_bce,
+    lambda outputs, target, batch, fitting: valid_slices_bce(
+        outputs, target, batch.known_distances, **fitting.loss_options
     ),
-    "competition": _judged(
-        lambda said, target, batch, _: competition(said, target, batch.of_grader.groups, batch.of_grader.studies)
-    ),
-}
+)

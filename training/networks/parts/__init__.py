@@ -1,1 +1,1 @@
-"""What several architectures are made of: encoders, heads, pools, sequences, published weights."""
+"""Building blocks of architectures: encoders, heads, pooling, sequence models, published weights."""

@@ -16,7 +16,7 @@ SEVERITIES = 3
 
 
 def features_of(encoder: nn.Module, channels: int, size_px: int) -> int:
-    """How many features an encoder answers: asked of itself, as timm's num_features leaves some heads out."""
+    """Number of output features of an encoder, measured, as timm's num_features ignores some heads."""
     with torch.no_grad():
         return int(encoder.eval()(torch.zeros(1, channels, size_px, size_px)).shape[1])
 
@@ -32,7 +32,7 @@ class SliceSequence(nn.Module):
         self.along = Recurrent(self.features, hidden, layers, kind="gru", both=False)
 
     def forward(self, view: Tensor) -> Tensor:
-        features = self.encoder(view.flatten(0, 1).unsqueeze(1)).reshape(-1, self.slices, self.features)
+        features = self.encoder(view.flatten(0, 1).unsqueeze(1)).reshape(-1, self.slices, self.features)  # (B, S, F)
         return self.along(features).mean(1)
 
 
@@ -40,8 +40,8 @@ class ViewGrader(nn.Module):
     """Several views → one vector each → logits (B, targets, 3), by one linear layer over all vectors.
 
     `share` gives each view the number of its SliceSequence: views with the same number share all weights.
-    A missing view (present = 0) is replaced by a learned vector of its own.  `view_dropout` is the probability that a
-    present view is hidden in training, which teaches that vector; where chance would hide all, none is hidden.
+    A missing view (present = 0) is replaced by a learned vector of its own.  `view_dropout`: probability that a present
+    view is dropped in training, which trains that vector; if all would be dropped, none is.
     """
 
     default_share: tuple[int, ...] | None = None

@@ -18,20 +18,21 @@ from torch import nn
 from training.networks.parts.errors import NetworkError
 from training.networks.parts.published_weights import PRETRAINED_VARIABLE, Offer, weights_of
 
-# What torch says of weights that do not fit.
+# Part of torch's message for weights that do not fit.
 FOREIGN = "loading state_dict"
 
 
 @contextmanager
 def reading(offer: Offer, path: Path) -> Iterator[None]:
-    """Raises NetworkError where the file does not hold the weights that it should."""
+    """Raises NetworkError for a damaged file, or one with the weights of another network."""
     try:
         yield
     except (OSError, EOFError, LookupError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
         why = "they are another network's" if FOREIGN in str(error) else "the file is damaged"
         raise NetworkError(
-            f"{path} does not hold the weights of '{offer.name}' ({why}): remove it, and fetch it again with python -m "
-            f"training.networks.fetch_pretrained --recipes <names> --out DIR, for {PRETRAINED_VARIABLE}=DIR"
+            f"{path} does not hold the weights of '{offer.name}' ({why}): remove {path.resolve()}, and fetch it again "
+            "with python -m training.networks.fetch_pretrained --recipes <names> --out DIR, for "
+            f"{PRETRAINED_VARIABLE}=DIR"
         ) from error
 
 
@@ -42,9 +43,9 @@ def local_state(path: Path) -> dict[str, Any]:
 
 
 def check_taken(net: nn.Module, path: Path) -> None:
-    """Raises RuntimeError where most of a timm model's matrices are not of this file: timm lets foreign weights pass.
+    """Raises RuntimeError if most of a timm model's matrices are not in this file, as timm accepts foreign weights.
 
-    A few always differ: the first one, made for other channels, and tables of positions, made for another size.
+    A few always differ: the first one (other channels), and position embeddings (another size).
     """
     state = [tensor for tensor in local_state(path).values() if isinstance(tensor, torch.Tensor)]
     offered = {(tensor.numel(), tensor.double().sum().item()) for tensor in state}
@@ -55,7 +56,7 @@ def check_taken(net: nn.Module, path: Path) -> None:
 
 
 def timm_settings(name: str) -> Any:
-    """timm's own description of a model.  Raises NetworkError, with similar names, where there is none of this name."""
+    """timm's pretrained configuration of a model.  Raises NetworkError, with similar names, for an unknown one."""
     if not timm.is_model(name):
         similar = difflib.get_close_matches(name, timm.list_models(), n=5)
         raise NetworkError(f"timm has no model '{name}'; similar names: {', '.join(similar) or 'none'}")
@@ -63,7 +64,7 @@ def timm_settings(name: str) -> Any:
 
 
 def timm_offer(name: str) -> Offer:
-    """The weights that timm publishes of a model.  Raises NetworkError where there is no such model."""
+    """timm's published weights of a model.  Raises NetworkError for an unknown one."""
     settings = timm_settings(name)
     if settings is None:
         return Offer(name)
@@ -80,15 +81,14 @@ def timm_offer(name: str) -> Offer:
 
 
 def overlay(path: Path) -> dict[str, Any]:
-    """Arguments that make timm read its weights from a file."""
+    """Arguments with which timm reads its weights from a file."""
     return {"pretrained_cfg_overlay": {"file": str(path)}}
 
 
 def slice_encoder(name: str, *, size_px: int, pretrained: bool, channels: int = 1, **options: Any) -> nn.Module:
     """A timm model that turns images (B, channels, size_px, size_px) into features (B, num_features).
 
-    Backbones whose position tables fix the input size are built for size_px.  `options` go to timm.create_model.
-    Raises as image_encoder does.
+    Backbones with position embeddings are built for size_px.  `options` go to timm.create_model.
     """
     settings = timm_settings(name)
     if settings is not None and settings.fixed_input_size:
@@ -98,9 +98,9 @@ def slice_encoder(name: str, *, size_px: int, pretrained: bool, channels: int = 
 
 
 def image_encoder(name: str, channels: int, pretrained: bool, **options: Any) -> Any:
-    """A timm model of images with that many channels, without its classifier.
+    """A timm model for images with that many channels, without its classifier.
 
-    Raises NetworkError for an unknown name, and where published weights are wanted that cannot be had or read.
+    Raises NetworkError for an unknown name, and for published weights that are unavailable or unreadable.
     """
     offer = timm_offer(name)
     if not options.get("features_only"):

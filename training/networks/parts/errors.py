@@ -1,7 +1,7 @@
-"""What can be wrong with a network that a recipe asks for."""
+"""Errors of networks."""
 
 from __future__ import annotations
 
 
 class NetworkError(Exception):
-    """A network that a recipe asks for and that cannot be made, with what could."""
+    """A network of a recipe that cannot be built, with the alternatives."""

@@ -1,29 +1,28 @@
-"""From heatmaps to points, in operations that can be traced and that know no device."""
+"""Heatmaps → points, in operations whose trace works on every device."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# A softer rule would let far-away pixels pull the point; half the peak is the disc of radius 1.18 sigma of a gaussian.
+# Half the peak is the disc of radius 1.18 sigma of a gaussian.  With less, distant pixels would bias the point.
 SHARE_OF_PEAK = 0.5
 
 
 def points_from_maps(maps: Tensor, present: Tensor, *, size_px: int, slice_index: float, window_px: float) -> Tensor:
     """(B, K, h, w) maps whose ideal peak is 1 → (B, K, 4) float32 slice, row, column in input pixels, and confidence.
 
-    Row and column: the centroid of what rises above half the peak, within `window_px` input pixels of the peak, so with
-    sub-pixel precision.  Confidence: the height of the peak, clamped to [0, 1].  That is what a network trained by mean
-    squared error says of its own doubt: spreading its belief over a wider spot lowers the peak.  It is 0 where the
-    first view is missing.
+    Row and column: the centroid of the values above half the peak, within `window_px` input pixels of it, so with
+    sub-pixel precision.  Confidence: the height of the peak, clamped to [0, 1], as a network trained by mean squared
+    error lowers the peak where it is uncertain; 0 if the first view is missing.
     """
-    maps = maps.float()  # half floats neither count beyond 2048 nor sum an image
+    maps = maps.float()  # half floats cannot count beyond 2048
     height, width = maps.shape[-2], maps.shape[-1]
-    # Running sums instead of torch.arange, which a trace would tie to the exporting machine's device.
+    # Cumulative sums instead of torch.arange, whose device would be fixed by the trace.
     rows = torch.ones_like(maps[:1, :1, :, :1]).cumsum(2) - 1
     columns = torch.ones_like(maps[:1, :1, :1, :]).cumsum(3) - 1
     flat = maps.flatten(2)
-    peak, index = flat.max(2)
+    peak, index = flat.max(2)  # (B, K)
     peak_row = torch.div(index, width, rounding_mode="floor")
     peak_column = index - peak_row * width
     from_row = (rows - peak_row[..., None, None]).abs()
@@ -31,8 +30,8 @@ def points_from_maps(maps: Tensor, present: Tensor, *, size_px: int, slice_index
     scale = size_px / height
     near = (torch.maximum(from_row, from_column) * scale <= window_px).to(maps.dtype)
     threshold = peak - SHARE_OF_PEAK * peak.abs()
-    weight = (maps - threshold[..., None, None]).clamp_min(0) * near
-    # A map without a positive peak still answers its highest pixel.
+    weight = (maps - threshold[..., None, None]).clamp_min(0) * near  # (B, K, h, w)
+    # A map without a positive peak yields its highest pixel.
     weight = weight + 1e-6 * (from_row + from_column == 0).to(maps.dtype)
     total = weight.sum((2, 3))
     row = ((weight * rows).sum((2, 3)) / total + 0.5) * scale - 0.5
@@ -42,7 +41,7 @@ def points_from_maps(maps: Tensor, present: Tensor, *, size_px: int, slice_index
 
 
 def margin(maps: Tensor, found: Tensor, size_px: int, window_px: float) -> Tensor:
-    """(B, K) how much higher maps (B, K, h, w) rise at the points (B, K, 4) than anywhere beyond window_px of them."""
+    """(B, K) peak of maps (B, K, h, w) minus the maximum farther than window_px from the points (B, K, 4)."""
     scale = maps.shape[-1] / size_px
     rows = torch.ones_like(maps[:1, :1, :, :1]).cumsum(2) - 0.5
     columns = torch.ones_like(maps[:1, :1, :1, :]).cumsum(3) - 0.5
@@ -53,6 +52,6 @@ def margin(maps: Tensor, found: Tensor, size_px: int, window_px: float) -> Tenso
 
 
 def ramps(image: Tensor) -> list[Tensor]:
-    """For each axis of the grid of (B, C, *grid) one (B, 1, *grid): where each pixel lies along it, from -1 to 1."""
+    """For each axis of the grid of (B, C, *grid) one (B, 1, *grid): the position along it, from -1 to 1."""
     one = torch.ones_like(image[:, :1])
     return [(one.cumsum(axis) - 0.5) * (2 / image.shape[axis]) - 1 for axis in range(2, image.dim())]

@@ -1,18 +1,16 @@
-"""Published weights: in a folder, in the hub's cache, or to be downloaded; and a note of those that were used.
+"""Published weights: from PRETRAINED_DIR, from the hub's cache, or downloaded; and a record of those that were loaded.
 
-The folder is named by the environment variable PRETRAINED_DIR and holds `<name>.safetensors` (or .pth, .pt, .bin), with
-the name that the recipe uses, with or without timm's tag: resnet18.safetensors or resnet18.a1_in1k.safetensors.  It may
-be a cache of the hub as well, with folders such as models--timm--resnet18.a1_in1k.  fetch_pretrained.py fills it.
+PRETRAINED_DIR is a cache of the Hugging Face hub, with folders such as models--timm--resnet18.a1_in1k, as `make
+pretrained OUT=DIR` fills it.  Files `<name>.safetensors` (or .pth, .pt, .bin) in it come first, with the name that the
+recipe uses, with or without timm's tag: resnet18.safetensors or resnet18.a1_in1k.safetensors.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +24,8 @@ from training.networks.parts.errors import NetworkError
 PRETRAINED_VARIABLE = "PRETRAINED_DIR"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-# A network that lets nothing through must not be waited for by every model in turn.
 TIMEOUT_S = 10.0
+SHA256_DIGITS = 64
 SHOWN = 8
 # What the hub's client raises without a network; of its own errors the first parent is its HTTP library's.
 UNREACHABLE: tuple[type[Exception], ...] = (OSError, *HfHubHTTPError.__bases__)
@@ -35,24 +33,24 @@ UNREACHABLE: tuple[type[Exception], ...] = (OSError, *HfHubHTTPError.__bases__)
 
 @dataclass(frozen=True)
 class Offer:
-    """Weights that somebody offers for a model."""
+    """Weights that are published for a model."""
 
     name: str
-    """As the recipe has it."""
+    """As in the recipe."""
     also: str = ""
-    """Another name that its file may have in the folder."""
+    """Alternative name of its file in the folder."""
     repository: str = ""
-    """Of the hub; empty where it is in none."""
+    """On the hub; empty = not there."""
     revision: str | None = None
     files: tuple[str, ...] = HUB_FILES
     """Names that it may have in the repository."""
     url: str = ""
-    """Where it is to be downloaded if no repository holds it."""
+    """Download address if it is not on the hub."""
     licence: str = "not stated"
 
 
 class PretrainedError(NetworkError):
-    """Published weights that are neither here nor to be downloaded."""
+    """Published weights that are neither on this machine nor can be downloaded."""
 
     def __init__(self, offers: Sequence[Offer], reason: str) -> None:
         folder = os.environ.get(PRETRAINED_VARIABLE)
@@ -68,143 +66,115 @@ class PretrainedError(NetworkError):
         )
 
 
-_listing: list[Offer] | None = None
-_notes: list[dict[str, str]] | None = None
+_collected: dict[str, list[Any]] = {}
 
 
 @contextmanager
-def listed() -> Iterator[list[Offer]]:
-    """Networks made meanwhile only say which weights they would start from."""
-    global _listing
-    before, _listing = _listing, []
+def _collecting(what: str) -> Iterator[list[Any]]:
+    outer, found = _collected.get(what), list[Any]()
+    _collected[what] = found
     try:
-        yield _listing
+        yield found
     finally:
-        _listing = before
+        del _collected[what]
+        if outer is not None:
+            _collected[what] = outer
 
 
-@contextmanager
-def noted() -> Iterator[list[dict[str, str]]]:
-    """A note of all weights that are loaded meanwhile: fields of kernels.lumbar.manifest.PublishedWeights."""
-    global _notes
-    before, _notes = _notes, []
-    try:
-        yield _notes
-    finally:
-        _notes = before
+def listed() -> AbstractContextManager[list[Offer]]:
+    """Networks built in this context load no weights; the list receives those that they would load."""
+    return _collecting("offers")
+
+
+def noted() -> AbstractContextManager[list[dict[str, str]]]:
+    """The list receives the weights loaded in this context: fields of kernels.lumbar.manifest.PublishedWeights."""
+    return _collecting("notes")
 
 
 def weights_of(offer: Offer) -> Path | None:
-    """The file of published weights, downloaded if need be; None while networks are only listed.
-
-    Raises PretrainedError where it is neither here nor to be had.
-    """
-    if _listing is not None:
-        if offer not in _listing:
-            _listing.append(offer)
+    """The file of published weights, downloaded if need be; None in the context `listed`.  Raises PretrainedError."""
+    if (offers := _collected.get("offers")) is not None:
+        if offer not in offers:
+            offers.append(offer)
         return None
-    path = here(offer)
+    path = local_file(offer)
     if path is None:
-        reachable([offer])
-        path = downloaded(offer)
-    if _notes is not None and (note := _note(offer, path)) not in _notes:
-        _notes.append(note)
+        download([offer])
+        path = local_file(offer)
+        assert path is not None
+    if (notes := _collected.get("notes")) is not None and (note := _note(offer, path)) not in notes:
+        notes.append(note)
     return path
 
 
-def here(offer: Offer) -> Path | None:
-    """The file in the folder or in the hub's cache, if it is there."""
-    if folder := os.environ.get(PRETRAINED_VARIABLE):
-        names = [name for name in (offer.also, offer.name) if name]
-        flat = [Path(folder) / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
-        if found := next((path for path in flat if path.is_file()), None):
-            return found
+def local_file(offer: Offer, folder: Path | str | None = None) -> Path | None:
+    """The file in the folder (default: PRETRAINED_DIR) or in a cache of the hub or of torch, if it is there."""
+    folder = folder or os.environ.get(PRETRAINED_VARIABLE)
+    names = [f"{name}{suffix}" for name in (offer.also, offer.name) if name for suffix in SUFFIXES]
+    candidates = [Path(folder, name) for name in names] if folder else []
     for cache in [folder, None] if folder else [None]:
         for file in offer.files if offer.repository else ():
             path = try_to_load_from_cache(offer.repository, file, cache_dir=cache, revision=offer.revision)
-            if isinstance(path, str):
-                return Path(path)
-    kept = _kept(offer)
-    return kept if kept is not None and kept.is_file() else None
+            candidates += [Path(path)] if isinstance(path, str) else []
+    candidates += [_at_torch_hub(offer)] if offer.url else []
+    return next((path for path in candidates if path.is_file()), None)
 
 
-def reachable(offers: Sequence[Offer]) -> None:
-    """Ask for each, without downloading it.  Raises PretrainedError, at once where nobody answers."""
+def download(offers: Sequence[Offer], folder: Path | None = None) -> None:
+    """Download into the hub's cache or a folder, resuming partial files and replacing damaged ones of a folder.
+
+    Raises PretrainedError, which names all remaining offers where the network cannot be reached.
+    """
     for number, offer in enumerate(offers):
+        path = local_file(offer, folder)
+        if path is not None and (folder is None or path.is_relative_to(folder)):
+            blob = path.resolve()  # the hub's cache names most blobs by their sha256
+            if folder is None or len(blob.name) != SHA256_DIGITS or blob.name == _sha256(blob):
+                continue
+            blob.unlink()
         try:
             if not offer.repository and not offer.url:
-                raise PretrainedError([offer], "nobody offers it for download")
-            if _file_at_hub(offer) is None:
-                request = urllib.request.Request(offer.url, method="HEAD")
-                urllib.request.urlopen(request, timeout=TIMEOUT_S).close()
+                raise PretrainedError([offer], "no download is published")
+            if not _from_hub(offer, folder):
+                target = folder / f"{offer.name}{Path(offer.url).suffix}" if folder else _at_torch_hub(offer)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                torch.hub.download_url_to_file(offer.url, str(target), progress=False)
         except HfHubHTTPError as error:
             raise PretrainedError([offer], _first_line(error)) from error
         except UNREACHABLE as error:
             raise PretrainedError(offers[number:], f"the network cannot be reached: {_first_line(error)}") from error
 
 
-def downloaded(offer: Offer, folder: Path | None = None) -> Path:
-    """Download into the hub's cache or a folder; what is there in part is continued.  Raises PretrainedError."""
-    try:
-        file = _file_at_hub(offer)
-        if file is not None:
-            where: Any = {"local_dir": folder} if folder else {}
-            return Path(hf_hub_download(offer.repository, file, revision=offer.revision, **where))
-        kept = _kept(offer)
-        if kept is None:
-            raise PretrainedError([offer], "nobody offers it for download")
-        kept = kept if folder is None else folder / kept.name
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(offer.url, str(kept), progress=False)
-        return kept
-    except UNREACHABLE as error:
-        raise PretrainedError([offer], _first_line(error)) from error
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def copy_whole(source: Path, target: Path) -> None:
-    """Copy a file so that it is whole or absent."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        shutil.copyfile(source, temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _file_at_hub(offer: Offer) -> str | None:
-    """The name of the file in the repository; None where there is no repository, or another place to load it from."""
-    if not offer.repository:
-        return None
-    for place, file in enumerate(offer.files, 1):
+def _from_hub(offer: Offer, folder: Path | None) -> bool:
+    """Whether the offer is on the hub; its file is then in the cache."""
+    for file in offer.files if offer.repository else ():
         try:
-            url = hf_hub_url(offer.repository, file, revision=offer.revision)
-            get_hf_file_metadata(url, timeout=TIMEOUT_S)
+            # First the header alone: hf_hub_download retries for half a minute without a network.
+            get_hf_file_metadata(hf_hub_url(offer.repository, file, revision=offer.revision), timeout=TIMEOUT_S)
+            hf_hub_download(offer.repository, file, revision=offer.revision, cache_dir=folder)
         except EntryNotFoundError:
-            if place == len(offer.files):
+            if file == offer.files[-1]:
                 raise
         else:
-            return file
-    return None
+            return True
+    return False
 
 
-def _kept(offer: Offer) -> Path | None:
-    """Where a download that is in no repository is kept."""
-    return Path(torch.hub.get_dir(), "checkpoints", offer.url.rpartition("/")[2]) if offer.url else None
+def _at_torch_hub(offer: Offer) -> Path:
+    return Path(torch.hub.get_dir(), "checkpoints", offer.url.rpartition("/")[2])
 
 
 def _note(offer: Offer, path: Path) -> dict[str, str]:
     folder = os.environ.get(PRETRAINED_VARIABLE)
-    in_folder = folder is not None and path.is_relative_to(folder)
-    source = (
-        f"{PRETRAINED_VARIABLE}/{path.relative_to(folder)}" if in_folder and folder else offer.repository or offer.url
-    )
-    return {"model": offer.name, "source": source, "sha256": sha256_of(path), "licence": offer.licence}
+    source = offer.repository or offer.url
+    if folder is not None and path.is_relative_to(folder):
+        source = f"{PRETRAINED_VARIABLE}/{path.relative_to(folder)}"
+    return {"model": offer.name, "source": source, "sha256": _sha256(path), "licence": offer.licence}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _first_line(error: Exception) -> str:

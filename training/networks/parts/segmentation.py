@@ -27,14 +27,14 @@ def build_unet(
     decoder_channels: Sequence[int] | None,
     pretrained: bool,
 ) -> Any:
-    """A U-Net with an encoder of that name, with published weights if asked for."""
+    """A U-Net with an encoder of that name, optionally with published weights."""
     network: Any = unet(encoder, channels, classes, depth, decoder_channels)
     finish_encoder(network, encoder, channels, depth, 32, pretrained)
     return network
 
 
 def finish_encoder(network: Any, name: str, channels: int, depth: int, stride: int, pretrained: bool) -> None:
-    """Give a network of segmentation_models_pytorch published weights, if asked for, and an encoder that traces."""
+    """Load published weights into a network of segmentation_models_pytorch if asked for; make its encoder traceable."""
     if pretrained:
         network.encoder = pretrained_encoder(name, channels, depth, stride)
     if getattr(network.encoder, "_is_transformer_style", False):
@@ -42,7 +42,7 @@ def finish_encoder(network: Any, name: str, channels: int, depth: int, stride: i
 
 
 def check_encoder(name: str) -> None:
-    """Raises NetworkError, with similar names, where there is no encoder of this name."""
+    """Raises NetworkError, with similar names, for an unknown encoder."""
     if name.startswith(TIMM):
         timm_settings(name.removeprefix(TIMM))
     elif name not in get_encoder_names():
@@ -59,7 +59,7 @@ def unet(
     widths = UNET_CHANNELS[:depth] if decoder_channels is None else decoder_channels
     if isinstance(widths, int) or not 1 <= len(widths) <= depth:
         raise NetworkError(f"decoder unet takes 1 to {depth} numbers as decoder_channels, not {decoder_channels}")
-    # smp insists on full resolution: its blocks beyond the given ones are built, and dropped.
+    # smp requires full resolution: blocks beyond the given ones are built and dropped.
     padded = [*widths, *[widths[-1]] * (depth - len(widths))]
     network = smp.Unet(
         encoder,
@@ -74,7 +74,7 @@ def unet(
 
 
 def pretrained_encoder(name: str, channels: int, depth: int, stride: int) -> nn.Module:
-    """The encoder with published weights.  Raises NetworkError where they cannot be had or read."""
+    """The encoder with published weights.  Raises NetworkError if they are unavailable or unreadable."""
     offer = timm_offer(name.removeprefix(TIMM)) if name.startswith(TIMM) else smp_offer(name)
     path = weights_of(offer)
     if path is None:
@@ -102,9 +102,9 @@ def smp_offer(name: str) -> Offer:
 
 
 class FourfoldEncoder(nn.Module):
-    """smp's wrapper of timm encoders that start at a quarter of the resolution, without its device constant.
+    """smp's wrapper of timm encoders that start at a quarter of the resolution, in a form that traces.
 
-    smp stands an empty tensor, made on a fixed device, in for the missing half resolution; a trace would bake it in.
+    smp's placeholder for the missing half resolution is created on a fixed device, which a trace would keep.
     """
 
     def __init__(self, wrapped: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Sequence models that trace on any device: recurrent ones, transformers with masks, attention that pools."""
+"""Sequence models that can be traced: recurrent, transformers with masks, attention pooling."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-# A number, not -inf or False: timm adds masks where it has no fused attention.
+# Finite: without fused attention timm adds the mask to the logits.
 HIDDEN = -1e4
 
 
@@ -25,15 +25,15 @@ class Recurrent(nn.Module):
         self.states = layers * (1 + both)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        # Without an explicit start a traced network remembers the exporting machine's device (pytorch #34256).
+        # Without an explicit state a traced network keeps the device of the export (pytorch #34256).
         start = tokens.new_zeros(self.states, tokens.shape[0], self.network.hidden_size)
         state = (start, start) if isinstance(self.network, nn.LSTM) else start
-        answers: Tensor = self.network(tokens, state)[0]
-        return answers
+        outputs: Tensor = self.network(tokens, state)[0]
+        return outputs
 
 
 class Transformer(nn.Module):
-    """(B, S, width) and which tokens count (B, S) → (B, S, width), normalised: pre-norm blocks over all tokens."""
+    """(B, S, width) and mask (B, S; 0 = ignored) → (B, S, width): pre-norm blocks and a final norm."""
 
     def __init__(self, width: int, heads: int, layers: int, dropout: float = 0.0, mlp_ratio: float = 2.0) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Transformer(nn.Module):
 
 
 class AdditiveAttention(nn.Module):
-    """(B, S, features) → (B, features): a mean by weights that two linear layers give (Bahdanau et al. 2015)."""
+    """(B, S, features) → (B, features): additive attention pooling (Bahdanau et al. 2015)."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class AdditiveAttention(nn.Module):
 
 
 class GatedAttention(nn.Module):
-    """(B, S, features) → (B, answers, features): for each answer a mean of its own, by gated attention.
+    """(B, S, features) → (B, answers, features): gated attention pooling, separate for each answer.
 
     Source: Ilse et al. 2018, with a branch for each class as in CLAM (Lu et al. 2021).
     """
@@ -78,6 +78,6 @@ class GatedAttention(nn.Module):
 
 
 def sinusoids(count: int, width: int) -> Tensor:
-    """(count, width) of the place in a sequence (Vaswani et al. 2017)."""
+    """(count, width) sinusoidal position encoding (Vaswani et al. 2017)."""
     angle = torch.arange(count)[:, None] * torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
     return torch.stack([angle.sin(), angle.cos()], 2).flatten(1)

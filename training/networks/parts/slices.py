@@ -1,4 +1,4 @@
-"""Slices of a volume one by one: which of them show anything, those alone through an encoder, and back in order."""
+"""Slices of a volume: which are not blank, packing these for a 2D encoder, and unpacking."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ NEIGHBOURS = 3  # a slice, the one before and the one after
 
 
 def real_slices(view: Tensor) -> Tensor:
-    """(B, S) bool of (B, S, H, W): slices that show anything; a view ends with blank ones where a stack is shorter."""
+    """(B, S) bool of (B, S, H, W): slices that are not blank; views of short stacks are padded with blank ones."""
     return view.abs().amax((2, 3)) > 0
 
 
 def never_empty(chosen: Tensor) -> Tensor:
-    """(B, S) bool with the first slice added where a sample has none chosen: no network is run on nothing at all."""
+    """(B, S) bool with the first slice added for samples without any: networks need at least one image."""
     return torch.cat([chosen[:, :1] | ~chosen.any(1, keepdim=True), chosen[:, 1:]], 1)
 
 
 def pick(images: Tensor, chosen: Tensor) -> Tensor:
-    """(N, …) the chosen ones (B, S) of (B, S, …).
+    """(N, …): the chosen slices (B, S) of (B, S, …).
 
-    Blank slices cost half of an axial volume's time, and would count in the statistics of batch normalisation.
+    Blank slices would take half of an axial volume's time, and bias the statistics of batch normalisation.
     """
     return images.flatten(0, 1)[chosen.flatten()]
 
 
 def spread(picked: Tensor, chosen: Tensor) -> Tensor:
-    """(B, S, …) from (N, …): the reverse of pick; slices that were not chosen hold a copy of another one."""
+    """(B, S, …) from (N, …): the reverse of pick; slices that were not chosen are copies of others."""
     place = (chosen.flatten().long().cumsum(0) - 1).clamp_min(0)
     return picked[place].reshape(-1, chosen.shape[1], *picked.shape[1:])
 
 
 def with_neighbours(view: Tensor, real: Tensor) -> Tensor:
-    """(B, S, 3, H, W): each slice between its neighbours; a slice without one is its own neighbour."""
+    """(B, S, 3, H, W): each slice with its neighbours; a missing neighbour is the slice itself."""
     before, after = (torch.cat(parts, 1) for parts in ([view[:, :1], view[:, :-1]], [view[:, 1:], view[:, -1:]]))
     real_before, real_after = (torch.cat(p, 1) for p in ([real[:, :1], real[:, :-1]], [real[:, 1:], real[:, -1:]]))
     before = torch.where(real_before[..., None, None], before, view)

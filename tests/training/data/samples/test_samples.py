@@ -487,9 +487,9 @@ def test_whole_studies_come_together_and_say_whose_levels_they_are():
     sizes = [len(batch.target) for batch in samples.training(1)]
     assert sorted(sizes) == [19] + [20] * 9
     for batch in samples.training(1):
-        counts = torch.bincount(batch.whose.studies)
+        counts = torch.bincount(batch.origin.studies)
         assert len(counts) == 4 and set(counts.tolist()) <= {4, 5}
-        assert batch.whose.groups.tolist() == [0], "the canal"
+        assert batch.origin.groups.tolist() == [0], "the canal"
     assert sum(len(batch.target) for batch in samples.validation()) == 199
 
 

@@ -1,28 +1,35 @@
-"""The history of a run as a table and a picture."""
+"""The history of a run, epoch by epoch: history.csv, a TensorBoard event file, and curves.png."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
 from kernels.lumbar.run.submission import whole_file
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+EVENT_FILES = "events.out.tfevents.*"
+
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch did."""
+    """One epoch of a run."""
 
     epoch: int
     """From 1."""
     train_loss: float
     validation_loss: float
-    """NaN where the held-out studies have no label for this member."""
+    """NaN if the held-out studies have no label for this network."""
     median_error_px: float | None
-    """Localisers: median distance of known landmarks from their place, in input pixels."""
+    """Localisers: median error of known landmarks, in input pixels."""
     seconds: float
     learning_rate: float
     """Of the epoch's first step."""
@@ -57,3 +64,31 @@ def draw_curves(path: Path, history: Sequence[EpochRecord], title: str, best_epo
     figure.suptitle(title)
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=100, format="png")
+
+
+class Scalars(ExitStack):
+    """The numbers of history.csv as a TensorBoard event file in `folder`, opened with the first epoch that is added.
+
+    A resumed run replaces the old file by a new one with all epochs so far, so that none is written twice.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self._writer: SummaryWriter | None = None
+
+    def add_newest(self, history: Sequence[EpochRecord]) -> None:
+        """Write the last epoch; at first all epochs."""
+        new = history[-1:]
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # takes seconds
+
+            for old in self.folder.glob(EVENT_FILES):
+                old.unlink()
+            # purge_step: a viewer that has read the old file discards it.
+            self._writer, new = self.enter_context(SummaryWriter(str(self.folder), purge_step=1)), history
+        for record in new:
+            for name, value in asdict(record).items():
+                if name != "epoch" and value is not None:
+                    self._writer.add_scalar(name, value, record.epoch)
+        self._writer.flush()

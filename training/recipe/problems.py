@@ -1,19 +1,41 @@
-"""What does not fit together in a recipe whose parts are valid by themselves."""
+"""Problems of a recipe as lines with a dotted path and a reason: schema errors, and parts that do not fit together."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 from pydantic import ValidationError
 
-from training.recipe.messages import told
 from training.recipe.schema import MemberRecipe, Recipe
 
+# At most so many problems of a file are shown.
+SHOWN = 5
+PLAIN = {"extra_forbidden": "there is no such key", "missing": "is missing"}
 
-def problems_of(recipe: Recipe) -> list[str]:
-    """What does not fit together in a recipe whose parts are valid by themselves."""
+
+def schema_problems(error: ValidationError) -> list[str]:
+    """A line for each problem: the dotted path, if there is one, and the reason."""
+    lines = []
+    for one in error.errors():
+        where = ".".join(str(part) for part in one["loc"])
+        text = PLAIN.get(one["type"], one["msg"].removeprefix("Value error, "))
+        lines += [f"{where}: {line}" if where else line for line in text.splitlines()]
+    return lines
+
+
+def message(path: Path, problems: list[str]) -> str:
+    """One problem as a sentence, or the first SHOWN, a line each."""
+    if len(problems) == 1:
+        return f"{path}: {problems[0]}"
+    more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+    return "\n  ".join([f"{path} has {len(problems)} problems:", *problems[:SHOWN], *more])
+
+
+def consistency_problems(recipe: Recipe) -> list[str]:
+    """Parts that are valid by themselves and do not fit together."""
     return [*_wrong_folds(recipe), *(_wrong_backbones(recipe) or _wrong_members(recipe))]
 
 
@@ -29,7 +51,7 @@ def _wrong_folds(recipe: Recipe) -> list[str]:
 
 
 def _wrong_backbones(recipe: Recipe) -> list[str]:
-    """Names that are none; and two networks of one model in a fold, whose answers could not be told apart."""
+    """Unknown names; and two networks of one model in a fold, whose predictions would collide."""
     problems = []
     there = ", ".join(recipe.backbones)
     for grader in recipe.graders:
@@ -51,16 +73,16 @@ def _wrong_members(recipe: Recipe) -> Iterator[str]:
             found = [*_wrong_member(f"graders.{name}", partial(recipe.grader, name, backbone), places)]
             yield from found
             if found:
-                break  # the next backbone would say the same
+                break  # the next backbone has the same problems
 
 
 def _wrong_member(place: str, make: Callable[[], MemberRecipe], places: dict[str, str]) -> Iterator[str]:
-    """What is wrong with a network of the recipe, and whether another one has its name."""
+    """Problems of one network of the recipe, among them a name that another one has."""
     try:
         name = make().member.name
     except ValidationError as error:
-        # Those of fitting name their path; others are of the whole stage.
-        yield from (f"{place}{'.' if one.startswith('fitting.') else ': '}{one}" for one in told(error))
+        # Problems of `fitting` have a path; others concern the whole stage.
+        yield from (f"{place}{'.' if one.startswith('fitting.') else ': '}{one}" for one in schema_problems(error))
         return
     if name in places:
         yield f"{place}: its network is named {name}, as that of {places[name]} is"
