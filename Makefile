@@ -66,14 +66,14 @@ PIP_INSTALL := pip install --quiet --disable-pip-version-check
 demo: .venv/installed ## phantom data → train small → package → run the notebook offline → score [PROFILE=bench]
 	@$(PY) -m training.stages \
 	--stage "phantom data: $(DEMO_TRAIN) studies to train on and $(DEMO_TEST) to test, in $(DEMO)/data" \
-	$(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep \
+	$(BUILD_NOTEBOOK) \
+	--then $(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep \
 	--stage "train: recipe split_and_global, profile $(DEMO_PROFILE), in $(DEMO)/runs" \
 	$(PY) -m training.workflow run --data $(DEMO)/data --runs $(DEMO)/runs --profile $(DEMO_PROFILE) --recipes split_and_global --jobs $(JOBS) --no-ensemble \
 	--stage "package: the networks and their manifest, in $(DEMO)/weights" \
 	$(PY) build_dataset.py --runs $(DEMO)/runs --out $(DEMO)/weights --recipes split_and_global --profile $(DEMO_PROFILE) --owner "$(OWNER)" \
 	--stage "run the notebook offline, as Kaggle does" \
-	$(BUILD_NOTEBOOK) \
-	--then $(PY) -m kernels.simulate --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out \
+	$(PY) -m kernels.simulate --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out \
 	--stage "score: the submission against the phantom's truth" \
 	$(PY) -m training.report --runs $(DEMO)/runs --profile $(DEMO_PROFILE) --recipes split_and_global --data $(DEMO)/data --out $(DEMO)/report.html --worst 4 \
 	--then $(PY) -m training.evaluation.summary --data $(DEMO)/data --weights $(DEMO)/weights --out $(DEMO)/out --report $(DEMO)/report.html

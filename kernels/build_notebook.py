@@ -76,9 +76,11 @@ SHOW_CODE = """\
 import json
 
 import pandas
+from lumbar.problems import outcome
 
 out = Path(os.environ["LUMBAR_OUT"])
 report = json.loads((out / "run_report.json").read_text())
+print(outcome(report))
 display(pandas.Series(report["seconds"], name="seconds").to_frame())
 pandas.read_csv(out / "submission.csv").head(10)"""
 
@@ -88,7 +90,7 @@ class BuildError(Exception):
 
 
 def kaggle_owner() -> str:
-    """The Kaggle user name of the environment, or the placeholder that stands for it."""
+    """The Kaggle user name of the environment, or the placeholder."""
     return os.environ.get("KAGGLE_USERNAME") or OWNER_PLACEHOLDER
 
 

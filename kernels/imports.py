@@ -1,4 +1,4 @@
-"""What a module imports: the one reading of import statements, for the notebooks, for digests of code and for tests."""
+"""Imports of a module, read from its syntax tree: for the notebooks, digests of code and tests."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def _read(root: Path, path: str) -> str:
 
 
 def imported_files(path: Path, source: str, root: Path) -> Iterator[Path]:
-    """The files, and the packages around them, that a module imports.  Raises BuildError for what nobody has there."""
+    """Files a module imports, with the packages around them.  Raises BuildError for an import that names no file."""
     for found in imports_of(ast.parse(source, str(path)), ".".join(path.parent.parts)):
         yield from _files_of(path, found.module, root)
         for name in found.candidates[1:]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 LOCK = ".lock"
 log = logging.getLogger("locks")
-# is_held has a share of a lock for an instant: only a lock that is met so often is taken for held.
+# is_held has a share of a lock for an instant: a lock counts as held after so many tries.
 TRIES = 4
 PAUSE_S = 0.05
 
@@ -33,11 +33,14 @@ def hold(path: Path, wait: bool = True) -> Iterator[int]:
     with open(path, "a+", encoding="utf-8") as stream:
         if wait:
             fcntl.flock(stream, fcntl.LOCK_EX)
+            with suppress(OSError):  # the name is for people; a full disk must not cost the lock
+                name_holder(stream.fileno())
         elif not _is_taken_at_once(stream.fileno()):
             stream.seek(0)
             by = stream.read().strip() or "another process"
             raise BusyError(f"{path.parent} is in use by {by}: wait for it, end it, or name another folder")
-        name_holder(stream.fileno())
+        else:
+            name_holder(stream.fileno())
         yield stream.fileno()
 
 

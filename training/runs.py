@@ -17,6 +17,12 @@ from training.recipe.schema import MemberRecipe, Recipe
 # Files of one network's folder, in the order in which they are written.
 BEGUN, RESOLVED_RECIPE, CHECKPOINT, HISTORY = "begun.json", "recipe.resolved.yaml", "checkpoint.pt", "history.csv"
 CURVES, WEIGHTS, ARTEFACT, DONE = "curves.png", "weights.ts", "artefact.json", "done.json"
+# Its subfolders: fits before and after the main one.
+PRETRAINING, SECOND = "pretraining", "second_step"
+# Of a recipe, of one of its profiles, and of all runs.
+PRIORS, SECONDS, ENSEMBLE = "priors.json", "seconds.json", "ensemble.json"
+LOCALISER_ERRORS, OUT_OF_FOLD = "localiser_errors_fold", "out_of_fold"
+OUT_OF_FOLD_TABLES = f"{OUT_OF_FOLD}*.parquet"
 
 
 class RunsError(ValueError):
@@ -38,7 +44,7 @@ class RunFolder:
     @property
     def priors(self) -> Path:
         """Priors of the training labels, row → probabilities."""
-        return self.runs / self.recipe.name / "priors.json"
+        return self.runs / self.recipe.name / PRIORS
 
     @property
     def shape(self) -> Path:
@@ -56,11 +62,11 @@ class RunFolder:
 
     def localiser_errors(self, fold: int) -> Path:
         """Out-of-fold localisation error (mm) per series kind."""
-        return self.profile / f"localiser_errors_fold{fold}.json"
+        return self.profile / f"{LOCALISER_ERRORS}{fold}.json"
 
     def out_of_fold(self, fold: int) -> Path:
         """Out-of-fold predictions of a fold's graders (training/data/out_of_fold.py)."""
-        return self.profile / f"out_of_fold{fold}.parquet"
+        return self.profile / f"{OUT_OF_FOLD}{fold}.parquet"
 
     @property
     def score(self) -> Path:
@@ -75,7 +81,7 @@ class RunFolder:
     @property
     def seconds(self) -> Path:
         """Seconds a study of graders and of sets of localisers, measured during validation."""
-        return self.profile / "seconds.json"
+        return self.profile / SECONDS
 
     def artefact(self, member: str, fold: int, below: Path | None = None) -> Artefact:
         """The artefact of a finished job, its file named relative to `below` (default: the profile's folder).

@@ -47,7 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         started, name = time.monotonic(), f"{place}/{len(stages)}"
         _say(f"\n{name} {title}")
         for command in split(words, "--then"):
+            if received:
+                return 128 + received
             process = subprocess.Popen(command)
+            if received == signal.SIGTERM:  # it came while the command was begun
+                process.terminate()
             code = process.wait() or (128 + received if received else 0)
             if code:
                 code = code if code > 0 else 128 - code  # as a shell gives it

@@ -32,10 +32,9 @@ from training.fitting.time_limit import TimeLimit
 from training.networks import NetworkError
 from training.recipe.load import members_of
 from training.recipe.schema import MemberRecipe, Recipe
-from training.runs import RunFolder, is_finished, read_object, remove_checkpoints
+from training.runs import PRETRAINING, SECOND, RunFolder, is_finished, read_object, remove_checkpoints
 
 log = logging.getLogger("train")
-PRETRAINING, SECOND = "pretraining", "second_step"
 
 
 class TrainingError(Exception):

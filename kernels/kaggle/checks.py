@@ -63,12 +63,15 @@ def check_disk(data: Path | None) -> Finding:
     free = free_bytes(folder)
     found = f"{free / 1e9:.0f} GB free at {folder.absolute()}"
     needed = ARCHIVE_BYTES + UNPACKED_BYTES
-    counts = count_contents(data) if data is not None else {}
-    is_downloaded = data is not None and (not differences(counts) or _is_other_data(data, counts))
-    if free >= needed or is_downloaded:
+    if free >= needed or (data is not None and _is_downloaded(data)):
         return Finding("disk", Mark.OK, found)
     found += f"; the competition takes {UNPACKED_BYTES / 1e9:.0f} GB, and {needed / 1e9:.0f} GB while it is unpacked"
     return Finding("disk", Mark.WARN, found, go_on(Path("<folder on a larger disk>")))
+
+
+def _is_downloaded(data: Path) -> bool:
+    counts = count_contents(data)
+    return not differences(counts) or _is_other_data(data, counts)
 
 
 def _is_other_data(data: Path, found: Mapping[str, int]) -> bool:

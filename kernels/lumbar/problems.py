@@ -85,7 +85,8 @@ def summary(problems: Iterable[Mapping[str, str]], kept_in: str = "run_report.js
             f"  {kind}: {number}; {MEANINGS.get(kind, 'see the example')}",
             f"    such as {place}: {first['detail']}",
         ]
-    return "\n".join(lines)
+    # A file name that is not UTF-8 holds surrogates, which a strict console refuses.
+    return "\n".join(lines).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def outcome(report: Mapping[str, Any]) -> str:

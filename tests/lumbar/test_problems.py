@@ -59,3 +59,9 @@ def test_the_outcome_of_a_run_names_studies_rows_and_problems():
     report = {"studies": {"asked": 3, "graded": 2}, "fallbacks": {"rows": 5}, "problems": []}
     kept = "graded 2 of 3 studies; 5 of their rows kept the prior; 1 not graded, with the prior in every row"
     assert outcome(report) == f"{kept}\nno problems"
+
+
+def test_a_file_name_that_is_not_utf8_can_be_printed_anywhere():
+    problems = [asdict(Problem("7", "8/\udcff.dcm", "empty-file", "0 bytes"))]
+    report = {"studies": {"asked": 1, "graded": 1}, "fallbacks": {"rows": 0}, "problems": problems}
+    assert "8/\\udcff.dcm: 0 bytes" in outcome(report).encode("utf-8").decode()

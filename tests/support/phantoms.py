@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.phantom.aggregates import ROWS_PREVALENCE
-from training.phantom.anatomy import Anatomy, DiscLevel, Sided
 from training.phantom.body import signal_at
 from training.phantom.protocol import AXIAL_T2, SeriesPlan, SlicePlan
 from training.phantom.severity import GRADE_MARGIN, GRADE_SPREAD
+from training.phantom.sizes import Anatomy, DiscLevel, Sided
 from training.phantom.tissue import Tissue
 
 FLIP = np.array([-1.0, 1.0, 1.0])

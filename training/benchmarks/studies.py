@@ -1,4 +1,4 @@
-"""Studies to measure with: the same ones under as many new numbers as it takes."""
+"""Studies for benchmarks: phantoms, linked under new study ids until there are enough."""
 
 from __future__ import annotations
 

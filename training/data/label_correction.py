@@ -1,7 +1,7 @@
 """Correction of graders' labels by the out-of-fold predictions of an earlier run.
 
-Source: the 2nd place's teams dropped labels that their models contradicted (seed 000, "noise reduction"), and imputed
-missing ones from the models.
+Source: the 2nd place's teams dropped labels that their models contradicted ("noise reduction" in the write-up), and
+imputed missing ones from the models.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ from training.evaluation.metric import pooled
 from training.evaluation.ties import SAME, first_best
 from training.recipe.load import names_of
 from training.recipe.schema import RecipeError
+from training.runs import PRIORS, SECONDS
 
 
 def search(
@@ -139,8 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.out.is_dir():
             raise SearchError(f"{options.out} is a folder: name a file, such as OUT={options.out / 'ensemble.json'}")
         sources = read_sources(options.runs, options.profile, names_of(options.recipes) if options.recipes else [])
-        rule = Rule(options.average, read_priors([folder.parent / "priors.json" for folder in sources.folders]))
-        costs, uncosted = read_costs([folder / "seconds.json" for folder in sources.folders], sources.answers.members)
+        rule = Rule(options.average, read_priors([folder.parent / PRIORS for folder in sources.folders]))
+        costs, uncosted = read_costs([folder / SECONDS for folder in sources.folders], sources.answers.members)
         if uncosted and seconds is not None:
             raise SearchError(f"{uncosted.partition(':')[0]}, so no budget can be kept: make train-all measures them")
         standing = [standing_of(recipe) for recipe in sources.recipes]

@@ -150,7 +150,7 @@ def subset_within(
 ) -> Ensemble:
     """The best subset; where it costs more than `seconds`, the better of those chosen by gain and by gain a second.
 
-    By gain a second many cheap members may shut out a dear one that is better.
+    Ranked by gain per second, many cheap members can displace a better but expensive one; so both are tried.
     """
     free = best_subset(answers, rule, multipliers)
     if costs.of(free.members) <= seconds:
@@ -160,7 +160,7 @@ def subset_within(
 
 
 def best_ensemble(answers: Answers, rule: Rule, costs: MemberCosts, seconds: float | None = None) -> Ensemble:
-    """Fitted weights and multipliers of all members without those that do not earn their seconds.
+    """Fitted weights and multipliers of all members without those whose gain does not justify their seconds.
 
     Where that costs more than `seconds` a study, the same of the best subset that does not.  Multipliers are fitted
     first, to the simple mean, so that members count by what they are worth after them.  Raises SearchError where no

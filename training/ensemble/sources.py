@@ -18,9 +18,8 @@ from training.ensemble.search import MemberCosts, SearchError
 from training.ensemble.strategies import Standing
 from training.recipe.load import load_named, path_of
 from training.recipe.schema import MemberRecipe, Profile, Recipe
-from training.runs import RunFolder
+from training.runs import ARTEFACT, DONE, OUT_OF_FOLD_TABLES, RunFolder
 
-TABLES = "out_of_fold*.parquet"
 # Fewer studies than these are not enough to fit weights on, where there are more.
 LEAST_STUDIES = 10
 # So many members that answer a part of the studies are named.
@@ -54,7 +53,7 @@ def read_sources(runs: Path, profile: str, names: Sequence[str]) -> OutOfFoldSou
         name = Path(given).stem
         if names or path_of(given).is_file():
             recipes[name] = load_named(given, cast(Profile, profile))
-        if not (paths := sorted((runs / name / profile).glob(TABLES))):
+        if not (paths := sorted((runs / name / profile).glob(OUT_OF_FOLD_TABLES))):
             refused.append(f"{name} has no out-of-fold answers of profile {profile}: make train-all first")
             continue
         table = read(paths)
@@ -101,13 +100,13 @@ def trouble_with(folder: RunFolder, table: pd.DataFrame) -> str:
 
 
 def _trouble_of(folder: Path, entry: MemberRecipe) -> str:
-    if not (folder / "done.json").is_file():
+    if not (folder / DONE).is_file():
         return "has an unfinished network beside its answers: make train-all finishes it"
     try:
-        made = json.loads((folder / "artefact.json").read_text(encoding="utf-8"))["provenance"]
+        made = json.loads((folder / ARTEFACT).read_text(encoding="utf-8"))["provenance"]
         recipe, scores = made["resolved_recipe"], made["oof_score"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SearchError(f"{folder / 'artefact.json'} says nothing of its recipe: {error!r}") from error
+        raise SearchError(f"{folder / ARTEFACT} does not hold its recipe: {error!r}") from error
     if recipe != entry.model_dump(mode="json"):
         return CHANGED
     # Validation leaves a grader's own scores in its artefact; training begins without.
@@ -117,7 +116,7 @@ def _trouble_of(folder: Path, entry: MemberRecipe) -> str:
 
 
 def usable(answers: Answers) -> tuple[Answers, str]:
-    """What an ensemble can be fitted on, and a remark on what that is not.
+    """The answers that an ensemble can be fitted on, and a remark naming what was left out.
 
     Without members that were given true landmarks, where there are others; only the studies that all members were
     shown.  Raises SearchError where these are too few.

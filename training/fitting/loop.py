@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
 from training.data.samples.batch import Samples
-from training.fitting.time_limit import OutOfTime, StoppedBySignal, TimeLimit, sigterm_event
+from training.fitting.time_limit import OutOfTime, StopFlag, StoppedBySignal, TimeLimit, sigterm_flag
 from training.fitting.training_run import LOOK_EVERY, TrainingRun
 from training.recipe.schema import MemberRecipe
 from training.runs import CHECKPOINT, CURVES, HISTORY
@@ -71,7 +70,7 @@ def fit(
     identity = {"recipe": recipe.model_dump(mode="json"), "seed": seed, "steps_per_epoch": steps}
     saved = checkpoint.load(out / CHECKPOINT, identity)
     seed_everything(seed, 0)
-    with deterministic(optimisation.deterministic), sigterm_event() as stop, Scalars(out) as scalars:
+    with deterministic(optimisation.deterministic), sigterm_flag() as stop, Scalars(out) as scalars:
         run = TrainingRun(
             recipe, samples, shared, pretrained=saved is None and initial is None, initial=initial, only=only
         )
@@ -114,11 +113,11 @@ def fit(
     return FitResult(*result, tuple(run.published))
 
 
-def _should_stop(stop: Event, device: Device, step: int, steps: int) -> bool:
+def _should_stop(stop: StopFlag, device: Device, step: int, steps: int) -> bool:
     """Whether to stop after a step.  Several processes agree every LOOK_EVERY steps, as gathering makes them wait."""
     if device.ranks == 1:
-        return stop.is_set()
-    return (step % steps % LOOK_EVERY == 0) and any(device.gather(stop.is_set()))
+        return stop.is_set
+    return (step % steps % LOOK_EVERY == 0) and any(device.gather(stop.is_set))
 
 
 def _check_time(clock: TimeLimit | None, device: Device, history: Sequence[EpochRecord]) -> None:

@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
 
 
 class OutOfTime(Exception):
@@ -18,14 +20,25 @@ class StoppedBySignal(OutOfTime):
     """SIGTERM, with which clusters and rented machines reclaim a machine; the checkpoint has all that was done."""
 
 
+@dataclass
+class StopFlag:
+    """Set by the handler of SIGTERM.  Not a threading.Event, whose lock a second signal would wait for forever."""
+
+    is_set: bool = False
+
+    def set(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler."""
+        self.is_set = True
+
+
 @contextmanager
-def sigterm_event() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, in place of ending the process; outside the main thread it is never set."""
-    stop = threading.Event()
+def sigterm_flag() -> Iterator[StopFlag]:
+    """A flag that SIGTERM sets, in place of ending the process; outside the main thread it is never set."""
+    stop = StopFlag()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+    before = signal.signal(signal.SIGTERM, stop.set)
     try:
         yield stop
     finally:

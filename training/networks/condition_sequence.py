@@ -1,4 +1,4 @@
-"""The five conditions of a level as a sequence: the stage-2 network of seed 002 (5th place).
+"""The five conditions of a level as a sequence: the stage-2 network of the 5th place.
 
 One encoder for all slices of all crops, a bidirectional LSTM and attention along the slices of a crop, a bidirectional
 LSTM across the conditions of the level, whose grades are correlated; heads by condition group.

@@ -1,9 +1,9 @@
 """Coordinate regression: slices as channels of a 2D encoder, then row, column and optionally slice of each point.
 
-Sources: the 2D keypoint models of seed 001 (10 sampled slices as channels, global average pooling, Smooth-L1 of
-normalised coordinates) and the coordinate regressors of seed 000.  The head `soft_argmax` is DSNT (Nibali et al. 2018):
-the mean place under an attention map for each point, which learns from few studies, above all if the loss supervises
-the map as well.
+Sources: the 2D keypoint models of the 7th place (10 sampled slices as channels, global average pooling, Smooth-L1 of
+normalised coordinates) and the coordinate regressors of the 2nd place.  The head `soft_argmax` is DSNT (Nibali et
+al. 2018): the mean place under an attention map for each point, which learns from few studies, above all if the loss
+supervises the map as well.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One condition of the whole spine from crops: transformers along slices, sides and levels, as in seed 004 (133rd).
+"""One condition of the whole spine from crops: transformers along slices, sides and levels, as in the 133rd place.
 
 Every slice of every crop through one image encoder; then attention among the slices of a crop, among the sides of a
 level, among the levels of a side.  Missing crops are masked; their own tokens attend to the others.

@@ -1,6 +1,6 @@
 """Heatmap in each slice × pointer along the slices: a 2D U-Net for row and column, a sequence model for the slice.
 
-Source: siwooyong's and ElFazouani's RSNA 2024 solution (5th place, seed 002): a U-Net with a regnety_002 encoder over
+Source: siwooyong's and ElFazouani's RSNA 2024 solution (5th place): a U-Net with a regnety_002 encoder over
 each slice and its neighbours, a second encoder with an LSTM or a transformer along the slices, and the product of both.
 """
 

@@ -1,4 +1,4 @@
-"""One condition at all five levels from small 3D regions: model 2 of seed 001 (7th place).
+"""One condition at all five levels from small 3D regions: model 2 of the 7th place.
 
 All levels' regions share one encoder; a bidirectional LSTM runs along the levels.  For axial targets a second branch,
 with an encoder and a GRU along the slices, is concatenated.

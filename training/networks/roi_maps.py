@@ -1,6 +1,6 @@
 """Landmarks by a U-Net on single slices whose maps are averaged over the middle of the stack.
 
-Source: ANGHOOO's RSNA 2024 solution (133rd place, seed 004): a U-Net with a resnet18, its maps scaled to 0–1 for each
+Source: ANGHOOO's RSNA 2024 solution (133rd place): a U-Net with a resnet18, its maps scaled to 0–1 for each
 class, one point for each level of a sagittal series from the sum over the middle 3/5 of its slices, and two points,
 left and right, of an axial slice.
 """

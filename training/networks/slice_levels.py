@@ -1,8 +1,9 @@
 """Finds the slice of each level in an axial volume: an image encoder on slices, then a sequence model along them.
 
-Sources: the axial localiser of seed 000 (2nd place: slices with their neighbours, how far each lies from the sagittal
+Sources: the axial localiser of the 2nd place (slices with their neighbours, how far each lies from the sagittal
 points beside its features, a transformer along the slices, signed distances to the levels and whether a slice shows
-them) and the axial level classifier of seed 001 (CNN, bidirectional LSTM, attention; whether a slice shows a level).
+them) and the axial level classifier of the 7th place (CNN, bidirectional LSTM, attention; whether a slice shows a
+level).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One crop of several slices → one grade: slices alone, with neighbours, or together, and several ways to pool them.
 
-Source: the graders of seed 000 (2nd place): a timm encoder on slices, then the mean or median of the slices' answers,
+Source: the graders of the 2nd place: a timm encoder on slices, then the mean or median of the slices' answers,
 attention, gated attention with a branch for each class; a 3D network; the same network for crops of all conditions
 ("_all"); and crops of all slices, with a second head for whether a slice shows the target.
 """

@@ -1,4 +1,4 @@
-"""All conditions of a level from sagittal and axial crops, fused as features: model 1 of seed 001 (7th place).
+"""All conditions of a level from sagittal and axial crops, fused as features: model 1 of the 7th place.
 
 Sagittal: slices as channels of one encoder for all views; its features are gated by the condition and graded, and
 embedded in a small vector for each condition.  Axial: slices with their neighbours, a bidirectional GRU along them, the

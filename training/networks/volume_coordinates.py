@@ -1,6 +1,6 @@
 """Coordinate regression by a 3D network: a stack as one volume, then slice, row and column of each point.
 
-Source: the 3D keypoint models of seed 001 (densenet161 made three-dimensional, a volume of 32 × 384 × 384, global
+Source: the 3D keypoint models of the 7th place (densenet161 made three-dimensional, a volume of 32 × 384 × 384, global
 average pooling, Smooth-L1 of normalised coordinates).  Its library of 3D encoders has no licence and no upkeep; MONAI's
 DenseNet and ResNet are the same architectures, parameter for parameter.  Published 2D weights can be inflated
 (Carreira & Zisserman 2017).

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .aggregates import AXIAL_COVERAGE, AXIAL_DOWNWARD, AXIAL_SIZES
-from .anatomy import WALL_MM, Anatomy
 from .curve import FIRST_LABELLED
 from .protocol import AXIAL_T2, SeriesPlan, SlicePlan, choose, number_instances, sample_habits
+from .sizes import WALL_MM, Anatomy
 
 Floats = NDArray[np.float64]
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from .anatomy import WALL_MM, Anatomy
 from .bones import paint_body_and_disc, paint_posterior_elements
 from .canal import paint_canal, paint_foramina
 from .curve import DISCS, Floats, SpineCoordinates
+from .sizes import WALL_MM, Anatomy
 from .tissue import Patch, Tissue, ellipse
 
 _NOWHERE = np.zeros(3)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .anatomy import WALL_MM, Anatomy, DiscLevel, Sided, recess_front, sac_front
 from .curve import AnyFloats, Floats
+from .sizes import WALL_MM, Anatomy, DiscLevel, Sided, recess_front, sac_front
 from .tissue import Patch, Tissue, ellipse
 
 _VERTEBRA_MM = 37.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .anatomy import WALL_MM, Anatomy, DiscLevel, sac_fronts
 from .bones import by_side
 from .curve import FIRST_LABELLED, Floats
+from .sizes import WALL_MM, Anatomy, DiscLevel, sac_fronts
 from .tissue import Patch, Tissue, ellipse
 
 _RECESS_SIDE_MM = 8.9

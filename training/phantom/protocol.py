@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .aggregates import LEFT_HAS_HIGHER_INSTANCE, SAGITTAL_SERIES, SAGITTAL_SIZES, SAGITTAL_SLICES
-from .anatomy import Anatomy
 from .curve import DISCS
+from .sizes import Anatomy
 from .tissue import Contrast
 
 Floats = NDArray[np.float64]

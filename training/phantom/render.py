@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .anatomy import Anatomy
 from .body import signal_at
 from .curve import Floats
 from .protocol import SeriesPlan, SlicePlan
+from .sizes import Anatomy
 from .tissue import sample_signal_table
 
 _MAXIMUM = 4095

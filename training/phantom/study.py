@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .anatomy import Anatomy, sample_anatomy
 from .annotate import Click, annotate
 from .axial import sample_axial
 from .dicom_files import write_slice
 from .protocol import SeriesPlan, sample_sagittal
 from .render import render_series
 from .severity import Severity, sample_severity
+from .sizes import Anatomy, sample_anatomy
 
 
 @dataclass(frozen=True)

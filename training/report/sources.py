@@ -11,20 +11,30 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, ConfigDict
 
 from kernels.lumbar.labels import GROUPS
 from kernels.lumbar.manifest import Provenance
 from training.data.out_of_fold import Answers, Average, Rule, read
 from training.ensemble import sources as ensemble_sources
 from training.ensemble.search import Ensemble, MemberCosts, simple_mean
-from training.ensemble.sources import TABLES, read_costs, read_priors, standing_of
+from training.ensemble.sources import read_costs, read_priors, standing_of
 from training.ensemble.strategies import FREE, Standing
 from training.evaluation.intervals import Interval
 from training.evaluation.landmark_errors import LandmarkError
 from training.evaluation.metric import pooled
 from training.packaging.ensemble_weights import ALL_GROUPS, FoundEnsemble, read_ensemble
 from training.recipe.load import names_of
+from training.runs import (
+    ARTEFACT,
+    DONE,
+    ENSEMBLE,
+    LOCALISER_ERRORS,
+    OUT_OF_FOLD_TABLES,
+    PRIORS,
+    RESOLVED_RECIPE,
+    SECONDS,
+)
 
 # An ensemble file whose own score differs by more from that of these answers was made from others.
 SAME_SCORE = 1e-6
@@ -33,10 +43,15 @@ COMMIT_LETTERS, FINGERPRINT_LETTERS = 12, 16
 # What reading a JSON file of another shape raises; pydantic's ValidationError is a ValueError.
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
-# JSON has no NaN: null stands for it.
-StoredInterval = Annotated[
-    Interval, BeforeValidator(lambda its: {key: math.nan if one is None else one for key, one in its.items()})
-]
+
+def _with_nan(stored: object) -> dict[str, object]:
+    """JSON has no NaN and keeps null instead."""
+    if not isinstance(stored, dict):
+        raise ValueError("a score is an object with mean, low and high")
+    return {key: math.nan if one is None else one for key, one in stored.items()}
+
+
+StoredInterval = Annotated[Interval, BeforeValidator(_with_nan)]
 
 
 class ReportError(Exception):
@@ -50,6 +65,8 @@ def short_commit(name: str) -> str:
 
 class EnsembleFile(FoundEnsemble):
     """The result of `make ensemble` (ensemble.result.SearchResult), as far as the report shows it."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
 
     strategy: str = FREE
     reason: str = ""
@@ -142,9 +159,9 @@ def read_sources(runs: Path, profile: str, recipes: Sequence[str], ensemble: Pat
     cannot be used.
     """
     found = ensemble_sources.read_sources(runs, profile, names_of(recipes) if recipes else [])
-    priors = read_priors([folder.parent / "priors.json" for folder in found.folders])
+    priors = read_priors([folder.parent / PRIORS for folder in found.folders])
     searched, replaced = _find_ensemble(runs, ensemble, found.answers, priors)
-    costs, uncosted = read_costs([folder / "seconds.json" for folder in found.folders], found.answers.members)
+    costs, uncosted = read_costs([folder / SECONDS for folder in found.folders], found.answers.members)
     averages = {recipe.name: recipe.average for recipe in found.recipes}
     return ReportSources(
         folder=runs,
@@ -160,10 +177,10 @@ def read_sources(runs: Path, profile: str, recipes: Sequence[str], ensemble: Pat
 
 
 def _run(folder: Path, average: Average) -> RecipeRun:
-    table = read(sorted(folder.glob(TABLES)))
-    networks = tuple(_network(done.parent) for done in sorted(folder.glob("*/fold*/done.json")))
+    table = read(sorted(folder.glob(OUT_OF_FOLD_TABLES)))
+    networks = tuple(_network(done.parent) for done in sorted(folder.glob(f"*/fold*/{DONE}")))
     errors = {}
-    for path in sorted(folder.glob("localiser_errors_fold*.json")):
+    for path in sorted(folder.glob(f"{LOCALISER_ERRORS}*.json")):
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))["errors"]
             errors[int(path.stem.partition("_fold")[2])] = {view: LandmarkError(**one) for view, one in stored.items()}
@@ -174,7 +191,7 @@ def _run(folder: Path, average: Average) -> RecipeRun:
 
 
 def _network(folder: Path) -> TrainedNetwork:
-    path, text = folder / "artefact.json", folder / "recipe.resolved.yaml"
+    path, text = folder / ARTEFACT, folder / RESOLVED_RECIPE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         provenance = Provenance.model_validate(content["provenance"])
@@ -196,7 +213,7 @@ def _find_ensemble(
 ) -> tuple[EnsembleFile | None, str]:
     """The ensemble, or None with the reason.  One that was named and cannot be used raises ReportError;
     one that cannot be read, UnusableRun."""
-    file = path or runs / "ensemble.json"
+    file = path or runs / ENSEMBLE
     replaced = f"so the simple mean of all members stands in for the ensemble: {HOW_TO}."
     if path is None and not file.is_file():
         return None, f"There is no {file}, {replaced}"

@@ -23,7 +23,7 @@ from training.recipe.load import add_order
 from training.recipe.schema import RecipeError
 from training.workflow.engine import ExecutorError, Ways, profile_of, run, slots_of
 from training.workflow.gpus import gpus_here
-from training.workflow.grid import PATHS, Grid, GridOrder, make_grid, own_folder, read_grid
+from training.workflow.grid import GRID, PATHS, Grid, GridOrder, make_grid, own_folder, read_grid
 from training.workflow.grid_workers import bench
 from training.workflow.plan_and_status import plan_of, status_of
 
@@ -96,7 +96,7 @@ def _do(options: argparse.Namespace, further: Sequence[str]) -> int:
 
 def _kept_grid(runs: Path) -> Grid:
     """The grid of the last run in a folder.  Raises RecipeError where there was none."""
-    path = own_folder(runs.resolve()) / "grid.json"
+    path = own_folder(runs.resolve()) / GRID
     if not path.is_file():
         raise RecipeError(f"{runs} holds no grid: begin one with make train-all, or name its folder with RUNS=")
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from training.recipe.schema import MemberRecipe
-from training.runs import read_object
+from training.runs import DONE, PRETRAINING, SECOND, read_object
 from training.workflow.grid import TRAININGS, Grid, Step
 from training.workflow.staleness import history_of
 from training.workflow.step_journal import read_entry
@@ -31,7 +31,7 @@ class Costs:
         job, epochs = self.grid.job(step), epochs_of(self.grid.member(step))
         done, spent_s = _epochs_and_seconds(job)
         if done:
-            left = epochs if (job / "done.json").is_file() else max(epochs - done, 0)
+            left = epochs if (job / DONE).is_file() else max(epochs - done, 0)
             return left * spent_s / done
         same_network = [rate for one, rate in self._rates if (one.recipe, one.member) == (step.recipe, step.member)]
         same_kind = [rate for one, rate in self._rates if one.kind == step.kind]
@@ -68,14 +68,14 @@ def epochs_of(member: MemberRecipe) -> int:
 def _epochs_and_seconds(job: Path) -> tuple[int, float]:
     """Finished epochs of a training, without those of its pretraining, and the seconds of all."""
     epochs, spent_s = 0, 0.0
-    for table in (job, job / "second_step", job / "pretraining"):
+    for table in (job, job / SECOND, job / PRETRAINING):
         seconds = [float(line["seconds"]) for line in history_of(table)]
         spent_s += sum(seconds)
-        epochs += len(seconds) if table.name != "pretraining" else 0
-    return epochs, max(spent_s, float(read_object(job / "done.json").get("seconds", 0.0)))
+        epochs += len(seconds) if table.name != PRETRAINING else 0
+    return epochs, max(spent_s, float(read_object(job / DONE).get("seconds", 0.0)))
 
 
-def told(seconds: float | None) -> str:
+def duration_text(seconds: float | None) -> str:
     """A duration in words."""
     if seconds is None:
         return "unknown"

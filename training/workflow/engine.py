@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from training.locks import alone, name_holder
 from training.runs import remove_checkpoints
-from training.workflow.costs import Costs, told
+from training.workflow.costs import Costs, duration_text
 from training.workflow.gpus import GPUS
 from training.workflow.grid import Grid, Step, keep_grid, remember_grid
 from training.workflow.plan_and_status import todo_of
@@ -53,7 +53,7 @@ class Ways:
 
 
 class ExecutorError(Exception):
-    """An executor that is none, in one sentence."""
+    """An executor that is unknown or cannot be used, in one sentence."""
 
 
 def run(grid: Grid, ways: Ways) -> int:
@@ -83,7 +83,7 @@ def run(grid: Grid, ways: Ways) -> int:
         command += ways.further
         began, log = time.time(), order.runs / "logs" / "snakemake.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        with warm_process(grid, ways) as (variables, end_jobs):
+        with warm_process(grid, ways, lock) as (variables, end_jobs):
             driver = Driver(command, variables, log, lock, ways.executor is None)
             stopped = driver.run(stamps, "train-all", "job", end_jobs, lambda left: _time_left(grid, left, slots))
         missing = [name for name, stamp in stamps.items() if not stamp.is_file()]
@@ -223,10 +223,11 @@ def _on_signals(handler: Any) -> Iterator[None]:
 
 
 @contextmanager
-def warm_process(grid: Grid, ways: Ways) -> Iterator[tuple[dict[str, str], Callable[[], None]]]:
+def warm_process(grid: Grid, ways: Ways, lock: int) -> Iterator[tuple[dict[str, str], Callable[[], None]]]:
     """The environment of Snakemake; on this machine with a process that does its steps without importing anew.
 
-    And what ends the jobs of this machine: they save their state, and the next run resumes them.
+    And what ends the jobs of this machine: they save their state, and the next run resumes them.  The process and its
+    jobs hold the lock of RUNS too: after a kill no other run begins while one of them still writes.
     """
     variables = variables_of(ways.executor, grid.threads, ways.gpus)
     if ways.executor is not None:
@@ -240,7 +241,7 @@ def warm_process(grid: Grid, ways: Ways) -> Iterator[tuple[dict[str, str], Calla
         socket = str(Path(folder) / "warm")
         server = subprocess.Popen(
             [sys.executable, "-m", "training.workflow.step", "--serve", socket],
-            env=variables, stdin=subprocess.PIPE, stdout=log, stderr=log,
+            env=variables, stdin=subprocess.PIPE, stdout=log, stderr=log, pass_fds=[lock],
         )  # fmt: skip
         assert server.stdin is not None
         try:
@@ -254,7 +255,7 @@ def warm_process(grid: Grid, ways: Ways) -> Iterator[tuple[dict[str, str], Calla
 def _time_left(grid: Grid, left: Sequence[str], slots: int) -> str:
     todo = {name: tuple(one for one in grid.todo[name] if one in left) for name in left}
     left_s, unknown = Costs(grid).time_left_s(todo, slots)
-    return f"{told(left_s if unknown < len(left) or not left else None)} left"
+    return f"{duration_text(left_s if unknown < len(left) or not left else None)} left"
 
 
 def _report(grid: Grid, missing: Sequence[str], began: float, log: Path) -> int:

@@ -11,9 +11,9 @@ from kernels.lumbar.run.submission import replace_json
 from kernels.lumbar.specs import Spec
 from training.recipe.load import folds_of, load_named, members_of, names_of
 from training.recipe.schema import MemberRecipe, Profile, Recipe, RecipeError
-from training.runs import RunFolder
+from training.runs import ENSEMBLE, RunFolder
 
-KINDS = ("prepare", "localiser", "errors", "grader", "validate", "ensemble", "package")
+GRID = "grid.json"
 TRAININGS = ("localiser", "grader")
 
 
@@ -129,7 +129,7 @@ class Grid(Spec):
     @property
     def ensemble(self) -> Path:
         """What the search for the best mixture writes."""
-        return self.order.runs / "ensemble.json"
+        return self.order.runs / ENSEMBLE
 
     @property
     def has_ensemble(self) -> bool:
@@ -164,7 +164,7 @@ def refuse_braces(folder: Path) -> None:
 def remember_grid(grid: Grid) -> None:
     """Write the grid where none is kept that can be read and has its steps: status then shows them."""
     try:
-        kept = set(read_grid(grid.own / "grid.json").steps)
+        kept = set(read_grid(grid.own / GRID).steps)
     except (OSError, ValueError):
         kept = set()
     if not set(grid.steps) <= kept:
@@ -174,7 +174,7 @@ def remember_grid(grid: Grid) -> None:
 def keep_grid(grid: Grid) -> Path:
     """Write the grid where its steps find it."""
     grid.own.mkdir(parents=True, exist_ok=True)
-    path = grid.own / "grid.json"
+    path = grid.own / GRID
     replace_json(path, grid.model_dump(mode="json"))
     return path
 

@@ -6,12 +6,13 @@ import time
 from collections.abc import Mapping, Sequence
 
 from training.locks import is_busy
-from training.workflow.costs import Costs, epochs_of, told
+from training.runs import SECOND
+from training.workflow.costs import Costs, duration_text, epochs_of
 from training.workflow.grid import TRAININGS, Grid, Step
 from training.workflow.staleness import Staleness, Verdict, history_of
 from training.workflow.step_journal import is_running, read_entry
 
-# What a network's validation is told by: its loss, and of localisers the pixels that it misses by.
+# Digits of a validation loss and of a localiser's error in px.
 DIGITS = 4
 
 
@@ -30,13 +31,13 @@ def plan_of(grid: Grid, slots: int) -> str:
     if not todo:
         return f"nothing is to be done: all {len(verdicts)} jobs are finished"
     rows = [("job", "why", "time")]
-    rows += [(name, verdicts[name].why, told(costs.of(grid.steps[name]))) for name in todo]
+    rows += [(name, verdicts[name].why, duration_text(costs.of(grid.steps[name]))) for name in todo]
     left_s, unknown = costs.time_left_s(todo, slots)
     alone = [cost for name in todo if (cost := costs.of(grid.steps[name])) is not None]
     sums = f"{len(todo)} of {len(verdicts)} jobs would run"
     if unknown == len(todo):
         return "\n".join([*_aligned(rows), "", f"{sums}; their time is unknown: none like them was run in this folder"])
-    sums += f": {told(sum(alone))} one after the other, {told(left_s)} with {slots} at a time"
+    sums += f": {duration_text(sum(alone))} one after the other, {duration_text(left_s)} with {slots} at a time"
     sums += f", and {unknown} jobs of unknown time" if unknown else ""
     return "\n".join([*_aligned(rows), "", sums])
 
@@ -55,9 +56,9 @@ def status_of(grid: Grid) -> str:
             running_s = time.time() - entry.began
             spent_s = running_s if state == "running" else max(spent_s, entry.longest_s)
         rows.append((name, state, epoch, score, f"{spent_s:.0f}" if spent_s else "", entry.device if entry else ""))
-    told_counts = ", ".join(f"{count} {state}" for state, count in counts.items())
+    state_counts = ", ".join(f"{count} {state}" for state, count in counts.items())
     going_on = "a run is going on" if is_busy(grid.order.runs) else "no run is going on"
-    return "\n".join([*_aligned(rows), "", f"{len(verdicts)} jobs: {told_counts}; {going_on}"])
+    return "\n".join([*_aligned(rows), "", f"{len(verdicts)} jobs: {state_counts}; {going_on}"])
 
 
 def state_of(grid: Grid, step: Step, verdict: Verdict) -> str:
@@ -76,7 +77,7 @@ def _progress(grid: Grid, step: Step) -> tuple[str, str, float]:
     """Epoch of epochs, validation loss and error of the last one, and the seconds of all of them."""
     job = grid.job(step)
     lines = history_of(job)
-    later = history_of(job / "second_step")
+    later = history_of(job / SECOND)
     epochs = f"{len(lines) + len(later)}/{epochs_of(grid.member(step))}"
     if not lines:
         return epochs, "", 0.0

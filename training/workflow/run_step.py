@@ -36,7 +36,7 @@ EXPECTED = (*STEP_ERRORS, NetworkError, BuildError, StepError, OSError)
 
 
 def do_step(grid: Grid, step: Step, threads: int) -> None:
-    """Do it, unless its results are there; last it writes the stamp that Snakemake waits for."""
+    """Run one step unless its results are current, then write the stamp file that Snakemake waits for."""
     torch.set_num_threads(threads)
     is_on_cpu = step.kind in ("prepare", "ensemble", "package")
     if not is_on_cpu and int(os.environ.get("RANK", "0")) and ranks() > 1:

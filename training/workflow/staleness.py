@@ -1,8 +1,7 @@
-"""Which steps of a grid are done, by the digests that the steps themselves leave: no times of files, no torch.
+"""Which steps of a grid are up to date, by digests of their inputs: no file times, no torch.
 
-A step is done if its results were made of exactly what they would be made of now.  A step that follows one that is to
-be done is to be done as well, as its inputs are not known yet; where these turn out to be the same as before, it finds
-its results and ends at once.
+A step is up to date if the digest of its inputs equals the one stored with its results.  Steps after an outdated one
+are outdated too, as their inputs are not known yet; if these turn out unchanged, the step ends at once.
 """
 
 from __future__ import annotations
@@ -21,7 +20,17 @@ from training.data.label_correction import read_predictions
 from training.data.tables import read_tables
 from training.digests import digest, fingerprint_of, job_digest
 from training.evaluation import validation_stamp
-from training.runs import image_digests, is_finished, read_object
+from training.runs import (
+    ARTEFACT,
+    BEGUN,
+    DONE,
+    HISTORY,
+    OUT_OF_FOLD_TABLES,
+    WEIGHTS,
+    image_digests,
+    is_finished,
+    read_object,
+)
 from training.workflow.grid import TRAININGS, Grid, Step
 
 
@@ -57,17 +66,17 @@ class Staleness:
         return found
 
     def made_of(self, step: Step) -> str | None:
-        """The digest of what a step's results would be made of now; None where that is not known yet."""
+        """Digest of a step's current inputs; None while they are not known."""
         made_of: str | None = getattr(self, f"_of_{step.kind}")(step)
         return made_of
 
     def source_of(self, name: str) -> tuple[str, str | None, str | None] | None:
-        """Fingerprints of tables, pretraining images and opinions for a recipe; None before they were prepared."""
-        opinions = self._opinions if any(one.fitting.labels.any for one in self.grid.members(name)) else None
+        """Fingerprints of tables, pretraining images and predictions for a recipe; None before they were prepared."""
+        predictions = self._predictions if any(one.fitting.labels.any for one in self.grid.members(name)) else None
         if self.grid.order.coordinates is None:
-            return (self._tables, None, opinions) if self._tables is not None else None
+            return (self._tables, None, predictions) if self._tables is not None else None
         kept = self._stamp(self.grid.steps[f"{name}/{self.grid.order.profile}/prepare"])
-        return (kept["tables"], kept["images"], opinions) if kept.get("source") == self.source else None
+        return (kept["tables"], kept["images"], predictions) if kept.get("source") == self.source else None
 
     def lost_from_package(self) -> Path | None:
         """The first file that the package's manifest names and that has not all of its bytes there."""
@@ -95,7 +104,7 @@ class Staleness:
         return None if images is None else fingerprint_of(tables.fingerprint, images)
 
     @cached_property
-    def _opinions(self) -> str | None:
+    def _predictions(self) -> str | None:
         return None if self.grid.order.labels is None else read_predictions(self.grid.order.labels).fingerprint
 
     def _own(self, step: Step) -> Verdict:
@@ -120,7 +129,7 @@ class Staleness:
         job = self.grid.job(step)
         if there and expected is not None and is_finished(job, expected):
             return Verdict(True)
-        mark = read_object(job / "begun.json").get("digest")
+        mark = read_object(job / BEGUN).get("digest")
         if mark is None:
             return Verdict(False, "not trained yet")
         if expected is None:
@@ -133,7 +142,7 @@ class Staleness:
     def _results(self, step: Step) -> list[Path]:
         """The files that a step leaves, the last one it writes first."""
         if step.kind in TRAININGS:
-            return [self.grid.job(step) / name for name in ("done.json", "weights.ts", "artefact.json")]
+            return [self.grid.job(step) / name for name in (DONE, WEIGHTS, ARTEFACT)]
         if step.kind == "ensemble":
             return [self.grid.ensemble]
         if step.kind == "package":
@@ -164,11 +173,13 @@ class Staleness:
         source = self.source_of(step.recipe)
         if source is None:
             return None
-        tables, images, opinions = source
+        tables, images, predictions = source
         member = self.grid.member(step)
         images = images if member.fitting.pretraining else None
-        opinions = opinions if member.fitting.labels.any else None
-        return job_digest(member, step.fold, self.grid.recipes[step.recipe].seed, tables, jitter_mm, images, opinions)
+        predictions = predictions if member.fitting.labels.any else None
+        return job_digest(
+            member, step.fold, self.grid.recipes[step.recipe].seed, tables, jitter_mm, images, predictions
+        )
 
     def _of_localiser(self, step: Step) -> str | None:
         return self._of_training(step, {})
@@ -198,27 +209,25 @@ class Staleness:
 
     def _of_ensemble(self, step: Step) -> str:
         folders = [self.grid.folder(name) for name in self.grid.recipes]
-        files = [
-            file for one in folders for file in [one.seconds, one.priors, *one.profile.glob("out_of_fold*.parquet")]
-        ]
+        files = [file for one in folders for file in [one.seconds, one.priors, *one.profile.glob(OUT_OF_FOLD_TABLES)]]
         return digest(step.name, sorted((str(file), _sha256(file)) for file in files))
 
     def _of_package(self, step: Step) -> str:
-        networks = [_sha256(self.grid.job(one) / "artefact.json") for one in self.grid.steps.values() if one.member]
+        networks = [_sha256(self.grid.job(one) / ARTEFACT) for one in self.grid.steps.values() if one.member]
         found = _sha256(self.grid.ensemble) if self.grid.has_ensemble else None
         averages = [recipe.average for recipe in self.grid.recipes.values()]
         return digest(step.name, networks, found, averages, str(self.grid.order.package), self.grid.order.owner)
 
     def _network(self, recipe: str, member: str, fold: int) -> dict[str, Any]:
         """artefact.json of a finished network without its provenance, into which validation writes the score."""
-        known = read_object(self.grid.folder(recipe).job(member, fold) / "artefact.json")
+        known = read_object(self.grid.folder(recipe).job(member, fold) / ARTEFACT)
         return {name: value for name, value in known.items() if name != "provenance"}
 
 
 def history_of(job: Path) -> list[dict[str, str]]:
-    """The whole lines of a training's history.csv."""
+    """The whole lines of a training's history."""
     try:
-        with open(job / "history.csv", encoding="utf-8", newline="") as file:
+        with open(job / HISTORY, encoding="utf-8", newline="") as file:
             return [line for line in csv.DictReader(file) if None not in line.values()]
     except FileNotFoundError:
         return []

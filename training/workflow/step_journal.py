@@ -44,7 +44,7 @@ def read_entry(grid: Grid, step: Step) -> Entry | None:
 
 
 def is_running(grid: Grid, step: Step) -> bool:
-    """Whether a process is at it, by its lock: a killed process holds none."""
+    """Whether a process runs the step, by its lock file, which a killed process does not hold."""
     return is_held(_place(grid, step, ".lock"))
 
 

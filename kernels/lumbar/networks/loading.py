@@ -16,25 +16,10 @@ from torch import Tensor
 from ..manifest import Artefact
 from ..specs import Member
 from .devices import check_alive
+from .precision import HALF_FOR_SINGLE, Bounds, bounds_of
 from .weights import WeightsError, checked_bytes, golden_inputs
 
 GOLDEN_ROWS = 2
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """Tolerances against the golden output of the exporting machine."""
-
-    answer: float
-    """Of logits, relative to max(1, |logit|), and of a localiser's confidences."""
-    place: float
-    """Of a localiser's slices, and of its rows and columns in px."""
-
-
-# CPUs differ in the order of additions; GPUs convolve in TensorFloat-32; half floats have 11 bits.
-ON_CPU, ON_GPU, IN_HALF = Bounds(1e-3, 0.05), Bounds(5e-2, 0.25), Bounds(1e-1, 1.0)
-# To replace single precision, half must be this close: 0.01 of a logit changes no probability by more than 0.25 %.
-HALF_FOR_SINGLE = Bounds(1e-2, 0.25)
 
 
 @dataclass
@@ -147,7 +132,7 @@ def _load(
         module = _load_archive(io.BytesIO(data), device)
         stored_half = any(tensor.dtype == torch.float16 for tensor in module.parameters())
         loaded = LoadedMember(artefact, module.half() if half else module.float(), device, half)
-        _verify(loaded, bounds or _bounds(device, half or stored_half))
+        _verify(loaded, bounds or bounds_of(device, half or stored_half))
     except (RuntimeError, ValueError) as error:  # what torch raises for a damaged archive or a device without memory
         raise WeightsError(f"{name}: cannot be loaded on {device}: {str(error).strip().splitlines()[-1]}") from error
     return loaded
@@ -160,12 +145,6 @@ def _load_archive(archive: io.BytesIO, device: torch.device) -> torch.jit.Script
         warnings.simplefilter("ignore", FutureWarning)
         module: torch.jit.ScriptModule = torch.jit.load(archive, map_location=device)
     return module.eval()
-
-
-def _bounds(device: torch.device, half: bool) -> Bounds:
-    if half:
-        return IN_HALF
-    return ON_GPU if device.type == "cuda" else ON_CPU
 
 
 def _verify(loaded: LoadedMember, bounds: Bounds) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+
 import pytest
 
-from training.fitting.time_limit import OutOfTime, TimeLimit
+from training.fitting.time_limit import OutOfTime, TimeLimit, sigterm_flag
 
 
 class Time:
@@ -55,3 +59,26 @@ def test_without_a_limit_nothing_is_refused(time):
     for _ in range(3):
         time.now_s += 1e9
         clock.before_epoch(1e9)
+
+
+def test_any_number_of_signals_sets_the_flag_and_the_handler_is_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with sigterm_flag() as stop:
+        assert not stop.is_set
+        for _ in range(50):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.is_set
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_outside_the_main_thread_no_handler_can_be_set_and_none_is():
+    flags = []
+
+    def run() -> None:
+        with sigterm_flag() as stop:
+            flags.append(stop.is_set)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert flags == [False]

@@ -1,4 +1,4 @@
-"""The network that finds the slice of each level in an axial volume, its losses, and the recipe of seed 000."""
+"""The network that finds the slice of each level in an axial volume, its losses, and the 2nd place's recipe."""
 
 from __future__ import annotations
 

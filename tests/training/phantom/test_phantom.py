@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from kernels.lumbar.labels import CONDITIONS, LEVELS, MIRROR, ROW_INDEX, ROWS, SEVERITY_WEIGHTS
 from tests.support.phantoms import grade_posterior, mirrored_patient, mirrored_series, tissue_at
 from training.phantom.aggregates import ROWS_PREVALENCE
-from training.phantom.anatomy import Anatomy, sample_anatomy
 from training.phantom.annotate import CLICK_SPREAD_MM
 from training.phantom.body import signal_at
 from training.phantom.curve import FIRST_LABELLED
 from training.phantom.protocol import AXIAL_T2, SAGITTAL_T1
 from training.phantom.render import render_series
 from training.phantom.severity import Severity, sample_severity
+from training.phantom.sizes import Anatomy, sample_anatomy
 from training.phantom.study import PhantomStudy, sample_study
 from training.phantom.tissue import Tissue, signal_table
 

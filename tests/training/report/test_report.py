@@ -194,6 +194,16 @@ def test_an_ensemble_of_another_search_is_named(runs: Path, searched: Path, tmp_
     assert "make ensemble again" not in made(runs, tmp_path / "page.html", "--ensemble", str(searched))
 
 
+def test_a_score_that_could_not_be_computed_is_null_and_no_error(runs: Path, searched: Path, tmp_path: Path) -> None:
+    found, path = json.loads(searched.read_text()), tmp_path / "ensemble.json"
+    found["scores"]["cross_fitted"]["spinal"] = dict.fromkeys(found["scores"]["cross_fitted"]["spinal"])
+    path.write_text(json.dumps(found))
+    assert "–" in made(runs, tmp_path / "page.html", "--ensemble", str(path))
+    found["scores"]["cross_fitted"]["spinal"] = 0.5
+    path.write_text(json.dumps(found))
+    assert main(["--runs", str(runs), "--profile", "smoke", "--out", str(tmp_path / "p"), "--ensemble", str(path)]) == 1
+
+
 def test_cross_fitted_predictions_are_of_fits_that_never_saw_the_study(runs: Path) -> None:
     sources = read_sources(runs, "smoke", [], None)
     answers, seen = sources.answers, list[tuple[str, ...]]()

@@ -1,1 +1,1 @@
-"""One run over everything that only a GPU can show: is it right there, does it hold, how fast is it."""
+"""Checks that need a GPU: precision against the CPU, robustness (memory limit, kills), speed."""

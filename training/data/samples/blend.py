@@ -40,7 +40,7 @@ def dihedral_some(batch: Batch, probability: float, generator: torch.Generator) 
 
 def blended(batch: Batch, settings: Augmentation, epoch: int, generator: torch.Generator) -> Batch:
     """The batch blended with itself in another order, as a whole (mixup, Zhang et al. 2018) or in one box of all images
-    (cutmix, Yun et al. 2019, seed 002: the same box for all crops and slices)."""
+    (cutmix, Yun et al. 2019, 5th place: the same box for all crops and slices)."""
     count = len(batch.target)
     mixup = settings.mixup if settings.mixup_epochs is None or epoch <= settings.mixup_epochs else 0.0
     drawn = torch.rand(2, generator=generator).tolist()

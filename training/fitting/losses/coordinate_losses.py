@@ -37,7 +37,7 @@ def coordinate_smooth_l1(
     its target is 1 where the point is covered and the current prediction lies within `hit_px` in plane (default: a 64th
     of the image, about 5 mm of a sagittal one) and, where slices are regressed, within `hit_slices`.  `attention`
     weighs the cross entropy of the attention map against a gaussian with a sigma of one cell (Nibali et al. 2018 with
-    another divergence); 0 is the published loss (seed 001).  The weight counts coordinates.
+    another divergence); 0 is the published loss (7th place).  The weight counts coordinates.
     """
     slices, size_px = shape
     axes = places.place.shape[-1]

@@ -26,7 +26,7 @@ def weighted_cross_entropy(logits: Tensor, severities: Tensor) -> LossSum:
 
 
 def cross_entropy(logits: Tensor, severities: Tensor, groups: Tensor) -> LossSum:
-    """Mean over the condition groups (K,) of the unweighted cross entropy: the first step of seed 002."""
+    """Mean over the condition groups (K,) of the unweighted cross entropy: the 5th place's first step."""
     loss, weight = _cross_entropies(logits, severities)
     return _mean_of(_by_group(loss, (weight > 0).to(loss), groups), len(logits))
 
@@ -35,7 +35,7 @@ def competition(logits: Tensor, severities: Tensor, groups: Tensor, studies: Ten
     """The metric on a batch: mean of the groups' weighted losses and of the any-severe loss of whole studies.
 
     `groups` (K,) of the targets, `studies` (B,) of the samples, counted from 0.  Source: the organisers' metric; as a
-    loss in seeds 001 and 002.
+    loss of the 7th and the 5th place.
     """
     loss, weight = _cross_entropies(logits, severities)
     parts = _by_group(loss * weight, weight, groups)
@@ -51,7 +51,7 @@ def competition(logits: Tensor, severities: Tensor, groups: Tensor, studies: Ten
 
 
 def weighted_bce(logits: Tensor, severities: Tensor) -> LossSum:
-    """Binary cross entropy of each class of logits (B, K, 3), with the metric's weights: seed 000."""
+    """Binary cross entropy of each class of logits (B, K, 3), with the metric's weights: 2nd place."""
     known, weight = severities.clamp_min(0), _weights(severities)
     onehot = functional.one_hot(known, len(SEVERITIES)).to(torch.float32)
     loss = functional.binary_cross_entropy_with_logits(logits.float(), onehot, reduction="none").mean(2)
@@ -61,7 +61,7 @@ def weighted_bce(logits: Tensor, severities: Tensor) -> LossSum:
 def valid_slices_bce(outputs: Tensor, severities: Tensor, distance_mm: Tensor, *, valid_mm: float = 8.0) -> LossSum:
     """weighted_bce of slices (B, S, K, 3 + 1) within valid_mm of the target, plus BCE of a slice being one of them.
 
-    distance_mm (B, S, K); NaN = not annotated, and ignored.  Source: the all-slices graders of seed 000.
+    distance_mm (B, S, K); NaN = not annotated, and ignored.  Source: the 2nd place's all-slices graders.
     """
     known = distance_mm.isfinite() & (severities != MISSING)[:, None]
     valid = (distance_mm.nan_to_num(valid_mm).abs() < valid_mm) & known

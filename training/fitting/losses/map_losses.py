@@ -70,7 +70,7 @@ def heat_and_pointer_bce(
 
     Heat: the mean over all pixels of the slices that show the target, against a gaussian with the slice's weight as its
     peak; where targets share a map, against the sum of theirs.  Pointer: the mean over the slices that are not blank,
-    against the slice's weight.  `foreground`: a pixel weighs 1 + foreground × its target value.  Source: seed 002.
+    against the slice's weight.  `foreground`: a pixel weighs 1 + foreground × its target value.  Source: 5th place.
     """
     heat, pointer, real, heat_of = outputs  # (B, S, C, h, w), (B, S, K), (B, S), (K,)
     assert batch.distance_mm is not None
@@ -104,7 +104,7 @@ def _heat_errors(
 def heatmap_correlation(outputs: Any, batch: Batch, *, sigma_px: float) -> LossSum:
     """Loss of roi_maps.RoiMaps: 1 − squared normalised correlation of the maps with a gaussian, mean over used slices.
 
-    Independent of a map's scale; all slices of a view share the target.  Source: seed 004.
+    Independent of a map's scale; all slices of a view share the target.  Source: 133rd place.
     """
     maps, used = outputs
     size_px, map_px = batch.views[0].shape[-1], maps.shape[-1]

@@ -25,7 +25,7 @@ def level_distance(
 
     The error turns from square to absolute at `scale_mm`.  True distances are clipped at `limit_mm`.  A slice at
     distance d weighs 1 + near × exp(-(d / near_mm)² / 2), as the nearest slice is the one to be found.  `shows` weighs
-    the mean of level_classes on the logits, which is added.  Source: seed 000, whose loss has these two parts.
+    the mean of level_classes on the logits, which is added.  Source: 2nd place, whose loss has these two parts.
     """
     known = distance_mm.isfinite()
     truth = torch.where(known, distance_mm, 0.0).float().clamp(-limit_mm, limit_mm)
@@ -46,7 +46,7 @@ def level_classes(
     """Cross entropy of logits (B, S, K, 1) that a slice shows a level, over slices with a known distance.
 
     The target is 1 within half a `gap_mm` between slices, and half as much with every `halving_mm` beyond; a slice
-    weighs 1 + foreground × its target, as most slices show another level.  Source: seed 001's level classifier.
+    weighs 1 + foreground × its target, as most slices show another level.  Source: the 7th place's level classifier.
     """
     known = distance_mm.isfinite()
     beyond_mm = (torch.where(known, distance_mm, 0.0).float().abs() - gap_mm / 2).clamp_min(0)
