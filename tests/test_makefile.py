@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -16,8 +17,10 @@ NEEDS_MAKE = pytest.mark.skipif(shutil.which("make") is None, reason="there is n
 
 def make(*words: str) -> list[str]:
     """The lines that make prints; `echo` in place of Python, nothing is installed."""
-    command = ["make", "-o", ".venv/installed", "PY=echo", *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    command = ["make", "--no-print-directory", "-o", ".venv/installed", "PY=echo", *words]
+    # As typed by a user: `make test` hands its own flags and level to a make below it.
+    plain = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    return subprocess.run(command, cwd=ROOT, env=plain, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def test_every_module_that_a_target_runs_exists_and_can_be_run():

@@ -85,7 +85,7 @@ def test_what_is_finished_is_neither_trained_nor_validated_again(
     assert [path.stat().st_mtime_ns for path in kept] == before
     score = json.loads((RunFolder(runs, recipe).score).read_text())
     assert "split_and_global/smoke is validated already" in caplog.text
-    assert f"final={score['final']}" in caplog.text, "the kept score is not told"
+    assert f"final {score['final']:.4f}" in caplog.text, "the kept score is not logged"
 
 
 def test_a_changed_recipe_trains_what_depends_on_it(recipe: Recipe, data: Path, runs: Path) -> None:

@@ -3,7 +3,7 @@
     python -m training.benchmarks.kernel [--data DIR] [--weights DIR] [--studies N] [--out FILE] [--markdown] [--quick]
 
 Reading against the usual way and its limits; the whole kernel against its networks' forwards alone, with more studies,
-two lanes, batches; and, with a GPU, the same there.  Without --data a phantom of full-size images is made for the run,
+two workers, batches; and, with a GPU, the same there.  Without --data a phantom of full-size images is made for the run,
 without --weights packages of untrained networks; with --weights the kernel is measured with that package alone, on a
 GPU if there is one.
 """
@@ -131,27 +131,27 @@ def bench(data: Path, scratch: Path, weights: Path | None, scope: KernelScope) -
 
 
 def device_tables(
-    device: str, two_lanes: str, scope: KernelScope, packages: Mapping[str, Path], main: str, runs: KernelRuns
+    device: str, two_workers: str, scope: KernelScope, packages: Mapping[str, Path], main: str, runs: KernelRuns
 ) -> list[Table]:
-    """The kernel on one device; `two_lanes`: the devices of two lanes, empty where a second one is missing.
+    """The kernel on one device; `two_workers`: the devices of two workers, empty where a second one is missing.
 
     The first of the scope's batches is used wherever the batch is not what is varied.
     """
     batch, most = scope.batches[0], scope.times[-1]
     by_package = {name: runs.run(name, device, batch, most) for name in packages}
     one = by_package[main]
-    two = runs.run(main, two_lanes, batch, most) if two_lanes else None
+    two = runs.run(main, two_workers, batch, most) if two_workers else None
     by_batch = {size: runs.run(main, device, size, most) for size in sorted(scope.batches)}
     found = [
         overlap(device, by_package),
         growth(device, [runs.run(main, device, batch, times) for times in scope.times]),
-        lanes(device, one, two),
+        workers(device, one, two),
         batches(device, by_batch),
     ]
     found[0].remarks.append(f"the next tables are of {main}")
     if main == GIVEN:
-        in_lanes = {device: (by_batch[max(scope.batches)], 1)} | ({two_lanes: (two, 2)} if two else {})
-        found.append(projection(main, in_lanes))
+        with_workers = {device: (by_batch[max(scope.batches)], 1)} | ({two_workers: (two, 2)} if two else {})
+        found.append(projection(main, with_workers))
     return found
 
 
@@ -159,7 +159,7 @@ def overlap(device: str, by_package: Mapping[str, KernelRun]) -> Table:
     """The kernel's wall time over that of its networks' forwards, and the shares of everything in it."""
     columns = ["package", "members", "studies", "model ms", "kernel s", "forwards s", "× forwards", "loaded ×"]
     columns += [*(f"% {name}" for name in ("forward", "wait", "cut", "load", "rest")), *CPU_COLUMNS, "peak MiB"]
-    table = Table(f"overlap {device}", f"The kernel over its networks alone, {device}, one lane", columns)
+    table = Table(f"overlap {device}", f"The kernel over its networks alone, {device}, one worker", columns)
     for package, run in by_package.items():
         forwards, waiting, cutting, loading = (
             run.clocks.get(name, 0.0) for name in ("forwards", "waiting", "cutting", "loading")
@@ -197,15 +197,15 @@ def growth(device: str, runs: Sequence[KernelRun]) -> Table:
     return table
 
 
-def lanes(device: str, one: KernelRun, two: KernelRun | None) -> Table:
-    """One lane against two, whose submissions must be the same bytes.  Raises BenchError where they differ."""
-    columns = ["lanes", "studies", "seconds", "s a study", "× as fast", "CPU s", "peak MiB"]
-    table = Table(f"lanes {device}", f"One lane and two, one torch thread each, {device}", columns)
+def workers(device: str, one: KernelRun, two: KernelRun | None) -> Table:
+    """One worker against two, whose submissions must be the same bytes.  Raises BenchError where they differ."""
+    columns = ["workers", "studies", "seconds", "s a study", "× as fast", "CPU s", "peak MiB"]
+    table = Table(f"workers {device}", f"One worker and two, one torch thread each, {device}", columns)
     if two is None:
         table.remarks = ["there is no second GPU: not measured"]
         return table
     if one.submission != two.submission:
-        raise BenchError(f"two lanes answer otherwise than one ({device}): the submissions differ")
+        raise BenchError(f"two workers answer otherwise than one ({device}): the submissions differ")
     for number, run in ((1, one), (2, two)):
         faster = one.rounds_s / run.rounds_s
         table.rows.append([str(number), run.studies, run.rounds_s, run.study_s, faster, run.cpu_s, run.peak_mib])
@@ -227,7 +227,7 @@ def batches(device: str, by_batch: Mapping[int, KernelRun]) -> Table:
 
 
 def projection(package: str, by_devices: Mapping[str, tuple[KernelRun, int]]) -> Table:
-    """Hours for the hidden studies; by devices the run, and how many lanes share the loading."""
+    """Hours for the hidden studies; by devices the run, and how many workers share the loading."""
     title = f"Projected for {HIDDEN_STUDIES} studies, {package}"
     table = Table("projection", title, ["devices", "once s", "s a study", "hours"])
     for devices, (run, count) in by_devices.items():

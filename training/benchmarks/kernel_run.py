@@ -114,7 +114,7 @@ class KernelRun:
 
 
 def kernel_options(weights: Path, competition: Path, out: Path, devices: str, **more: object) -> list[str]:
-    """Options of kernels.lumbar.predict; `devices`: with commas between, a lane of work each."""
+    """Options of kernels.lumbar.predict; `devices`: with commas between, a worker each."""
     given = {"competition": competition, "weights": weights, "out": out, "devices": devices, **more}
     return [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 

@@ -22,14 +22,14 @@ from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.labels import ROWS
 from kernels.lumbar.run.competition import read_series_table
 from training.benchmarks import kernel, parity
-from training.benchmarks.kernel import growth, lanes
+from training.benchmarks.kernel import growth, workers
 from training.benchmarks.kernel_run import Clocks, KernelRun
 from training.benchmarks.reading import decode_only, files_of, framed
 from training.benchmarks.studies import Studies, choose_studies, link_test_studies
 from training.benchmarks.tables import BenchError, Record, Table, formatted
 from training.phantom.dataset import Options, make_dataset
 
-TABLES = ("reading", "overlap cpu", "growth cpu", "lanes cpu", "batches cpu")
+TABLES = ("reading", "overlap cpu", "growth cpu", "workers cpu", "batches cpu")
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_shares_of_the_kernels_time_make_a_whole(printed):
 def test_runs_cover_the_studies_that_they_say(printed):
     tables = printed[1]["tables"]
     assert column(tables["growth cpu"], "studies") == [1, 2]
-    assert column(tables["lanes cpu"], "lanes") == ["1", "2"]
+    assert column(tables["workers cpu"], "workers") == ["1", "2"]
     assert column(tables["batches cpu"], "studies at once") == [1, 2]
 
 
@@ -170,9 +170,9 @@ def test_what_grows_is_called_so(changes, verdict):
 
 
 def test_lanes_that_answer_otherwise_are_an_error():
-    assert lanes("cpu", finished(24), finished(24)).remarks == ["the two submissions are the same bytes"]
+    assert workers("cpu", finished(24), finished(24)).remarks == ["the two submissions are the same bytes"]
     with pytest.raises(BenchError, match="the submissions differ"):
-        lanes("cpu", finished(24), finished(24, submission=b"row_id"))
+        workers("cpu", finished(24), finished(24, submission=b"row_id"))
 
 
 def test_a_study_without_an_answer_is_a_fault():

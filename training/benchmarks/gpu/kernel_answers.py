@@ -1,4 +1,4 @@
-"""The kernel on the device: network by network and as a whole against the CPU, in lanes, and its seconds by stage."""
+"""The kernel on a device against the CPU: each network, the whole run, several workers; its seconds by stage."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def options_of(
 def run(
     setting: Setting, name: str, devices: str, times: int = 1, package: Path | None = None, **more: object
 ) -> KernelRun:
-    """Run the kernel in a process of its own, two torch threads a lane.  Raises BenchError."""
+    """Run the kernel in a process of its own, two torch threads a worker.  Raises BenchError."""
     out = setting.work / name
     return run_kernel(options_of(setting, out, devices, times, package, **more), out, threads=2)
 
 
 def cpus(most: int = 6) -> str:
-    """Lanes on the CPU, two threads each."""
+    """Workers on the CPU, two threads each."""
     return ",".join(["cpu"] * max(1, min(most, (os.cpu_count() or 1) // 2)))
 
 
@@ -92,28 +92,28 @@ def add_runs(runs: dict[str, KernelRun], members: int, table: Table, record: Rec
             record.check(False, f"{name}: {fault}")
 
 
-def in_lanes(setting: Setting, record: Record) -> None:
-    """One lane twice, two lanes on the same device: all the same bytes."""
-    table = record.table("lanes on one device", ["lanes", "seconds", "bytes as the first", "largest difference"])
-    lanes = {"one": setting.device, "one again": setting.device, "two": f"{setting.device},{setting.device}"}
+def with_workers(setting: Setting, record: Record) -> None:
+    """One worker twice, two workers on the same device: all the same bytes."""
+    table = record.table("workers on one device", ["workers", "seconds", "bytes as the first", "largest difference"])
+    workers = {"one": setting.device, "one again": setting.device, "two": f"{setting.device},{setting.device}"}
     first: KernelRun | None = None
-    for name, devices in lanes.items():
-        done = run(setting, f"lanes-{name.replace(' ', '-')}", devices, times=2)
+    for name, devices in workers.items():
+        done = run(setting, f"workers-{name.replace(' ', '-')}", devices, times=2)
         first = first or done
         same = done.submission == first.submission
         table.rows.append([name, done.wall_s, str(same), done.largest_difference(first)])
-        record.check(same, f"lanes, {name}: the submission is not the same bytes as of one lane")
+        record.check(same, f"workers, {name}: the submission is not the same bytes as of one worker")
         record.save()
 
 
 def stages(setting: Setting, record: Record) -> None:
-    """Seconds a study by stage, with full-size images and the smoke profile's networks, in one lane."""
+    """Seconds a study by stage, with full-size images and the smoke profile's networks, in one worker."""
     studies, scale, times = (1, 0.25, 1) if setting.small else (STAGE_STUDIES, 1.0, STAGE_TIMES)
     full = setting.model_copy(update={"work": setting.work / "full-size"})
     make_dataset(full.data, Options(0, studies, SEED, scale), jobs=os.cpu_count() or 1, keep=True)
     done = run(full, "out", setting.device, times, setting.package, batch=STUDIES_ON_GPU)
     columns = ["stage", "ms a study", "CPU ms a study"]
-    table = record.table(f"stages, {done.studies} studies, one lane: {done.summary()}", columns)
+    table = record.table(f"stages, {done.studies} studies, one worker: {done.summary()}", columns)
     for name, seconds in sorted(done.clocks.items()):
         table.rows.append([name, 1e3 * seconds / done.studies, 1e3 * done.clocks_cpu[name] / done.studies])
     loading = done.clocks.get("loading", 0.0)

@@ -80,7 +80,7 @@ PARTS = (
     Part("package", f"{HERE}.prepare:make_five_systems", 200, "first"),
     Part("parity", f"{HERE}.kernel_answers:parity_of_packages", 120, "together"),
     Part("submission", f"{HERE}.kernel_answers:on_both_devices", 150, "together"),
-    Part("lanes", f"{HERE}.kernel_answers:in_lanes", 120, "together"),
+    Part("workers", f"{HERE}.kernel_answers:with_workers", 120, "together"),
     Part("memory_cap", f"{HERE}.robustness:memory_cap", 120, "together"),
     Part("killed", f"{HERE}.robustness:killed", 150, "together"),
     Part("train", f"{HERE}.robustness:stopped_training", 200, "together"),
