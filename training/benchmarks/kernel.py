@@ -2,10 +2,10 @@
 
     python -m training.benchmarks.kernel [--data DIR] [--weights DIR] [--studies N] [--out FILE] [--markdown] [--quick]
 
-Reading against the usual way and its limits; the whole kernel against its networks' forwards alone, with more studies,
-two workers, batches; and, with a GPU, the same there.  Without --data a phantom of full-size images is made for the run,
-without --weights packages of untrained networks; with --weights the kernel is measured with that package alone, on a
-GPU if there is one.
+Reading against the usual way and its limits; the whole kernel against its networks' forwards alone, with more
+studies, two workers, batches; and, with a GPU, the same there. Without --data a phantom of full-size images is made
+for the run, without --weights packages of untrained networks; with --weights the kernel is measured with that package
+alone, on a GPU if there is one.
 """
 
 from __future__ import annotations
