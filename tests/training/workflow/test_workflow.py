@@ -20,7 +20,7 @@ from training.locks import BusyError, alone
 from training.runs import image_digests
 from training.workflow import __main__ as workflow
 from training.workflow import engine, shell_jobs
-from training.workflow.costs import Costs, told
+from training.workflow.costs import Costs, duration_text
 from training.workflow.engine import ExecutorError, profile_of
 from training.workflow.grid import Grid, GridOrder, keep_grid, make_grid, read_grid
 from training.workflow.plan_and_status import plan_of, state_of, status_of, todo_of
@@ -181,7 +181,7 @@ def test_costs_follow_what_was_measured(place: Path, first: CompletedProcess[str
     alone, unknown = costs.time_left_s(everything, 1)
     assert unknown == 0 and alone == pytest.approx(sum(seconds.values()))
     assert alone / 2 <= costs.time_left_s(everything, 2)[0] < alone
-    assert [told(one) for one in (None, 42.0, 600.0, 7260.0)] == ["unknown", "42 s", "10 min", "2 h 01"]
+    assert [duration_text(one) for one in (None, 42.0, 600.0, 7260.0)] == ["unknown", "42 s", "10 min", "2 h 01"]
 
 
 def test_a_grid_is_kept_whole(place: Path, tmp_path: Path) -> None:
