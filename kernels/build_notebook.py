@@ -80,7 +80,8 @@ from lumbar.problems import outcome
 
 out = Path(os.environ["LUMBAR_OUT"])
 report = json.loads((out / "run_report.json").read_text())
-print(outcome(report))
+if "supervision" in report:  # a process died, so perhaps nothing was printed above
+    print(outcome(report))
 display(pandas.Series(report["seconds"], name="seconds").to_frame())
 pandas.read_csv(out / "submission.csv").head(10)"""
 
