@@ -33,13 +33,11 @@ def hold(path: Path, wait: bool = True) -> Iterator[int]:
     with open(path, "a+", encoding="utf-8") as stream:
         if wait:
             fcntl.flock(stream, fcntl.LOCK_EX)
-            with suppress(OSError):  # the name is for people; a full disk must not cost the lock
-                name_holder(stream.fileno())
         elif not _is_taken_at_once(stream.fileno()):
             stream.seek(0)
             by = stream.read().strip() or "another process"
             raise BusyError(f"{path.parent} is in use by {by}: wait for it, end it, or name another folder")
-        else:
+        with suppress(OSError):  # a full disk must not cost the lock
             name_holder(stream.fileno())
         yield stream.fileno()
 

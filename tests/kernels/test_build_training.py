@@ -81,7 +81,11 @@ def test_every_module_can_be_imported_from_what_is_carried(built, tmp_path):
     for path, content in carried(built).items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(content)
-    modules = [path.removesuffix(".py").replace("/", ".") for path in carried(built) if path.endswith(".py")]
+    modules = [
+        path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for path in carried(built)
+        if path.endswith(".py")
+    ]
     code = f"""
 import importlib, sys
 for name in {modules}:

@@ -51,7 +51,7 @@ FLOORS = (
     "kernels.simulate",
     "kernels.kaggle",
     "training.recipe",
-    "training.locks training.digests training.runs training.stages",
+    "training.locks training.digests training.runs training.stages training.text_columns",
     "training.data",
     "training.data.cache",
     "training.data.samples",

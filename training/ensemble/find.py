@@ -23,7 +23,7 @@ from kernels.lumbar.run.submission import replace_json
 from training.data.out_of_fold import Answers, Average, Mixture, OutOfFoldError, Rule
 from training.ensemble.result import MemberScore, SearchResult, reason_of, table_of
 from training.ensemble.search import MemberCosts, SearchError, best_single, cross_fitted, run_order
-from training.ensemble.sources import OutOfFoldSources, read_costs, read_priors, read_sources, standing_of
+from training.ensemble.sources import OutOfFoldSources, read_sources
 from training.ensemble.strategies import Standing, shipped, strategies
 from training.evaluation.intervals import Difference, differences, intervals
 from training.evaluation.json_safe import finite
@@ -31,7 +31,6 @@ from training.evaluation.metric import pooled
 from training.evaluation.ties import SAME, first_best
 from training.recipe.load import names_of
 from training.recipe.schema import RecipeError
-from training.runs import PRIORS, SECONDS
 
 
 def search(
@@ -140,12 +139,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.out.is_dir():
             raise SearchError(f"{options.out} is a folder: name a file, such as OUT={options.out / 'ensemble.json'}")
         sources = read_sources(options.runs, options.profile, names_of(options.recipes) if options.recipes else [])
-        rule = Rule(options.average, read_priors([folder.parent / PRIORS for folder in sources.folders]))
-        costs, uncosted = read_costs([folder / SECONDS for folder in sources.folders], sources.answers.members)
+        rule = Rule(options.average, sources.priors())
+        costs, uncosted = sources.costs()
         if uncosted and seconds is not None:
             raise SearchError(f"{uncosted.partition(':')[0]}, so no budget can be kept: make train-all measures them")
-        standing = [standing_of(recipe) for recipe in sources.recipes]
-        result = search(sources.answers, rule, costs, seconds, standing, "networks" if uncosted else "seconds")
+        unit = "networks" if uncosted else "seconds"
+        result = search(sources.answers, rule, costs, seconds, sources.standing(), unit)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         replace_json(options.out, finite(asdict(result)))
     except (SearchError, OutOfFoldError, RecipeError, OSError) as error:

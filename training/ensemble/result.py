@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from itertools import zip_longest
 
 from kernels.lumbar.labels import GROUPS
 from training.ensemble.search import EliminationStep
 from training.ensemble.strategies import RECIPE, SUBSET, TITLES
 from training.evaluation.intervals import FIGURES, Difference, Interval
 from training.evaluation.ties import SAME
+from training.text_columns import aligned
 
 WRITTEN = "the ensemble written"
 SINGLE = "best member of each condition, by hindsight"
@@ -105,7 +105,7 @@ def _scores(result: SearchResult) -> list[str]:
         title = titles.get(name, f"{name} as it stands")
         rows.append([title, *values, _bounds(its["final"]), f"{cost:{len(result.unit)}.2f}", gain + over])
     fitted = f"on the rows it was fitted on it scores {result.fitted_score:.4f}"
-    return [*_aligned(rows), f"written: {result.reason}", fitted]
+    return [*aligned(rows), f"written: {result.reason}", fitted]
 
 
 def _members(result: SearchResult) -> list[str]:
@@ -122,7 +122,7 @@ def _members(result: SearchResult) -> list[str]:
             own, severe = member.scores[group], member.scores["any_severe"].value
             gain = "best" if name == graders[0] else _gain(member.against_best[group])
             rows.append([name, f"{own.value:.4f}", _bounds(own), f"{severe:.4f}" if is_spinal else "", gain])
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _order(result: SearchResult) -> list[str]:
@@ -133,7 +133,7 @@ def _order(result: SearchResult) -> list[str]:
     if any(value != 1 for values in result.multipliers.values() for value in values):
         for group, values in result.multipliers.items():
             rows.append([f"class multipliers, {group}", *(f"{value:.3f}" for value in values)])
-    lines = _aligned(rows)
+    lines = aligned(rows)
     lowest = min(result.curve, key=lambda step: step.score)
     if result.curve[-1].score > lowest.score + SAME:
         best = result.scores[SUBSET]["final"].value
@@ -152,8 +152,3 @@ def _bounds(value: Interval) -> str:
 
 def _gain(gain: Difference) -> str:
     return f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] {gain.verdict}"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, cells)) for cells in zip_longest(*rows, fillvalue="")]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]

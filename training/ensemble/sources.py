@@ -18,7 +18,7 @@ from training.ensemble.search import MemberCosts, SearchError
 from training.ensemble.strategies import Standing
 from training.recipe.load import load_named, path_of
 from training.recipe.schema import MemberRecipe, Profile, Recipe
-from training.runs import ARTEFACT, DONE, OUT_OF_FOLD_TABLES, RunFolder
+from training.runs import ARTEFACT, DONE, OUT_OF_FOLD_TABLES, PRIORS, SECONDS, RunFolder
 
 # Fewer studies than these are not enough to fit weights on, where there are more.
 LEAST_STUDIES = 10
@@ -37,6 +37,18 @@ class OutOfFoldSources:
     recipes: list[Recipe]
     """Those of them that this project knows."""
     remarks: list[str]
+
+    def priors(self) -> dict[str, tuple[float, float, float]]:
+        """See read_priors."""
+        return read_priors([folder.parent / PRIORS for folder in self.folders])
+
+    def costs(self) -> tuple[MemberCosts, str]:
+        """See read_costs."""
+        return read_costs([folder / SECONDS for folder in self.folders], self.answers.members)
+
+    def standing(self) -> list[Standing]:
+        """The recipes as they are."""
+        return [standing_of(recipe) for recipe in self.recipes]
 
 
 def read_sources(runs: Path, profile: str, names: Sequence[str]) -> OutOfFoldSources:

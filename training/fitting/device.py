@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from training.recipe.fitting import Precision
 
 from . import FitError
+from .losses.registry import outputs_of
 
 # Environment variables that torchrun sets.
 RANKS, RANKS_HERE = "WORLD_SIZE", "LOCAL_WORLD_SIZE"
@@ -118,8 +119,7 @@ class _Outputs(nn.Module):
         self.net = net
 
     def forward(self, *inputs: Tensor) -> Any:
-        outputs = self.net.outputs if hasattr(self.net, "outputs") else self.net
-        return outputs(*inputs)  # type: ignore[operator]
+        return outputs_of(self.net)(*inputs)
 
 
 @cache

@@ -18,7 +18,6 @@ from kernels.lumbar.manifest import Provenance
 from training.data.out_of_fold import Answers, Average, Rule, read
 from training.ensemble import sources as ensemble_sources
 from training.ensemble.search import Ensemble, MemberCosts, simple_mean
-from training.ensemble.sources import read_costs, read_priors, standing_of
 from training.ensemble.strategies import FREE, Standing
 from training.evaluation.intervals import Interval
 from training.evaluation.landmark_errors import LandmarkError
@@ -31,9 +30,7 @@ from training.runs import (
     ENSEMBLE,
     LOCALISER_ERRORS,
     OUT_OF_FOLD_TABLES,
-    PRIORS,
     RESOLVED_RECIPE,
-    SECONDS,
 )
 
 # An ensemble file whose own score differs by more from that of these answers was made from others.
@@ -159,9 +156,9 @@ def read_sources(runs: Path, profile: str, recipes: Sequence[str], ensemble: Pat
     cannot be used.
     """
     found = ensemble_sources.read_sources(runs, profile, names_of(recipes) if recipes else [])
-    priors = read_priors([folder.parent / PRIORS for folder in found.folders])
+    priors = found.priors()
     searched, replaced = _find_ensemble(runs, ensemble, found.answers, priors)
-    costs, uncosted = read_costs([folder / SECONDS for folder in found.folders], found.answers.members)
+    costs, uncosted = found.costs()
     averages = {recipe.name: recipe.average for recipe in found.recipes}
     return ReportSources(
         folder=runs,
@@ -170,7 +167,7 @@ def read_sources(runs: Path, profile: str, recipes: Sequence[str], ensemble: Pat
         answers=found.answers,
         rule=Rule(searched.average if searched else "logits", priors),
         costs=costs,
-        standing=[standing_of(recipe) for recipe in found.recipes],
+        standing=found.standing(),
         searched=searched,
         remarks=[*found.remarks, *filter(None, (replaced, uncosted))],
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from training.locks import is_busy
 from training.runs import SECOND
+from training.text_columns import aligned
 from training.workflow.costs import Costs, duration_text, epochs_of
 from training.workflow.grid import TRAININGS, Grid, Step
 from training.workflow.staleness import Staleness, Verdict, history_of
@@ -36,10 +37,10 @@ def plan_of(grid: Grid, slots: int) -> str:
     alone = [cost for name in todo if (cost := costs.of(grid.steps[name])) is not None]
     sums = f"{len(todo)} of {len(verdicts)} jobs would run"
     if unknown == len(todo):
-        return "\n".join([*_aligned(rows), "", f"{sums}; their time is unknown: none like them was run in this folder"])
+        return "\n".join([*aligned(rows), "", f"{sums}; their time is unknown: none like them was run in this folder"])
     sums += f": {duration_text(sum(alone))} one after the other, {duration_text(left_s)} with {slots} at a time"
     sums += f", and {unknown} jobs of unknown time" if unknown else ""
-    return "\n".join([*_aligned(rows), "", sums])
+    return "\n".join([*aligned(rows), "", sums])
 
 
 def status_of(grid: Grid) -> str:
@@ -58,7 +59,7 @@ def status_of(grid: Grid) -> str:
         rows.append((name, state, epoch, score, f"{spent_s:.0f}" if spent_s else "", entry.device if entry else ""))
     state_counts = ", ".join(f"{count} {state}" for state, count in counts.items())
     going_on = "a run is going on" if is_busy(grid.order.runs) else "no run is going on"
-    return "\n".join([*_aligned(rows), "", f"{len(verdicts)} jobs: {state_counts}; {going_on}"])
+    return "\n".join([*aligned(rows), "", f"{len(verdicts)} jobs: {state_counts}; {going_on}"])
 
 
 def state_of(grid: Grid, step: Step, verdict: Verdict) -> str:
@@ -85,8 +86,3 @@ def _progress(grid: Grid, step: Step) -> tuple[str, str, float]:
     score = f"{float(last['validation_loss']):.{DIGITS}g}"
     score += f", {float(last['median_error_px']):.1f} px" if last["median_error_px"] else ""
     return epochs, score, sum(float(line["seconds"]) for line in (*lines, *later))
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from pathlib import Path
 
 from training.fitting.losses.registry import LOSSES, Loss, LossSum, answer
 
 __all__ = ["LOSSES", "Loss", "LossSum", "answer"]
 
-for _module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-    importlib.import_module(f"{__package__}.{_module.name}")
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
@@ -66,8 +66,12 @@ def loss(
     return register
 
 
+def outputs_of(net: nn.Module) -> Callable[..., Any]:
+    """What a loss is computed from: the `outputs` of a network that has them, else its forward pass."""
+    return cast(Callable[..., Any], getattr(net, "outputs", net))
+
+
 def answer(net: nn.Module, batch: Batch, fitting: Fitting) -> tuple[LossSum, Any]:
     """Forward pass on a batch: the loss that the recipe names, and the outputs it was computed from."""
-    forward = net.outputs if hasattr(net, "outputs") else net
-    outputs = forward(*batch.views, batch.present)  # type: ignore[operator]
+    outputs = outputs_of(net)(*batch.views, batch.present)
     return LOSSES[fitting.loss](outputs, batch, fitting), outputs
