@@ -17,14 +17,14 @@ from kernels.kaggle import client
 from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.manifest import Artefact
 from kernels.lumbar.run.competition import read_series_table
-from tests.support.dicom_factory import write_foreign_dataset
-from tests.support.fault_runs import Answered, run_here, write_studies
-from tests.support.kaggle_server import KaggleServer
-from tests.support.recipe_members import export_untrained
-from tests.support.seeing_networks import seeing_package
-from tests.support.tiny_members import PROVENANCE, grader
-from tests.support.tiny_runs import write_runs
-from tests.support.warm_client import WarmClient
+from tests.support.dicom.dicom_factory import write_foreign_dataset
+from tests.support.faults.fault_runs import Answered, run_here, write_studies
+from tests.support.kaggle.kaggle_server import KaggleServer
+from tests.support.kaggle.warm_client import WarmClient
+from tests.support.networks.recipe_members import export_untrained
+from tests.support.networks.seeing_networks import seeing_package
+from tests.support.networks.tiny_members import PROVENANCE, grader
+from tests.support.networks.tiny_runs import write_runs
 from training import networks
 from training.fitting.export import export
 from training.networks.parts import torchvision_shim

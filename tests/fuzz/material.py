@@ -15,7 +15,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID, JPEG2000Lossless, JPEGBaseline8Bit
 
 from kernels.lumbar.labels import ROWS, SERIES_KINDS, SEVERITIES
-from tests.support.dicom_writer import make_dataset, make_multiframe, place_tags, texture, upright_grid
+from tests.support.dicom.dicom_writer import make_dataset, make_multiframe, place_tags, texture, upright_grid
 
 KINDS = tuple(SERIES_KINDS.values())
 DESCRIPTIONS = tuple(SERIES_KINDS)

@@ -23,7 +23,7 @@ from kernels.lumbar.run.competition import read_series_table
 from kernels.lumbar.run.submission import replace_json
 from tests.fuzz import bytes_of, cases, checks, dicom_bytes, dicom_pixels, hunt, material, worker
 from tests.fuzz.__main__ import main
-from tests.support.dicom_writer import texture, upright_grid, write_series
+from tests.support.dicom.dicom_writer import texture, upright_grid, write_series
 
 SEED, CASES = 20, 200
 

@@ -23,7 +23,7 @@ from kernels import training_sources
 from kernels.build_notebook import METADATA_NAME, BuildError
 from kernels.training_sources import ROOT
 from tests.kernels.test_notebook import LARGEST_NOTEBOOK_BYTES
-from tests.support.dicom_factory import write_foreign_dataset
+from tests.support.dicom.dicom_factory import write_foreign_dataset
 
 RECIPES = sorted(path.stem for path in (ROOT / "training" / "recipes").glob("*.yaml"))
 

@@ -15,9 +15,9 @@ import pytest
 from kernels.build_notebook import NOTEBOOK_NAME, write_kernel
 from kernels.lumbar.labels import ROWS
 from kernels.simulate import __main__ as simulate
-from tests.support.fault_runs import SAMPLE, SERIES_TABLE, Answered, answered, with_tables, write_studies
-from tests.support.fault_table import CONSEQUENCES, FAULTS
-from tests.support.seeing_networks import NanOnImages, artefacts, network_of, replace_network, seeing_package
+from tests.support.faults.fault_runs import SAMPLE, SERIES_TABLE, Answered, answered, with_tables, write_studies
+from tests.support.faults.fault_table import CONSEQUENCES, FAULTS
+from tests.support.networks.seeing_networks import NanOnImages, artefacts, network_of, replace_network, seeing_package
 
 CLEAN = ("0", "505", "999")
 """First, in the middle and last: all the same study, so that nothing that came before may matter."""

@@ -13,8 +13,8 @@ import pytest
 from kernels.lumbar import predict
 from kernels.lumbar.dicom import read_study
 from kernels.lumbar.labels import ROWS
-from tests.support.clean_study import SERIES, T1, T2
-from tests.support.fault_runs import SAMPLE, SERIES_TABLE, Answered, answered, assert_same, run_here, with_tables
+from tests.support.anatomy.clean_study import SERIES, T1, T2
+from tests.support.faults.fault_runs import SAMPLE, SERIES_TABLE, Answered, answered, assert_same, run_here, with_tables
 
 VICTIM, OTHER = STUDIES = ("1", "2")
 

@@ -14,8 +14,8 @@ import pytest
 from kernels.lumbar.labels import ROWS
 from kernels.lumbar.manifest import Artefact
 from kernels.lumbar.networks.weights import MANIFEST_FILE
-from tests.support.fault_runs import Answered, assert_same, run_here
-from tests.support.seeing_networks import (
+from tests.support.faults.fault_runs import Answered, assert_same, run_here
+from tests.support.networks.seeing_networks import (
     FailsOnImages,
     NanOnImages,
     artefacts,

@@ -19,8 +19,8 @@ from kernels.lumbar.networks.weights import MANIFEST_FILE, read_manifest
 from kernels.lumbar.problems import Problem
 from kernels.lumbar.run import read_ahead, results, submission
 from tests.lumbar.run.test_rounds import studies_of
-from tests.support.dicom_factory import write_foreign_dataset
-from tests.support.fault_runs import answered, assert_same, run_here
+from tests.support.dicom.dicom_factory import write_foreign_dataset
+from tests.support.faults.fault_runs import answered, assert_same, run_here
 
 STUDIES = 6
 # Runs the kernel with slow forwards, so that a test can meet it at work.

@@ -14,10 +14,10 @@ from kernels.lumbar.labels import MIRROR, ROWS, mirrored
 from kernels.lumbar.manifest import Manifest
 from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.competition import read_series_table
-from tests.support.dicom_factory import write_foreign_dataset
-from tests.support.studies import MINUS_X, mirror_study
-from tests.support.tiny_members import PROVENANCE
-from tests.support.tiny_runs import GOLDEN_SEED, TinyLocaliser
+from tests.support.anatomy.studies import MINUS_X, mirror_study
+from tests.support.dicom.dicom_factory import write_foreign_dataset
+from tests.support.networks.tiny_members import PROVENANCE
+from tests.support.networks.tiny_runs import GOLDEN_SEED, TinyLocaliser
 from training.evaluation.predictor import Predictor
 from training.fitting.export import export
 from training.recipe.load import load_named

@@ -13,7 +13,7 @@ from kernels.lumbar import predict
 from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.networks.weights import manifest_digest
 from kernels.lumbar.run.submission import check
-from tests.support.dicom_factory import write_foreign_dataset
+from tests.support.dicom.dicom_factory import write_foreign_dataset
 
 STUDIES = 3
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from tests.support.dicom_factory import write_foreign_dataset
+from tests.support.dicom.dicom_factory import write_foreign_dataset
 from training import train_all
 from training.recipe.load import RECIPES, merge
 from training.recipe.schema import Recipe

@@ -19,7 +19,7 @@ from kernels.kaggle import download, unpack
 from kernels.kaggle.access import Admission
 from kernels.kaggle.client import ClientAnswer, KaggleError
 from kernels.kaggle.contents import COMPETITION_COUNTS, IMAGES, LABELLED, STUDIES, count_contents, differences
-from tests.support.kaggle_server import KaggleServer
+from tests.support.kaggle.kaggle_server import KaggleServer
 
 FILES = {
     "train.csv": b"study_id,spinal_canal_stenosis_l1_l2\n7,Moderate\n8,Severe\n",

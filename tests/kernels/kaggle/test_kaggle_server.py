@@ -14,8 +14,8 @@ import requests
 
 from kernels.build_notebook import COMPETITION
 from kernels.kaggle.client import ClientAnswer, call
-from tests.support.kaggle_server import KaggleServer
-from tests.support.kaggle_state import Body, Dataset, Files, Redirect, Refused
+from tests.support.kaggle.kaggle_server import KaggleServer
+from tests.support.kaggle.kaggle_state import Body, Dataset, Files, Redirect, Refused
 
 DATASET, KERNEL = "ann/lumbar-weights", "ann/lumbar-inference"
 BIG = bytes(range(256)) * 1200

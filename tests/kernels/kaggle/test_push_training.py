@@ -10,7 +10,7 @@ import pytest
 from kernels.kaggle import __main__ as shipping
 from kernels.kaggle import training
 from kernels.kaggle.client import KaggleError
-from tests.support.kaggle_state import Body, Faults, Files, RunKernel
+from tests.support.kaggle.kaggle_state import Body, Faults, Files, RunKernel
 
 KERNEL = "ann/lumbar-training"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from kernels.kaggle import client
 from kernels.lumbar import predict
 from kernels.simulate import __main__ as simulate
-from tests.support.kaggle_state import Body, Files
-from tests.support.shipping_steps import DATASET, KERNEL, ship
+from tests.support.kaggle.kaggle_state import Body, Files
+from tests.support.kaggle.shipping_steps import DATASET, KERNEL, ship
 
 
 def run_as_kaggle(data: Path, scratch: Path):

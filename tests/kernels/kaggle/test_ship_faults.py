@@ -12,9 +12,9 @@ import pytest
 
 from kernels.kaggle import __main__ as shipping
 from kernels.kaggle import client, dataset
-from tests.support.kaggle_server import KaggleServer
-from tests.support.kaggle_state import Faults
-from tests.support.shipping_steps import DATASET, KERNEL, ran, ship, store
+from tests.support.kaggle.kaggle_server import KaggleServer
+from tests.support.kaggle.kaggle_state import Faults
+from tests.support.kaggle.shipping_steps import DATASET, KERNEL, ran, ship, store
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from kernels.lumbar.answers.ensemble import softmax
 from kernels.lumbar.answers.priors import public_priors
 from kernels.lumbar.labels import GROUPS, ROWS, group_of
-from tests.support.combined import combined
+from tests.support.networks.combined import combined
 
 EVERYWHERE = dict.fromkeys(GROUPS, 1.0)
 

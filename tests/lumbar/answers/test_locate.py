@@ -12,8 +12,18 @@ from kernels.lumbar.inputs.views import cut
 from kernels.lumbar.labels import ROWS, Unit
 from kernels.lumbar.manifest import Calibration
 from kernels.lumbar.specs import SliceChoice, ViewRequest
-from tests.support.dotted_studies import CANAL, FORAMINA, PIXEL_MM, RECESSES, Reader, middle_of, stack, study, whole
-from tests.support.spines import spine, spine_shape
+from tests.support.anatomy.dotted_studies import (
+    CANAL,
+    FORAMINA,
+    PIXEL_MM,
+    RECESSES,
+    Reader,
+    middle_of,
+    stack,
+    study,
+    whole,
+)
+from tests.support.anatomy.spines import spine, spine_shape
 
 POINTS = spine(np.random.default_rng(5))
 EXPECTATION = Expectation(spine_shape())

@@ -8,7 +8,7 @@ import pytest
 from kernels.lumbar.answers.spine_shape import Expectation
 from kernels.lumbar.labels import LEVELS, ROWS, mirrored
 from kernels.lumbar.manifest import SHAPE_POINTS, STACK_CENTRES
-from tests.support.spines import spine_shape, spines
+from tests.support.anatomy.spines import spine_shape, spines
 from training.data.fit_spine_shape import MINUS_X, fit_shape
 
 SHAPE = spine_shape()

@@ -18,7 +18,7 @@ from kernels.lumbar.dicom.geometry import (
     tilt_deg,
 )
 from kernels.lumbar.dicom.header import checked_orientation, checked_position, checked_spacing
-from tests.support.dicom_writer import rotation
+from tests.support.dicom.dicom_writer import rotation
 
 angles = st.tuples(*[st.floats(-180, 180)] * 3)
 spacings = st.tuples(st.floats(0.1, 3), st.floats(0.1, 3))

@@ -17,7 +17,7 @@ from kernels.lumbar.dicom import read_study as reader
 from kernels.lumbar.dicom.grey_window import grey_window, to_uint8
 from kernels.lumbar.dicom.header import scan
 from kernels.lumbar.dicom.read_study import read_study
-from tests.support.dicom_writer import (
+from tests.support.dicom.dicom_writer import (
     SYNTAXES,
     make_dataset,
     make_multiframe,

@@ -14,7 +14,7 @@ from kernels.lumbar.dicom.study import Stack, Study
 from kernels.lumbar.inputs.views import cut, mirror_pixels
 from kernels.lumbar.labels import UNITS, Unit, mirrored
 from kernels.lumbar.specs import SliceChoice, ViewRequest
-from tests.support.dicom_writer import Grid, rotation, texture, upright_grid, write_series
+from tests.support.dicom.dicom_writer import Grid, rotation, texture, upright_grid, write_series
 
 POINT = "spinal_canal_stenosis_l3_l4"
 UNIT = Unit("l3_l4")

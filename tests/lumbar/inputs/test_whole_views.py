@@ -11,8 +11,8 @@ from kernels.lumbar.inputs.landmark_maps import SIGMA_MM
 from kernels.lumbar.inputs.views import View, cut
 from kernels.lumbar.labels import ROWS, Unit
 from kernels.lumbar.specs import Member, ViewRequest
-from tests.support.dotted_studies import AXES, CANAL, RECESSES, middle_of, stack, study, whole
-from tests.support.spines import spine
+from tests.support.anatomy.dotted_studies import AXES, CANAL, RECESSES, middle_of, stack, study, whole
+from tests.support.anatomy.spines import spine
 
 POINTS = spine(np.random.default_rng(8))
 CENTRE = middle_of(POINTS, ROWS)

@@ -12,7 +12,7 @@ from kernels.lumbar.manifest import Artefact
 from kernels.lumbar.networks import loading as loaded_module
 from kernels.lumbar.networks.loading import LoadedMember, load_fastest, load_member
 from kernels.lumbar.networks.weights import WeightsError, golden_inputs
-from tests.support.tiny_members import PROVENANCE, localiser
+from tests.support.networks.tiny_members import PROVENANCE, localiser
 from training import networks
 from training.fitting.export import export
 

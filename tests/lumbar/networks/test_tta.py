@@ -11,7 +11,7 @@ from kernels.lumbar.answers.grade import grade
 from kernels.lumbar.inputs.member_inputs import CPU, InputCache
 from kernels.lumbar.networks.loading import load_member
 from kernels.lumbar.networks.tta import forward_passes, with_prefetch
-from tests.support.recipe_members import members
+from tests.support.networks.recipe_members import members
 
 GRADERS = members("smoke", "grader")[:6]
 

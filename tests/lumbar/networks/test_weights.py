@@ -11,7 +11,7 @@ import torch
 from kernels.lumbar.answers.priors import public_priors
 from kernels.lumbar.manifest import MANIFEST_FORMAT, Manifest
 from kernels.lumbar.networks.weights import WeightsError, find_manifest, golden_inputs, read_manifest
-from tests.support.tiny_members import grader
+from tests.support.networks.tiny_members import grader
 
 CPU = torch.device("cpu")
 

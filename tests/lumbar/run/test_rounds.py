@@ -30,8 +30,8 @@ from kernels.lumbar.run.in_progress import InProgress
 from kernels.lumbar.run.read_ahead import read_ahead
 from kernels.lumbar.run.results import Results
 from kernels.lumbar.run.rounds import DevicesLost, Resources, Rounds
-from tests.support.dicom_factory import write_foreign_dataset
-from tests.support.fault_runs import Answered, answered, assert_same
+from tests.support.dicom.dicom_factory import write_foreign_dataset
+from tests.support.faults.fault_runs import Answered, answered, assert_same
 from training.evaluation.predictor import Predictor
 
 STUDIES = 5

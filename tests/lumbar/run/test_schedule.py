@@ -9,7 +9,7 @@ from kernels.lumbar.manifest import Artefact, GraderWeight, Manifest, Provenance
 from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.schedule import Schedule
 from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
-from tests.support.tiny_members import PROVENANCE
+from tests.support.networks.tiny_members import PROVENANCE
 
 VIEW = ViewRequest(series="sagittal_t2", slices=SliceChoice(by="middle", count=3), size_px=32)
 TARGETS = {

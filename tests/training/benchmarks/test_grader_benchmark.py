@@ -14,8 +14,8 @@ from kernels.lumbar.labels import GROUPS, ROWS
 from kernels.lumbar.networks.loading import load_member
 from kernels.lumbar.run import read_ahead
 from kernels.lumbar.run.competition import read_series_table
-from tests.support.dicom_factory import write_foreign_dataset
-from tests.support.tiny_runs import write_runs
+from tests.support.dicom.dicom_factory import write_foreign_dataset
+from tests.support.networks.tiny_runs import write_runs
 from training.benchmarks import grader_answers, graders
 from training.benchmarks.grader_answers import AGREED, OWN, TRUE, find_system, labels_of
 from training.benchmarks.graders import FOUND, MIXTURES, OUT_OF_FOLD, TITLES, Row, Scored, gain_lines, rivals

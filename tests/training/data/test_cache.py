@@ -27,7 +27,7 @@ from kernels.lumbar.inputs.views import cut
 from kernels.lumbar.labels import UNITS, Unit
 from kernels.lumbar.specs import SliceChoice, ViewRequest
 from tests.support import ROOT
-from tests.support.dicom_factory import write_foreign_dataset
+from tests.support.dicom.dicom_factory import write_foreign_dataset
 from training.data.cache import cache_making, cache_sources
 from training.data.cache.cache_journal import shape_of
 from training.data.cache.crop_cache import DAMAGE, CacheError, build_cache, open_view, requests_of, stored, widened

@@ -13,8 +13,8 @@ import torch
 
 from kernels.lumbar.labels import LEVELS, ROWS
 from kernels.lumbar.specs import Member, ViewRequest
-from tests.support.dicom_factory import write_foreign_dataset
-from tests.support.dicom_writer import upright_grid, write_series
+from tests.support.dicom.dicom_factory import write_foreign_dataset
+from tests.support.dicom.dicom_writer import upright_grid, write_series
 from training.data.external import IMPROVED, PRETRAINING, improved_coordinates, read_pretraining
 from training.data.external import with_improved_coordinates as with_improved
 from training.data.samples.external_samples import PretrainingSamples, pretrainable

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kernels.lumbar.answers.priors import public_priors
 from kernels.lumbar.labels import GROUPS, ROWS, SEVERITIES
-from tests.support.combined import combined
+from tests.support.networks.combined import combined
 from training.data.out_of_fold import (
     MISSING,
     Answers,

@@ -15,10 +15,10 @@ from kernels.lumbar.dicom.geometry import Plane
 from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.labels import ROWS, group_of
 from kernels.lumbar.specs import SliceChoice, ViewRequest
-from tests.support.dicom_factory import write_foreign_dataset
-from tests.support.dotted_studies import CANAL, FORAMINA, RECESSES, Reader, middle_of, stack, study, whole
-from tests.support.spines import spine
-from tests.support.tiny_runs import write_runs
+from tests.support.anatomy.dotted_studies import CANAL, FORAMINA, RECESSES, Reader, middle_of, stack, study, whole
+from tests.support.anatomy.spines import spine
+from tests.support.dicom.dicom_factory import write_foreign_dataset
+from tests.support.networks.tiny_runs import write_runs
 from training.benchmarks import localisers
 from training.benchmarks.localisers import MEAN_SHAPE, FinishedRecipe, candidates, report
 from training.evaluation.localiser_findings import (

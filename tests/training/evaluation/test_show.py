@@ -11,10 +11,10 @@ import build_dataset
 from kernels.lumbar.answers.locate import Located
 from kernels.lumbar.labels import ROWS
 from kernels.lumbar.networks.weights import read_manifest
-from tests.support.dicom_factory import ForeignTruth, write_foreign_dataset
-from tests.support.dotted_studies import CANAL, FORAMINA, RECESSES, middle_of, stack, study
-from tests.support.spines import spine
-from tests.support.tiny_runs import write_runs
+from tests.support.anatomy.dotted_studies import CANAL, FORAMINA, RECESSES, middle_of, stack, study
+from tests.support.anatomy.spines import spine
+from tests.support.dicom.dicom_factory import ForeignTruth, write_foreign_dataset
+from tests.support.networks.tiny_runs import write_runs
 from training.evaluation import overlays, show
 from training.evaluation.overlays import Panel, draw_located, panels
 from training.recipe.load import load_named

@@ -13,7 +13,7 @@ import pytest
 
 from kernels.lumbar.manifest import Manifest
 from kernels.lumbar.run.submission import replace_json
-from tests.support.tiny_runs import write_runs
+from tests.support.networks.tiny_runs import write_runs
 from training.evaluation import validate, validation_stamp
 from training.evaluation.metric import Score
 from training.evaluation.validate import all_of, fold_manifest

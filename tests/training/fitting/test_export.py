@@ -14,8 +14,8 @@ from torch import nn
 from kernels.lumbar.manifest import Artefact
 from kernels.lumbar.networks.loading import load_member
 from kernels.lumbar.networks.weights import golden_inputs
-from tests.support.bare_torch import bare_answers
-from tests.support.tiny_members import PROVENANCE, grader, localiser
+from tests.support.networks.bare_torch import bare_answers
+from tests.support.networks.tiny_members import PROVENANCE, grader, localiser
 from tests.training.networks.test_networks import MEMBERS
 from training import networks
 from training.fitting.export import ExportError, baked_devices, export, gflops_per_study, parity_inputs

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from tests.support import ROOT
-from tests.support.fabric_ranks import CPU, SHARED
-from tests.support.tiny_members import TinySamples, grader, greys
+from tests.support.networks.fabric_ranks import CPU, SHARED
+from tests.support.networks.tiny_members import TinySamples, grader, greys
 from training.data.samples.batch import Batch, Origin
 from training.fitting import FitError
 from training.fitting.batch_parts import part_of
@@ -28,7 +28,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, str(ROOT / "tests" / "support" / "fabric_ranks.py"), str(out)], env=environment, capture_output=True
+        [*command, str(ROOT / "tests" / "support" / "networks" / "fabric_ranks.py"), str(out)],
+        env=environment,
+        capture_output=True,
     )
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     return out

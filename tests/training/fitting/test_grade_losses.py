@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from kernels.lumbar.labels import GROUPS, ROWS, group_of
-from tests.support.tiny_members import grader
+from tests.support.networks.tiny_members import grader
 from training.data.samples.batch import Batch, Origin
 from training.evaluation.metric import pooled
 from training.fitting.losses import LOSSES

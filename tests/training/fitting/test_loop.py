@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from kernels.lumbar.run.submission import whole_file
-from tests.support.tiny_members import TinySamples, grader, localiser, optimisation
+from tests.support.networks.tiny_members import TinySamples, grader, localiser, optimisation
 from training import networks
 from training.data.samples.batch import Batch
 from training.fitting import FitError, checkpoint

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tests.support.tiny_members import grader, localiser
+from tests.support.networks.tiny_members import grader, localiser
 from training import networks
 from training.data.samples.batch import Batch
 from training.fitting.losses import LossSum, answer

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from kernels.lumbar.networks.loading import load_member
 from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
-from tests.support.tiny_members import PROVENANCE, optimisation
+from tests.support.networks.tiny_members import PROVENANCE, optimisation
 from training import networks
 from training.data.samples.batch import Batch
 from training.fitting.export import export

@@ -14,9 +14,9 @@ from kernels.lumbar.inputs.member_inputs import InputCache
 from kernels.lumbar.labels import mirrored
 from kernels.lumbar.networks.loading import load_member
 from kernels.lumbar.networks.weights import golden_inputs
-from tests.support.bare_torch import bare_answers
-from tests.support.recipe_members import export_untrained, members
-from tests.support.studies import MINUS_X, mirror_study
+from tests.support.anatomy.studies import MINUS_X, mirror_study
+from tests.support.networks.bare_torch import bare_answers
+from tests.support.networks.recipe_members import export_untrained, members
 from training.fitting.export import parity_inputs
 from training.recipe.schema import MemberRecipe
 

@@ -11,7 +11,7 @@ import torch
 from kernels.lumbar.networks.loading import load_member
 from kernels.lumbar.networks.weights import golden_inputs
 from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
-from tests.support.tiny_members import PROVENANCE
+from tests.support.networks.tiny_members import PROVENANCE
 from training import networks
 from training.data.samples.batch import Batch
 from training.fitting.export import export

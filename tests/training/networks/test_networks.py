@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kernels.lumbar.networks.weights import golden_inputs
-from tests.support.tiny_members import grader, localiser
+from tests.support.networks.tiny_members import grader, localiser
 from training import networks
 from training.networks import NetworkError
 from training.networks.parts import encoders, torchvision_shim

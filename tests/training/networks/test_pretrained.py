@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from kernels.lumbar.manifest import PublishedWeights
-from tests.support.tiny_members import TinySamples, grader, localiser
+from tests.support.networks.tiny_members import TinySamples, grader, localiser
 from tests.training.fitting.test_preflight import smoke_of
 from training import networks
 from training.fitting.loop import fit

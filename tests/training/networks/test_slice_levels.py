@@ -11,7 +11,7 @@ from kernels.lumbar.answers.locate import answered, needed
 from kernels.lumbar.labels import LEVELS
 from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
 from tests.support import ROOT
-from tests.support.tiny_members import PROVENANCE, optimisation
+from tests.support.networks.tiny_members import PROVENANCE, optimisation
 from training import networks
 from training.data.samples.batch import Batch
 from training.fitting.export import export, parity_inputs

@@ -18,7 +18,7 @@ from kernels.lumbar import specs
 from kernels.lumbar.labels import GROUPS
 from kernels.lumbar.manifest import Artefact, Shape
 from kernels.lumbar.networks.weights import read_manifest
-from tests.support.tiny_runs import write_runs
+from tests.support.networks.tiny_runs import write_runs
 from training.packaging import packs
 from training.packaging.ensemble_weights import FoundEnsemble, read_ensemble, weighted
 from training.packaging.packs import collect

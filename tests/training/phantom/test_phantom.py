@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from kernels.lumbar.labels import CONDITIONS, LEVELS, MIRROR, ROW_INDEX, ROWS, SEVERITY_WEIGHTS
-from tests.support.phantoms import grade_posterior, mirrored_patient, mirrored_series, tissue_at
+from tests.support.anatomy.phantoms import grade_posterior, mirrored_patient, mirrored_series, tissue_at
 from training.phantom.aggregates import ROWS_PREVALENCE
 from training.phantom.annotate import CLICK_SPREAD_MM
 from training.phantom.body import signal_at

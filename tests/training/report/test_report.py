@@ -17,8 +17,8 @@ from kernels.lumbar.answers.locate import Located
 from kernels.lumbar.answers.priors import public_priors
 from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.labels import GROUPS, LEVELS, ROWS, SEVERITIES
-from tests.support.dicom_factory import ForeignTruth, write_foreign_dataset
-from tests.support.tiny_runs import write_runs
+from tests.support.dicom.dicom_factory import ForeignTruth, write_foreign_dataset
+from tests.support.networks.tiny_runs import write_runs
 from training.data.out_of_fold import Answers, rows_of, write
 from training.data.tables import ROW_GROUPS
 from training.ensemble import find

@@ -11,8 +11,8 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from tests.support.dicom_factory import write_foreign_dataset
-from tests.support.tiny_grid import call, command, weights, write_recipe
+from tests.support.dicom.dicom_factory import write_foreign_dataset
+from tests.support.networks.tiny_grid import call, command, weights, write_recipe
 from training import train_all
 from training.data.cache.cache_sources import images_digest
 from training.data.tables import read_tables

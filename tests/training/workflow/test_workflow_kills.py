@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.dicom_factory import write_foreign_dataset
-from tests.support.tiny_grid import call, command, environment, weights, write_recipe
+from tests.support.dicom.dicom_factory import write_foreign_dataset
+from tests.support.networks.tiny_grid import call, command, environment, weights, write_recipe
 from training.locks import is_busy
 
 pytestmark = pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.support.tiny_members import view
+from tests.support.networks.tiny_members import view
 from training.data.samples.batch import Batch
 from training.data.samples.blend import blended, dihedral_some, turn_some
 from training.recipe.fitting import Augmentation

@@ -13,7 +13,7 @@ from kernels.lumbar.inputs.member_inputs import InputCache
 from kernels.lumbar.inputs.mirroring import mirrored_targets, mirrored_tensors
 from kernels.lumbar.labels import LEVELS, ROWS, UNITS, mirrored, row_of
 from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
-from tests.support.dicom_factory import write_foreign_dataset
+from tests.support.dicom.dicom_factory import write_foreign_dataset
 from training.data.cache.crop_cache import Cache, CachedView, build_cache, requests_of, stored
 from training.data.samples.member_samples import MemberSamples
 from training.data.samples.staging import Staging

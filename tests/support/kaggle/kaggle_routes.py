@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from tests.support import kaggle_datasets
-from tests.support.kaggle_datasets import Route
-from tests.support.kaggle_state import (
+from tests.support.kaggle import kaggle_datasets
+from tests.support.kaggle.kaggle_datasets import Route
+from tests.support.kaggle.kaggle_state import (
     WHEN,
     Body,
     KaggleState,

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.support.clean_study import AXIAL, BRIGHTEST, GRIDS, SERIES, T1, T2, VOLUMES, rewrite, table_rows
-from tests.support.dicom_writer import (
+from tests.support.anatomy.clean_study import AXIAL, BRIGHTEST, GRIDS, SERIES, T1, T2, VOLUMES, rewrite, table_rows
+from tests.support.dicom.dicom_writer import (
     Grid,
     make_multiframe,
     place_tags,
@@ -19,7 +19,7 @@ from tests.support.dicom_writer import (
     write_file,
     write_series,
 )
-from tests.support.faulty_files import clear
+from tests.support.faults.faulty_files import clear
 
 Rows = list[tuple[str, str]]
 Spoil = Callable[[Path], object]

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from kernels.lumbar.manifest import Artefact
-from tests.support.tiny_members import PROVENANCE
+from tests.support.networks.tiny_members import PROVENANCE
 from training import networks
 from training.fitting.export import export
 from training.recipe.load import RECIPES, load_named

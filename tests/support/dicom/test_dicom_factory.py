@@ -9,7 +9,7 @@ import pytest
 from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.labels import ROWS, SERIES_KINDS
 from kernels.lumbar.run.competition import read_series_table
-from tests.support.dicom_factory import write_foreign_dataset
+from tests.support.dicom.dicom_factory import write_foreign_dataset
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kernels.lumbar.labels import CONDITIONS, LEVELS, ROWS, SERIES_KINDS
-from tests.support.dicom_writer import Grid, rotation, upright_grid, write_series
+from tests.support.dicom.dicom_writer import Grid, rotation, upright_grid, write_series
 
 DESCRIPTIONS = {kind: description for description, kind in SERIES_KINDS.items()}
 SEVERITY_NAMES = ("Normal/Mild", "Moderate", "Severe")

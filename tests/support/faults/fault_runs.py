@@ -15,9 +15,9 @@ import pandas as pd
 from kernels.lumbar import predict
 from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.run.submission import check
-from tests.support.clean_study import table_rows, write_clean_study
-from tests.support.fault_table import FAULTS, Fault
-from tests.support.faulty_studies import Rows
+from tests.support.anatomy.clean_study import table_rows, write_clean_study
+from tests.support.faults.fault_table import FAULTS, Fault
+from tests.support.faults.faulty_studies import Rows
 
 SERIES_TABLE, SAMPLE = "test_series_descriptions.csv", "sample_submission.csv"
 

@@ -14,8 +14,8 @@ from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 
-from tests.support.clean_study import GRIDS, SERIES, T1, VOLUMES, rewrite
-from tests.support.dicom_writer import make_dataset, place_tags
+from tests.support.anatomy.clean_study import GRIDS, SERIES, T1, VOLUMES, rewrite
+from tests.support.dicom.dicom_writer import make_dataset, place_tags
 
 Spoil = Callable[[Path], None]
 

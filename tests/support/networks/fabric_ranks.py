@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from tests.support.tiny_members import TinySamples, grader, localiser
+from tests.support.networks.tiny_members import TinySamples, grader, localiser
 from training.data.samples.batch import Batch
 from training.fitting.device import device_of
 from training.fitting.loop import fit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from tests.support.kaggle_state import (
+from tests.support.kaggle.kaggle_state import (
     WHEN,
     Body,
     Dataset,

@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless
 
-from tests.support import faulty_files as files
-from tests.support import faulty_studies as studies
-from tests.support.clean_study import AXIAL, SERIES, T1, T2
-from tests.support.faulty_studies import Spoil, anew, one_file, pixels, without
+from tests.support.anatomy.clean_study import AXIAL, SERIES, T1, T2
+from tests.support.faults import faulty_files as files
+from tests.support.faults import faulty_studies as studies
+from tests.support.faults.faulty_studies import Spoil, anew, one_file, pixels, without
 
 Answers = Literal["same", "near", "other", "prior"]
 # What members say of a study that lacks something, beside the problem itself.

@@ -10,8 +10,8 @@ import pandas as pd
 
 from kernels.kaggle import __main__ as shipping
 from kernels.lumbar.labels import ROWS
-from tests.support.kaggle_server import KaggleServer
-from tests.support.kaggle_state import Body, Dataset, Files, RunKernel
+from tests.support.kaggle.kaggle_server import KaggleServer
+from tests.support.kaggle.kaggle_state import Body, Dataset, Files, RunKernel
 
 KERNEL, DATASET = "ann/lumbar-inference", "ann/lumbar-weights"
 

@@ -18,7 +18,7 @@ from kernels.lumbar.manifest import Artefact
 from kernels.lumbar.networks.weights import MANIFEST_FILE, golden_inputs
 from kernels.lumbar.run.submission import replace_json
 from kernels.lumbar.specs import Member
-from tests.support.tiny_runs import TinyLocaliser
+from tests.support.networks.tiny_runs import TinyLocaliser
 
 
 class SeeingGrader(nn.Module):

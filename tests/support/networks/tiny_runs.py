@@ -11,7 +11,7 @@ from kernels.lumbar.answers.priors import public_priors
 from kernels.lumbar.manifest import Provenance
 from kernels.lumbar.run.submission import replace_json
 from kernels.lumbar.specs import Member
-from tests.support.spines import spine_shape
+from tests.support.anatomy.spines import spine_shape
 from training.fitting.export import export
 from training.recipe.schema import MemberRecipe, Recipe
 from training.runs import RunFolder

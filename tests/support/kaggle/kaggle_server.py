@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from tests.support.kaggle_routes import ROUTES
-from tests.support.kaggle_state import Body, Files, KaggleState, Redirect, Refused
+from tests.support.kaggle.kaggle_routes import ROUTES
+from tests.support.kaggle.kaggle_state import Body, Files, KaggleState, Redirect, Refused
 
 KEY = "0123456789abcdef"
 TOKEN = "KGAT_0123456789abcdef"

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.support.dicom_factory import DESCRIPTIONS
-from tests.support.dicom_writer import Grid, texture, upright_grid, write_series
+from tests.support.dicom.dicom_factory import DESCRIPTIONS
+from tests.support.dicom.dicom_writer import Grid, texture, upright_grid, write_series
 
 T1, T2, AXIAL = "sagittal_t1", "sagittal_t2", "axial_t2"
 SERIES = {T1: "11", T2: "12", AXIAL: "13"}

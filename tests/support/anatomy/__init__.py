@@ -1,0 +1,1 @@
+"""Studies, spines and phantoms with known truth."""

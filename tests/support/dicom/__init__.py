@@ -1,0 +1,1 @@
+"""Series that the phantom does not have, written as DICOM."""
