@@ -68,49 +68,98 @@ class Plane:
         origin = self.origin_mm + column * self.column_mm + row * self.row_mm
         return Plane(origin, self.column_mm * column_step, self.row_mm * row_step)
 
-    def transposed(self) -> Plane:
-        """The plane of the transposed image."""
-        return Plane(self.origin_mm, self.row_mm, self.column_mm)
+
+@dataclass(frozen=True, eq=False)
+class Grids:
+    """The planes of N slices as arrays: what costs little for a slice costs little for all."""
+
+    origins_mm: np.ndarray
+    """(N, 3), as Plane.origin_mm."""
+    columns_mm: np.ndarray
+    """(N, 3)"""
+    rows_mm: np.ndarray
+    """(N, 3)"""
+
+    @classmethod
+    def of(cls, planes: Sequence[Plane]) -> Grids:
+        """The planes side by side."""
+        origins = np.array([plane.origin_mm for plane in planes])
+        columns, rows = ([getattr(plane, name) for plane in planes] for name in ("column_mm", "row_mm"))
+        return cls(origins.reshape(-1, 3), np.array(columns).reshape(-1, 3), np.array(rows).reshape(-1, 3))
+
+    def planes(self) -> list[Plane]:
+        """One by one."""
+        return list(map(Plane, self.origins_mm, self.columns_mm, self.rows_mm))
+
+    def take(self, indices: Sequence[int]) -> Grids:
+        """Those of some slices."""
+        chosen = np.asarray(indices, int)
+        return Grids(self.origins_mm[chosen], self.columns_mm[chosen], self.rows_mm[chosen])
+
+    @cached_property
+    def normals(self) -> np.ndarray:
+        """(N, 3) unit vectors, column × row."""
+        columns, rows, after, before = self.columns_mm, self.rows_mm, [1, 2, 0], [2, 0, 1]  # np.cross takes longer
+        normals = columns[:, after] * rows[:, before] - columns[:, before] * rows[:, after]
+        return normals / np.linalg.norm(normals, axis=1, keepdims=True)
+
+    @cached_property
+    def spacings_mm(self) -> np.ndarray:
+        """(N, 2) distance between rows, and between columns."""
+        return np.stack([np.linalg.norm(self.rows_mm, axis=1), np.linalg.norm(self.columns_mm, axis=1)], axis=1)
+
+    def to_patient(self, row: float, column: float) -> np.ndarray:
+        """(N, 3) mm of the same pixel of each slice."""
+        return self.origins_mm + column * self.columns_mm + row * self.rows_mm
+
+    @cached_property
+    def projection(self) -> tuple[np.ndarray, np.ndarray]:
+        """(N, 3, 3) matrices and (N, 3) offsets: matrix @ point − offset = row, column, distance in mm of a slice."""
+        columns = np.stack([self.columns_mm, self.rows_mm, self.normals], axis=2)  # (N, 3, 3)
+        matrices = np.linalg.inv(columns)[:, [1, 0, 2]]
+        return matrices, np.einsum("nij,nj->ni", matrices, self.origins_mm)
 
 
-def canonical(plane: Plane, pixels: np.ndarray, kind: str) -> tuple[Plane, np.ndarray]:
-    """Plane and (H, W) view of a slice, transposed and flipped to the canonical orientation of its kind.
+def canonical(grids: Grids, images: Sequence[np.ndarray], kind: str) -> tuple[Grids, list[np.ndarray]]:
+    """Grids and (H, W) views of slices, transposed and flipped to the canonical orientation of their kind.
 
     Sagittal: rows head → feet, columns anterior → posterior.  Axial: rows anterior → posterior, columns right → left.
     """
     columns_to, rows_to, _ = CANONICAL_AXES[body_plane(kind)]
-    between_rows, between_columns = plane.spacing_mm
-    row, column = plane.row_mm / between_rows, plane.column_mm / between_columns
-    straight = abs(column @ columns_to) + abs(row @ rows_to)
-    crossed = abs(column @ rows_to) + abs(row @ columns_to)
-    if crossed > straight:
-        plane, pixels = plane.transposed(), pixels.T
-    if plane.column_mm @ columns_to < 0:
-        plane, pixels = plane.grid(0, pixels.shape[1] - 1, column_step=-1), pixels[:, ::-1]
-    if plane.row_mm @ rows_to < 0:
-        plane, pixels = plane.grid(pixels.shape[0] - 1, 0, row_step=-1), pixels[::-1]
-    return plane, pixels
+    between_rows, between_columns = grids.spacings_mm.T
+    rows_along, rows_across = np.abs(grids.rows_mm @ np.stack([rows_to, columns_to], 1)).T / between_rows
+    columns_across, columns_along = np.abs(grids.columns_mm @ np.stack([rows_to, columns_to], 1)).T / between_columns
+    crossed = rows_across + columns_across > rows_along + columns_along  # (N,)
+    images = [image.T if turn else image for image, turn in zip(images, crossed, strict=True)]
+    swap = crossed[:, None]
+    columns, rows = np.where(swap, grids.rows_mm, grids.columns_mm), np.where(swap, grids.columns_mm, grids.rows_mm)
+    right_to_left, upside_down = columns @ columns_to < 0, rows @ rows_to < 0
+    heights, widths = np.array([image.shape for image in images]).reshape(-1, 2).T
+    origins = grids.origins_mm + (right_to_left * (widths - 1))[:, None] * columns
+    origins = origins + (upside_down * (heights - 1))[:, None] * rows
+    columns, rows = np.where(right_to_left, -1, 1)[:, None] * columns, np.where(upside_down, -1, 1)[:, None] * rows
+    flips = zip(images, np.where(upside_down, -1, 1), np.where(right_to_left, -1, 1), strict=True)
+    return Grids(origins, columns, rows), [image[::down, ::across] for image, down, across in flips]
 
 
-def tilt_deg(plane: Plane, kind: str) -> float:
-    """Angle between a plane and the body plane of its kind."""
-    cosine = abs(float(plane.normal @ CANONICAL_AXES[body_plane(kind)][2]))
-    return math.degrees(math.acos(min(1.0, cosine)))
+def tilts_deg(grids: Grids, kind: str) -> np.ndarray:
+    """(N,) angles between slices and the body plane of their kind."""
+    cosines = np.abs(grids.normals @ CANONICAL_AXES[body_plane(kind)][2])
+    return np.degrees(np.arccos(np.minimum(1.0, cosines)))
 
 
 def group_parallel(
-    planes: Sequence[Plane], shapes: Sequence[tuple[int, ...]], angle_deg: float = 2.0, spacing_ratio: float = 0.01
+    grids: Grids, shapes: Sequence[tuple[int, ...]], angle_deg: float = 2.0, spacing_ratio: float = 0.01
 ) -> list[list[int]]:
     """Indices of the slices of each stack: same orientation, shape and pixel spacing, within tolerances of the first.
 
     Gaps do not split a stack.
     """
-    spacings = np.array([plane.spacing_mm for plane in planes]).reshape(-1, 2)
-    rows = np.array([plane.row_mm for plane in planes]).reshape(-1, 3) / spacings[:, :1]
-    columns = np.array([plane.column_mm for plane in planes]).reshape(-1, 3) / spacings[:, 1:]
+    spacings = grids.spacings_mm
+    rows, columns = grids.rows_mm / spacings[:, :1], grids.columns_mm / spacings[:, 1:]
     least_cosine = math.cos(math.radians(angle_deg))
     groups: list[list[int]] = []
-    left = list(range(len(planes)))
+    left = list(range(len(shapes)))
     while left:
         first = left[0]
         alike = (rows @ rows[first] >= least_cosine) & (columns @ columns[first] >= least_cosine)

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 WINDOW_PERCENTILES = (0.5, 99.5)
+# OpenCV counts in float32, which is exact up to this number.
+LARGEST_COUNT = 1 << 24
 
 
 def grey_window(slices: Sequence[np.ndarray]) -> tuple[int, int]:
@@ -16,11 +19,11 @@ def grey_window(slices: Sequence[np.ndarray]) -> tuple[int, int]:
 
     Equal to np.percentile with the methods "lower" and "higher", at a twentieth of its cost.
     """
-    bins = max(int(words.max()) for words in slices) + 1
-    histogram: np.ndarray = np.zeros((bins, 1), np.float32)
+    blocks = _blocks(slices)
+    bins = max(int(block.max()) for block in blocks) + 1
     counts = np.zeros(bins, np.int64)
-    for words in slices:
-        histogram = cv2.calcHist([words], [0], None, [bins], [0, bins], hist=histogram)
+    for block in blocks:
+        histogram = cv2.calcHist([block], [0], None, [bins], [0, bins])
         counts += histogram.ravel().astype(np.int64)
     cumulative = counts.cumsum()
     last = int(cumulative[-1]) - 1
@@ -30,6 +33,30 @@ def grey_window(slices: Sequence[np.ndarray]) -> tuple[int, int]:
         present = np.flatnonzero(counts)
         low, high = int(present[0]), int(present[-1])
     return low, high
+
+
+def _blocks(slices: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The pixels of all (H, W) slices as few arrays: slices that lie one behind the other in memory become one.
+
+    Reading leaves them so, and a histogram costs as much to begin as a whole slice to count.
+    """
+    height, width = slices[0].shape
+    blocks: list[tuple[np.ndarray, int]] = []  # the first slice of each block, and the number of slices
+    end = None
+    for words in sorted(map(np.ascontiguousarray, slices), key=_address):
+        first, count = blocks[-1] if blocks else (words, 0)
+        follows = _address(words) == end and words.base is not None and words.base is first.base
+        if follows and (count + 1) * words.size <= LARGEST_COUNT:
+            blocks[-1] = first, count + 1
+        else:
+            blocks.append((words, 1))
+        end = _address(words) + words.nbytes
+    return [as_strided(first, (count * height, width), writeable=False) for first, count in blocks]
+
+
+def _address(array: np.ndarray) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 def to_uint8(slices: Sequence[np.ndarray], window: tuple[int, int]) -> np.ndarray:

@@ -10,7 +10,8 @@ import math
 import operator
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from pydicom import Dataset
@@ -35,16 +36,18 @@ INTERCEPT = 0x00281052
 SLOPE = 0x00281053
 PIXEL_DATA = 0x7FE00010
 FUNCTIONAL_GROUPS = (0x52009229, 0x52009230)
-WANTED = frozenset((
-    TRANSFER_SYNTAX, INSTANCE_NUMBER, POSITION, ORIENTATION, SAMPLES, PHOTOMETRIC, FRAMES, ROWS, COLUMNS, SPACING,
-    BITS_ALLOCATED, BITS_STORED, HIGH_BIT, SIGNED, INTERCEPT, SLOPE,
-))  # fmt: skip
+COMMON = (
+    ORIENTATION, SAMPLES, PHOTOMETRIC, FRAMES, ROWS, COLUMNS, SPACING, BITS_ALLOCATED, BITS_STORED, HIGH_BIT, SIGNED,
+    INTERCEPT, SLOPE,
+)  # fmt: skip
+WANTED = frozenset((TRANSFER_SYNTAX, INSTANCE_NUMBER, POSITION, *COMMON))
 
 IMPLICIT_UID, EXPLICIT_UID, RLE_UID = (
     str(uid).encode() for uid in (ImplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless)
 )
 SCANNED_SYNTAXES = (IMPLICIT_UID, EXPLICIT_UID, RLE_UID)
 PREAMBLE = 128
+META_GROUP = 2
 UNDEFINED_LENGTH = 0xFFFFFFFF
 EXPLICIT = struct.Struct("<HH2sH")
 LENGTH = struct.Struct("<I")
@@ -102,34 +105,28 @@ def scan(data: memoryview) -> Scan | None:
     if len(data) < PREAMBLE + 4 or data[PREAMBLE : PREAMBLE + 4] != b"DICM":
         return None
     values: dict[int, bytes] = {}
-    offset, previous, explicit, syntax = PREAMBLE + 4, 0, True, b""
-    while offset + 12 <= len(data):
-        tag, start, length = _element(data, offset, explicit)
-        if tag >> 16 != 2 and not syntax:
+    offset, end, previous, explicit, syntax = PREAMBLE + 4, len(data), 0, True, b""
+    while offset + 12 <= end:  # one loop without calls: a call per element costs as much as the rest
+        group, number, representation, length = EXPLICIT.unpack_from(data, offset)
+        if not syntax and group != META_GROUP:
             syntax = values.get(TRANSFER_SYNTAX, b"").rstrip(b"\0 ")
             if syntax not in SCANNED_SYNTAXES:
                 return None
             explicit = syntax != IMPLICIT_UID
-            tag, start, length = _element(data, offset, explicit)
+        tag, start = group << 16 | number, offset + 8
+        if not explicit or representation in LONG_FORM:
+            start = offset + 12 if explicit else start
+            (length,) = LENGTH.unpack_from(data, start - 4)
+        elif not representation.isalpha():
+            length = UNDEFINED_LENGTH
         if tag == PIXEL_DATA:
             return Scan(values, syntax, start, length)
-        if tag <= previous or start + length > len(data) or tag in FUNCTIONAL_GROUPS:
+        if tag <= previous or start + length > end or tag in FUNCTIONAL_GROUPS:
             return None  # out of order or too long: misread or damaged; an undefined length ends here too
         if tag in WANTED:
             values[tag] = bytes(data[start : start + length])
         offset, previous = start + length, tag
     return None
-
-
-def _element(data: memoryview, offset: int, explicit: bool) -> tuple[int, int, int]:
-    """Tag, start of the value, and length of an element; a malformed one has the undefined length."""
-    group, element, representation, length = EXPLICIT.unpack_from(data, offset)
-    tag = group << 16 | element
-    if not explicit:
-        return tag, offset + 8, LENGTH.unpack_from(data, offset + 4)[0]
-    if representation in LONG_FORM:
-        return tag, offset + 12, LENGTH.unpack_from(data, offset + 8)[0]
-    return tag, offset + 8, length if representation.isalpha() else UNDEFINED_LENGTH
 
 
 def raw_values(dataset: Dataset) -> tuple[dict[int, bytes], Literal["little", "big"]]:
@@ -146,10 +143,26 @@ def raw_values(dataset: Dataset) -> tuple[dict[int, bytes], Literal["little", "b
 
 def parse(values: Mapping[int, bytes], order: Literal["little", "big"] = "little") -> Header | None:
     """Decode raw values; None where the file has no image (no rows and columns)."""
+    common = _parse_common(tuple(values.get(tag) for tag in COMMON), order)
+    if common is None:
+        return None
+    instance = _numbers(values.get(INSTANCE_NUMBER), 1)
+    position = checked_position(_numbers(values.get(POSITION), 3))
+    return replace(common, instance_number=int(instance[0]) if instance else None, position_mm=position)
+
+
+@lru_cache(maxsize=64)
+def _parse_common(texts: tuple[bytes | None, ...], order: Literal["little", "big"]) -> Header | None:
+    """All but number and position, from the values of COMMON, which the files of a stack repeat."""
+    values = dict(zip(COMMON, texts, strict=True))
 
     def short(tag: int, default: int) -> int:
-        value = values.get(tag, b"")
+        value = values[tag] or b""
         return int.from_bytes(value[:2], order) if len(value) >= 2 else default
+
+    def scale(tag: int, missing: float, invalid: float) -> float:
+        text = values[tag] or b""
+        return (_numbers(text, 1) or (invalid if text.strip(b"\0 ") else missing,))[0]
 
     rows, columns = short(ROWS, 0), short(COLUMNS, 0)
     if rows == 0 or columns == 0:
@@ -161,37 +174,39 @@ def parse(values: Mapping[int, bytes], order: Literal["little", "big"] = "little
     high_bit = short(HIGH_BIT, stored - 1)
     if not stored - 1 <= high_bit < allocated:
         high_bit = stored - 1
-    spacing = _numbers(values, SPACING, 2)
-    instance = _numbers(values, INSTANCE_NUMBER, 1)
-    frames = _numbers(values, FRAMES, 1)
-    slope = _numbers(values, SLOPE, 1) or (0.0 if values.get(SLOPE, b"").strip(b"\0 ") else 1.0,)
-    intercept = _numbers(values, INTERCEPT, 1) or (math.nan if values.get(INTERCEPT, b"").strip(b"\0 ") else 0.0,)
-    rescale_usable = 1 / LARGEST_RESCALE < abs(slope[0]) < LARGEST_RESCALE and abs(intercept[0]) < LARGEST_RESCALE
+    frames = _numbers(values[FRAMES], 1)
+    slope, intercept = scale(SLOPE, missing=1.0, invalid=0.0), scale(INTERCEPT, missing=0.0, invalid=math.nan)
+    rescale_usable = 1 / LARGEST_RESCALE < abs(slope) < LARGEST_RESCALE and abs(intercept) < LARGEST_RESCALE
+    photometric = values[PHOTOMETRIC]
     return Header(
         rows=rows,
         columns=columns,
         samples=short(SAMPLES, 1),
         frames=max(1, int(frames[0])) if frames else 1,
-        photometric=values.get(PHOTOMETRIC, b"MONOCHROME2").decode("ascii", "replace").strip(" \0").upper(),
+        photometric="MONOCHROME2"
+        if photometric is None
+        else photometric.decode("ascii", "replace").strip(" \0").upper(),
         bits_allocated=allocated,
         bits_stored=stored,
         high_bit=high_bit,
         signed=short(SIGNED, 0) == 1,
-        instance_number=int(instance[0]) if instance else None,
-        position_mm=checked_position(_numbers(values, POSITION, 3)),
-        orientation=checked_orientation(_numbers(values, ORIENTATION, 6)),
-        spacing_mm=checked_spacing(spacing, max(rows, columns)),
-        slope=slope[0] if rescale_usable else 1.0,
-        intercept=intercept[0] if rescale_usable else 0.0,
+        instance_number=None,
+        position_mm=None,
+        orientation=checked_orientation(_numbers(values[ORIENTATION], 6)),
+        spacing_mm=checked_spacing(_numbers(values[SPACING], 2), max(rows, columns)),
+        slope=slope if rescale_usable else 1.0,
+        intercept=intercept if rescale_usable else 0.0,
         rescale_usable=rescale_usable,
     )
 
 
-def _numbers(values: Mapping[int, bytes], tag: int, count: int) -> tuple[float, ...] | None:
+def _numbers(text: bytes | None, count: int) -> tuple[float, ...] | None:
     """Decimal or integer strings, separated by backslashes; None unless exactly `count` finite numbers."""
+    if text is None:
+        return None
     try:
-        numbers = tuple(float(part) for part in values[tag].strip(b"\0 ").split(b"\\"))
-    except (KeyError, ValueError):
+        numbers = tuple(map(float, text.strip(b"\0 ").split(b"\\")))
+    except ValueError:
         return None
     return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
 

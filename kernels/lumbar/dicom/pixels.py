@@ -9,6 +9,7 @@ import io
 import itertools
 import logging
 import os
+import stat
 import struct
 import threading
 import warnings
@@ -34,10 +35,15 @@ from .header import PREAMBLE, RLE_UID, UNDEFINED_LENGTH, Header, Scan
 warnings.filterwarnings("ignore", module=r"pydicom\..*")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
+NO_FILE = "neither a file nor a link to one"
+LARGEST_FILE_BYTES = 1 << 30
 TIFF_TAIL = 256  # bytes kept free behind a file for a TIFF directory (118 are needed)
 LARGEST_SCRATCH_WORDS = 1 << 26
 TIFF_SHORT, TIFF_LONG = 3, 4
 TIFF_PACKBITS = 32773
+TIFF_ENTRIES = 9
+TIFF_START = struct.Struct(f"<2sHI{PREAMBLE - 8}s")
+TIFF_DIRECTORY = struct.Struct("<4IH" + TIFF_ENTRIES * "HHII" + "I")  # offsets and lengths of the strips in front
 PACKBITS_LARGEST_RATIO = 64  # two bytes stand for 128 at most
 DEFLATED_UID = str(DeflatedExplicitVRLittleEndian).encode()
 # Behind the preamble and its magic word lies the length of the meta group, which names the syntax.
@@ -84,19 +90,37 @@ class Scratch(threading.local):
 scratch = Scratch()
 
 
+class NotRead(Exception):
+    """A path that is no file to be read; the message says why."""
+
+
 def read_file(path: Path) -> tuple[np.ndarray, int]:
-    """The bytes of a file, in scratch memory with TIFF_TAIL free bytes behind them, and the file's length."""
-    with open(path, "rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        buffer = scratch.file(size + TIFF_TAIL)
-        view = buffer.data[:size]
-        done = 0
-        while done < size:
-            count = file.readinto(view[done:])
+    """The bytes of a file, in scratch memory with TIFF_TAIL free bytes behind them, and the file's length.
+
+    Raises NotRead for what is no regular file, or a huge one, and OSError.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # not blocking: opening a pipe would wait
+    except OSError as error:
+        if path.is_file():
+            raise
+        raise NotRead(NO_FILE) from error
+    try:
+        about = os.fstat(file)
+        if not stat.S_ISREG(about.st_mode):
+            raise NotRead(NO_FILE)
+        if about.st_size > LARGEST_FILE_BYTES:
+            raise NotRead(f"larger than {LARGEST_FILE_BYTES >> 20} MiB: no image of a study")
+        buffer = scratch.file(about.st_size + TIFF_TAIL)
+        view, done = buffer.data, 0
+        while done < about.st_size:
+            count = os.readv(file, [view[done : about.st_size]])
             if not count:
-                raise OSError(f"only {done} of {size} bytes could be read")
+                raise OSError(f"only {done} of {about.st_size} bytes could be read")
             done += count
-    return buffer, size
+    finally:
+        os.close(file)
+    return buffer, about.st_size
 
 
 def read_dataset(buffer: np.ndarray, size: int) -> pydicom.Dataset:
@@ -159,7 +183,7 @@ def _decode_rle(buffer: np.ndarray, size: int, scan: Scan, rows: int, columns: i
     A TIFF header in the DICOM preamble and a directory behind the file let OpenCV decode both planes in place, as the
     two strips of one image; declared as 16-bit and half as large, so that the bytes are unchanged.
     """
-    segments = _rle_segments(buffer.data[:size], scan)
+    segments = rle_segments(buffer.data[:size], scan)
     if segments is None or rows * columns % 2:
         return None
     if min(length for _, length in segments) * PACKBITS_LARGEST_RATIO < rows * columns:
@@ -172,13 +196,13 @@ def _decode_rle(buffer: np.ndarray, size: int, scan: Scan, rows: int, columns: i
         return None
     if decoded is None or decoded.dtype != np.uint16 or decoded.shape != (2 * height, width):
         return None
-    high, low = decoded.view(np.uint8).reshape(2, rows, columns)
+    high, low = decoded.view(np.uint8).reshape(2, 1, -1)
     words = scratch.words(rows, columns)
-    cv2.merge([low, high], dst=words.view(np.uint8).reshape(rows, columns, 2))
+    cv2.merge([low, high], dst=words.view(np.uint8).reshape(1, -1, 2))
     return words
 
 
-def _rle_segments(data: memoryview, scan: Scan) -> list[tuple[int, int]] | None:
+def rle_segments(data: memoryview, scan: Scan) -> list[tuple[int, int]] | None:
     """(offset, length) of the two segments of a single-fragment RLE image; None where there are not exactly these."""
     if scan.pixel_length != UNDEFINED_LENGTH or scan.pixel_offset + 16 > len(data):
         return None
@@ -202,26 +226,23 @@ def _write_tiff(buffer: np.ndarray, size: int, width: int, height: int, segments
     """Write a TIFF header and directory around the bytes between preamble and `size`, which stay as they are."""
     offsets_at = size + size % 2
     lengths_at, directory_at = offsets_at + 8, offsets_at + 16
-    entries = (
-        (256, TIFF_SHORT, 1, width),
-        (257, TIFF_SHORT, 1, 2 * height),
-        (258, TIFF_SHORT, 1, 16),
-        (259, TIFF_SHORT, 1, TIFF_PACKBITS),
-        (262, TIFF_SHORT, 1, 1),  # photometric: black is zero
-        (273, TIFF_LONG, 2, offsets_at),
-        (277, TIFF_SHORT, 1, 1),
-        (278, TIFF_LONG, 1, height),  # rows per strip
-        (279, TIFF_LONG, 2, lengths_at),
-    )
     (offset_0, length_0), (offset_1, length_1) = segments
-    data = buffer.data
-    struct.pack_into("<2sHI", data, 0, b"II", 42, directory_at)
-    buffer[8:PREAMBLE] = 0
-    struct.pack_into("<4I", data, offsets_at, offset_0, offset_1, length_0, length_1)
-    struct.pack_into("<H", data, directory_at, len(entries))
-    for index, entry in enumerate(entries):
-        struct.pack_into("<HHII", data, directory_at + 2 + 12 * index, *entry)
-    struct.pack_into("<I", data, directory_at + 2 + 12 * len(entries), 0)
+    TIFF_START.pack_into(buffer.data, 0, b"II", 42, directory_at, b"")
+    # fmt: off
+    TIFF_DIRECTORY.pack_into(
+        buffer.data, offsets_at, offset_0, offset_1, length_0, length_1, TIFF_ENTRIES,
+        256, TIFF_SHORT, 1, width,
+        257, TIFF_SHORT, 1, 2 * height,
+        258, TIFF_SHORT, 1, 16,  # bits a sample
+        259, TIFF_SHORT, 1, TIFF_PACKBITS,
+        262, TIFF_SHORT, 1, 1,  # photometric: black is zero
+        273, TIFF_LONG, 2, offsets_at,
+        277, TIFF_SHORT, 1, 1,  # samples a pixel
+        278, TIFF_LONG, 1, height,  # rows a strip
+        279, TIFF_LONG, 2, lengths_at,
+        0,  # no further directory
+    )
+    # fmt: on
 
 
 def to_offset_binary(words: np.ndarray, header: Header) -> tuple[np.ndarray, int, bool]:

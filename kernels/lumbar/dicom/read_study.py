@@ -11,11 +11,21 @@ import numpy as np
 import pydicom
 
 from ..problems import Problem, Report
+from .fast_path_check import agrees
 from .geometry import Plane
 from .header import Header, parse, raw_values, scan
 from .multiframe import frame_headers
-from .pixels import decode_by_pydicom, decode_fast, read_dataset, read_file, scratch, to_offset_binary, to_words
-from .stacks import Image, build_stacks, with_geometry
+from .pixels import (
+    NotRead,
+    decode_by_pydicom,
+    decode_fast,
+    read_dataset,
+    read_file,
+    scratch,
+    to_offset_binary,
+    to_words,
+)
+from .stacks import Image, build_stacks, grids_of, with_geometry
 from .study import Stack, Study
 
 
@@ -30,11 +40,11 @@ def read_study(folder: Path, study_id: str, series: Sequence[tuple[str, str]]) -
     for series_id, kind in series:
         report = Report(study_id, series_id)
         images, assumed = with_geometry(list(_read_images(Path(folder) / series_id, report)), kind, report)
-        planes = [image.plane() for image in images]
-        for image, plane in zip(images, planes, strict=True):
+        grids = grids_of(images)
+        for image, plane in zip(images, grids.planes(), strict=True):
             if source_planes.setdefault((series_id, image.instance), plane) is not plane:
                 report.add("duplicate-number", f"another file has the number {image.instance} too", image.file)
-        stacks += build_stacks(series_id, kind, images, planes, assumed, report)
+        stacks += build_stacks(series_id, kind, images, grids, assumed, report)
         problems += report.problems
     return Study(study_id, tuple(stacks), problems, source_planes)
 
@@ -73,7 +83,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 # A file with more pixels per byte is damaged: decoding it could take all memory.
 LARGEST_RATIO = 64
-LARGEST_FILE_BYTES = 1 << 30
 LARGEST_UNQUESTIONED_PIXELS = 1 << 24
 # Object addresses in pydicom's messages are removed: the same file gives the same Problem in every run.
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -85,23 +94,19 @@ class _SeriesReader:
     def __init__(self, report: Report) -> None:
         self._report = report
         self._fast_allowed = True
-        # Encodings for which the fast path and pydicom gave the same bits on a file of this series.  Per series, so
-        # that the result of a series does not depend on those read before.
+        # Encodings for which the fast path is confirmed on a file of this series.  Per series, so that the result of a
+        # series does not depend on those read before.
         self._confirmed: set[tuple[object, ...]] = set()
         self._count = 0
 
     def read(self, path: Path, number: int | None) -> list[Image]:
         """The images of one file: one, or the frames of a multi-frame file.  Raises what pydicom raises."""
         self._count += 1
-        if not path.is_file():
-            self._report.add("unreadable-file", "neither a file nor a link to one", path.name)
+        try:
+            buffer, size = read_file(path)
+        except NotRead as error:
+            self._report.add("unreadable-file", str(error), path.name)
             return []
-        if path.stat().st_size > LARGEST_FILE_BYTES:
-            self._report.add(
-                "unreadable-file", f"larger than {LARGEST_FILE_BYTES >> 20} MiB: no image of a study", path.name
-            )
-            return []
-        buffer, size = read_file(path)
         if size == 0:
             self._report.add("empty-file", "0 bytes", path.name)
             return []
@@ -116,16 +121,12 @@ class _SeriesReader:
         if words is None:
             return []
         if (kind := (found.syntax, *header.encoding)) not in self._confirmed:
-            if not self._agrees(buffer, size, header, words):
+            if not agrees(buffer, size, found, header, words):
                 self._fast_allowed = False
                 self._report.add("fast-path-differs", "the series is read by pydicom instead", path.name)
                 return []
             self._confirmed.add(kind)
         return [self._image(path, number, header, words)]
-
-    def _agrees(self, buffer: np.ndarray, size: int, header: Header, words: np.ndarray) -> bool:
-        dataset = read_dataset(buffer, size)
-        return parse(*raw_values(dataset)) == header and np.array_equal(decode_by_pydicom(dataset), words)
 
     def _read_by_pydicom(self, path: Path, buffer: np.ndarray, size: int, number: int | None) -> list[Image]:
         dataset = read_dataset(buffer, size)

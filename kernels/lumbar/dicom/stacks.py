@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..problems import Report
-from .geometry import CANONICAL_AXES, Plane, body_plane, canonical, group_parallel, tilt_deg
+from .geometry import CANONICAL_AXES, Grids, body_plane, canonical, group_parallel, tilts_deg
 from .grey_window import grey_window, to_uint8
 from .study import Stack
 
@@ -38,12 +38,13 @@ class Image:
     orientation: tuple[float, ...] | None
     spacing_mm: tuple[float, ...] | None
 
-    def plane(self) -> Plane:
-        """The pixel grid; position, orientation and spacing must be known."""
-        assert self.position_mm is not None and self.orientation is not None and self.spacing_mm is not None
-        between_rows, between_columns = self.spacing_mm
-        cosines = np.array(self.orientation)
-        return Plane(np.array(self.position_mm), cosines[:3] * between_columns, cosines[3:] * between_rows)
+
+def grids_of(images: Sequence[Image]) -> Grids:
+    """The pixel grids of images whose position, orientation and spacing are known."""
+    positions = np.array([image.position_mm for image in images], float).reshape(-1, 3)
+    cosines = np.array([image.orientation for image in images], float).reshape(-1, 6)
+    spacings = np.array([image.spacing_mm for image in images], float).reshape(-1, 2)
+    return Grids(positions, cosines[:, :3] * spacings[:, 1:], cosines[:, 3:] * spacings[:, :1])
 
 
 def with_geometry(images: Sequence[Image], kind: str, report: Report) -> tuple[list[Image], bool]:
@@ -79,65 +80,72 @@ def _assume_positions(images: Sequence[Image], kind: str) -> list[Image]:
 
 
 def build_stacks(
-    series_id: str, kind: str, images: Sequence[Image], planes: Sequence[Plane], assumed: bool, report: Report
+    series_id: str, kind: str, images: Sequence[Image], grids: Grids, assumed: bool, report: Report
 ) -> list[Stack]:
     """Canonical stacks of a series' images, ordered along the body; images left out are Problems."""
-    slices = []
-    for image, plane in zip(images, planes, strict=True):
-        upright, words = canonical(plane, image.words, kind)
-        slices.append((replace(image, words=words), upright))
-    slices = _without_scouts(slices, kind, report)
-    groups = group_parallel([plane for _, plane in slices], [image.words.shape for image, _ in slices])
-    stacks = [_stack(series_id, kind, [slices[index] for index in group], assumed, report) for group in groups]
+    if not images:
+        return []
+    grids, pixels = canonical(grids, [image.words for image in images], kind)
+    kept = _without_scouts(images, grids, kind, report)
+    groups = group_parallel(grids.take(kept), [pixels[index].shape for index in kept])
+    stacks = []
+    for group in groups:
+        members = [kept[index] for index in group]
+        order = _in_order([images[index] for index in members], grids.take(members), pixels[members[0]].shape, report)
+        members = [members[index] for index in order]
+        slices = _one_scale([images[index] for index in members], [pixels[index] for index in members])
+        window = grey_window(slices)
+        if window[0] == window[1]:
+            detail = f"all {len(slices)} slices of a stack have one value"
+            report.add("constant-pixels", detail, images[members[0]].file)
+        planes, instances = tuple(grids.take(members).planes()), tuple(images[index].instance for index in members)
+        stacks.append(Stack(series_id, kind, to_uint8(slices, window), planes, instances, assumed))
     return sorted(stacks, key=lambda stack: (stack.positions_mm.mean(), stack.instances))
 
 
-def _without_scouts(slices: list[tuple[Image, Plane]], kind: str, report: Report) -> list[tuple[Image, Plane]]:
-    """Drop slices of another body plane, unless all are."""
-    tilts = [tilt_deg(plane, kind) for _, plane in slices]
-    if tilts and min(tilts) > LARGEST_TILT_DEG:
-        report.add("unexpected-orientation", f"all slices are {min(tilts):.0f}° or more off {body_plane(kind)}: kept")
-        return slices
-    for (image, _), tilt in zip(slices, tilts, strict=True):
+def _without_scouts(images: Sequence[Image], grids: Grids, kind: str, report: Report) -> list[int]:
+    """Indices of the slices of the kind's body plane; all of them where there is none."""
+    tilts = tilts_deg(grids, kind)
+    if tilts.min() > LARGEST_TILT_DEG:
+        report.add("unexpected-orientation", f"all slices are {tilts.min():.0f}° or more off {body_plane(kind)}: kept")
+        return list(range(len(images)))
+    for image, tilt in zip(images, tilts, strict=True):
         if tilt > LARGEST_TILT_DEG:
             report.add("off-orientation", f"left out: {tilt:.0f}° off {body_plane(kind)}", image.file)
-    return [one for one, tilt in zip(slices, tilts, strict=True) if tilt <= LARGEST_TILT_DEG]
+    return np.flatnonzero(tilts <= LARGEST_TILT_DEG).tolist()
 
 
-def _stack(series_id: str, kind: str, slices: Sequence[tuple[Image, Plane]], assumed: bool, report: Report) -> Stack:
-    height, width = slices[0][0].words.shape
-    centres = np.stack([plane.to_patient((height - 1) / 2, (width - 1) / 2) for _, plane in slices])
-    along = -np.mean([plane.normal for _, plane in slices], axis=0)
-    kept: list[int] = []
-    for index, (image, _) in enumerate(slices):
-        if kept and np.linalg.norm(centres[kept] - centres[index], axis=1).min() < SAME_PLACE_MM:
-            report.add("duplicate-slice", "left out: another slice is at the same place", image.file)
-        else:
-            kept.append(index)
-    kept.sort(key=lambda index: float(centres[index] @ along))
-    images = [slices[index][0] for index in kept]
-    slices_words = _one_scale(images)
-    window = grey_window(slices_words)
-    if window[0] == window[1]:
-        report.add("constant-pixels", f"all {len(images)} slices of a stack have one value", images[0].file)
-    planes = tuple(slices[index][1] for index in kept)
-    return Stack(series_id, kind, to_uint8(slices_words, window), planes, tuple(i.instance for i in images), assumed)
+def _in_order(images: Sequence[Image], grids: Grids, shape: tuple[int, ...], report: Report) -> list[int]:
+    """Indices of a stack's slices along the body; of several at one place the first is kept."""
+    centres = grids.to_patient((shape[0] - 1) / 2, (shape[1] - 1) / 2)  # (S, 3)
+    apart_mm = np.linalg.norm(centres[:, None] - centres, axis=2)  # (S, S)
+    left_out: set[int] = set()
+    for first, other in np.argwhere(np.triu(apart_mm < SAME_PLACE_MM, 1)).tolist():
+        if first not in left_out:
+            left_out.add(other)
+    for index in sorted(left_out):
+        report.add("duplicate-slice", "left out: another slice is at the same place", images[index].file)
+    order: list[int] = np.argsort(centres @ -grids.normals.mean(0), kind="stable").tolist()
+    return [index for index in order if index not in left_out]
 
 
-def _one_scale(images: Sequence[Image]) -> list[np.ndarray]:
-    """(H, W) uint16 slices on one increasing linear scale of the true values.
+def _one_scale(images: Sequence[Image], slices: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """(H, W) uint16 slices of images on one increasing linear scale of the true values.
 
     Files with equal slope and intercept need no arithmetic, as the grey window cancels these.
     """
     scales = {(image.slope, image.intercept) for image in images}
+    rising = images[0].slope > 0
+    if len(scales) == 1 and rising and all(words.flags.c_contiguous for words in slices):
+        return list(slices)
+    volume = np.stack(slices)  # (S, H, W)
     if len(scales) == 1:
-        rising = images[0].slope > 0
-        return [np.ascontiguousarray(image.words if rising else ~image.words) for image in images]
-    volume = np.stack([image.words for image in images]).astype(np.float32)
-    for words, image in zip(volume, images, strict=True):
+        return list(volume if rising else np.invert(volume, out=volume))
+    values = volume.astype(np.float32)
+    for words, image in zip(values, images, strict=True):
         words *= image.slope
         words += image.intercept
-    low, high = float(volume.min()), float(volume.max())
-    volume -= low
-    volume *= 65535 / (high - low or 1.0)
-    return list(np.rint(volume, out=volume).astype(np.uint16))
+    low, high = float(values.min()), float(values.max())
+    values -= low
+    values *= 65535 / (high - low or 1.0)
+    return list(np.rint(values, out=values).astype(np.uint16))

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..labels import SERIES_KINDS
 from ..problems import Problem
-from .geometry import Plane, body_plane
+from .geometry import Grids, Plane, body_plane
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Stack:
     @cached_property
     def centres_mm(self) -> np.ndarray:
         """(slice, 3) centre of each slice."""
-        return np.stack([plane.to_patient(*self.centre) for plane in self.planes])
+        return self._grids.to_patient(*self.centre)
 
     @cached_property
     def positions_mm(self) -> np.ndarray:
@@ -51,7 +51,7 @@ class Stack:
     @cached_property
     def _along(self) -> np.ndarray:
         # Canonical stacks run against the normal of their slices.
-        return -np.mean([plane.normal for plane in self.planes], axis=0)
+        return -self._grids.normals.mean(0)
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -60,12 +60,12 @@ class Stack:
 
     def to_pixels(self, point_mm: np.ndarray) -> np.ndarray:
         """(slice, 3) row and column of the point's projection on every slice, and its signed distance in mm."""
-        origins, inverses = self._frames
-        return np.einsum("sij,sj->si", inverses, point_mm - origins)[:, [1, 0, 2]]
+        matrices, offsets = self._grids.projection
+        return matrices @ point_mm - offsets
 
     @cached_property
-    def _frames(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.stack([plane.origin_mm for plane in self.planes]), np.stack([plane.inverse for plane in self.planes])
+    def _grids(self) -> Grids:
+        return Grids.of(self.planes)
 
 
 @dataclass

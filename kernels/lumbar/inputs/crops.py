@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
@@ -17,7 +18,8 @@ import numpy as np
 from ..dicom.geometry import Plane
 from ..dicom.study import Stack
 
-FRACTIONS = 32  # sub-pixel steps of cv2.remap's fixed-point tables
+FRACTION_BITS = 5  # of the sub-pixel steps of cv2.remap's fixed-point tables
+FRACTIONS = 1 << FRACTION_BITS
 FARTHEST_PX = 30000  # what a 16-bit coordinate can hold
 # Shrunk by more than this, several samples a pixel are averaged, as plain linear sampling would alias.
 LARGEST_PLAIN_SHRINK = 1.5
@@ -25,33 +27,60 @@ LARGEST_PLAIN_SHRINK = 1.5
 
 def longer_side_mm(stack: Stack, indices: Sequence[int] | np.ndarray) -> float:
     """The longer side of the largest of some slices."""
-    return float(max(np.multiply(stack.pixels.shape[1:], stack.planes[index].spacing_mm).max() for index in indices))
+    height, width = stack.pixels.shape[1:]
+    spacings = (stack.planes[index].spacing_mm for index in indices)
+    return max(max(height * between_rows, width * between_columns) for between_rows, between_columns in spacings)
 
 
-def sample(
-    stack: Stack, window: np.ndarray, centre_mm: np.ndarray | None, size_mm: float, size_px: int
-) -> tuple[np.ndarray, list[Plane]]:
-    """(slice, size_px, size_px) uint8 crops of the slices of a window, and their planes.
+@dataclass(frozen=True, eq=False)
+class Crops:
+    """Square crops of some slices of a stack: where they are, and, when asked for, their planes and pixels.
 
-    Each is centred on the projection of `centre_mm` onto its plane; without a centre, on the middle of the slice.
+    Each is centred on the projection of `centre_mm` onto its slice; without a centre, on the middle of the slice.
     """
-    size = size_px
-    feet = np.tile(stack.centre, (len(stack.planes), 1)) if centre_mm is None else stack.to_pixels(centre_mm)[:, :2]
-    pixels = np.empty((len(window), size, size), np.uint8)
-    planes: list[Plane] = []
-    for place, index in enumerate(window):
-        if place and index == window[place - 1]:
-            pixels[place] = pixels[place - 1]
-            planes.append(planes[-1])
-            continue
-        plane = stack.planes[index]
-        # Rounded, so that the slices of an upright stack share one table; a millionth of a pixel is no loss.
-        row, column = (round(float(value), 6) for value in feet[index])
-        row_step, column_step = (size_mm / size / spacing for spacing in plane.spacing_mm)
-        _crop(stack.pixels[index], row, column, row_step, column_step, pixels[place])
-        half = (size - 1) / 2
-        planes.append(plane.grid(row - half * row_step, column - half * column_step, row_step, column_step))
-    return pixels, planes
+
+    stack: Stack
+    window: Sequence[int] | np.ndarray
+    """(slice,) indices of the slices; a repeated one follows itself."""
+    centre_mm: np.ndarray | None
+    size_mm: float
+    size_px: int
+
+    @cached_property
+    def _grids(self) -> list[tuple[float, float, float, float]]:
+        """Row and column of the centre, and steps of rows and columns, of each crop, in pixels of its slice."""
+        stack = self.stack
+        grids = []
+        feet = None if self.centre_mm is None else stack.to_pixels(self.centre_mm)
+        for index in self.window:
+            row, column = stack.centre if feet is None else feet[index, :2]
+            between_rows, between_columns = stack.planes[index].spacing_mm
+            step_mm = self.size_mm / self.size_px
+            # Rounded, so that the slices of an upright stack share one table; a millionth of a pixel is no loss.
+            grids.append(
+                (round(float(row), 6), round(float(column), 6), step_mm / between_rows, step_mm / between_columns)
+            )
+        return grids
+
+    def planes(self) -> tuple[Plane, ...]:
+        """The plane of each crop."""
+        half = (self.size_px - 1) / 2
+        return tuple(
+            self.stack.planes[index].grid(row - half * row_step, column - half * column_step, row_step, column_step)
+            for index, (row, column, row_step, column_step) in zip(self.window, self._grids, strict=True)
+        )
+
+    def pixels(self) -> np.ndarray:
+        """(slice, size_px, size_px) uint8"""
+        pixels = np.empty((len(self.window), self.size_px, self.size_px), np.uint8)
+        last = None
+        for index, grid, out in zip(self.window, self._grids, pixels, strict=True):
+            if last is not None and index == last[0]:
+                out[:] = last[1]
+            else:
+                _crop(self.stack.pixels[index], *grid, out)
+            last = index, out
+        return pixels
 
 
 def _crop(image: np.ndarray, row: float, column: float, row_step: float, column_step: float, out: np.ndarray) -> None:
@@ -70,14 +99,20 @@ def _crop(image: np.ndarray, row: float, column: float, row_step: float, column_
 @lru_cache(maxsize=4)
 def _tables(row: float, column: float, row_step: float, column_step: float, size: int) -> tuple[np.ndarray, np.ndarray]:
     """cv2.remap's fixed-point tables: whole pixels (size, size, 2) int16 and fractions (size, size) uint16."""
-    offsets = np.arange(size) - (size - 1) / 2
     # Half to even, after the rounding noise is gone: the one rule that mirrored coordinates share.
-    rows = np.rint(np.round((row + offsets * row_step) * FRACTIONS, 6))
-    columns = np.rint(np.round((column + offsets * column_step) * FRACTIONS, 6))
+    positions = np.rint(((((row,), (column,)) + _offsets(size) * ((row_step,), (column_step,))) * FRACTIONS).round(6))
     limit = FARTHEST_PX * FRACTIONS
-    y = np.clip(rows, -limit, limit).astype(np.int32)[:, None]
-    x = np.clip(columns, -limit, limit).astype(np.int32)
-    places = np.empty((size, size, 2), np.int16)
-    places[..., 0] = x // FRACTIONS
-    places[..., 1] = y // FRACTIONS
-    return places, (y % FRACTIONS * FRACTIONS + x % FRACTIONS).astype(np.uint16)
+    y, x = np.minimum(np.maximum(positions, -limit), limit).astype(np.int32)  # (size,) each, in fractions of a pixel
+    y = y[:, None]
+    places = np.empty((size, size), "<u4")  # column in the low half, row in the high one, as two int16 lie in memory
+    np.bitwise_or((y >> FRACTION_BITS) << 16, x >> FRACTION_BITS & 0xFFFF, out=places.view("<i4"))
+    weights = np.empty((size, size), np.uint16)
+    last = FRACTIONS - 1
+    np.bitwise_or(((y & last) << FRACTION_BITS).astype(np.uint16), (x & last).astype(np.uint16), out=weights)
+    return places.view("<i2").reshape(size, size, 2), weights
+
+
+@lru_cache(maxsize=8)
+def _offsets(size: int) -> np.ndarray:
+    """(size,) distances of pixels from the middle of a crop."""
+    return np.arange(size) - (size - 1) / 2

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from ..dicom.geometry import CANONICAL_AXES, Plane, between, body_plane
 from ..dicom.study import Stack, Study, longest
 from ..labels import Unit, row_of
 from ..specs import SliceChoice, ViewRequest
-from .crops import longer_side_mm, sample
+from .crops import Crops, longer_side_mm
 from .landmark_maps import draw_marks
 
 Landmarks = Mapping[str, np.ndarray]
@@ -25,13 +26,21 @@ SAME_MM = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One input of a network before normalisation."""
+    """One input of a network before normalisation; its pixels and planes are made when first asked for."""
 
-    pixels: np.ndarray
-    """(slice, size_px, size_px) uint8"""
-    planes: tuple[Plane, ...]
-    """One per slice, of the view's own pixel grid; blank slices, at the end, have none."""
+    make_pixels: Callable[[], np.ndarray]
+    make_planes: Callable[[], tuple[Plane, ...]]
     series_id: str
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """(slice, size_px, size_px) uint8"""
+        return self.make_pixels()
+
+    @cached_property
+    def planes(self) -> tuple[Plane, ...]:
+        """One per slice, of the view's own pixel grid; blank slices, at the end, have none."""
+        return self.make_planes()
 
 
 def cut(study: Study, request: ViewRequest, unit: Unit, landmarks: Landmarks) -> View | None:
@@ -49,17 +58,20 @@ def cut(study: Study, request: ViewRequest, unit: Unit, landmarks: Landmarks) ->
             return None
         stack, index = found
         window = _window(stack, index, request.slices.count)
-        size_mm = request.size_mm or longer_side_mm(stack, window)
-        pixels, planes = sample(stack, window, centre, size_mm, request.size_px)
-        view = View(pixels, tuple(planes), stack.series_id)
+        crops = Crops(stack, window, centre, request.size_mm or longer_side_mm(stack, window), request.size_px)
+        view = View(crops.pixels, crops.planes, stack.series_id)
     if request.mirror_right and request.side(unit) == "right":
-        view = _mirrored(view, request.series)
-    if not request.marks:
-        return view
+        view = _mirrored(view, request)
+    return _marked(view, request, unit, landmarks) if request.marks else view
+
+
+def _marked(view: View, request: ViewRequest, unit: Unit, landmarks: Landmarks) -> View | None:
+    """Landmark maps in place of the pixels, which are not even sampled; None where no mark is known."""
     marks = [landmarks.get(row_of(name, unit)) for name in request.marks]
     if all(mark is None for mark in marks):
         return None
-    return View(draw_marks(view.planes, marks, view.pixels.shape), view.planes, view.series_id)
+    shape = request.slices.count, request.size_px, request.size_px
+    return View(lambda: draw_marks(view.planes, marks, shape), lambda: view.planes, view.series_id)
 
 
 def mirror_pixels(pixels: Pixels, series_kind: str) -> Pixels:
@@ -75,19 +87,22 @@ def turn_pixels(pixels: torch.Tensor, series_kind: str) -> torch.Tensor:
     return pixels.flip(-1 if body_plane(series_kind) == "sagittal" else -2)
 
 
-def _mirrored(view: View, series_kind: str) -> View:
-    pixels = mirror_pixels(view.pixels, series_kind)
-    if body_plane(series_kind) == "sagittal":
-        return View(pixels, view.planes[::-1], view.series_id)
-    last = pixels.shape[-1] - 1
-    return View(pixels, tuple(plane.grid(0, last, column_step=-1) for plane in view.planes), view.series_id)
+def _mirrored(view: View, request: ViewRequest) -> View:
+    def planes() -> tuple[Plane, ...]:
+        if body_plane(request.series) == "sagittal":
+            return view.planes[::-1]
+        return tuple(plane.grid(0, request.size_px - 1, column_step=-1) for plane in view.planes)
+
+    return View(lambda: mirror_pixels(view.make_pixels(), request.series), planes, view.series_id)
 
 
 def _mean(landmarks: Landmarks, names: Sequence[str], unit: Unit) -> np.ndarray | None:
     """Mean of the named landmarks in mm; None where one of them is unknown, or none is named."""
     points = [landmarks.get(row_of(name, unit)) for name in names]
     known = [point for point in points if point is not None and np.isfinite(point).all()]
-    return np.mean(known, axis=0) if known and len(known) == len(points) else None
+    if len(known) < len(points) or not known:
+        return None
+    return np.asarray(known[0]) if len(known) == 1 else np.mean(known, axis=0)
 
 
 def _whole(stacks: Sequence[Stack], request: ViewRequest, centre_mm: np.ndarray | None) -> View:
@@ -103,24 +118,34 @@ def _whole(stacks: Sequence[Stack], request: ViewRequest, centre_mm: np.ndarray 
     taken = [(stack, np.array([index for other, index in places if other is stack])) for stack in stacks]
     taken = [(stack, indices) for stack, indices in taken if len(indices)]
     size_mm = request.size_mm or max(longer_side_mm(stack, indices) for stack, indices in taken)
-    parts = [sample(stack, indices, centre_mm, size_mm, request.size_px) for stack, indices in taken]
-    pixels = np.concatenate([part for part, _ in parts])
-    planes = [plane for _, its_own in parts for plane in its_own]
+    parts = [Crops(stack, indices, centre_mm, size_mm, request.size_px) for stack, indices in taken]
+
+    def pixels() -> np.ndarray:
+        return np.concatenate([part.pixels() for part in parts])  # (S, H, W)
+
+    def planes() -> tuple[Plane, ...]:
+        return tuple(plane for part in parts for plane in part.planes())
+
     if choice.fit == "pad":
-        blank = np.zeros((choice.count - len(pixels), *pixels.shape[1:]), np.uint8)
-        return View(np.concatenate([pixels, blank]), tuple(planes), stacks[0].series_id)
-    return View(*_resampled(pixels, planes, choice.count), stacks[0].series_id)
+        blank = np.zeros((choice.count - len(places), request.size_px, request.size_px), np.uint8)
+        return View(lambda: np.concatenate([pixels(), blank]), planes, stacks[0].series_id)
+    positions = np.round(np.linspace(0, len(places) - 1, choice.count), 9)
+
+    def planes_between() -> tuple[Plane, ...]:
+        known = planes()
+        return tuple(between(known, position) for position in positions)
+
+    return View(lambda: _interpolated(pixels(), positions), planes_between, stacks[0].series_id)
 
 
-def _resampled(pixels: np.ndarray, planes: Sequence[Plane], count: int) -> tuple[np.ndarray, tuple[Plane, ...]]:
-    """`count` slices evenly from the first to the last, interpolated between neighbours."""
-    positions = np.round(np.linspace(0, len(pixels) - 1, count), 9)
+def _interpolated(pixels: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """(P, H, W) uint8 at fractional slices of (S, H, W), between their neighbours."""
     low = np.floor(positions).astype(int)
     share = (positions - low)[:, None, None].astype(np.float32)
     high = np.minimum(low + 1, len(pixels) - 1)
-    blend = pixels[low] * (1 - share) + pixels[high] * share  # (count, H, W)
+    blend = pixels[low] * (1 - share) + pixels[high] * share  # (P, H, W)
     # Half to even, once rounding noise is removed, so that a mirrored stack gives mirrored bytes.
-    return np.rint(np.round(blend, 3)).astype(np.uint8), tuple(between(planes, position) for position in positions)
+    return np.rint(np.round(blend, 3)).astype(np.uint8)
 
 
 def _around(

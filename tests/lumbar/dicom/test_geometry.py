@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from kernels.lumbar.dicom.geometry import (
     CANONICAL_AXES,
+    Grids,
     Plane,
     between,
     canonical,
     group_parallel,
     lift_points,
     project_points,
-    tilt_deg,
+    tilts_deg,
 )
 from kernels.lumbar.dicom.header import checked_orientation, checked_position, checked_spacing
 from tests.support.dicom.dicom_writer import rotation
@@ -79,7 +80,8 @@ def test_canonical_slices_look_alike_and_keep_each_pixel_in_its_place(kind, tilt
     column, row = (turn @ axes[which] * sign for which, sign in zip(order, signs, strict=True))
     stored = Plane(np.array([5.0, -7, 11]), column * spacing[1], row * spacing[0])
     image = np.arange(5 * 4).reshape(5, 4)
-    plane, upright = canonical(stored, image, kind)
+    grids, (upright,) = canonical(Grids.of([stored]), [image], kind)
+    (plane,) = grids.planes()
     assert plane.column_mm @ axes[0] > 0 and plane.row_mm @ axes[1] > 0
     assert plane.normal @ axes[2] < 0
     for value, at in ((0, (0, 0)), (7, (1, 3)), (18, (4, 2))):
@@ -110,21 +112,32 @@ def oblique_series(jitter):
 @pytest.mark.parametrize("jitter", [0, 2e-4])
 def test_a_series_of_oblique_blocks_is_grouped_by_orientation_shape_and_spacing(jitter):
     planes, shapes, names = oblique_series(jitter)
-    groups = group_parallel(planes, shapes)
+    groups = group_parallel(Grids.of(planes), shapes)
     assert sorted(sorted({names[index] for index in group}) for group in groups) == sorted([[n] for n in set(names)])
     assert sorted(len(group) for group in groups) == [1, 1, 5, 5, 5, 5, 5]
 
 
 def test_other_spacing_is_another_stack_and_rounding_is_not():
     planes = [plane_of((0, 0, 0), spacing) for spacing in ((0.6, 0.6), (0.6003, 0.6), (0.7, 0.6))]
-    assert group_parallel(planes, [(9, 9)] * 3) == [[0, 1], [2]]
+    assert group_parallel(Grids.of(planes), [(9, 9)] * 3) == [[0, 1], [2]]
 
 
 def test_tilt_is_the_angle_to_the_plane_of_the_kind():
     sagittal = Plane(np.zeros(3), *np.array([[0.0, 1, 0], [0, 0, -1]]))
-    assert tilt_deg(sagittal, "sagittal_t1") == pytest.approx(0)
-    assert tilt_deg(sagittal, "axial_t2") == pytest.approx(90)
-    assert tilt_deg(plane_of((30, 0, 0), (1, 1)), "axial_t2") == pytest.approx(30)
+    grids = Grids.of([sagittal, plane_of((30, 0, 0), (1, 1))])
+    assert tilts_deg(grids, "sagittal_t1")[0] == pytest.approx(0)
+    assert tilts_deg(grids, "axial_t2") == pytest.approx([90, 30])
+
+
+@given(angles, spacings, st.lists(places, min_size=1, max_size=4), places)
+def test_planes_side_by_side_are_the_planes_one_by_one(turn, spacing, origins, point):
+    planes = [plane_of(turn, spacing, origin) for origin in origins]
+    grids = Grids.of(planes)
+    matrices, offsets = grids.projection
+    assert np.allclose(grids.normals, [plane.normal for plane in planes])
+    assert np.allclose(grids.spacings_mm, [plane.spacing_mm for plane in planes])
+    assert np.allclose(grids.to_patient(3, 7), [plane.to_patient(3, 7) for plane in planes])
+    assert np.allclose(matrices @ point - offsets, [plane.to_pixel(np.array(point)) for plane in planes], atol=1e-6)
 
 
 def stack_of(turn, spacing, origin, gaps):

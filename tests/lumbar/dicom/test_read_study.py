@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from kernels.lumbar.dicom import pixels
 from kernels.lumbar.dicom import read_study as reader
+from kernels.lumbar.dicom.fast_path_check import agrees
 from kernels.lumbar.dicom.grey_window import grey_window, to_uint8
 from kernels.lumbar.dicom.header import scan
 from kernels.lumbar.dicom.read_study import read_study
@@ -95,17 +97,31 @@ def test_the_fast_path_agrees_with_pydicom_on_any_content(tmp_path, syntax, data
     assert (fast is None) == (syntax == "rle" and rows * columns % 2 == 1)
 
 
-def test_the_fast_path_is_taken_once_pydicom_has_confirmed_it_on_a_file_of_the_series(tmp_path, monkeypatch):
+def test_the_fast_path_is_taken_once_it_is_confirmed_on_a_file_of_the_series(tmp_path, monkeypatch):
     volume = texture((6, 30, 24))
     write_series(tmp_path / "7", volume, SAGITTAL, syntax="rle")
     calls = []
-    monkeypatch.setattr(
-        reader, "decode_by_pydicom", lambda dataset: calls.append(1) or pixels.decode_by_pydicom(dataset)
-    )
+    monkeypatch.setattr(reader, "agrees", lambda *given: calls.append(1) or agrees(*given))
+    monkeypatch.setattr(reader, "decode_by_pydicom", lambda _: pytest.fail("decoded twice"))
     first, second = read(tmp_path), read(tmp_path)
     assert len(calls) == 2  # of twelve files
     assert np.array_equal(first.stacks[0].pixels, second.stacks[0].pixels)
     assert np.array_equal(first.stacks[0].pixels, expected_pixels(volume))
+
+
+@pytest.mark.parametrize("syntax", ["explicit", "implicit", "rle"])
+@pytest.mark.parametrize("shape", [(2, 3), (30, 24), (80, 90)])
+def test_a_fast_reading_is_confirmed_as_it_is_and_in_no_other_way(tmp_path, syntax, shape):
+    path = write_file(tmp_path / "1.dcm", texture(shape), syntax)
+    buffer, size = pixels.read_file(path)
+    found = scan(buffer.data[:size])
+    header = reader.parse(found.values)
+    words = pixels.decode_fast(buffer, size, found, header).copy()
+    assert agrees(buffer, size, found, header, words)
+    swapped, shifted, tops = words.byteswap(), np.roll(words, 1), words ^ 0x100
+    assert not any(agrees(buffer, size, found, header, other) for other in (swapped, shifted, tops, words + 1))
+    assert not agrees(buffer, size, replace(found, pixel_offset=found.pixel_offset + 2), header, words)
+    assert not agrees(buffer, size, found, replace(header, bits_stored=header.bits_stored - 1), words)
 
 
 def test_where_the_fast_path_differs_pydicom_reads_the_series(tmp_path, monkeypatch):

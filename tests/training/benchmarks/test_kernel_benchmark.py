@@ -9,6 +9,7 @@ import math
 import os
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from kernels.lumbar.run.competition import read_series_table
 from training.benchmarks import kernel, parity
 from training.benchmarks.kernel import growth, workers
 from training.benchmarks.kernel_run import Clocks, KernelRun
-from training.benchmarks.reading import decode_only, files_of, framed
+from training.benchmarks.reading import cut_crops, files_of, landmarks_of, record_calls
 from training.benchmarks.studies import Studies, choose_studies, link_test_studies
 from training.benchmarks.tables import BenchError, Record, Table, formatted
 from training.phantom.dataset import Options, make_dataset
@@ -131,18 +132,23 @@ def test_linked_studies_are_the_same_studies(two_studies: Path, tmp_path: Path):
         assert [stack.pixels.tobytes() for stack in linked.stacks] == [s.pixels.tobytes() for s in original.stacks]
 
 
-def test_the_limit_decodes_every_pixel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_the_limit_repeats_every_opencv_call_of_the_kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     data = tmp_path / "data"
     make_dataset(data, Options(train=0, test=1, seed=3, scale=0.2), jobs=1)
-    files = files_of(choose_studies(data, 1))
-    decoded, decode = [], cv2.imdecode
-    monkeypatch.setattr(cv2, "imdecode", lambda *given: decoded.append(decode(*given)))
-    (tmp_path / "framed").mkdir()
-    framed_files = framed(files, tmp_path / "framed")
-    decoded.clear()
-    decode_only(framed_files)
-    assert len(decoded) == len(files)
-    assert all(image is not None and image.dtype == np.uint16 for image in decoded)
+    studies = choose_studies(data, 1)
+    (study, series), *_ = studies.series.items()
+    landmarks = landmarks_of(studies)[study]
+    decode = cv2.imdecode
+    calls = record_calls(lambda: cut_crops(read_study(studies.images / study, study, series), landmarks))
+    assert cv2.imdecode is decode
+    names = Counter(function.__name__ for function, _, _ in calls)
+    files = len(files_of(studies))
+    assert names["imdecode"] == names["merge"] == names["subtract"] == names["convertScaleAbs"] == files
+    assert names["remap"] > 50 and names["calcHist"] >= 3
+    for function, arguments, options in calls:
+        if function.__name__ == "imdecode":
+            image = function(*arguments, **options)
+            assert image is not None and image.dtype == np.uint16
 
 
 def finished(studies: int, **changes: Any) -> KernelRun:

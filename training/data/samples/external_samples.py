@@ -10,7 +10,7 @@ import torch
 
 from kernels.lumbar.dicom.geometry import CANONICAL_AXES, Plane, body_plane
 from kernels.lumbar.dicom.study import Stack
-from kernels.lumbar.inputs.crops import longer_side_mm, sample
+from kernels.lumbar.inputs.crops import Crops, longer_side_mm
 from kernels.lumbar.labels import LEVELS, UNITS, row_of
 from kernels.lumbar.specs import Member
 from training.data.cache.crop_cache import Cache, CachedView, stored
@@ -109,7 +109,8 @@ def _shown(images: Sequence[LevelImage], slices: int, size_px: int, units: int) 
     for place, image in enumerate(images):
         stack = Stack("", "sagittal_t2", image.pixels[None], (IMAGE,), (1,))
         only = np.array([0])
-        pixels[place], (plane,) = sample(stack, only, None, longer_side_mm(stack, only), size_px)
+        crops = Crops(stack, only, None, longer_side_mm(stack, only), size_px)
+        pixels[place], (plane,) = crops.pixels(), crops.planes()
         geometry[place] = plane.origin_mm, plane.column_mm, plane.row_mm
         geometry[place, :, 0] += np.multiply.outer(offsets_mm, ALONG)
     places = np.repeat(np.arange(len(images)), units)
