@@ -178,14 +178,27 @@ def decode_fast(buffer: np.ndarray, size: int, scan: Scan, header: Header) -> np
 
 
 def _decode_rle(buffer: np.ndarray, size: int, scan: Scan, rows: int, columns: int) -> np.ndarray | None:
-    """Decode by OpenCV's TIFF reader: 16-bit DICOM RLE is two PackBits planes, high bytes first, like TIFF strips.
-
-    A TIFF header in the DICOM preamble and a directory behind the file let OpenCV decode both planes in place, as the
-    two strips of one image; declared as 16-bit and half as large, so that the bytes are unchanged.
-    """
     segments = rle_segments(buffer.data[:size], scan)
     if segments is None or rows * columns % 2:
         return None
+    planes = unpack_planes(buffer, size, segments, rows, columns)
+    if planes is None:
+        return None
+    high, low = planes.reshape(2, 1, -1)
+    words = scratch.words(rows, columns)
+    cv2.merge([low, high], dst=words.view(np.uint8).reshape(1, -1, 2))
+    return words
+
+
+def unpack_planes(
+    buffer: np.ndarray, size: int, segments: list[tuple[int, int]], rows: int, columns: int
+) -> np.ndarray | None:
+    """(2, rows × columns) uint8 planes of a 16-bit RLE image, high bytes first; None where there are fewer bytes.
+
+    By OpenCV's TIFF reader, as TIFF strips can be PackBits like DICOM's segments: a TIFF header in the DICOM preamble
+    and a directory behind the file let it decode both in place, as the strips of one image; declared as 16-bit and half
+    as large, so that the bytes are unchanged.
+    """
     if min(length for _, length in segments) * PACKBITS_LARGEST_RATIO < rows * columns:
         return None  # incomplete: do not allocate the memory that a broken header claims
     width, height = (columns // 2, rows) if columns % 2 == 0 else (columns, rows // 2)
@@ -196,10 +209,7 @@ def _decode_rle(buffer: np.ndarray, size: int, scan: Scan, rows: int, columns: i
         return None
     if decoded is None or decoded.dtype != np.uint16 or decoded.shape != (2 * height, width):
         return None
-    high, low = decoded.view(np.uint8).reshape(2, 1, -1)
-    words = scratch.words(rows, columns)
-    cv2.merge([low, high], dst=words.view(np.uint8).reshape(1, -1, 2))
-    return words
+    return decoded.view(np.uint8).reshape(2, -1)
 
 
 def rle_segments(data: memoryview, scan: Scan) -> list[tuple[int, int]] | None:

@@ -122,6 +122,19 @@ def test_a_fast_reading_is_confirmed_as_it_is_and_in_no_other_way(tmp_path, synt
     assert not any(agrees(buffer, size, found, header, other) for other in (swapped, shifted, tops, words + 1))
     assert not agrees(buffer, size, replace(found, pixel_offset=found.pixel_offset + 2), header, words)
     assert not agrees(buffer, size, found, replace(header, bits_stored=header.bits_stored - 1), words)
+    assert not agrees(buffer, size, replace(found, pixel_length=2 * words.nbytes), header, words) or syntax == "rle"
+
+
+@pytest.mark.parametrize(("shape", "claimed"), [((30, 24), (20, 24)), ((30, 24), (28, 24)), ((30, 23), (28, 23))])
+def test_a_series_that_holds_more_pixels_than_it_claims_is_not_confirmed(tmp_path, shape, claimed):
+    path = write_file(tmp_path / "1.dcm", texture(shape), "rle")
+    buffer, size = pixels.read_file(path)
+    found = scan(buffer.data[:size])
+    header = replace(reader.parse(found.values), rows=claimed[0], columns=claimed[1])
+    words = pixels.decode_fast(buffer, size, found, header)
+    segments = pixels.rle_segments(buffer.data[:size], found)
+    assert words is not None and pixels.unpack_planes(buffer, size, segments, shape[0] + 2, shape[1]) is None
+    assert not agrees(buffer, size, found, header, words)
 
 
 def test_where_the_fast_path_differs_pydicom_reads_the_series(tmp_path, monkeypatch):
