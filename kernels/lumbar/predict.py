@@ -116,6 +116,7 @@ class KernelRun:
             "manifest_sha256": self.manifest_sha256,
             "device": ", ".join(map(str, self.devices)) or "none",
             "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
             "seconds": {"total": round(time.monotonic() - self.started, 3), **self.clock.totals_s()},
             "studies": {"asked": len(self.submission.studies), "graded": len(graded)},
             "members_used": [name for name in names if results and name in results.used],

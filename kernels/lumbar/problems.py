@@ -25,7 +25,7 @@ CONSEQUENCES = {
     "the time was over: the studies not reached keep their priors": "out-of-time",
     "the other devices or the CPU do its work": "device-unusable gpu-unusable device-lost",
     "no device is left: the supervisor restarts the kernel": "devices-lost",
-    "slower, with the same answers": "single-precision",
+    "slower, with the same answers": "single-precision not-optimised",
     "there is nothing to grade with: every study keeps its priors": "no-manifest no-job no-usable-member",
     "the weights are not those that the notebook was pushed for": "foreign-weights",
     "without this table no series is known: every study keeps its priors": "unreadable-table wrong-table",

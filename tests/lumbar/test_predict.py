@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from kernels.lumbar import predict
 from kernels.lumbar.labels import ROWS, SEVERITIES
@@ -50,6 +51,7 @@ def run(competition: Path, weights: Path, out: Path, *more: str) -> tuple[pd.Dat
 def healthy(data: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     frame, report = run(data, weights, tmp_path_factory.mktemp("healthy"))
     assert report["studies"] == {"asked": STUDIES, "graded": STUDIES}
+    assert report["threads"] == torch.get_num_threads()
     return frame
 
 

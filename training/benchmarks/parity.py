@@ -79,7 +79,7 @@ def _row(folder: Path, artefact: Artefact, device: torch.device, record: Record)
     ):
         record.check(found[judged] <= limit, f"{member.name}: {name} is off by {found[judged]:.2g}, not {limit}")
     varies = float((expected[..., 1:3] if localises else expected).std(0).mean())
-    taken = load_fastest(folder, artefact, device).precision
+    taken = load_fastest(artefact, data, device).precision
     return [member.name, member.unit, varies, at_home[0], exact[0], rounded[0], *half_row, taken, *times]
 
 

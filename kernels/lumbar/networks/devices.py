@@ -21,6 +21,8 @@ def choose_devices(problems: list[Problem], wanted: str = "") -> list[torch.devi
 
     A device that torch does not know or cannot use is a Problem.
     """
+    # torch.backends.cudnn.benchmark stays off: each worker would time cuDNN's algorithms for itself, and workers that
+    # take different ones give a study different bytes.
 
     def usable(names: Iterable[str], kind: str, hint: str = "") -> list[torch.device]:
         found = []

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -39,9 +40,11 @@ class LoadedMember:
     half: bool
     limit: BatchLimit = field(default_factory=BatchLimit)
     golden_s: float = 0.0
-    """Seconds per row of the golden input, after warm-up."""
+    """Seconds per row of the golden input: an estimate of its speed before the first study."""
     refused: str = ""
     """Why it is not in half precision on a GPU."""
+    unoptimised: str = ""
+    """Why it runs as exported on a CPU, not in its optimised form."""
 
     @property
     def precision(self) -> str:
@@ -75,7 +78,8 @@ class LoadedMember:
                 torch.cuda.empty_cache()
 
     def _forward(self, *inputs: Tensor) -> Tensor:
-        # Without optimisation TorchScript does not recompile for each new batch size.
+        # The graph runs as it stands: otherwise TorchScript profiles the first calls and recompiles for each new batch
+        # size, for seconds, and an answer would depend on the calls before.
         with torch.inference_mode(), torch.jit.optimized_execution(False):
             answer = self.module(*inputs).float().cpu()
         return answer.clone()  # an ordinary tensor: inference tensors cannot be changed in place
@@ -109,19 +113,18 @@ def load_member(folder: Path, artefact: Artefact, device: torch.device, half: bo
     return _load(artefact, checked_bytes(folder, artefact), device, half)
 
 
-def load_fastest(folder: Path, artefact: Artefact, device: torch.device) -> LoadedMember:
+def load_fastest(artefact: Artefact, data: bytes, device: torch.device) -> LoadedMember:
     """The member in half precision on a GPU where its golden output holds there, else in single precision.
 
-    Raises WeightsError, naming the member.
+    `data`: its verified archive.  Raises WeightsError, naming the member.
     """
-    data = checked_bytes(folder, artefact)
     refused = ""
     if device.type == "cuda":
         try:
-            return _timed(_load(artefact, data, device, half=True, bounds=HALF_FOR_SINGLE))
+            return _warm(_load(artefact, data, device, half=True, bounds=HALF_FOR_SINGLE))
         except WeightsError as error:  # overflow or loss of precision, or a faulty network: single precision tells
             refused = str(error)
-    return replace(_timed(_load(artefact, data, device, half=False)), refused=refused)
+    return replace(_warm(_load(artefact, data, device, half=False)), refused=refused)
 
 
 def _load(
@@ -132,30 +135,57 @@ def _load(
         module = _load_archive(io.BytesIO(data), device)
         stored_half = any(tensor.dtype == torch.float16 for tensor in module.parameters())
         loaded = LoadedMember(artefact, module.half() if half else module.float(), device, half)
-        _verify(loaded, bounds or bounds_of(device, half or stored_half))
+        return _verified(loaded, bounds or bounds_of(device, half or stored_half))
     except (RuntimeError, ValueError) as error:  # what torch raises for a damaged archive or a device without memory
         raise WeightsError(f"{name}: cannot be loaded on {device}: {str(error).strip().splitlines()[-1]}") from error
-    return loaded
+
+
+def _verified(loaded: LoadedMember, bounds: Bounds) -> LoadedMember:
+    """The member, on a CPU in its optimised form where the golden output holds there.  Raises WeightsError."""
+    unoptimised = ""
+    # GPUs gain nothing (training/benchmarks/README.md), and CPUs have no fast kernels for half precision.
+    if loaded.device.type == "cpu" and not loaded.half:
+        try:
+            return _verify(replace(loaded, module=_optimised(loaded.module)), bounds)
+        except (WeightsError, RuntimeError, AttributeError) as error:  # AttributeError: a torch without this function
+            unoptimised = first_line(error)
+    # Where this fails as well, the network is at fault.
+    return _verify(replace(loaded, unoptimised=unoptimised), bounds)
+
+
+def _optimised(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    """The module with weights as constants: batch norms folded into convolutions, these in oneDNN's own layouts.
+
+    Only the graph changes, here and once: its operations do not depend on the calls or their batch sizes.
+    """
+    with _quiet(), torch.jit.optimized_execution(True):  # it fails where this is switched off
+        fast: torch.jit.ScriptModule = torch.jit.optimize_for_inference(module)
+    return fast
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """TorchScript is deprecated, but the only format that all recent versions of torch read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _load_archive(archive: io.BytesIO, device: torch.device) -> torch.jit.ScriptModule:
-    with warnings.catch_warnings():
-        # TorchScript is deprecated, but the only format that all recent versions of torch read.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
+    with _quiet():
         module: torch.jit.ScriptModule = torch.jit.load(archive, map_location=device)
     return module.eval()
 
 
-def _verify(loaded: LoadedMember, bounds: Bounds) -> None:
-    """Compare with the golden output; also a warm-up.  Raises WeightsError.
+def _verify(loaded: LoadedMember, bounds: Bounds) -> LoadedMember:
+    """The member with its speed, if it answers the golden input as on the exporting machine.  Raises WeightsError.
 
     The maximum of a heatmap of noise can be a tie that other hardware breaks differently, so of a localiser all
     confidences and half of the positions must agree.
     """
     weights, member = loaded.artefact.weights, loaded.member
-    *views, present = golden_inputs(member, weights.golden_seed, GOLDEN_ROWS)
-    answer = loaded(views, present).numpy()
+    answer, row_s = _golden_answer(loaded)
     golden = np.asarray(weights.golden_output, np.float32)
     if answer.size != golden.size:
         raise WeightsError(f"{member.name}: answers {answer.size} numbers to the golden input instead of {golden.size}")
@@ -167,6 +197,15 @@ def _verify(loaded: LoadedMember, bounds: Bounds) -> None:
         _check(loaded, " px", np.median(error[..., :3].max(-1)), bounds.place)
     else:
         _check(loaded, "", (error / np.maximum(1, np.abs(golden))).max(), bounds.answer)
+    return replace(loaded, golden_s=row_s)
+
+
+def _golden_answer(loaded: LoadedMember) -> tuple[np.ndarray, float]:
+    """The answer to the golden input, and the seconds it took per row."""
+    *views, present = golden_inputs(loaded.member, loaded.artefact.weights.golden_seed, GOLDEN_ROWS)
+    started = time.monotonic()
+    answer = loaded(views, present).numpy()
+    return answer, (time.monotonic() - started) / GOLDEN_ROWS
 
 
 def _check(loaded: LoadedMember, unit: str, worst: float, bound: float) -> None:
@@ -177,9 +216,8 @@ def _check(loaded: LoadedMember, unit: str, worst: float, bound: float) -> None:
         )
 
 
-def _timed(loaded: LoadedMember) -> LoadedMember:
-    """The member with the seconds of a golden row: an estimate of its speed before the first study."""
-    *views, present = golden_inputs(loaded.member, loaded.artefact.weights.golden_seed, GOLDEN_ROWS)
-    started = time.monotonic()
-    loaded(views, present)
-    return replace(loaded, golden_s=(time.monotonic() - started) / GOLDEN_ROWS)
+def _warm(loaded: LoadedMember) -> LoadedMember:
+    """Timed again on a GPU, whose first forward loads its kernels."""
+    if loaded.device.type != "cuda":
+        return loaded
+    return replace(loaded, golden_s=_golden_answer(loaded)[1])

@@ -12,6 +12,7 @@ import torch
 from ..answers.route import RouteAnswers, answer_route
 from ..answers.spine_shape import Expectation
 from ..manifest import Manifest
+from ..networks.archives import archives_of
 from ..networks.loading import LoadedMember, is_out_of_memory, load_fastest
 from ..networks.weights import WeightsError
 from ..problems import Problem
@@ -45,7 +46,7 @@ class DeviceWorker:
         self.precision: dict[str, str] = {}
         """Of all members that were ever loaded: half or single."""
         self.refused: list[Problem] = []
-        """Members in single precision on a GPU, and why."""
+        """Members in single precision on a GPU or not optimised on a CPU, and why."""
         self.silent_s = 0.0
         """Seconds since the last heartbeat: reset by the worker after each step, counted up by its monitor."""
 
@@ -54,19 +55,20 @@ class DeviceWorker:
         self.members = {name: one for name, one in self.members.items() if name in names}
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        for name in names:
-            if name in self.members or name in self.unusable:
-                continue
-            self.silent_s = 0.0
-            try:
-                one = self.members[name] = load_fastest(self._folder, self._artefacts[name], self.device)
-                self.precision[name] = one.precision
-                if one.refused:
-                    self.refused.append(Problem("", name, "single-precision", one.refused))
-            except WeightsError as error:
-                if is_out_of_memory(error):
-                    continue  # another device, or a round with fewer networks, may have enough memory
-                self.unusable[name] = Problem("", name, "member-unusable", str(error))
+        missing = [self._artefacts[name] for name in names if name not in self.members and name not in self.unusable]
+        with archives_of(self._folder).shared(missing) as archive_of:
+            for artefact in missing:
+                name = artefact.member.name
+                self.silent_s = 0.0
+                try:
+                    one = self.members[name] = load_fastest(artefact, archive_of(artefact), self.device)
+                    self.precision[name] = one.precision
+                    reasons = {"single-precision": one.refused, "not-optimised": one.unoptimised}
+                    self.refused += [Problem("", name, kind, reason) for kind, reason in reasons.items() if reason]
+                except WeightsError as error:
+                    if is_out_of_memory(error):
+                        continue  # another device, or a round with fewer networks, may have enough memory
+                    self.unusable[name] = Problem("", name, "member-unusable", str(error))
 
     @property
     def golden_s(self) -> dict[str, float]:

@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.lumbar.manifest import Artefact
+from kernels.lumbar.answers.priors import public_priors
+from kernels.lumbar.manifest import Artefact, Manifest
 from kernels.lumbar.networks import loading as loaded_module
 from kernels.lumbar.networks.loading import LoadedMember, load_fastest, load_member
-from kernels.lumbar.networks.weights import WeightsError, golden_inputs
+from kernels.lumbar.networks.weights import WeightsError, checked_bytes, golden_inputs
+from kernels.lumbar.problems import MEANINGS
+from kernels.lumbar.run.clock import Clock
+from kernels.lumbar.run.device_worker import DeviceWorker
+from tests.support.networks.recipe_members import members
 from tests.support.networks.tiny_members import PROVENANCE, localiser
 from training import networks
 from training.fitting.export import export
@@ -131,7 +136,60 @@ def test_without_memory_for_one_row_it_fails(artefact):
 
 
 def test_the_kernels_members_know_what_a_row_takes(tiny_export, artefact):
-    assert load_fastest(tiny_export, artefact, CPU).golden_s > 0
+    assert load_fastest(artefact, checked_bytes(tiny_export, artefact), CPU).golden_s > 0
+
+
+def as_exported(folder, artefact) -> LoadedMember:
+    return LoadedMember(artefact, torch.jit.load(folder / "weights.ts").eval(), CPU, half=False)
+
+
+def test_on_a_cpu_the_optimised_form_answers_alike(tiny_export, artefact):
+    loaded, plain = load_member(tiny_export, artefact, CPU), as_exported(tiny_export, artefact)
+    assert loaded.unoptimised == "" and "batch_norm" not in str(loaded.module.graph)
+    *views, present = golden_inputs(artefact.member, 6, 7)
+    present[3:, 1] = 0
+    torch.testing.assert_close(loaded(views, present), plain(views, present), atol=1e-5, rtol=1e-5)
+
+
+def test_an_answer_does_not_depend_on_the_calls_before(exported):
+    for entry in members("smoke", "grader")[:3] + members("smoke", "localiser")[:3]:
+        folder, artefact = exported(entry)
+        first, other = (load_member(folder, artefact, CPU) for _ in range(2))
+        *views, present = golden_inputs(artefact.member, 6, 4)
+        expected = first(views, present)
+        for rows in (4, 1, 3, 4, 2, 4):
+            answer = other([view[:rows] for view in views], present[:rows])
+            torch.testing.assert_close(answer, expected[:rows], atol=1e-4, rtol=1e-5)
+            assert rows < 4 or torch.equal(answer, expected), artefact.member.name
+
+
+def add_one(module: torch.jit.ScriptModule) -> torch.nn.Module:
+    class Wrong(torch.nn.Module):
+        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+            return module(*inputs) + 1
+
+    return Wrong()
+
+
+def fail(module: torch.jit.ScriptModule) -> torch.nn.Module:
+    raise RuntimeError("no such layout\nand a page more")
+
+
+@pytest.mark.parametrize(
+    ("optimise", "reason"), [(add_one, "differs from its golden output"), (fail, "no such layout")]
+)
+def test_what_cannot_be_optimised_runs_as_exported_and_says_why(tiny_export, artefact, monkeypatch, optimise, reason):
+    *views, present = golden_inputs(artefact.member, 6)
+    plain = as_exported(tiny_export, artefact)(views, present)
+    monkeypatch.setattr(torch.jit, "optimize_for_inference", optimise)
+    loaded = load_member(tiny_export, artefact, CPU)
+    assert reason in loaded.unoptimised and "\n" not in loaded.unoptimised
+    assert torch.equal(loaded(views, present), plain)
+    manifest = Manifest(name="m", priors=public_priors(), artefacts=(artefact,), routes=())
+    worker = DeviceWorker(manifest, tiny_export, CPU, Clock(1e9))
+    worker.load([artefact.member.name])
+    assert [(problem.where, problem.kind) for problem in worker.refused] == [("tiny_split_gru", "not-optimised")]
+    assert reason in worker.refused[0].detail and worker.members and MEANINGS["not-optimised"]
 
 
 @pytest.mark.parametrize(("error", "half"), [(0.004, True), (0.04, False)])
@@ -153,6 +211,6 @@ def test_on_a_gpu_half_precision_is_taken_where_it_answers_alike(tiny_export, ar
 
     monkeypatch.setattr(loaded_module, "_load_archive", lambda archive, device: Rounded(load(archive, CPU), 0.0))
     monkeypatch.setattr(torch.Tensor, "to", lambda self, device, dtype, **more: self.type(dtype))
-    loaded = load_fastest(tiny_export, artefact, shown)
+    loaded = load_fastest(artefact, checked_bytes(tiny_export, artefact), shown)
     assert (loaded.half, loaded.precision) == (half, "half" if half else "single")
     assert loaded.refused == "" if half else "in half precision; 0.01 is allowed" in loaded.refused

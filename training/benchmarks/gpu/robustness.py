@@ -19,7 +19,7 @@ from kernels.lumbar import predict
 from kernels.lumbar.labels import UNITS
 from kernels.lumbar.manifest import Shape
 from kernels.lumbar.networks.loading import load_fastest
-from kernels.lumbar.networks.weights import golden_inputs, read_manifest
+from kernels.lumbar.networks.weights import checked_bytes, golden_inputs, read_manifest
 from kernels.lumbar.run import output_check
 from training.benchmarks import parity
 from training.benchmarks.kernel_run import KernelRun
@@ -65,7 +65,7 @@ def _capped_networks(setting: Setting, record: Record) -> None:
     by_work = sorted(artefacts, key=lambda one: -(one.provenance.gflops_per_study or 0.0))
     for artefact in by_work[:MOST_NETWORKS]:
         name = artefact.member.name
-        loaded = load_fastest(setting.package, artefact, torch.device("cuda"))
+        loaded = load_fastest(artefact, checked_bytes(setting.package, artefact), torch.device("cuda"))
         rows = CAPPED_STUDIES * len(UNITS[artefact.member.unit])
         *views, present = golden_inputs(artefact.member, 3, rows)
         on_device = [view.cuda() for view in views], present.cuda()
