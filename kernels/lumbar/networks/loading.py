@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -42,6 +43,8 @@ class LoadedMember:
     """Seconds per row of the golden input, after warm-up."""
     refused: str = ""
     """Why it is not in half precision on a GPU."""
+    turn: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Around each forward: waits until no other one runs on the device."""
 
     @property
     def precision(self) -> str:
@@ -58,6 +61,10 @@ class LoadedMember:
         Out of memory: the rows per forward are halved until they fit, also for later calls.
         Raises RuntimeError, as torch does, and DeviceLost.
         """
+        with self.turn():
+            return self._in_turn(views, present)
+
+    def _in_turn(self, views: Sequence[Tensor], present: Tensor) -> Tensor:
         dtype = torch.float16 if self.half else torch.float32
         inputs = [tensor.to(self.device, dtype, non_blocking=True) for tensor in (*views, present)]
         while True:
