@@ -117,11 +117,11 @@ class WorkerPool:
     def in_flight(self, worker: DeviceWorker | None = None) -> int:
         """Studies that are in flight on a worker, or on all."""
         lanes = None if worker is None else worker.lanes
-        return sum(len(studies) for lane, studies in list(self._busy.items()) if lanes is None or lane in lanes)
+        return sum(len(studies) for lane, studies in self._busy.copy().items() if lanes is None or lane in lanes)
 
     def _hangs(self, worker: DeviceWorker, passed_s: float) -> bool:
         """Whether a worker finished no step for too long: neither a forward nor a load takes minutes."""
-        if not self._busy.keys() & worker.lanes:
+        if not any(lane in self._busy for lane in worker.lanes):
             return False
         worker.silent_s += passed_s
         return worker.silent_s > self._patience_s
