@@ -17,7 +17,7 @@ import pytest
 from kernels.lumbar import predict
 from kernels.lumbar.networks.weights import MANIFEST_FILE, read_manifest
 from kernels.lumbar.problems import Problem
-from kernels.lumbar.run import read_ahead, results, submission
+from kernels.lumbar.run import kept_studies, read_ahead, results, submission
 from tests.lumbar.run.test_rounds import studies_of
 from tests.support.dicom.dicom_factory import write_foreign_dataset
 from tests.support.faults.fault_runs import answered, assert_same, run_here
@@ -125,6 +125,44 @@ def test_a_study_that_kills_twice_keeps_its_prior(data, seeing, plain, tmp_path,
     assert found.problems(victim) == {"given-up"} and found.report["fallbacks"]["never_graded"] == 1
 
 
+# Kills the kernel by a study, once its networks begin on it while another study is in flight.
+POISONED = """
+import os, signal, sys, time
+from kernels.lumbar import predict
+from kernels.lumbar.run.device_worker import DeviceWorker
+work, at_work = DeviceWorker.work, []
+def poisoned(self, lane, batch, *given):
+    at_work.extend(batch.names)
+    if "{victim}" in batch.names:
+        time.sleep(0.5)
+        print("in flight:", len(set(at_work)), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.2)
+    return work(self, lane, batch, *given)
+DeviceWorker.work = poisoned
+os.cpu_count = lambda: 2
+predict.run_process()
+"""
+
+
+def test_a_study_that_kills_beside_others_in_flight_costs_itself_alone(data, seeing, plain, tmp_path):
+    victim, *others = studies_of(data)
+    given = ["--competition", str(data), "--weights", str(seeing), "--out", str(tmp_path)]
+    ends = []
+    for restart in range(4):
+        environment = {**os.environ, "LUMBAR_RESTART": str(restart), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", POISONED.format(victim=victim), *given]
+        ended = subprocess.run(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        ends.append(ended)
+        if ended.returncode == 0:
+            break
+    assert [ended.returncode for ended in ends] == [-signal.SIGKILL, -signal.SIGKILL, 0]
+    assert int(ends[0].stdout.split("in flight: ")[1]) > 1
+    found = answered(0, data, tmp_path)
+    assert_same(found, plain, *others)
+    assert found.problems(victim) == {"given-up"} and found.report["fallbacks"]["never_graded"] == 1
+
+
 def test_a_full_disk_leaves_the_last_complete_file(data, seeing, tmp_path, monkeypatch):
     write, times = submission.replace_text, []
 
@@ -153,6 +191,7 @@ def test_a_study_that_vanishes_between_two_rounds_keeps_what_it_has(data, seeing
     copy = Path(shutil.copytree(data, tmp_path / "data"))
     victim, *others = studies_of(copy)
     read, seen = read_ahead.read_study, []
+    monkeypatch.setattr(kept_studies, "KEPT_BYTES", 0)  # so that the second round reads again
 
     def vanishing(folder, study, series):
         seen.append(study)

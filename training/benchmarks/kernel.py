@@ -37,6 +37,7 @@ HIDDEN_STUDIES = 722
 FLAT_TIME, FLAT_MEMORY = 1.15, 1.05
 LEAST_MODEL_MS = 150
 # Column → clock of kernel_run.clocked_kernel.
+SHARES = {"forwards": "forward", "waiting": "wait", "cutting": "cut", "loading": "load"}
 CPU_COLUMNS = {"model CPU ms": "forwards", "cut CPU ms": "cutting", "read CPU ms": "reading"}
 
 
@@ -156,17 +157,15 @@ def device_tables(
 
 
 def overlap(device: str, by_package: Mapping[str, KernelRun]) -> Table:
-    """The kernel's wall time over that of its networks' forwards, and the shares of everything in it."""
+    """The kernel's wall time over that of its networks' forwards, and the shares of what hides behind nothing."""
     columns = ["package", "members", "studies", "model ms", "kernel s", "forwards s", "× forwards", "loaded ×"]
-    columns += [*(f"% {name}" for name in ("forward", "wait", "cut", "load", "rest")), *CPU_COLUMNS, "peak MiB"]
+    columns += [*(f"% {name}" for name in SHARES.values()), "% rest", *CPU_COLUMNS, "peak MiB"]
     table = Table(f"overlap {device}", f"The kernel over its networks alone, {device}, one worker", columns)
     for package, run in by_package.items():
-        forwards, waiting, cutting, loading = (
-            run.clocks.get(name, 0.0) for name in ("forwards", "waiting", "cutting", "loading")
-        )
+        forwards, loading = (run.clocks.get(name, 0.0) for name in ("forwards", "loading"))
         # Loading is paid once, however many studies there are: it says nothing of a run of hours.
         loaded = (run.total_s - loading) / forwards
-        shares = [100 * seconds / run.total_s for seconds in (forwards, waiting, cutting, loading)]
+        shares = [100 * run.clocks_exposed.get(name, 0.0) / run.total_s for name in SHARES]
         model_ms = 1e3 * forwards / run.studies
         whole = (run.total_s, forwards, run.total_s / forwards, loaded)
         cpu = [1e3 * run.clocks_cpu.get(name, 0.0) / run.studies for name in CPU_COLUMNS.values()]
@@ -174,7 +173,8 @@ def overlap(device: str, by_package: Mapping[str, KernelRun]) -> Table:
         table.rows.append(row)
     table.remarks = [
         f"networks of {LEAST_MODEL_MS} ms a study and more hide the reading; loaded ×: without loading the networks",
-        "wait: for a study to be read; cut: and normalise; rest: test-time augmentation, mm, files",
+        "shares of the time, what runs behind a forward not counted; wait: for a study to be read; cut: and normalise; "
+        "rest: test-time augmentation, mm, files",
         "CPU ms a study: of the threads themselves, which other load changes less; reading has threads of its own",
     ]
     return table
@@ -192,7 +192,7 @@ def growth(device: str, runs: Sequence[KernelRun]) -> Table:
         f"{last.studies / first.studies:.3g} × the studies: CPU seconds a study × {time_ratio:.3g} "
         f"({'flat' if time_ratio <= FLAT_TIME else 'NOT flat'}), peak memory × {memory_ratio:.3g} "
         f"({'flat' if memory_ratio <= FLAT_MEMORY else 'NOT flat'}); CPU seconds are without loading networks, wall "
-        "with it"
+        "with it; where networks take several rounds, memory includes the studies kept between them, up to a bound"
     ]
     return table
 

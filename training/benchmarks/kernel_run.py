@@ -42,6 +42,8 @@ class KernelRun:
     clocks: dict[str, float] = field(default_factory=dict)
     """Seconds by clock (see `clocked_kernel`), and in the next the CPU seconds of the calling threads."""
     clocks_cpu: dict[str, float] = field(default_factory=dict)
+    clocks_exposed: dict[str, float] = field(default_factory=dict)
+    """Seconds by clock that hide behind no other (see `Clocks`)."""
 
     @classmethod
     def read(cls, out: Path, wall_s: float, measured: dict[str, Any] | None = None) -> KernelRun:
@@ -132,10 +134,10 @@ def clocked_kernel(record: str, *options: str) -> int:
     """Run the kernel in this process, its stages clocked; times and peak memory go to the file `record`."""
     clocks = Clocks()
     clocks.attach(DeviceWorker, "load", "loading")
-    clocks.attach(read_ahead, "read_study", "reading")
-    clocks.attach(read_ahead.ReadAhead, "__next__", "waiting")
+    clocks.attach(LoadedMember, "_forward", "forwards")  # not the call, which waits for the other batch in flight
     clocks.attach(InputCache, "inputs_of", "cutting")
-    clocks.attach(LoadedMember, "__call__", "forwards")
+    clocks.attach(read_ahead.ReadAhead, "__next__", "waiting")
+    clocks.attach(read_ahead, "read_study", "reading")
     started_s = time.process_time()
     code = predict.main(options)
     measured = {
@@ -143,15 +145,24 @@ def clocked_kernel(record: str, *options: str) -> int:
         "peak_mib": process.peak_mib(),
         "clocks": clocks.seconds,
         "clocks_cpu": clocks.cpu_s,
+        "clocks_exposed": clocks.exposed_s,
     }
     Path(record).write_text(json.dumps(measured), encoding="utf-8")
     return code
 
 
 class Clocks:
-    """Seconds by name of calls outside of other clocked calls: loading runs forwards, and counts as loading alone."""
+    """Seconds by name of calls outside of other clocked calls: loading runs forwards, and counts as loading alone.
+
+    Calls of several threads at a time add up; `exposed_s` has every moment once, for the call whose clock was attached
+    first: what runs behind a forward is exposed only where no forward runs.
+    """
 
     def __init__(self) -> None:
+        self.exposed_s: dict[str, float] = {}
+        self._running: dict[str, int] = {}
+        """Number of calls that run now, in the order of attachment."""
+        self._exposed_until = 0.0
         self.seconds: dict[str, float] = defaultdict(float)
         self.cpu_s: dict[str, float] = defaultdict(float)
         """Of the calling thread: other load on the machine changes these less."""
@@ -160,6 +171,7 @@ class Clocks:
 
     def attach(self, owner: Any, method: str, name: str) -> None:
         """Clock a method, or a module's function, from now on, in whichever thread it is called."""
+        self.exposed_s[name], self._running[name] = 0.0, 0
         setattr(owner, method, self._clocked(getattr(owner, method), name))
 
     def _clocked(self, call: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -168,6 +180,7 @@ class Clocks:
             if getattr(self._within, "is_clocked", False):
                 return call(*args, **options)
             self._within.is_clocked = True
+            self._count(name, 1)
             started, cpu_started = time.monotonic(), time.thread_time()
             try:
                 return call(*args, **options)
@@ -176,5 +189,16 @@ class Clocks:
                 with self._lock:
                     self.seconds[name] += time.monotonic() - started
                     self.cpu_s[name] += time.thread_time() - cpu_started
+                self._count(name, -1)
 
         return timed
+
+    def _count(self, name: str, change: int) -> None:
+        """One call more or fewer runs from now on."""
+        with self._lock:
+            now = time.monotonic()
+            exposed = next((one for one, calls in self._running.items() if calls), None)
+            if exposed is not None:
+                self.exposed_s[exposed] += now - self._exposed_until
+            self._exposed_until = now
+            self._running[name] += change

@@ -46,24 +46,27 @@ def answer_route(
     record: Record,
     tta: bool = True,
     executor: Executor | None = None,
+    seconds: Callable[[], float] | None = None,
 ) -> RouteAnswers:
     """Run localisers and graders.  `landmarks`: row → patient mm, one mapping per study; None = to be located.
 
     `record` is called after each timed step; localisers share the seconds of the whole localisation.  `executor`: see
-    member_inputs.InputCache.  A member that fails is a Problem of the study.  Raises DeviceLost.
+    member_inputs.InputCache.  `seconds`: the clock of the steps, by default that of the wall.  A member that fails is a
+    Problem of the study.  Raises DeviceLost.
     """
+    seconds = seconds or time.monotonic
     located = None
     if any(points is None for points in landmarks):
-        started = time.monotonic()
+        started = seconds()
         located = locate(studies, localisers, expectation, tta, device, executor)
-        share_s = (time.monotonic() - started) / max(len(localisers), 1)
+        share_s = (seconds() - started) / max(len(localisers), 1)
         for one in localisers:
             record(one.member.name, share_s, len(studies), one.member.passes if tta else 1)
         landmarks = [found.points if known is None else known for known, found in zip(landmarks, located, strict=True)]
     cache = InputCache(studies, [points for points in landmarks if points is not None], device, executor)
     logits = {}
     for grader in with_prefetch(cache, graders):
-        started = time.monotonic()
+        started = seconds()
         logits[grader.member.name] = grade(cache, grader, tta)
-        record(grader.member.name, time.monotonic() - started, len(studies), grader.member.passes if tta else 1)
+        record(grader.member.name, seconds() - started, len(studies), grader.member.passes if tta else 1)
     return RouteAnswers(located, logits)

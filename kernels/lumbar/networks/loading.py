@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -45,6 +45,8 @@ class LoadedMember:
     """Why it is not in half precision on a GPU."""
     unoptimised: str = ""
     """Why it runs as exported on a CPU, not in its optimised form."""
+    turn: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Around each forward: waits until no other one runs on the device."""
 
     @property
     def precision(self) -> str:
@@ -61,6 +63,10 @@ class LoadedMember:
         Out of memory: the rows per forward are halved until they fit, also for later calls.
         Raises RuntimeError, as torch does, and DeviceLost.
         """
+        with self.turn():
+            return self._in_turn(views, present)
+
+    def _in_turn(self, views: Sequence[Tensor], present: Tensor) -> Tensor:
         dtype = torch.float16 if self.half else torch.float32
         inputs = [tensor.to(self.device, dtype, non_blocking=True) for tensor in (*views, present)]
         while True:

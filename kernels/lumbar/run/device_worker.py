@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,9 +17,14 @@ from ..networks.loading import LoadedMember, is_out_of_memory, load_fastest
 from ..networks.weights import WeightsError
 from ..problems import Problem
 from .clock import Clock
+from .device_time import DeviceTime, Lane
 from .read_ahead import StudyBatch
 from .results import Results
 from .schedule import Effort, Schedule
+
+# Cutting, and the arithmetic between two forwards of one batch, hide behind forwards of the others.  What is cut comes
+# in bursts, so that a third batch is worth its memory where a batch is a single study.
+BATCHES_ON_CPU, BATCHES_ON_GPU = 3, 2
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,9 @@ class DeviceWorker:
         self._artefacts = {artefact.member.name: artefact for artefact in manifest.artefacts}
         self._expectation = None if manifest.shape is None else Expectation(manifest.shape)
         self._folder, self._clock = folder, clock
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"cut-{device}")
+        device_time = DeviceTime()
+        self.lanes = [Lane(device_time, f"{device}-{number}") for number in range(batches_in_flight(device))]
+        """One for each batch in flight."""
         self.members: dict[str, LoadedMember] = {}
         self.unusable: dict[str, Problem] = {}
         """Members that cannot be loaded."""
@@ -48,7 +55,7 @@ class DeviceWorker:
         self.refused: list[Problem] = []
         """Members in single precision on a GPU or not optimised on a CPU, and why."""
         self.silent_s = 0.0
-        """Seconds since the last heartbeat: reset by the worker after each step, counted up by its monitor."""
+        """Seconds since the last heartbeat: reset after each step of any batch, counted up by the worker's monitor."""
 
     def load(self, names: Collection[str]) -> None:
         """Load these members and free all others."""
@@ -75,27 +82,38 @@ class DeviceWorker:
         """Loaded member → seconds per row."""
         return {name: one.golden_s for name, one in self.members.items()}
 
-    def work(self, batch: StudyBatch, effort: Effort, results: Results, schedule: Schedule) -> BatchAnswers:
+    def work(self, lane: Lane, batch: StudyBatch, effort: Effort, results: Results, schedule: Schedule) -> BatchAnswers:
         """Run the jobs of an effort on a batch; routes without landmarks are located first."""
         routes = {}
-        for route in dict.fromkeys(route for route, _ in effort.jobs):
-            known = [results.landmarks(one, route) if results.is_located(one, route) else None for one in batch.names]
-            routes[route] = answer_route(
-                batch.studies,
-                known,
-                self._loaded(schedule.localisers(route, effort.all_folds)),
-                self._loaded([grader for its_route, grader in effort.jobs if its_route == route]),
-                self._expectation,
-                self.device,
-                self._record,
-                effort.tta,
-                self._executor,
-            )
+        with lane.in_flight():
+            for route in dict.fromkeys(route for route, _ in effort.jobs):
+                known = [
+                    results.landmarks(one, route) if results.is_located(one, route) else None for one in batch.names
+                ]
+                routes[route] = answer_route(
+                    batch.studies,
+                    known,
+                    self._loaded(schedule.localisers(route, effort.all_folds), lane),
+                    self._loaded([grader for its_route, grader in effort.jobs if its_route == route], lane),
+                    self._expectation,
+                    self.device,
+                    self._record,
+                    effort.tta,
+                    lane.executor,
+                    lane.seconds,
+                )
         return BatchAnswers(batch, effort, routes)
 
-    def _loaded(self, names: Collection[str]) -> list[LoadedMember]:
-        return [self.members[name] for name in names if name in self.members]
+    def _loaded(self, names: Collection[str], lane: Lane) -> list[LoadedMember]:
+        return [replace(self.members[name], turn=lane.forward) for name in names if name in self.members]
 
     def _record(self, name: str, seconds: float, studies: int, passes: int) -> None:
         self.silent_s = 0.0
         self._clock.record(name, seconds, studies, passes)
+
+
+def batches_in_flight(device: torch.device) -> int:
+    """Batches that a device works on at a time: one where a single core has no time beside the forwards."""
+    if device.type != "cpu":
+        return BATCHES_ON_GPU
+    return 1 if os.cpu_count() == 1 else BATCHES_ON_CPU

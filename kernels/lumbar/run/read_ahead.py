@@ -14,6 +14,7 @@ from ..dicom.study import Study, gaps
 from ..problems import Problem
 from .clock import PATIENCE_S, Clock
 from .in_progress import InProgress
+from .kept_studies import KeptStudies
 
 # Batches read ahead of the networks: measured to keep these 98 % busy.
 LOOK_AHEAD = 2
@@ -52,6 +53,7 @@ class ReadAhead:
         threads: int = 1,
         ahead: int = LOOK_AHEAD,
         patience_s: float = PATIENCE_S,
+        kept: KeptStudies | None = None,
     ) -> None:
         self._images, self._series, self._clock, self._patience_s = images, series, clock, patience_s
         self._unread = [StudyBatch(names) for names in reversed(batches)]
@@ -63,6 +65,7 @@ class ReadAhead:
         self._closed = False
         self._ticked = time.monotonic()
         self._in_progress = in_progress or InProgress()
+        self._kept = KeptStudies(0) if kept is None else kept
         self.stalled: set[str] = set()
         """Studies whose read timed out."""
         for _ in range(threads):
@@ -131,20 +134,27 @@ class ReadAhead:
         """Read the remaining studies of a batch and deliver it; False where the thread was replaced meanwhile."""
         while len(batch.studies) < len(batch.names):
             name = batch.names[len(batch.studies)]
-            self._in_progress.take([name])
-            started = time.monotonic()
-            study = _read_isolated(self._images / name, name, self._series.get(name, ()))
-            self._clock.record("read", time.monotonic() - started)
+            kept = self._kept.get(name)
+            study = kept or self._read_study(name)
             with self._lock:
                 if batch.reader is not reader:
                     return False
+                self._kept.keep(study)  # before the networks add problems to it
                 batch.studies.append(study)
                 batch.waited_s = 0.0
-            self._in_progress.release([name])
+            if kept is None:
+                self._in_progress.release([name])
         with self._lock:
             self._reading.remove(batch)
         self._ready.put(batch)
         return True
+
+    def _read_study(self, name: str) -> Study:
+        self._in_progress.take([name])
+        started = time.monotonic()
+        study = _read_isolated(self._images / name, name, self._series.get(name, ()))
+        self._clock.record("read", time.monotonic() - started)
+        return study
 
 
 def read_ahead(images: Path, series: Series, studies: Sequence[str], clock: Clock) -> Iterator[Study]:

@@ -112,6 +112,11 @@ class Results:
         logits = self._logits[self.studies[study]].astype(np.float64)
         return combine(self._shares, logits, self._priors, self.manifest.average, self._multipliers)
 
+    def sort_problems(self) -> None:
+        """Order the problems by study, so that they do not depend on which batch ended first."""
+        last = len(self.studies)
+        self.problems = dict.fromkeys(sorted(self.problems, key=lambda one: self.studies.get(one.study, last)))
+
     def graded(self) -> list[str]:
         """The studies that at least one grader was run on."""
         return [study for study, number in self.studies.items() if self.passes[number].any()]

@@ -1,4 +1,4 @@
-"""Rounds over all studies, each with a few more networks; in a round one worker thread per device takes batches."""
+"""Rounds over all studies, each with a few more networks; in a round a few threads per device take batches."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from tqdm import tqdm
 from ..networks.devices import studies_at_once
 from ..problems import Problem
 from .clock import FINISH_S, PATIENCE_S, Clock
+from .device_time import Lane
 from .device_worker import BatchAnswers, DeviceWorker
 from .in_progress import InProgress
+from .kept_studies import KeptStudies
 from .read_ahead import LONGEST_TICK_S, LOOK_AHEAD, ReadAhead, Series, StudyBatch
 from .results import Job, Results
 from .schedule import Schedule
@@ -25,7 +27,7 @@ from .schedule import Schedule
 WAIT_S = 0.2
 # How often a round is started for the studies that lost workers had in progress.
 ATTEMPTS = 2
-Answer = Callable[[DeviceWorker, StudyBatch], BatchAnswers | None]
+Answer = Callable[[DeviceWorker, Lane, StudyBatch], BatchAnswers | None]
 Keep = Callable[[Sequence[str]], None]
 
 
@@ -58,7 +60,7 @@ class Round:
 
 @dataclass(frozen=True)
 class _Ended:
-    """Last message of a worker thread."""
+    """Last message of a thread."""
 
     out_of_time: bool = False
     lost: str = ""
@@ -66,16 +68,17 @@ class _Ended:
 
 
 class WorkerPool:
-    """One thread per worker; all take batches from one reader until none is left."""
+    """One thread per lane of each worker; all take batches from one reader until none is left."""
 
     def __init__(
         self, workers: Sequence[DeviceWorker], reading: ReadAhead, in_progress: InProgress, patience_s: float
     ) -> None:
-        self._running = list(workers)
+        self._running = {lane: worker for worker in workers for lane in worker.lanes}
+        """Lane → its worker, until the thread of the lane has ended or the device is lost."""
         self._reading, self._in_progress, self._patience_s = reading, in_progress, patience_s
-        self._messages: queue.Queue[tuple[DeviceWorker, BatchAnswers | _Ended]] = queue.Queue()
-        self._busy: dict[DeviceWorker, list[str]] = {}
-        """Worker → studies of its batch, while it loads networks (none) or works on a batch."""
+        self._messages: queue.Queue[tuple[Lane, BatchAnswers | _Ended]] = queue.Queue()
+        self._busy: dict[Lane, list[str]] = {}
+        """Lane → studies of its batch, while it loads networks (none) or works on a batch."""
         self.out_of_time = False
         self.lost: dict[DeviceWorker, str] = {}
         """Workers whose device failed or hangs, and why."""
@@ -85,65 +88,98 @@ class WorkerPool:
 
         `graders`: a worker that could load none of these takes no batch.
         """
-        for worker in self._running:
+        for worker in dict.fromkeys(self._running.values()):
             worker.silent_s = 0.0
-            given = (worker, names, graders, answer)
-            threading.Thread(target=self._work, args=given, name=f"worker-{worker.device}", daemon=True).start()
+            self._start(self._load, worker, names, graders, answer)
         ticked = time.monotonic()
         while self._running and clock.left_s() > FINISH_S / 2:
             now = time.monotonic()
             passed_s, ticked = min(now - ticked, LONGEST_TICK_S), now
-            for worker in [worker for worker in self._running if self._hangs(worker, passed_s)]:
-                self.lost[worker] = f"nothing came of it for {self._patience_s:.0f} s"
-                self._in_progress.release(self._busy.pop(worker, []))
-                self._running.remove(worker)
+            for worker in dict.fromkeys(self._running.values()):
+                if self._hangs(worker, passed_s):
+                    self._lose(worker, f"nothing came of it for {self._patience_s:.0f} s")
             try:
-                worker, message = self._messages.get(timeout=WAIT_S)
+                lane, message = self._messages.get(timeout=WAIT_S)
             except queue.Empty:
                 continue
-            if worker not in self._running:
-                continue  # it timed out before
+            if lane not in self._running:
+                continue  # its device was lost before
             if isinstance(message, BatchAnswers):
                 yield message
                 continue
-            self._running.remove(worker)
+            worker = self._running.pop(lane)
             self.out_of_time |= message.out_of_time
             if message.lost:
-                self.lost[worker] = message.lost
+                self._lose(worker, message.lost)
         self.out_of_time |= bool(self._running)
         self._reading.close()
 
+    def in_flight(self, worker: DeviceWorker | None = None) -> int:
+        """Studies that are in flight on a worker, or on all."""
+        lanes = None if worker is None else worker.lanes
+        return sum(len(studies) for lane, studies in self._busy.copy().items() if lanes is None or lane in lanes)
+
     def _hangs(self, worker: DeviceWorker, passed_s: float) -> bool:
         """Whether a worker finished no step for too long: neither a forward nor a load takes minutes."""
-        if worker not in self._busy:
+        if not any(lane in self._busy for lane in worker.lanes):
             return False
         worker.silent_s += passed_s
         return worker.silent_s > self._patience_s
 
-    def _work(self, worker: DeviceWorker, names: set[str], graders: set[str], answer: Answer) -> None:
-        """Body of a worker thread."""
+    def _lose(self, worker: DeviceWorker, reason: str) -> None:
+        """Leave a worker's batches in flight to the next attempt."""
+        self.lost[worker] = reason
+        for lane in worker.lanes:
+            self._running.pop(lane, None)
+            self._in_progress.release(self._busy.pop(lane, []))
+
+    def _start(self, body: Callable[..., None], worker: DeviceWorker, *given: object) -> None:
+        threading.Thread(target=body, args=(worker, *given), name=f"worker-{worker.device}", daemon=True).start()
+
+    def _load(self, worker: DeviceWorker, names: set[str], graders: set[str], answer: Answer) -> None:
+        """Body of a worker's first thread: load the networks, then go through the batches, with one more per lane."""
+        first, *others = worker.lanes
+        self._busy[first] = []
+        try:
+            worker.load(names)
+            is_of_use = bool(graders & worker.members.keys())
+        except Exception as error:  # noqa: BLE001 - a thread that ends without a message would be waited for
+            self._busy.pop(first, None)
+            self._messages.put((first, _Ended(lost=f"{type(error).__name__}: {error}")))
+            return
+        if self._busy.pop(first, None) is None:
+            return  # timed out meanwhile
+        for lane in others if is_of_use else ():
+            self._start(self._work, worker, lane, answer)
+        if is_of_use:
+            self._work(worker, first, answer)
+        else:
+            for lane in worker.lanes:
+                self._messages.put((lane, _Ended()))
+
+    def _work(self, worker: DeviceWorker, lane: Lane, answer: Answer) -> None:
+        """Body of a lane's thread: one batch after the other."""
         ended = _Ended()
         try:
-            self._busy[worker] = []
-            worker.load(names)
-            del self._busy[worker]
-            for batch in self._reading if graders & worker.members.keys() else ():
+            for batch in self._reading:
+                if worker in self.lost:
+                    return  # the next attempt has this batch
                 studies = list(batch.names)
-                worker.silent_s, self._busy[worker] = 0.0, studies
+                worker.silent_s, self._busy[lane] = 0.0, studies
                 self._in_progress.take(studies)
-                answers = answer(worker, batch)
-                if self._busy.pop(worker, None) is None:
-                    return  # timed out meanwhile: another worker has its batch
+                answers = answer(worker, lane, batch)
+                if self._busy.pop(lane, None) is None:
+                    return  # lost meanwhile: the next attempt has this batch
                 self._in_progress.release(studies)
                 if answers is None:
                     ended = _Ended(out_of_time=True)
                     self._reading.close()
                     break
-                self._messages.put((worker, answers))
-        except Exception as error:  # noqa: BLE001 - a thread that ends without a message would be waited for
-            self._in_progress.release(self._busy.pop(worker, []))
+                self._messages.put((lane, answers))
+        except Exception as error:  # noqa: BLE001 - as above
+            self._in_progress.release(self._busy.pop(lane, []))
             ended = _Ended(lost=f"{type(error).__name__}: {error}")
-        self._messages.put((worker, ended))
+        self._messages.put((lane, ended))
 
 
 class Rounds:
@@ -159,6 +195,7 @@ class Rounds:
         self._abandoned = set(resources.in_progress.abandoned)
         self._left = [job for job in self.schedule.order if self._pending([job])]
         self._untaken = 0
+        self._kept = KeptStudies()
         self._lock = threading.Lock()
         self.done: list[Round] = []
         self.precision: dict[str, str] = {}
@@ -170,14 +207,16 @@ class Rounds:
             self._problem(study, "", "given-up", "the kernel died more than once while this study was in progress")
         is_over = False
         while self._left and not is_over and self.clock.available_s() > 0:
-            jobs = self.schedule.next_round(self._left)
+            jobs = self.schedule.next_round(self._left, len(self._kept))
             self._left = [job for job in self._left if job not in jobs]
+            self._kept.is_open = bool(self._left)
             is_over = self._timed_round(jobs, keep)
         # Jobs and passes that were dropped while time or a device's memory was short may fit now.
         again = tuple(job for job in self.schedule.order if job[1] not in self.unusable and self._pending([job]))
         if again and not self._left and self.clock.available_s() > 0:
             self._timed_round(again, keep)
         self._report_dropped()
+        self.results.sort_problems()
 
     def _timed_round(self, jobs: tuple[Job, ...], keep: Keep) -> bool:
         started = time.monotonic()
@@ -211,7 +250,7 @@ class Rounds:
         batches = [studies[start : start + self._at_once] for start in range(0, len(studies), self._at_once)]
         window = max(self._readers, LOOK_AHEAD * len(self.workers))
         given = (self._images, self._series, batches, self.clock, in_progress)
-        reading = ReadAhead(*given, threads=self._readers, ahead=window, patience_s=patience_s)
+        reading = ReadAhead(*given, threads=self._readers, ahead=window, patience_s=patience_s, kept=self._kept)
         self._untaken = len(studies)
         graders = {grader for _, grader in jobs}
         unlocated = {route for route, _ in jobs if self.results.unlocated(route)}
@@ -219,7 +258,7 @@ class Rounds:
         pool = WorkerPool(self.workers, reading, in_progress, patience_s)
         label = f"round {len(self.done) + 1}, {len(jobs)} network{'s' if len(jobs) > 1 else ''}"
         with tqdm(total=len(studies), unit="study", desc=label) as bar:
-            for answers in pool.run(names, graders, lambda *given: self._answer(jobs, *given), self.clock):
+            for answers in pool.run(names, graders, lambda *given: self._answer(jobs, pool, *given), self.clock):
                 self._merge(answers)
                 keep(answers.batch.names)
                 bar.update(len(answers.batch.names))
@@ -230,15 +269,18 @@ class Rounds:
         self.schedule.studies = len(self.results.studies) - len(self._abandoned)
         return pool
 
-    def _answer(self, jobs: tuple[Job, ...], worker: DeviceWorker, batch: StudyBatch) -> BatchAnswers | None:
-        """Called in the worker's thread.  None where no time is left for any job."""
+    def _answer(
+        self, jobs: tuple[Job, ...], pool: WorkerPool, worker: DeviceWorker, lane: Lane, batch: StudyBatch
+    ) -> BatchAnswers | None:
+        """Called in the lane's thread.  None where no time is left for any job."""
         with self._lock:
-            studies = self._untaken
             self._untaken -= len(batch.studies)
+            # In full, as nobody knows how far they are: too much is dropped rather than too little.
+            studies, here = self._untaken + pool.in_flight(), pool.in_flight(worker)
         usable = [job for job in jobs if job[1] in worker.members]
         unlocated = self.results.unlocated
-        effort = self.schedule.effort(usable, studies, self._left, unlocated, len(batch.studies), worker.golden_s)
-        return worker.work(batch, effort, self.results, self.schedule) if effort.jobs else None
+        effort = self.schedule.effort(usable, studies, self._left, unlocated, here, worker.golden_s)
+        return worker.work(lane, batch, effort, self.results, self.schedule) if effort.jobs else None
 
     def _merge(self, answers: BatchAnswers) -> None:
         for route, found in answers.routes.items():

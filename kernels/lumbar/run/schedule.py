@@ -16,6 +16,8 @@ from .results import Job
 # Bytes of the networks of a round, and the share of the time left that it may take.
 ROUND_BYTES = 3_000_000_000
 ROUND_SHARE = 0.25
+# Share of the time left within which all remaining networks must fit, for folds to go ahead of other networks.
+FOLDS_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -45,19 +47,20 @@ class Schedule:
         names = self.routes[route].localisers
         return [name for name in names if all_folds or self.ranks[name] == 0]
 
-    def next_round(self, left: Sequence[Job]) -> tuple[Job, ...]:
+    def next_round(self, left: Sequence[Job], kept: int = 0) -> tuple[Job, ...]:
         """The next of the remaining jobs, all of which run on all studies.
 
-        First the fewest that answer every condition; then as many as fit ROUND_BYTES and ROUND_SHARE.
+        First the fewest that answer every condition; then as many as fit ROUND_BYTES and ROUND_SHARE, further folds
+        beside their network where everything fits the time.  `kept`: number of studies that need not be read again.
         """
         if len(left) == len(self.order):
             return self._first_answers(left)
         chosen: list[Job] = []
         costs = self._costs({})
         # Where reading is the bottleneck, a round has as many networks as run in the meantime.
-        reading_s = self.studies * (self.clock.seconds("read") or 0.0) / self._readers
+        reading_s = max(self.studies - kept, 0) * (self.clock.seconds("read") or 0.0) / self._readers
         longest_s = max(self.clock.available_s() * ROUND_SHARE, reading_s)
-        for job in left:
+        for job in self._folds_together(left, costs):
             more = [*chosen, job]
             size = sum(self.artefacts[name].weights.bytes for name in {grader for _, grader in more})
             seconds = self._seconds([(one, self.studies) for one in more], {}, costs) / self.workers
@@ -65,6 +68,24 @@ class Schedule:
                 break
             chosen = more
         return tuple(chosen)
+
+    def _folds_together(self, left: Sequence[Job], costs: Mapping[str, float]) -> list[Job]:
+        """The remaining jobs, with each network followed by its further folds of equal inputs: these are cut once.
+
+        Folds that go ahead of other networks cost time that these may lack: so only where all costs are known, and all
+        that remains takes no more than a part of the time left.
+        """
+        work = [(job, self.studies) for job in left]
+        everywhere = dict.fromkeys(self.routes, self.studies)
+        known = all(costs[grader] > 0 for _, grader in left)
+        if not known or self._seconds(work, everywhere, costs) > FOLDS_SHARE * self.clock.available_s() * self.workers:
+            return list(left)
+        together: dict[object, list[Job]] = {}
+        for job in left:
+            artefact = self.artefacts[job[1]]
+            key = job[0], network_of(artefact), artefact.member.inputs, artefact.member.unit
+            together.setdefault(key, []).append(job)
+        return [job for jobs in together.values() for job in jobs]
 
     def _first_answers(self, jobs: Sequence[Job]) -> tuple[Job, ...]:
         chosen: list[Job] = []
@@ -87,7 +108,8 @@ class Schedule:
     ) -> Effort:
         """The effort for the next batch: `now` still has to run on `studies_now` studies, `later` on all.
 
-        `unlocated`: route → number of studies without landmarks.  `golden_s`: loaded member → seconds per row, the
+        `unlocated`: route → number of studies without landmarks.  `studies_at_once`: in flight on the device, this
+        batch included.  `golden_s`: loaded member → seconds per row, the
         estimate for members that have not been run on a study.
         """
         work = [(job, studies_now) for job in now] + [(job, self.studies) for job in later]
@@ -194,8 +216,13 @@ def _fold_ranks(artefacts: Collection[Artefact]) -> dict[str, int]:
     seen: dict[tuple[str, str], int] = {}
     ranks = {}
     for artefact in artefacts:
-        name, made_by = artefact.member.name, artefact.provenance
-        network = made_by.recipe, name.removesuffix(f"_fold{made_by.fold}")
-        ranks[name] = seen.get(network, 0)
-        seen[network] = ranks[name] + 1
+        network = network_of(artefact)
+        ranks[artefact.member.name] = seen.get(network, 0)
+        seen[network] = ranks[artefact.member.name] + 1
     return ranks
+
+
+def network_of(artefact: Artefact) -> tuple[str, str]:
+    """The recipe, and the name of a member without its fold: all folds of a network have the same."""
+    made_by = artefact.provenance
+    return made_by.recipe, artefact.member.name.removesuffix(f"_fold{made_by.fold}")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from kernels.lumbar.dicom.study import Study
+from kernels.lumbar.dicom.geometry import Plane
+from kernels.lumbar.dicom.study import Stack, Study
 from kernels.lumbar.run import read_ahead as reading
 from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.in_progress import InProgress
+from kernels.lumbar.run.kept_studies import KeptStudies
 from kernels.lumbar.run.read_ahead import ReadAhead, read_ahead
 
 NAMES = [str(number) for number in range(12)]
@@ -109,6 +113,27 @@ def test_a_reader_that_breaks_costs_that_study_alone(tmp_path, begun, monkeypatc
     monkeypatch.setattr(reading, "read_study", breaking)
     (study,) = read_ahead(tmp_path, SERIES, ["3"], Clock(1e6))
     assert [problem.kind for problem in study.problems] == ["study-unreadable"] and study.stacks == ()
+
+
+def test_what_is_kept_is_not_read_again(tmp_path, begun, monkeypatch):
+    kept, path = KeptStudies(), tmp_path / "in_progress.json"
+    study = read_study_of_one_slice("3")
+    kept.keep(study)
+    monkeypatch.setattr(
+        reading, "read_study", lambda *given: begun.append(given[1]) or read_study_of_one_slice(given[1])
+    )
+    clock = Clock(1e6)
+    for _ in range(2):
+        batches = ReadAhead(tmp_path, SERIES, [NAMES[:2], NAMES[2:5]], clock, InProgress(path), kept=kept)
+        assert [[one.study_id for one in batch.studies] for batch in batches] == [NAMES[:2], NAMES[2:5]]
+    assert begun == ["0", "1", "2", "4"] and len(kept) == 5
+    assert json.loads(path.read_text())["now"] == [], "what was not begun is not released"
+    assert clock._measured["read"].studies == 4, "a study that is at hand says nothing of the time of a read"
+
+
+def read_study_of_one_slice(name: str) -> Study:
+    plane = Plane(np.zeros(3), np.eye(3)[0], np.eye(3)[1])
+    return Study(name, (Stack("1", "axial_t2", np.zeros((1, 8, 8), np.uint8), (plane,), (1,)),), [])
 
 
 def test_what_is_in_hand_is_on_disk(tmp_path, monkeypatch):

@@ -6,7 +6,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +14,11 @@ import pytest
 import torch
 
 from kernels.lumbar import predict
-from kernels.lumbar.answers import route
 from kernels.lumbar.inputs.member_inputs import InputCache
 from kernels.lumbar.labels import GROUPS, ROWS, SEVERITIES, group_of
-from kernels.lumbar.networks import loading
 from kernels.lumbar.networks.loading import LoadedMember
 from kernels.lumbar.networks.weights import MANIFEST_FILE, read_manifest
 from kernels.lumbar.run import read_ahead as reading
-from kernels.lumbar.run import rounds
 from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.competition import read_series_table
 from kernels.lumbar.run.device_worker import DeviceWorker
@@ -32,6 +28,7 @@ from kernels.lumbar.run.results import Results
 from kernels.lumbar.run.rounds import DevicesLost, Resources, Rounds
 from tests.support.dicom.dicom_factory import write_foreign_dataset
 from tests.support.faults.fault_runs import Answered, answered, assert_same
+from tests.support.faults.held_clock import HeldClock, hold_clock
 from training.evaluation.predictor import Predictor
 
 STUDIES = 5
@@ -214,28 +211,9 @@ DROPPED = {"member-dropped", "fold-dropped", "tta-dropped", "out-of-time"}
 LATE_S = 20.0
 
 
-class HeldClock:
-    """A clock that moves only where a test says so, so that no other load on the machine counts."""
-
-    def __init__(self) -> None:
-        self._now_s, self._lock = 0.0, threading.Lock()
-
-    def monotonic(self) -> float:
-        return self._now_s
-
-    def sleep(self, seconds: float) -> None:
-        with self._lock:
-            self._now_s += seconds
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> HeldClock:
-    """The clock that the whole kernel looks at."""
-    clock = HeldClock()
-    for module in (loading, predict, reading, rounds, route):
-        monkeypatch.setattr(module, "time", clock)
-    monkeypatch.setattr(predict, "Clock", partial(Clock, now=clock.monotonic))
-    return clock
+    return hold_clock(monkeypatch)
 
 
 def slow_down(monkeypatch: pytest.MonkeyPatch, wait: Callable[[], object]) -> None:

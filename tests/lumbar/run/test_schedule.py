@@ -140,3 +140,50 @@ def test_gflops_stand_in_for_seconds_and_golden_rows_stop_what_would_not_end():
     assert effort(fresh, fresh.order).tta, "nothing is known of it"
     assert not effort(fresh, fresh.order, golden_s={"big_fold0": 15.0}).tta, "five rows a study, twice"
     assert effort(fresh, fresh.order, golden_s={"big_fold0": 60.0}).jobs == ()
+
+
+FOLDS = tuple(artefact(network, fold, "grader", ALL, 10) for fold in range(2) for network in ("one", "two", "three"))
+
+
+def second_round(limit_s: float, *graders: Artefact, unmeasured: str = "") -> list[str]:
+    order = ("canal_fold0", *(one.member.name for one in graders))
+    made = schedule(manifest(CANAL, *graders, order=order), limit_s)
+    for name in made.artefacts:
+        if name != unmeasured:
+            made.clock.record(name, 1.0)
+    return names(made.next_round(made.order[1:]))
+
+
+def test_folds_share_a_round_where_all_that_remains_fits_half_of_the_time():
+    # Six networks cost 120 s with TTA, their localiser 20 s; a round holds a quarter of the time.
+    assert second_round(320, *FOLDS) == ["one_fold0", "one_fold1", "two_fold0"]
+    assert second_round(260, *FOLDS) == ["one_fold0", "two_fold0", "three_fold0"], (
+        "a fold must not cost another network its time"
+    )
+
+
+def test_folds_wait_where_the_time_of_a_network_is_not_known_or_their_inputs_differ():
+    unknown = artefact("unknown", 0, "grader", ALL, 0.0)
+    folds = (*FOLDS[:2], unknown, *FOLDS[3:5])
+    assert second_round(320, *folds, unmeasured="unknown_fold0")[:3] != ["one_fold0", "one_fold1", "two_fold0"]
+    assert second_round(320, *folds)[:2] == ["one_fold0", "one_fold1"]
+    wider = VIEW.model_copy(update={"size_px": 64})
+    other = FOLDS[3].model_copy(update={"member": FOLDS[3].member.model_copy(update={"inputs": (wider,)})})
+    assert second_round(320, *FOLDS[:3], other, *FOLDS[4:])[:2] == ["one_fold0", "two_fold0"]
+
+
+def test_studies_at_hand_take_no_time_to_read():
+    made = schedule(manifest(CANAL, BIG, SMALL), limit_s=1000)
+    for name in ("big_fold0", "small_fold0"):
+        made.clock.record(name, 20.0)
+    made.clock.record("read", 90.0)
+    assert len(made.next_round(made.order[1:])) == 2, "both run while all is read again"
+    assert len(made.next_round(made.order[1:], kept=9)) == 1
+
+
+def test_the_other_batches_in_flight_must_fit_too():
+    made = schedule(manifest(BIG), 100)
+    golden_s = {"big_fold0": 10.0}  # five rows a study, twice
+    assert made.effort(made.order, 1, (), lambda route: 0, 1, golden_s).jobs
+    assert not made.effort(made.order, 1, (), lambda route: 0, 2, golden_s).tta
+    assert not made.effort(made.order, 1, (), lambda route: 0, 3, golden_s).jobs

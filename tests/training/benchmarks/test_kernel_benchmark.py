@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch
 from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.labels import ROWS
 from kernels.lumbar.run.competition import read_series_table
-from training.benchmarks import kernel, parity
+from training.benchmarks import kernel, kernel_run, parity
 from training.benchmarks.kernel import growth, workers
 from training.benchmarks.kernel_run import Clocks, KernelRun
 from training.benchmarks.reading import cut_crops, files_of, landmarks_of, record_calls
@@ -205,6 +206,37 @@ def test_a_clocked_call_within_another_counts_once():
     thread.start()
     thread.join()
     assert clocks.seconds["forwards"] >= 0.02
+
+
+def test_what_runs_behind_an_earlier_clock_is_not_exposed(monkeypatch: pytest.MonkeyPatch):
+    class Device:
+        def forward(self, during: Callable[[], None]) -> None:
+            advance(2.0)
+            during()
+            advance(2.0)
+
+        def cut(self) -> None:
+            advance(1.0)
+
+    now = [0.0]
+
+    def advance(seconds: float) -> None:
+        now[0] += seconds
+
+    def in_another_thread() -> None:
+        thread = threading.Thread(target=device.cut)
+        thread.start()
+        thread.join()
+
+    monkeypatch.setattr(kernel_run.time, "monotonic", lambda: now[0])
+    clocks, device = Clocks(), Device()
+    clocks.attach(Device, "forward", "forwards")
+    clocks.attach(Device, "cut", "cutting")
+    device.forward(in_another_thread)
+    advance(10.0)
+    device.cut()
+    assert clocks.seconds == {"forwards": 5.0, "cutting": 2.0}
+    assert clocks.exposed_s == {"forwards": 5.0, "cutting": 1.0}
 
 
 def test_figures_have_three_digits():
