@@ -29,11 +29,12 @@ from kernels.lumbar.manifest import MANIFEST_FORMAT, Manifest
 from kernels.lumbar.networks.loading import load_member
 from kernels.lumbar.networks.weights import WeightsError, read_manifest
 from kernels.lumbar.run.submission import replace_json
+from kernels.profiles import PROFILES, Profile
 from training.packaging.ensemble_weights import FoundEnsemble, chosen_runs, order_of, read_ensemble, weighted
 from training.packaging.packs import Located, collect, pack, routes_of
-from training.recipe.load import load_named, names_of
-from training.recipe.problems import schema_problems
-from training.recipe.schema import Profile, Recipe, RecipeError
+from training.recipe_schema.load import load_named, names_of
+from training.recipe_schema.problems import schema_problems
+from training.recipe_schema.schema import Recipe, RecipeError
 from training.runs import RunFolder, TrainedMember, UnusableRun
 
 RELEASES = Path(__file__).resolve().parent / "weights_manifest"
@@ -171,7 +172,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, help="folder that training wrote")
     parser.add_argument("--out", type=Path, help="folder to make")
     parser.add_argument("--recipes", help="names, separated by commas; default: all that have runs")
-    parser.add_argument("--profile", choices=get_args(Profile), default="full")
+    parser.add_argument("--profile", choices=PROFILES, default="full")
     parser.add_argument("--folds", nargs="*", type=int, help="default: those that the recipe trains")
     parser.add_argument(
         "--locate",

@@ -143,7 +143,7 @@ def file_of(name: str) -> str:
 
 
 def heading(name: str, source: str) -> str:
-    """What stands over a module's cell.  Raises BuildError where it has no docstring."""
+    """The heading over a module's cell: path and first line.  Raises BuildError where it has no docstring."""
     docstring = ast.get_docstring(ast.parse(source))
     if not docstring:
         raise BuildError(f"{file_of(name)} has no docstring to head its cell")
@@ -151,7 +151,7 @@ def heading(name: str, source: str) -> str:
 
 
 def sources_digest(sources: dict[str, str]) -> str:
-    """sha256 of a package's modules: names the code that a run's report speaks of."""
+    """sha256 of a package's modules, which run_report.json records as the code of its run."""
     return hashlib.sha256("\0".join(f"{name}\0{sources[name]}" for name in sorted(sources)).encode()).hexdigest()
 
 
@@ -198,7 +198,7 @@ def whole_notebook(cells: Sequence[NotebookNode]) -> NotebookNode:
 def kernel_metadata(owner: str, dataset: str, gpu: bool = True) -> dict[str, Any]:
     """Every field that `kaggle kernels push` reads, so that none is left to the client's defaults.
 
-    Internet is on by default in the client, and a competition refuses it; T4 must be asked for, as the image's torch
+    Internet is on by default in the client, and a competition refuses it; T4 must be requested, as the image's torch
     no longer runs on P100.  Raises BuildError for names that Kaggle would refuse.
     """
     check_owner(owner)

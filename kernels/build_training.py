@@ -34,15 +34,15 @@ from kernels.build_notebook import (
     whole_notebook,
 )
 from kernels.lumbar.run.submission import replace_json, replace_text
+from kernels.profiles import PROFILES
 from kernels.training_sources import INSTALLED, RECIPES, read_sources
 
 TRAINING_TITLE = "Lumbar Training"
 TRAINING_SLUG = "lumbar-training"
 TRAINING_NAME = f"{TRAINING_SLUG}.ipynb"
-PROFILES = ("smoke", "bench", "full")
 # Of Kaggle's 12 hours one is left for installing, for reading the data, and for what follows the last epoch.
 TIME_LIMIT_S = 11 * 3600.0
-# Kaggle is said to refuse larger sources.
+# Kaggle is reported to refuse larger sources; its documentation does not state a limit.
 LARGEST_BYTES = 1_000_000
 
 TITLE_TEXT = """\
@@ -157,7 +157,7 @@ def training_metadata(owner: str, resume: bool = False, datasets: Sequence[str] 
     """
     for dataset in datasets:
         if not re.fullmatch(r"[\w-]+/[\w-]+", dataset, re.ASCII):
-            raise BuildError(f"'{dataset}' is no data set: say OWNER/SLUG")
+            raise BuildError(f"'{dataset}' is no data set: name it as OWNER/SLUG")
     changes = {
         "id": f"{owner}/{TRAINING_SLUG}",
         "title": TRAINING_TITLE,

@@ -1,4 +1,4 @@
-"""sha256 digests of data and jobs, which change with whatever these depend on."""
+"""sha256 digests of data and of trainings, which change with whatever these depend on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.schema import MemberRecipe
 
 
 def digest(*parts: Any) -> str:
@@ -19,7 +19,7 @@ def fingerprint_of(tables: str, images: str | None) -> str:
     return digest(tables, images)
 
 
-def job_digest(
+def training_digest(
     member: MemberRecipe,
     fold: int,
     seed: int,
@@ -28,7 +28,7 @@ def job_digest(
     images: str | None = None,
     labels: str | None = None,
 ) -> str:
-    """Digest of everything a job's weights depend on.
+    """Digest of everything a network's weights depend on.
 
     `images`, `labels`: digests of the images it is pretrained on, and of the predictions that correct its labels.
     """

@@ -14,7 +14,7 @@ from pathlib import Path
 
 LOCK = ".lock"
 log = logging.getLogger("locks")
-# is_held has a share of a lock for an instant: a lock counts as held after so many tries.
+# is_held takes a shared lock for an instant, so a lock counts as held only after so many tries.
 TRIES = 4
 PAUSE_S = 0.05
 
@@ -81,7 +81,7 @@ def is_busy(runs: Path) -> bool:
 def is_held(path: Path) -> bool:
     """Whether a running process holds a lock file.
 
-    Takes a share of the lock and releases it at once, so that two that ask do not take each other for the holder.
+    Takes a shared lock and releases it at once, so that concurrent checks do not mistake each other for the holder.
     """
     try:
         with open(path) as stream:

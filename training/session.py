@@ -25,7 +25,7 @@ from kernels.lumbar.run.submission import replace_json
 from training import train_all
 from training.data.external import PRETRAINING
 from training.data.tables import TABLES
-from training.recipe.schema import RecipeError
+from training.recipe_schema.schema import RecipeError
 from training.runs import DONE
 
 INPUT_ROOT = Path("/kaggle/input")

@@ -1,7 +1,7 @@
 """The steps of a recipe; each does nothing if its result is up to date.
 
 prepare → train localisers → measure their out-of-fold error → train graders → validate.  training/train_all.py runs
-them in one process, training/workflow each in a job of its own, and each resumes what the other began.
+them in one process, training/workflow each as a job of its own, and each resumes what the other began.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from training.evaluation.metric import Score
 from training.evaluation.training_priors import weighted_priors
 from training.evaluation.validate import localiser_errors, validate
 from training.fitting.time_limit import TimeLimit
-from training.recipe.schema import MemberRecipe, Recipe, RecipeError
+from training.recipe_schema.schema import MemberRecipe, Recipe, RecipeError
 from training.runs import RunFolder, git_commit, image_digests
-from training.train import Job, Source, Work, train
+from training.train_network import NetworkTraining, Source, Work, train_network
 
 log = logging.getLogger("train-all")
 
@@ -71,15 +71,15 @@ def train_member(
     fold: int,
     crops: Callable[[MemberRecipe], Cache],
     errors: Mapping[str, LandmarkError] | None = None,
-) -> Job:
+) -> NetworkTraining:
     """Train one network in one fold; `errors`: for a grader, the localisation error of its fold.
 
     Raises TrainingError; OutOfTime between two epochs.
     """
     jitter_mm = {kind: error.sigma_mm for kind, error in (errors or {}).items()}
-    job = Job(work, member, fold, partial(crops, member), jitter_mm)
-    train(job)
-    return job
+    training = NetworkTraining(work, member, fold, partial(crops, member), jitter_mm)
+    train_network(training)
+    return training
 
 
 def measure_localisers(
@@ -104,23 +104,25 @@ def score_folds(work: Work, folds: Sequence[int]) -> Score:
 
 def images_for(recipe: Recipe, coordinates: Path | None) -> LevelImages | None:
     """The published images, if a network of the recipe is pretrained on them.  Raises RecipeError."""
-    asking = [one.member for one in recipe.members() if one.fitting.pretraining is not None]
+    pretrained = [one.member for one in recipe.members() if one.fitting.pretraining is not None]
     try:
-        for member in asking:
+        for member in pretrained:
             pretrainable(member)
     except ValueError as error:
         raise RecipeError(str(error)) from error
-    if asking and coordinates is None:
-        names = ", ".join(member.name for member in asking)
+    if pretrained and coordinates is None:
+        names = ", ".join(member.name for member in pretrained)
         log.warning("no pretraining of %s: name the published coordinates with COORDINATES=", names)
-    return read_pretraining(coordinates) if asking and coordinates is not None else None
+    return read_pretraining(coordinates) if pretrained and coordinates is not None else None
 
 
 def predictions_for(recipe: Recipe, labels: Path | None) -> EarlierPredictions | None:
     """Out-of-fold predictions of an earlier run, if a network of the recipe corrects its labels."""
-    asking = [one.member.name for one in recipe.members() if one.fitting.labels.any]
-    if asking and labels is None:
-        log.warning("the labels of %s stay as they are: name an earlier run's answers with LABELS=", ", ".join(asking))
-    if labels is not None and not asking:
-        log.warning("LABELS= changes nothing in %s: none of its networks asks for corrected labels", recipe.name)
-    return read_predictions(labels) if asking and labels is not None else None
+    correcting = [one.member.name for one in recipe.members() if one.fitting.labels.any]
+    if correcting and labels is None:
+        log.warning(
+            "the labels of %s stay as they are: name an earlier run's answers with LABELS=", ", ".join(correcting)
+        )
+    if labels is not None and not correcting:
+        log.warning("LABELS= changes nothing in %s: none of its networks corrects its labels", recipe.name)
+    return read_predictions(labels) if correcting and labels is not None else None

@@ -4,8 +4,8 @@
                                  [--coordinates DIR] [--labels RUN] [--cache DIR] [--cache-gb N]
                                  [--time-limit SECONDS]
 
-A finished job is repeated only if its recipe, its data or its inputs changed; an interrupted one resumes at its last
-epoch.  Exit code 3: the time limit was reached, and the same command resumes.
+A finished network is trained again only if its recipe, its data or its inputs changed; an interrupted one resumes at
+its last epoch.  Exit code 3: the time limit was reached, and the same command resumes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from kernels.profiles import Profile
 from training.data.cache.crop_cache import CacheError
 from training.data.folds import FoldsError
 from training.data.label_correction import check_coverage, read_predictions
@@ -28,11 +29,11 @@ from training.fitting.preflight import check_recipes
 from training.fitting.time_limit import OutOfTime, StoppedBySignal, TimeLimit
 from training.locks import BusyError, alone
 from training.networks import NetworkError
-from training.recipe.load import add_order, folds_of, load_named, members_of, names_of
-from training.recipe.schema import Profile, Recipe, RecipeError
+from training.recipe_schema.load import add_order, folds_of, load_named, members_of, names_of
+from training.recipe_schema.schema import Recipe, RecipeError
 from training.runs import RunFolder, RunsError, is_done
 from training.steps import Source, begin, measure_localisers, prepare, score_folds, train_member
-from training.train import TrainingError
+from training.train_network import TrainingError
 
 OUT_OF_TIME = 3
 # Errors of a step whose message is a complete sentence.
@@ -114,8 +115,8 @@ def progress(
         for fold in folds_of(recipe, chosen):
             for entry in members_of(recipe, localisers_only):
                 if entry.is_trained_in(fold):
-                    job = RunFolder(runs, recipe).job(entry.member.name, fold)
-                    (done if is_done(job) else left).append(str(job.relative_to(runs)))
+                    folder = RunFolder(runs, recipe).network_folder(entry.member.name, fold)
+                    (done if is_done(folder) else left).append(str(folder.relative_to(runs)))
     return done, left
 
 

@@ -1,4 +1,4 @@
-"""From a packaged folder of weights to a submission on Kaggle, a step or all of them.
+"""From a packaged folder of weights to a submission on Kaggle, a shipping step or all of them.
 
     python -m kernels.kaggle upload|push|submit|ship [--weights DIR] [--ship DIR] [--dry-run] [--again] [--wait]
     python -m kernels.kaggle train --recipes a b [--profile full] [--folds 0 1] [--resume] [--datasets OWNER/SLUG]
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kernels.build_notebook import BuildError, kaggle_owner
-from kernels.build_training import PROFILES
+from kernels.profiles import PROFILES
 
 from .client import KaggleError, Polling
 from .dataset import upload
@@ -36,13 +36,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--ship", type=Path, default=Path("shipped"), help="folder for notebook, run and state (shipped)"
     )
-    parser.add_argument("--dry-run", action="store_true", help="check what is here, and only say what would be done")
+    parser.add_argument("--dry-run", action="store_true", help="check what is here, and only print what would be done")
     parser.add_argument("--again", action="store_true", help="upload, push or submit once more what was before")
     parser.add_argument("--anyway", action="store_true", help="take a run that left something undone")
-    parser.add_argument("--no-gpu", action="store_true", help="a notebook that asks for no GPU")
+    parser.add_argument("--no-gpu", action="store_true", help="a notebook without a GPU")
     parser.add_argument("--message", default="", help="description of the submission")
     parser.add_argument("--wait", action="store_true", help="wait for the submission's score")
-    parser.add_argument("--poll", type=float, default=15.0, metavar="SECONDS", help="between two questions (15)")
+    parser.add_argument("--poll", type=float, default=15.0, metavar="SECONDS", help="between two queries (15)")
     training = parser.add_argument_group("train")
     training.add_argument("--recipes", nargs="+", default=[], help="names of training/recipes")
     training.add_argument("--profile", choices=PROFILES, default="full")

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from kernels.build_notebook import COMPETITION
 from kernels.lumbar.run.submission import replace_json
 
-from .access import ask_admission
-from .client import NEXT_PAGE, ClientAnswer, KaggleError, ask, call, json_in
+from .access import request_access
+from .client import NEXT_PAGE, ClientAnswer, KaggleError, call, json_in, query
 from .contents import ARCHIVE_BYTES, LABELLED, UNPACKED_BYTES, count_contents, differences, go_on, is_other_data
 from .unpack import UnpackError, check_space, disk_message, unpack
 
@@ -49,7 +49,7 @@ def is_whole(archive: Path) -> bool:
 
 def listed_bytes() -> int | None:
     """Size of all files of the competition, where Kaggle lists them on one page.  Raises KaggleError."""
-    answer = ask("competitions", "files", COMPETITION, "--format", "json", "--page-size", "200")
+    answer = query("competitions", "files", COMPETITION, "--format", "json", "--page-size", "200")
     try:
         rows = json_in(answer)
         return sum(int(row["size"]) for row in rows) if rows and NEXT_PAGE not in answer.out else None
@@ -59,7 +59,7 @@ def listed_bytes() -> int | None:
 
 def fetch(archive: Path) -> None:
     """Download the archive, or the rest of it.  Raises KaggleError, UnpackError."""
-    ask_admission().check()
+    request_access().check()
     size, present = listed_bytes(), _size(archive)
     needed = max(0, (size or ARCHIVE_BYTES) - present) + (size or UNPACKED_BYTES)
     check_space(archive.parent, needed, "download and unpack")

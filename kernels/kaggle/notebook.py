@@ -97,5 +97,5 @@ def read_push(answer: ClientAnswer, ref: str) -> Pushed:
     found = re.search(r"Kernel version (\d+) successfully pushed", text)
     if not found:
         last = text.splitlines()[-1] if text else "nothing"
-        raise KaggleError(f"Kaggle did not say which version was pushed ({last}): `{GO_ON}` pushes again")
+        raise KaggleError(f"Kaggle did not print which version was pushed ({last}): `{GO_ON}` pushes again")
     return Pushed(ref, int(found.group(1)))

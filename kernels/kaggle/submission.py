@@ -8,7 +8,7 @@ from pathlib import Path
 from kernels.build_notebook import COMPETITION
 from kernels.lumbar.networks.weights import MANIFEST_FILE, manifest_digest
 
-from .client import KaggleError, Polling, ask_json, call
+from .client import KaggleError, Polling, call, query_json
 from .state import ShipState
 
 GO_ON = "make submit"
@@ -41,7 +41,7 @@ def submit(
         if dry_run:
             print("would run: kaggle " + shlex.join(command("<owner>/lumbar-inference", 1, message or "…")))
             return
-        raise KaggleError(f"no run of a pushed notebook was seen to end well in {ship}: `make push` first")
+        raise KaggleError(f"{ship} has no verified run of a pushed notebook: `make push` first")
     ref, version = kernel["ref"], kernel["version"]
     check_pushed(weights, kernel["manifest_sha256"], version)
     if before.get("version") == version and before.get("ref") == ref and not again:
@@ -88,18 +88,18 @@ def score_of(text: str) -> tuple[str, bool | None]:
     """Status or score of the newest submission with this description, as a state to poll."""
     rows = rows_of(text)
     if not rows:
-        raise KaggleError("Kaggle no longer lists the submission: look at its page")
+        raise KaggleError("Kaggle no longer lists the submission: see its page")
     row = rows[0]
     status = str(row.get("status", "")).split(".")[-1].lower()
     if status == PENDING:
         return status, None
     if status != "complete":
-        raise KaggleError(f"Kaggle ended the submission with '{status}': its page says why")
+        raise KaggleError(f"Kaggle ended the submission with '{status}': see its page")
     private = f", private {row['privateScore']}" if row.get("privateScore") else ""
     return f"public score {row.get('publicScore')}{private}", True
 
 
 def rows_of(text: str) -> list[dict[str, str]]:
     """Kaggle's list of submissions with this description, newest first."""
-    rows = ask_json("competitions", "submissions", COMPETITION, "--format", "json", "--page-size", "200")
+    rows = query_json("competitions", "submissions", COMPETITION, "--format", "json", "--page-size", "200")
     return [row for row in rows if row.get("description") == text] if isinstance(rows, list) else []

@@ -28,7 +28,7 @@ def push_training(options: argparse.Namespace, polling: Polling) -> None:
     A session that is still running is waited for, not pushed again.
     """
     if options.owner == OWNER_PLACEHOLDER and not options.dry_run:
-        raise KaggleError(f"say whose notebook it is: `{GO_ON} OWNER=<your Kaggle name>`, or set KAGGLE_USERNAME")
+        raise KaggleError(f"name the owner of the notebook: `{GO_ON} OWNER=<your Kaggle name>`, or set KAGGLE_USERNAME")
     folder = options.ship / "training"
     chosen = (options.owner, options.recipes, options.profile, options.folds)
     write_training(folder, *chosen, resume=options.resume, datasets=options.datasets)

@@ -103,12 +103,12 @@ class MemoryWatch:
 
     def _watch(self, pid: int) -> None:
         while not self._ended.wait(MEMORY_POLL_S):
-            family = [pid, *descendants(pid)]
-            held = sum(held_bytes(one) for one in family)
+            processes = [pid, *descendants(pid)]
+            held = sum(held_bytes(one) for one in processes)
             self.peak_bytes = max(self.peak_bytes, held)
             if held > self.limit_bytes:
                 self.is_exceeded = True
-                for one in family:
+                for one in processes:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(one, signal.SIGKILL)
                 return

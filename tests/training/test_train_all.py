@@ -11,8 +11,8 @@ import yaml
 
 from tests.support.dicom.dicom_factory import write_foreign_dataset
 from training import train_all
-from training.recipe.load import RECIPES, merge
-from training.recipe.schema import Recipe
+from training.recipe_schema.load import RECIPES, merge
+from training.recipe_schema.schema import Recipe
 from training.runs import RunFolder
 from training.steps import Source
 
@@ -55,7 +55,7 @@ def runs(recipe: Recipe, data: Path, tmp_path_factory: pytest.TempPathFactory) -
 def test_every_member_is_finished_with_its_curves(recipe: Recipe, runs: Path) -> None:
     folder = RunFolder(runs, recipe)
     for entry in recipe.members():
-        job = folder.job(entry.member.name, 0)
+        job = folder.network_folder(entry.member.name, 0)
         for name in ("weights.ts", "artefact.json", "history.csv", "curves.png", "recipe.resolved.yaml", "done.json"):
             assert (job / name).is_file(), f"{job / name} is missing"
 
@@ -117,7 +117,7 @@ def test_pretraining_comes_first_and_follows_its_images(
     document["localisers"] = {"canal": document["localisers"]["sagittal_t2"]}
     document["localisers"]["canal"]["fitting"]["pretraining"] = {"epochs": 2, "learning_rate": 1e-4}
     asking = Recipe.model_validate(document)
-    job = RunFolder(tmp_path, asking).job(asking.members()[0].member.name, 0)
+    job = RunFolder(tmp_path, asking).network_folder(asking.members()[0].member.name, 0)
 
     def trained(coordinates: Path | None) -> str:
         train_all.train_recipe(asking, Source(data, tmp_path, 1, True, coordinates), [0])
@@ -150,7 +150,7 @@ def test_sessions_end_between_epochs_and_come_to_the_same_networks(
         return [RunFolder(runs, short).artefact(name, 0).weights.golden_output for name in names]
 
     limited = tmp_path / "limited"
-    job = RunFolder(limited, short).job(names[0], 0)
+    job = RunFolder(limited, short).network_folder(names[0], 0)
     limits = ("--time-limit", "0", "--cache-gb", "0")  # one epoch, and the crops of one network
     assert session(limited, *limits) == train_all.OUT_OF_TIME
     said = capsys.readouterr().out

@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from kernels.lumbar.networks.devices import default_device
+from kernels.profiles import Profile
 from training.benchmarks import cache_growth
 from training.benchmarks.command import run_bench, speed_parser
 from training.benchmarks.loader import Loader, Rate, Size, dataloader_rate, usual_datasets
@@ -29,7 +30,6 @@ from training.data.cache.crop_cache import CacheError, build_cache
 from training.data.tables import TablesError, read_tables
 from training.networks.parts import torchvision_shim
 from training.phantom.dataset import Options
-from training.recipe.schema import Profile
 
 RECIPE = "split_and_global"
 # Stacks a second and core of a loader that no network waits for.
@@ -170,7 +170,7 @@ def usual_table(rates: Mapping[str, Mapping[int, Rate]], cache: Loaded) -> Table
 
 
 def scope_of(options: argparse.Namespace, device: torch.device) -> DataPathScope:
-    """The scope that the command line asks for."""
+    """The scope that the command line selects."""
     scope = QUICK if options.quick else FULL
     if options.studies:
         scope = replace(scope, counts=tuple(options.studies * times for times in (1, 2, 4)))

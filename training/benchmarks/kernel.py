@@ -28,7 +28,7 @@ from training.benchmarks.studies import Studies, choose_studies, link_test_studi
 from training.benchmarks.tables import BenchError, Record, Table
 from training.fitting.export import ExportError
 from training.phantom.dataset import Options
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.schema import MemberRecipe
 
 MANY = ("split_and_global", "slice_experts")
 GIVEN, NO_GPU = "given package", "no GPU: not measured"
@@ -164,7 +164,7 @@ def overlap(device: str, by_package: Mapping[str, KernelRun]) -> Table:
         forwards, waiting, cutting, loading = (
             run.clocks.get(name, 0.0) for name in ("forwards", "waiting", "cutting", "loading")
         )
-        # Loading is paid once, however many studies there are: it says nothing of a run of hours.
+        # Loading is paid once, however many studies there are: it is negligible in a run of hours.
         loaded = (run.total_s - loading) / forwards
         shares = [100 * seconds / run.total_s for seconds in (forwards, waiting, cutting, loading)]
         model_ms = 1e3 * forwards / run.studies

@@ -37,17 +37,25 @@ from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.competition import read_series_table
 from kernels.lumbar.run.read_ahead import read_ahead
 from kernels.lumbar.run.submission import replace_json
+from kernels.profiles import Profile
 from training.benchmarks.command import trained_parser
 from training.benchmarks.tables import BenchError, Table
 from training.data.cache.crop_cache import CacheError, build_cache
 from training.data.tables import TablesError, read_tables
 from training.evaluation.json_safe import finite
-from training.evaluation.localiser_findings import Points, average_offsets, average_positions, judge, shown, summary
+from training.evaluation.localiser_findings import (
+    Points,
+    average_offsets,
+    average_positions,
+    findings_of,
+    shown,
+    summary,
+)
 from training.evaluation.predictor import Predictor
 from training.evaluation.truth import TruthError, read_landmarks
 from training.evaluation.validate import fold_manifest
-from training.recipe.load import load_named, names_of
-from training.recipe.schema import Profile, RecipeError
+from training.recipe_schema.load import load_named, names_of
+from training.recipe_schema.schema import RecipeError
 from training.runs import RunFolder, UnusableRun, read_run
 
 MEAN_SHAPE = "mean shape (always the average position)"
@@ -62,7 +70,7 @@ class FinishedRecipe:
 
     recipe: str
     localisers: dict[str, LoadedMember]
-    asked: int
+    total: int
     expectation: Expectation | None
 
 
@@ -120,7 +128,7 @@ def find_finished(runs: Path, names: Sequence[str], profile: Profile, fold: int,
         recipe = load_named(name, profile)
         folder = RunFolder(runs, recipe)
         members = {local: entry for local, entry in zip(recipe.localisers, recipe.members(), strict=False)}
-        done = {key: one for key, one in members.items() if read_run(folder.job(one.member.name, fold), one)}
+        done = {key: one for key, one in members.items() if read_run(folder.network_folder(one.member.name, fold), one)}
         if missing := [local for local in members if local not in done]:
             train = f"make train-all DATA={data} RUNS={runs} RECIPES={name} PROFILE={profile} FOLDS={fold}"
             sys.stderr.write(f"{name}: not trained, or by another recipe: {', '.join(missing)} ({train})\n")
@@ -146,8 +154,8 @@ def candidates(finished: Sequence[FinishedRecipe]) -> list[Candidate]:
             first = _starters(localiser, one.localisers)
             name = f"{one.recipe} {local}" + (f" after {', '.join(first)}" if first else "")
             rows.append(Candidate(name, (localiser,), one.expectation, True, tuple(first.values())))
-        missing = one.asked - len(one.localisers)
-        name = f"{one.recipe} together" + (f" ({missing} of {one.asked} missing)" if missing else "")
+        missing = one.total - len(one.localisers)
+        name = f"{one.recipe} together" + (f" ({missing} of {one.total} missing)" if missing else "")
         rows.append(Candidate(name, tuple(one.localisers.values()), one.expectation))
     if len(finished) > 1:
         everything = tuple(localiser for one in finished for localiser in one.localisers.values())
@@ -182,10 +190,12 @@ def measure(data: Path, truth: Mapping[str, Points], rows: Sequence[Candidate], 
         for row in rows:
             located, took = row.run(study)
             seconds[row.name].append(took)
-            judged = judge(study.study_id, true, slices, located.points, row.rows, located.guessed, row.slices_only)
+            judged = findings_of(
+                study.study_id, true, slices, located.points, row.rows, located.guessed, row.slices_only
+            )
             findings += [{"localiser": row.name} | one for one in judged]
         average = average_positions(study, offsets)
-        findings += [{"localiser": MEAN_SHAPE} | one for one in judge(study.study_id, true, slices, average)]
+        findings += [{"localiser": MEAN_SHAPE} | one for one in findings_of(study.study_id, true, slices, average)]
         problems.update({(one.kind, one.where) for one in study.problems if one.where in names})
     if not findings:
         raise BenchError(f"no slice of {data / 'test_images'} shows a true landmark: make the phantom again")

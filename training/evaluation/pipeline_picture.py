@@ -34,8 +34,8 @@ from training.evaluation.overlays import ROUTE_COLOURS, STRIPS, TRUE_COLOUR, Pan
 from training.evaluation.predictor import Predictor
 from training.evaluation.show import ShowError, known_landmarks, open_study
 from training.evaluation.truth import TruthError, read_solution
-from training.recipe.load import load_named
-from training.recipe.schema import RecipeError
+from training.recipe_schema.load import load_named
+from training.recipe_schema.schema import RecipeError
 
 INCHES, DPI = (11.0, 5.0), 110
 # (left, bottom, width, height) in inches: the four slices, the crops, the table.

@@ -22,15 +22,16 @@ from kernels.lumbar.networks.devices import default_device
 from kernels.lumbar.networks.weights import WeightsError, find_manifest, read_manifest
 from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.competition import read_series_table
+from kernels.profiles import PROFILES, Profile
 from training.data.cache.decode import annotations_of, lift_all
 from training.data.tables import TablesError, read_tables
-from training.evaluation.localiser_findings import Points, judge, shown, summary
+from training.evaluation.localiser_findings import Points, findings_of, shown, summary
 from training.evaluation.overlays import draw_located
 from training.evaluation.predictor import Predictor
 from training.evaluation.truth import TruthError, read_landmarks
 from training.evaluation.validate import fold_manifest
-from training.recipe.load import load_named, names_of
-from training.recipe.schema import PROFILES, Profile, RecipeError
+from training.recipe_schema.load import load_named, names_of
+from training.recipe_schema.schema import RecipeError
 from training.runs import RunFolder, UnusableRun, read_run
 
 SPLITS = ("test", "train")
@@ -85,7 +86,7 @@ def locate_by_recipe(runs: Path, profile: Profile, names: Sequence[str], study: 
         folder = RunFolder(runs, recipe)
         for fold in range(recipe.folds):
             members = [one for one in recipe.members() if one.member.role == "localiser"]
-            if done := [one for one in members if read_run(folder.job(one.member.name, fold), one)]:
+            if done := [one for one in members if read_run(folder.network_folder(one.member.name, fold), one)]:
                 routes |= _located(fold_manifest(folder, done, fold), folder.profile, study)
                 break
     if not routes:
@@ -116,7 +117,7 @@ def describe(study: Study, routes: Mapping[str, Located], truth: Points | None) 
         line = f"{name}: {found} landmarks located, {len(located.guessed)} guessed"
         if truth:
             slices = shown(study, truth)
-            judged = judge(study.study_id, truth, slices, located.points, list(slices), located.guessed)
+            judged = findings_of(study.study_id, truth, slices, located.points, list(slices), located.guessed)
             one = summary(pd.DataFrame(judged)) if judged else None
             if one is not None:
                 line += f", {one['median_mm']:.1f} mm (median) and {one['p95_mm']:.1f} mm (95 %) off"

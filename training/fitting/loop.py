@@ -16,9 +16,9 @@ from torch import nn
 from tqdm import tqdm
 
 from training.data.samples.batch import Samples
+from training.fitting.fit_state import CHECK_EVERY, FitState
 from training.fitting.time_limit import OutOfTime, StopFlag, StoppedBySignal, TimeLimit, sigterm_flag
-from training.fitting.training_run import LOOK_EVERY, TrainingRun
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.schema import MemberRecipe
 from training.runs import CHECKPOINT, CURVES, HISTORY
 
 from . import FitError, checkpoint
@@ -71,7 +71,7 @@ def fit(
     saved = checkpoint.load(out / CHECKPOINT, identity)
     seed_everything(seed, 0)
     with deterministic(optimisation.deterministic), sigterm_flag() as stop, Scalars(out) as scalars:
-        run = TrainingRun(
+        run = FitState(
             recipe, samples, shared, pretrained=saved is None and initial is None, initial=initial, only=only
         )
         if saved is not None:
@@ -114,10 +114,10 @@ def fit(
 
 
 def _should_stop(stop: StopFlag, device: Device, step: int, steps: int) -> bool:
-    """Whether to stop after a step.  Several processes agree every LOOK_EVERY steps, as gathering makes them wait."""
+    """Whether to stop after a step.  Several processes agree every CHECK_EVERY steps, as gathering makes them wait."""
     if device.ranks == 1:
         return stop.is_set
-    return (step % steps % LOOK_EVERY == 0) and any(device.gather(stop.is_set))
+    return (step % steps % CHECK_EVERY == 0) and any(device.gather(stop.is_set))
 
 
 def _check_time(clock: TimeLimit | None, device: Device, history: Sequence[EpochRecord]) -> None:

@@ -13,11 +13,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from kernels.profiles import PROFILES, Profile
 from training import networks
 from training.networks.parts.errors import NetworkError
 from training.networks.parts.published_weights import Offer, download, local_file
-from training.recipe.load import load_named, names_of
-from training.recipe.schema import PROFILES, Profile, RecipeError
+from training.recipe_schema.load import load_named, names_of
+from training.recipe_schema.schema import RecipeError
 
 
 def offers_of(names: Sequence[str], profile: Profile) -> list[Offer]:

@@ -20,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from kernels.lumbar.labels import CONDITIONS, GROUPS, LEVELS, ROWS, SEVERITIES
 from kernels.lumbar.run.submission import replace_text
+from kernels.profiles import PROFILES
 from training.data.out_of_fold import OutOfFoldError
 from training.ensemble.result import SINGLE
 from training.ensemble.search import SearchError
@@ -28,7 +29,7 @@ from training.evaluation.intervals import FIGURES, RESAMPLES, Interval
 from training.evaluation.landmark_errors import VIEW_OF_GROUP
 from training.evaluation.localiser_findings import level_of
 from training.evaluation.overlays import KIND_TITLES, level_text
-from training.recipe.schema import PROFILES, RecipeError
+from training.recipe_schema.schema import RecipeError
 from training.report import figures, numbers
 from training.report.cases import worst_cases
 from training.report.predictions import member_text, predict

@@ -19,9 +19,9 @@ from pathlib import Path
 from training.data.out_of_fold import OutOfFoldError
 from training.data.tables import TablesError
 from training.locks import BusyError
-from training.recipe.load import add_order
-from training.recipe.schema import RecipeError
-from training.workflow.engine import ExecutorError, Ways, profile_of, run, slots_of
+from training.recipe_schema.load import add_order
+from training.recipe_schema.schema import RecipeError
+from training.workflow.engine import ExecutionOptions, ExecutorError, profile_of, run, slots_of
 from training.workflow.gpus import gpus_here
 from training.workflow.grid import GRID, PATHS, Grid, GridOrder, make_grid, own_folder, read_grid
 from training.workflow.grid_workers import bench
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         given, further = given[: given.index("--")], given[given.index("--") + 1 :]
     parser = argparse.ArgumentParser(prog="training.workflow", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, help_text in (("run", "do it"), ("plan", "say what would run"), ("bench", "one worker against two")):
+    for name, help_text in (("run", "do it"), ("plan", "print what would run"), ("bench", "one worker against two")):
         _add_further(commands.add_parser(name, help=help_text))
     status = commands.add_parser("status", help="a line a job")
     status.add_argument("--runs", type=Path, required=True)
@@ -85,13 +85,13 @@ def _do(options: argparse.Namespace, further: Sequence[str]) -> int:
     if options.command == "bench":
         return bench(order)
     gpus = gpus_here() if options.gpus is None else options.gpus
-    ways = Ways(0 if options.executor else gpus, options.executor, options.threads, tuple(further))
+    execution = ExecutionOptions(0 if options.executor else gpus, options.executor, options.threads, tuple(further))
     if options.command == "plan":
-        if ways.executor is not None:
-            profile_of(ways.executor)
-        print(plan_of(grid, slots_of(grid, ways)))
+        if execution.executor is not None:
+            profile_of(execution.executor)
+        print(plan_of(grid, slots_of(grid, execution)))
         return 0
-    return run(grid, ways)
+    return run(grid, execution)
 
 
 def _kept_grid(runs: Path) -> Grid:

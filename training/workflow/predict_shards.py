@@ -19,7 +19,7 @@ from pathlib import Path
 from kernels.lumbar.networks.weights import MANIFEST_FILE, WeightsError, manifest_digest, read_manifest
 from kernels.lumbar.problems import outcome
 from training.locks import BusyError, alone, terminate_holder
-from training.recipe.schema import RecipeError
+from training.recipe_schema.schema import RecipeError
 from training.workflow.engine import (
     THREAD_LIMITS,
     Driver,

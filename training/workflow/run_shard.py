@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--time-limit", type=float, required=True)
     options = parser.parse_args(argv)
-    with hold(options.shard / LOCK):  # after a process of an earlier, killed run that is still at it
+    with hold(options.shard / LOCK):  # after a process of an earlier, killed run that has not ended
         return _answer(options.shard, options.weights, options.time_limit)
 
 

@@ -35,9 +35,9 @@ class ShardError(Exception):
 def split(data: Path, out: Path, shards: int, weights: str = "") -> list[Path]:
     """Write OUT/sample_submission.csv and a competition folder for each shard; returns these.
 
-    Shards hold whole batches of the largest size, so that a study has the same companions as in one run, and the same
-    answer to the last bit.  The answers of a shard are kept if its tables, image files, the kernel and the digest of
-    the weights are the same as before.  Raises ShardError.
+    Shards hold whole batches of the largest size, so that a study is batched with the same others as in one run, and
+    has the same answer to the last bit.  The answers of a shard are kept if its tables, image files, the kernel and the
+    digest of the weights are the same as before.  Raises ShardError.
     """
     images, table, sample = _tables(data)
     studies = list(_studies_of(sample).unique())
@@ -131,7 +131,7 @@ def _write_competition(folder: Path, images: Path, series: pd.DataFrame, sample:
 
 
 def without_series(shards: Sequence[Path]) -> int:
-    """How many studies are asked for that have no series in the table."""
+    """Number of studies of the sample submission without a series in the table."""
     folders = [shard / "competition" for shard in shards]
     return sum(len(set(_studies_of(_read(one / SAMPLE))) - set(_read(one / SERIES)["study_id"])) for one in folders)
 
@@ -139,7 +139,7 @@ def without_series(shards: Sequence[Path]) -> int:
 def merge(out: Path) -> dict[str, Any]:
     """One submission, report and table of landmarks from those of all shards, checked; returns the report.
 
-    Raises ShardError where a shard is missing, or has not answered what it was asked.
+    Raises ShardError where a shard is missing, or its rows are not those of its sample submission.
     """
     shards = sorted((out / "shards").iterdir()) if (out / "shards").is_dir() else []
     ids = list(_read(out / SAMPLE)["row_id"])

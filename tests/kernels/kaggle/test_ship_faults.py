@@ -51,7 +51,7 @@ UPLOAD_STOPS: dict[str, tuple[dict[str, Any], str]] = {
     "another manifest arrives": ({"corrupt_file": "manifest.json"}, "its manifest is"),
     "processing fails": ({"status_plan": ["FAILED"]}, "failed: `make upload` sends it again"),
     "processing never ends": ({"status_plan": ["NOT_YET_PERSISTED"]}, "`make upload` goes on waiting"),
-    "never to be seen": ({"not_found_after_create": 99}, "does not know ann/lumbar-weights"),
+    "never to be seen": ({"not_found_after_create": 99}, "does not list ann/lumbar-weights"),
     "credentials refused": ({"unauthorised": True}, "create a token"),
     "server down for long": ({"server_errors": 99}, "unavailable"),
 }
@@ -196,7 +196,7 @@ def test_a_package_of_another_user_is_not_sent(kaggle, package, tmp_path, capsys
     path = other / "dataset-metadata.json"
     path.write_text(path.read_text().replace("ann/", "bob/"))
     assert ship("upload", other, tmp_path) == 1
-    assert "bob's and Kaggle knows you as ann: `make package OWNER=ann`" in capsys.readouterr().err
+    assert "bob's and the client's user is ann: `make package OWNER=ann`" in capsys.readouterr().err
     assert kaggle.asked("PUT") == []
 
 

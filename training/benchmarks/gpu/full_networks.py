@@ -12,11 +12,12 @@ from torch import nn
 
 from kernels.lumbar.labels import UNITS
 from kernels.lumbar.networks.devices import STUDIES_ON_GPU
+from kernels.profiles import Profile
 from training import networks
 from training.benchmarks.kernel import HIDDEN_STUDIES
 from training.benchmarks.tables import Record
-from training.recipe.load import load_named, names_of
-from training.recipe.schema import MemberRecipe, Profile, Recipe
+from training.recipe_schema.load import load_named, names_of
+from training.recipe_schema.schema import MemberRecipe, Recipe
 
 from .forwards import inputs_of, seconds_of
 from .parts import Setting
@@ -41,7 +42,7 @@ class Work:
 
     @property
     def pixels(self) -> float:
-        """Of a batch of studies: what stands in for the work before that is known."""
+        """Of a batch of studies: a proxy for the work before that is measured."""
         return self.rows * sum(one.slices.count * one.size_px**2 for one in self.entry.member.inputs) / 1e6
 
 
