@@ -23,6 +23,7 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from kernels.commands import ends_with_a_sentence
 from kernels.imports import imports_of, package_of
 from kernels.lumbar.run.submission import replace_json, replace_text
 
@@ -244,6 +245,7 @@ def write_kernel(out: Path, owner: str, dataset: str = DATASET_SLUG, manifest: s
     replace_json(out / METADATA_NAME, metadata)
 
 
+@ends_with_a_sentence("build_notebook", BuildError)
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kernels.build_notebook", description=__doc__.splitlines()[0])
     folder = PACKAGE.parent / "inference"
@@ -251,11 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--owner", default=kaggle_owner(), help="Kaggle user name (environment KAGGLE_USERNAME)")
     parser.add_argument("--dataset", default=DATASET_SLUG, help=f"slug of the weights dataset ({DATASET_SLUG})")
     options = parser.parse_args(argv)
-    try:
-        write_kernel(options.out, options.owner, options.dataset)
-    except BuildError as error:
-        print(f"build_notebook: {error}", file=sys.stderr)
-        return 1
+    write_kernel(options.out, options.owner, options.dataset)
     print(f"wrote {options.out / NOTEBOOK_NAME} and {METADATA_NAME}")
     return 0
 

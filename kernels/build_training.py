@@ -33,6 +33,7 @@ from kernels.build_notebook import (
     kernel_metadata,
     whole_notebook,
 )
+from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.run.submission import replace_json, replace_text
 from kernels.profiles import PROFILES
 from kernels.training_sources import INSTALLED, RECIPES, read_sources
@@ -194,24 +195,26 @@ def write_training(
     replace_json(out / METADATA_NAME, metadata)
 
 
+def add_choice(parser: argparse._ActionsContainer, required: bool) -> None:
+    """Options of what is trained on Kaggle, and by whose account."""
+    parser.add_argument("--recipes", nargs="+", default=[], required=required, help="names of training/recipes")
+    parser.add_argument("--profile", choices=PROFILES, default="full")
+    parser.add_argument("--folds", nargs="*", type=int, default=[], help="default: those of the recipe")
+    parser.add_argument("--owner", default=kaggle_owner(), help="Kaggle user name (environment KAGGLE_USERNAME)")
+    parser.add_argument("--resume", action="store_true", help="go on from the last session's output")
+    parser.add_argument("--datasets", nargs="*", default=[], help="OWNER/SLUG of more inputs: published coordinates")
+
+
+@ends_with_a_sentence("build_training", BuildError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line.  What cannot be built ends it with one sentence."""
     parser = argparse.ArgumentParser(prog="python -m kernels.build_training", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--recipes", nargs="+", required=True, help="names of training/recipes")
-    parser.add_argument("--profile", choices=PROFILES, default="full")
-    parser.add_argument("--folds", nargs="*", type=int, default=[], help="default: those of the recipe")
-    parser.add_argument("--owner", default=kaggle_owner(), help="Kaggle user name (environment KAGGLE_USERNAME)")
+    add_choice(parser, required=True)
     parser.add_argument("--time-limit", type=float, default=TIME_LIMIT_S, help="seconds of training (11 hours)")
-    parser.add_argument("--resume", action="store_true", help="go on from the notebook's own last output")
-    parser.add_argument("--datasets", nargs="*", default=[], help="OWNER/SLUG of more inputs: published coordinates")
     options = parser.parse_args(argv)
     what = (options.recipes, options.profile, options.folds, options.time_limit, options.resume, options.datasets)
-    try:
-        write_training(options.out, options.owner, *what)
-    except BuildError as error:
-        sys.stderr.write(f"build_training: {error}\n")
-        return 1
+    write_training(options.out, options.owner, *what)
     sys.stdout.write(f"wrote {options.out / TRAINING_NAME} and {METADATA_NAME}\n")
     if options.owner == OWNER_PLACEHOLDER:
         sys.stdout.write(f"{METADATA_NAME} holds {OWNER_PLACEHOLDER}: set KAGGLE_USERNAME or --owner before the push\n")

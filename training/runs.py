@@ -60,6 +60,18 @@ class RunFolder:
         """The folder of one network in one fold."""
         return self.profile / member / f"fold{fold}"
 
+    def finished(self, fold: int, role: str | None = None) -> tuple[list[MemberRecipe], list[MemberRecipe]]:
+        """The recipe's networks [of one role] in a fold: those finished by this state of it, and the others.
+
+        Raises UnusableRun for one that is marked as done and lacks its files.
+        """
+        done: list[MemberRecipe] = []
+        others: list[MemberRecipe] = []
+        for one in self.recipe.members():
+            if one.is_trained_in(fold) and role in (None, one.member.role):
+                (done if read_run(self.network_folder(one.member.name, fold), one) else others).append(one)
+        return done, others
+
     def localiser_errors(self, fold: int) -> Path:
         """Out-of-fold localisation error (mm) per series kind."""
         return self.profile / f"{LOCALISER_ERRORS}{fold}.json"

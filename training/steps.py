@@ -32,41 +32,43 @@ from training.evaluation.validate import localiser_errors, validate
 from training.fitting.time_limit import TimeLimit
 from training.recipe_schema.schema import MemberRecipe, Recipe, RecipeError
 from training.runs import RunFolder, git_commit, image_digests
-from training.train_network import NetworkTraining, Source, Work, train_network
+from training.train_network import NetworkTraining, RecipeContext, TrainingOptions, train_network
 
 log = logging.getLogger("train-all")
 
 
-def begin(recipe: Recipe, source: Source, clock: TimeLimit | None = None, fingerprint: str | None = None) -> Work:
+def begin(
+    recipe: Recipe, options: TrainingOptions, clock: TimeLimit | None = None, fingerprint: str | None = None
+) -> RecipeContext:
     """Read the inputs of a recipe's steps; make its folds if there are none.
 
     `fingerprint`: of the tables with improved coordinates, if the crops exist, so that these need not be read again.
     Raises TablesError, FoldsError, RecipeError, OutOfFoldError.
     """
-    folder = RunFolder(source.runs, recipe)
-    tables = read_tables(source.data)
+    folder = RunFolder(options.runs, recipe)
+    tables = read_tables(options.data)
     if fingerprint is not None:
         tables = replace(tables, fingerprint=fingerprint)
     else:
-        files = images_digest(source.data, tables, image_digests(source.runs))
+        files = images_digest(options.data, tables, image_digests(options.runs))
         tables = replace(tables, fingerprint=fingerprint_of(tables.fingerprint, files))
-    if fingerprint is None and source.coordinates is not None:
-        tables = with_improved_coordinates(source.coordinates, source.data, tables)
-    images, predictions = images_for(recipe, source.coordinates), predictions_for(recipe, source.labels)
+    if fingerprint is None and options.coordinates is not None:
+        tables = with_improved_coordinates(options.coordinates, options.data, tables)
+    images, predictions = images_for(recipe, options.coordinates), predictions_for(recipe, options.labels)
     folds = read_or_make_folds(folder.folds, tables, recipe.folds, recipe.seed)
     device = default_device()
-    return Work(recipe, source, folder, tables, folds, device, git_commit(), images, predictions, clock)
+    return RecipeContext(recipe, options, folder, tables, folds, device, git_commit(), images, predictions, clock)
 
 
-def prepare(work: Work, points: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+def prepare(context: RecipeContext, points: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """Write the label priors and the landmark shape model; `points`: study → row → mm, of the crops."""
-    replace_json(work.folder.priors, weighted_priors(work.tables.labels))
+    replace_json(context.folder.priors, weighted_priors(context.tables.labels))
     shape = fit_shape(list(points.values()))
-    replace_json(work.folder.shape, None if shape is None else shape.model_dump(mode="json"))
+    replace_json(context.folder.shape, None if shape is None else shape.model_dump(mode="json"))
 
 
 def train_member(
-    work: Work,
+    context: RecipeContext,
     member: MemberRecipe,
     fold: int,
     crops: Callable[[MemberRecipe], Cache],
@@ -77,28 +79,28 @@ def train_member(
     Raises TrainingError; OutOfTime between two epochs.
     """
     jitter_mm = {kind: error.sigma_mm for kind, error in (errors or {}).items()}
-    training = NetworkTraining(work, member, fold, partial(crops, member), jitter_mm)
+    training = NetworkTraining(context, member, fold, partial(crops, member), jitter_mm)
     train_network(training)
     return training
 
 
 def measure_localisers(
-    work: Work, fold: int, landmarks: Callable[[], Mapping[str, Mapping[str, np.ndarray]]]
+    context: RecipeContext, fold: int, landmarks: Callable[[], Mapping[str, Mapping[str, np.ndarray]]]
 ) -> dict[str, LandmarkError]:
     """Out-of-fold localisation error (mm) per series kind; `landmarks`: the annotated ones."""
-    held_out = work.held_out(fold)
-    data = (work.source.data, work.tables, held_out, landmarks())
-    errors = localiser_errors(work.folder, work.localisers, *data, fold)
+    held_out = context.held_out(fold)
+    data = (context.options.data, context.tables, held_out, landmarks())
+    errors = localiser_errors(context.folder, context.localisers, *data, fold)
     for kind, error in errors.items():
         found = (fold, kind, error.median_mm, error.p95_mm)
         log.info("fold %d: %s located within %.1f mm (median), %.1f mm (95 %%)", *found)
     return errors
 
 
-def score_folds(work: Work, folds: Sequence[int]) -> Score:
+def score_folds(context: RecipeContext, folds: Sequence[int]) -> Score:
     """Validate the trained folds: out-of-fold score, predictions and seconds."""
-    score = validate(work.folder, work.members, work.source.data, work.tables, work.folds, folds)
-    log.info("%s/%s out of fold: %s", work.recipe.name, work.recipe.profile, score)
+    score = validate(context.folder, context.members, context.options.data, context.tables, context.folds, folds)
+    log.info("%s/%s out of fold: %s", context.recipe.name, context.recipe.profile, score)
     return score
 
 

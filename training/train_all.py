@@ -32,7 +32,7 @@ from training.networks import NetworkError
 from training.recipe_schema.load import add_order, folds_of, load_named, members_of, names_of
 from training.recipe_schema.schema import Recipe, RecipeError
 from training.runs import RunFolder, RunsError, is_done
-from training.steps import Source, begin, measure_localisers, prepare, score_folds, train_member
+from training.steps import TrainingOptions, begin, measure_localisers, prepare, score_folds, train_member
 from training.train_network import TrainingError
 
 OUT_OF_TIME = 3
@@ -43,27 +43,29 @@ SHOWN = 8
 log = logging.getLogger("train-all")
 
 
-def train_recipe(recipe: Recipe, source: Source, folds: Sequence[int], clock: TimeLimit | None = None) -> None:
+def train_recipe(
+    recipe: Recipe, options: TrainingOptions, folds: Sequence[int], clock: TimeLimit | None = None
+) -> None:
     """All steps of a recipe up to its out-of-fold score; with `localisers_only`, up to their localisation error.
 
     Raises OutOfTime between two epochs.  The recipe's networks and losses are checked before, for all recipes at once
     (fitting/preflight.py).
     """
-    work = begin(recipe, source, clock)
-    crops = work.crop_groups()
-    prepare(work, crops.points)
-    graders = [member for member in work.members if member.member.role == "grader"]
-    started = (recipe.name, recipe.profile, len(work.members), ", ".join(map(str, folds)), work.device)
+    context = begin(recipe, options, clock)
+    crops = context.crop_groups()
+    prepare(context, crops.points)
+    graders = [member for member in context.members if member.member.role == "grader"]
+    started = (recipe.name, recipe.profile, len(context.members), ", ".join(map(str, folds)), context.device)
     log.info("%s/%s: %d networks in folds %s on %s", *started)
     for fold in folds:
-        for member in work.localisers:
-            train_member(work, member, fold, crops.of)
-        errors = measure_localisers(work, fold, lambda: crops.landmarks)
+        for member in context.localisers:
+            train_member(context, member, fold, crops.of)
+        errors = measure_localisers(context, fold, lambda: crops.landmarks)
         for member in graders:
             if member.is_trained_in(fold):
-                train_member(work, member, fold, crops.of, errors)
+                train_member(context, member, fold, crops.of, errors)
     if graders:
-        score_folds(work, folds)
+        score_folds(context, folds)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,9 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_coverage(read_predictions(options.labels), studies)
         check_recipes(chosen, options.localisers_only)
         with alone(options.runs):
-            source = Source(**{field.name: getattr(options, field.name) for field in fields(Source)})
+            values = {field.name: getattr(options, field.name) for field in fields(TrainingOptions)}
+            training_options = TrainingOptions(**values)
             for recipe, recipe_folds in zip(chosen, folds, strict=True):
-                train_recipe(recipe, source, recipe_folds, clock)
+                train_recipe(recipe, training_options, recipe_folds, clock)
     except OutOfTime as stop:
         done, left = progress(options.runs, names, options.profile, options.folds, options.localisers_only)
         reason = stop if isinstance(stop, StoppedBySignal) else "stopped at its time limit"

@@ -42,8 +42,8 @@ class TrainingError(Exception):
 
 
 @dataclass(frozen=True)
-class Source:
-    """Inputs and folders of a training, the same for all recipes."""
+class TrainingOptions:
+    """Data, folders and options of a training, the same for all recipes."""
 
     data: Path
     runs: Path
@@ -66,11 +66,11 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Work:
+class RecipeContext:
     """One recipe on one data set: the context of its steps."""
 
     recipe: Recipe
-    source: Source
+    options: TrainingOptions
     folder: RunFolder
     tables: Tables
     folds: dict[str, int]
@@ -85,7 +85,7 @@ class Work:
     @property
     def members(self) -> list[MemberRecipe]:
         """The networks to train."""
-        return members_of(self.recipe, self.source.localisers_only)
+        return members_of(self.recipe, self.options.localisers_only)
 
     @property
     def localisers(self) -> list[MemberRecipe]:
@@ -98,20 +98,20 @@ class Work:
 
     def make_crops(self, members: Sequence[MemberRecipe]) -> Cache:
         """The crops of these networks; missing ones are made."""
-        source = self.source
-        return build_cache(source.data, self.tables, requests_of(members), source.crops, source.jobs)
+        options = self.options
+        return build_cache(options.data, self.tables, requests_of(members), options.crops, options.jobs)
 
     def crop_groups(self) -> CropGroups:
         """The crops of all networks, in groups that fit the disk limit."""
-        limit_bytes = self.source.cache_gb * 1e9
-        return CropGroups(self.members, len(self.tables.labels), self.source.crops, limit_bytes, self.make_crops)
+        limit_bytes = self.options.cache_gb * 1e9
+        return CropGroups(self.members, len(self.tables.labels), self.options.crops, limit_bytes, self.make_crops)
 
 
 @dataclass(frozen=True)
 class NetworkTraining:
     """One network in one fold, to be trained."""
 
-    work: Work
+    context: RecipeContext
     member: MemberRecipe
     fold: int
     crops: Callable[[], Cache]
@@ -122,15 +122,15 @@ class NetworkTraining:
     @property
     def out(self) -> Path:
         """The network's own folder."""
-        return self.work.folder.network_folder(self.member.member.name, self.fold)
+        return self.context.folder.network_folder(self.member.member.name, self.fold)
 
     @property
     def digest(self) -> str:
         """Digest of everything the weights depend on."""
-        images = self.work.images.fingerprint if self.work.images and self.member.fitting.pretraining else None
-        earlier = self.work.earlier.fingerprint if self.work.earlier and self.member.fitting.labels.any else None
-        made_of = (self.work.tables.fingerprint, self.jitter_mm, images, earlier)
-        return training_digest(self.member, self.fold, self.work.recipe.seed, *made_of)
+        images = self.context.images.fingerprint if self.context.images and self.member.fitting.pretraining else None
+        earlier = self.context.earlier.fingerprint if self.context.earlier and self.member.fitting.labels.any else None
+        made_of = (self.context.tables.fingerprint, self.jitter_mm, images, earlier)
+        return training_digest(self.member, self.fold, self.context.recipe.seed, *made_of)
 
     @property
     def named_member(self) -> MemberRecipe:
@@ -145,28 +145,28 @@ def train_network(training: NetworkTraining) -> None:
     Under torchrun every process calls this and the first one writes; `out` must be on a shared file system.
     Raises TrainingError, OutOfTime (StoppedBySignal on SIGTERM).
     """
-    member, out = training.named_member, training.out
+    context, member, out = training.context, training.named_member, training.out
     if is_finished(out, training.digest):
         remove_checkpoints(out)  # a kill may have come after done.json
         log.info("%s is finished", member.member.name)
         return
-    seed = training.work.recipe.seed + training.fold
+    seed = context.recipe.seed + training.fold
     started = time.monotonic()
     try:
-        shared = device_of(training.work.device, member.fitting.optimisation.precision)
+        shared = device_of(context.device, member.fitting.optimisation.precision)
         if shared.first:
             _begin(out, training.digest)
             resolved = yaml.safe_dump(member.model_dump(mode="json"), sort_keys=False)
             replace_text(out / runs.RESOLVED_RECIPE, resolved)
         shared.barrier()
-        held_out = training.work.held_out(training.fold)
-        studies = [study for study, fold in training.work.folds.items() if fold != training.fold]
-        tables = with_corrected_labels(training.work.tables, training.work.earlier, member.fitting.labels, studies)
+        held_out = context.held_out(training.fold)
+        studies = [study for study, fold in context.folds.items() if fold != training.fold]
+        tables = with_corrected_labels(context.tables, context.earlier, member.fitting.labels, studies)
         crops = _crops(training, shared)
         samples = MemberSamples(crops, tables, member, studies, held_out, shared.device, seed, training.jitter_mm)
         first = _pretrained(training, member, shared.device, seed)
         initial = None if first is None else first.net.state_dict()
-        results = [fit(member, samples, out, shared.device, seed, initial, clock=training.work.clock)]
+        results = [fit(member, samples, out, shared.device, seed, initial, clock=context.clock)]
         results += _second_fit(training, member, samples, results[0], seed)
         if shared.first:
             published = [weights for result in [*([first] if first else []), *results] for weights in result.published]
@@ -180,7 +180,7 @@ def train_network(training: NetworkTraining) -> None:
 def _finish(training: NetworkTraining, artefact: Artefact, result: FitResult, seconds: float) -> None:
     """Mark the network as done, and remove its checkpoints."""
     if artefact.member.role == "localiser":  # its error and calibration must be measured again
-        training.work.folder.localiser_errors(training.fold).unlink(missing_ok=True)
+        training.context.folder.localiser_errors(training.fold).unlink(missing_ok=True)
     replace_json(
         training.out / runs.DONE,
         {
@@ -209,14 +209,14 @@ def _crops(training: NetworkTraining, shared: Device) -> Cache:
 def _pretrained(training: NetworkTraining, member: MemberRecipe, device: torch.device, seed: int) -> FitResult | None:
     """The fit to published images, if the recipe has `pretraining` and images are given."""
     pretraining = member.fitting.pretraining
-    if pretraining is None or training.work.images is None:
+    if pretraining is None or training.context.images is None:
         return None
     changes = {"epochs": pretraining.epochs, "learning_rate": pretraining.learning_rate}
     optimisation = member.fitting.optimisation.model_copy(update=changes)
     fitting = member.fitting.model_copy(update={"optimisation": optimisation})
     first = member.model_copy(update={"fitting": fitting})
-    samples = PretrainingSamples(training.work.images, first, device, seed, pretraining.sources)
-    return fit(first, samples, training.out / PRETRAINING, device, seed, clock=training.work.clock)
+    samples = PretrainingSamples(training.context.images, first, device, seed, pretraining.sources)
+    return fit(first, samples, training.out / PRETRAINING, device, seed, clock=training.context.clock)
 
 
 def _second_fit(
@@ -229,7 +229,7 @@ def _second_fit(
     changes = {"loss": options.loss, "loss_options": options.loss_options, "optimisation": options.optimisation}
     second = member.model_copy(update={"fitting": member.fitting.model_copy(update=changes)})
     started, out = first.net.state_dict(), training.out / SECOND
-    return [fit(second, samples, out, samples.device, seed, started, only=options.parts, clock=training.work.clock)]
+    return [fit(second, samples, out, samples.device, seed, started, only=options.parts, clock=training.context.clock)]
 
 
 def _begin(out: Path, made_by: str) -> None:
@@ -247,17 +247,17 @@ def _begin(out: Path, made_by: str) -> None:
 
 
 def _provenance(training: NetworkTraining, seed: int, published: Sequence[dict[str, str]]) -> Provenance:
-    fitting, backbone = training.member.fitting, training.member.backbone
+    context, fitting, backbone = training.context, training.member.fitting, training.member.backbone
     return Provenance(
-        recipe=training.work.recipe.name,
+        recipe=context.recipe.name,
         network=fitting.network.name,
         backbone=backbone.timm if backbone else str(fitting.network.options.get("encoder", "")),
         fold=training.fold,
         seed=seed,
-        profile=training.work.recipe.profile,
+        profile=context.recipe.profile,
         torch_version=torch.__version__,
-        git_commit=training.work.commit,
-        data_fingerprint=training.work.tables.fingerprint,
+        git_commit=context.commit,
+        data_fingerprint=context.tables.fingerprint,
         published=tuple(PublishedWeights(**weights) for weights in published),
         resolved_recipe=training.member.model_dump(mode="json"),
     )

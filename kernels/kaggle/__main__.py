@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kernels.build_notebook import BuildError, kaggle_owner
-from kernels.profiles import PROFILES
+from kernels.build_notebook import BuildError
+from kernels.build_training import add_choice
 
 from .client import KaggleError, Polling
 from .dataset import upload
@@ -43,13 +43,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--message", default="", help="description of the submission")
     parser.add_argument("--wait", action="store_true", help="wait for the submission's score")
     parser.add_argument("--poll", type=float, default=15.0, metavar="SECONDS", help="between two queries (15)")
-    training = parser.add_argument_group("train")
-    training.add_argument("--recipes", nargs="+", default=[], help="names of training/recipes")
-    training.add_argument("--profile", choices=PROFILES, default="full")
-    training.add_argument("--folds", nargs="*", type=int, default=[], help="default: those of the recipe")
-    training.add_argument("--owner", default=kaggle_owner(), help="Kaggle user name (environment KAGGLE_USERNAME)")
-    training.add_argument("--resume", action="store_true", help="go on from the last session's output")
-    training.add_argument("--datasets", nargs="*", default=[], help="more inputs, such as published coordinates")
+    add_choice(parser.add_argument_group("train"), required=False)
     return parser.parse_args(argv)
 
 

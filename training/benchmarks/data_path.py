@@ -42,39 +42,28 @@ WORKERS = (0, 2)
 class DataPathScope:
     """How much is measured."""
 
-    studies: int
+    studies: int = 25
     """That are drawn, or taken of --data."""
-    scale: float
-    counts: tuple[int, ...]
+    scale: float = 1.0
+    counts: tuple[int, ...] = (100, 200, 400)
     """Studies of the growing caches."""
-    profile: Profile
-    jobs: int
-    rounds: int
-    file_bytes: int
-    most_s: float
+    profile: Profile = "bench"
+    jobs: int = 2
+    rounds: int = 5
+    file_bytes: int = 1 << 30
+    most_s: float = 10.0
     """For each of augmentation and network."""
-    stacks: int
+    stacks: int = 100
     """That the usual ways decode."""
-    sizes: tuple[Size, ...]
-    """The last one is that of the usual ways."""
-
-
-FULL = DataPathScope(
-    studies=25,
-    scale=1.0,
-    counts=(100, 200, 400),
-    profile="bench",
-    jobs=2,
-    rounds=5,
-    file_bytes=1 << 30,
-    most_s=10.0,
-    stacks=100,
-    sizes=(
+    sizes: tuple[Size, ...] = (
         Size("test_byobnet", 48, 16, is_trained=True),
         Size("test_byobnet", 64, 16, is_trained=False),
         Size("convnext_tiny", 128, 8, is_trained=True),
-    ),
-)
+    )
+    """The last one is that of the usual ways."""
+
+
+FULL = DataPathScope()
 QUICK = DataPathScope(
     studies=1,
     scale=0.25,

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.labels import GROUPS, SEVERITIES
 from kernels.lumbar.run.submission import replace_json
 from kernels.profiles import Profile
@@ -263,15 +264,14 @@ def _difference_text(one: Difference) -> str:
     return f"{one.value:+.4f} [{one.low:+.4f}, {one.high:+.4f}]"
 
 
+@ends_with_a_sentence(
+    "bench-grade stopped", BenchError, OutOfFoldError, RecipeError, SearchError, TruthError, UnusableRun, OSError
+)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; expected errors end it with one sentence and exit code 1."""
     given = trained_parser("graders", __doc__, "grading.json").parse_args(argv)
     names = names_of(given.recipes)
-    try:
-        text = bench(given.data, given.runs, given.out or given.runs, names, given.profile, given.fold)
-    except (BenchError, OutOfFoldError, RecipeError, SearchError, TruthError, UnusableRun, OSError) as error:
-        sys.stderr.write(f"bench-grade stopped: {error}\n")
-        return 1
+    text = bench(given.data, given.runs, given.out or given.runs, names, given.profile, given.fold)
     sys.stdout.write(text + "\n")
     return 0
 

@@ -25,6 +25,7 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.answers.localiser_answers import answers_of
 from kernels.lumbar.answers.locate import Located, answered, locate, needed
 from kernels.lumbar.answers.spine_shape import Expectation
@@ -56,7 +57,7 @@ from training.evaluation.truth import TruthError, read_landmarks
 from training.evaluation.validate import fold_manifest
 from training.recipe_schema.load import load_named, names_of
 from training.recipe_schema.schema import RecipeError
-from training.runs import RunFolder, UnusableRun, read_run
+from training.runs import RunFolder, UnusableRun
 
 MEAN_SHAPE = "mean shape (always the average position)"
 ALL_RECIPES = "all recipes together"
@@ -125,22 +126,22 @@ def find_finished(runs: Path, names: Sequence[str], profile: Profile, fold: int,
     device = default_device()
     found = []
     for name in names:
-        recipe = load_named(name, profile)
-        folder = RunFolder(runs, recipe)
-        members = {local: entry for local, entry in zip(recipe.localisers, recipe.members(), strict=False)}
-        done = {key: one for key, one in members.items() if read_run(folder.network_folder(one.member.name, fold), one)}
-        if missing := [local for local in members if local not in done]:
+        folder = RunFolder(runs, load_named(name, profile))
+        start = f"{folder.recipe.name}_"
+        done, missing = folder.finished(fold, "localiser")
+        if missing:
             train = f"make train-all DATA={data} RUNS={runs} RECIPES={name} PROFILE={profile} FOLDS={fold}"
-            sys.stderr.write(f"{name}: not trained, or by another recipe: {', '.join(missing)} ({train})\n")
+            others = ", ".join(one.member.name.removeprefix(start) for one in missing)
+            sys.stderr.write(f"{name}: not trained, or by another recipe: {others} ({train})\n")
         if not done:
             continue
-        predictor = Predictor(fold_manifest(folder, list(done.values()), fold), folder.profile, device)
+        predictor = Predictor(fold_manifest(folder, done, fold), folder.profile, device)
         for problem in predictor.problems:
             sys.stderr.write(f"{name}: left out: {problem.detail}\n")
-        full_names = {f"{entry.member.name}_fold{fold}": local for local, entry in done.items()}
-        loaded = {full_names[key]: one for key, one in predictor.members.items()}
+        suffix = f"_fold{fold}"
+        loaded = {key.removeprefix(start).removesuffix(suffix): one for key, one in predictor.members.items()}
         if loaded:
-            found.append(FinishedRecipe(name, loaded, len(members), predictor.expectation))
+            found.append(FinishedRecipe(name, loaded, len(done) + len(missing), predictor.expectation))
     if not found:
         raise BenchError(f"{runs} holds no finished localiser of profile {profile}, fold {fold}: train one first")
     return found
@@ -326,17 +327,16 @@ def bench(data: Path, runs: Path, out: Path, names: Sequence[str], profile: Prof
     return "\n".join([text, "", *remarks])
 
 
+@ends_with_a_sentence(
+    "bench-locate stopped", BenchError, TruthError, TablesError, RecipeError, CacheError, UnusableRun, OSError
+)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; expected errors end it with one sentence and exit code 1."""
     parser = trained_parser("localisers", __doc__, "locating.json and locating.png")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that decode; 1 or more")
     given = parser.parse_args(argv)
     names, out = names_of(given.recipes), given.out or given.runs
-    try:
-        text = bench(given.data, given.runs, out, names, given.profile, given.fold, given.jobs)
-    except (BenchError, TruthError, TablesError, RecipeError, CacheError, UnusableRun, OSError) as error:
-        sys.stderr.write(f"bench-locate stopped: {error}\n")
-        return 1
+    text = bench(given.data, given.runs, out, names, given.profile, given.fold, given.jobs)
     sys.stdout.write(text + "\n")
     return 0
 

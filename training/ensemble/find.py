@@ -18,6 +18,7 @@ from typing import get_args
 
 import numpy as np
 
+from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.labels import GROUPS
 from kernels.lumbar.run.submission import replace_json
 from training.data.out_of_fold import Answers, Average, Mixture, OutOfFoldError, Rule
@@ -124,6 +125,7 @@ def budget_of(text: str | None) -> float | None:
     return seconds
 
 
+@ends_with_a_sentence("no ensemble", SearchError, OutOfFoldError, RecipeError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="training.ensemble.find", description=__doc__)
@@ -134,22 +136,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--average", choices=get_args(Average), default="logits")
     parser.add_argument("--seconds", help="what the ensemble may cost a study; default: no limit")
     options = parser.parse_args(argv)
-    try:
-        seconds = budget_of(options.seconds)
-        if options.out.is_dir():
-            raise SearchError(f"{options.out} is a folder: name a file, such as OUT={options.out / 'ensemble.json'}")
-        sources = read_sources(options.runs, options.profile, names_of(options.recipes) if options.recipes else [])
-        rule = Rule(options.average, sources.priors())
-        costs, uncosted = sources.costs()
-        if uncosted and seconds is not None:
-            raise SearchError(f"{uncosted.partition(':')[0]}, so no budget can be kept: make train-all measures them")
-        unit = "networks" if uncosted else "seconds"
-        result = search(sources.answers, rule, costs, seconds, sources.recipe_weights(), unit)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        replace_json(options.out, finite(asdict(result)))
-    except (SearchError, OutOfFoldError, RecipeError, OSError) as error:
-        sys.stderr.write(f"no ensemble: {error}\n")
-        return 1
+    seconds = budget_of(options.seconds)
+    if options.out.is_dir():
+        raise SearchError(f"{options.out} is a folder: name a file, such as OUT={options.out / 'ensemble.json'}")
+    sources = read_sources(options.runs, options.profile, names_of(options.recipes) if options.recipes else [])
+    rule = Rule(options.average, sources.priors())
+    costs, uncosted = sources.costs()
+    if uncosted and seconds is not None:
+        raise SearchError(f"{uncosted.partition(':')[0]}, so no budget can be kept: make train-all measures them")
+    unit = "networks" if uncosted else "seconds"
+    result = search(sources.answers, rule, costs, seconds, sources.recipe_weights(), unit)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    replace_json(options.out, finite(asdict(result)))
     remarks = [*sources.remarks, *filter(None, [uncosted])]
     sys.stdout.write("\n".join([*remarks, table_of(result), "", *_next_step(result, sources, options)]) + "\n")
     return 0

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.labels import CONDITIONS, GROUPS, LEVELS, ROWS, SEVERITIES
 from kernels.lumbar.run.submission import replace_text
 from kernels.profiles import PROFILES
@@ -94,6 +95,7 @@ def render(sources: ReportSources, data: Path | None, worst_rows: int) -> str:
     )
 
 
+@ends_with_a_sentence("no report", ReportError, RecipeError, UnusableRun, SearchError, OutOfFoldError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line.  What is missing ends it with one sentence."""
     parser = argparse.ArgumentParser(prog="training.report", description=__doc__)
@@ -106,17 +108,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--worst", type=int, default=6, help="how many of the worst rows are shown")
     given = parser.parse_args(argv)
     out: Path = given.out or given.runs / "report.html"
-    try:
-        if given.data is not None and not given.data.is_dir():
-            raise ReportError(f"{given.data} is no folder: name one in the competition's layout with DATA=")
-        if given.worst < 0:
-            raise ReportError(f"--worst is a number of rows, 0 or more, not {given.worst}")
-        sources = read_sources(given.runs, given.profile, given.recipes, given.ensemble)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(out, render(sources, given.data, given.worst))
-    except (ReportError, RecipeError, UnusableRun, SearchError, OutOfFoldError, OSError) as error:
-        sys.stderr.write(f"no report: {error}\n")
-        return 1
+    if given.data is not None and not given.data.is_dir():
+        raise ReportError(f"{given.data} is no folder: name one in the competition's layout with DATA=")
+    if given.worst < 0:
+        raise ReportError(f"--worst is a number of rows, 0 or more, not {given.worst}")
+    sources = read_sources(given.runs, given.profile, given.recipes, given.ensemble)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(out, render(sources, given.data, given.worst))
     sys.stdout.write(f"{out}\n")
     return 0
 

@@ -33,7 +33,7 @@ from training.recipe_schema.schema import RecipeError
 from training.report.figures import Marker, crop_figure
 from training.report.numbers import Case, worst
 from training.report.predictions import Predictions
-from training.runs import RunFolder, UnusableRun, read_run
+from training.runs import RunFolder, UnusableRun
 
 # As the recipes cut their crops.
 SIZE_MM, SIZE_PX, SLICES = 50.0, 160, 3
@@ -77,11 +77,10 @@ class FoldLocalisers:
         """None where a localiser is missing, is not of the recipe as it is now, or cannot be loaded."""
         try:
             folder = RunFolder(self._runs, load_named(recipe, self._profile))
-            own = [one for one in folder.recipe.members() if one.member.role == "localiser" and one.is_trained_in(fold)]
-            if not own or not all(read_run(folder.network_folder(one.member.name, fold), one) for one in own):
+            done, missing = folder.finished(fold, "localiser")
+            if not done or missing:
                 return None
-            device = default_device()
-            predictor = Predictor(fold_manifest(folder, own, fold), folder.profile, device)
+            predictor = Predictor(fold_manifest(folder, done, fold), folder.profile, default_device())
         except (RecipeError, UnusableRun, OSError):
             return None
         return None if predictor.problems else predictor

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from kernels.commands import ends_with_a_sentence
 from training.data.out_of_fold import OutOfFoldError
 from training.data.tables import TablesError
 from training.locks import BusyError
@@ -28,6 +29,7 @@ from training.workflow.grid_workers import bench
 from training.workflow.plan_and_status import plan_of, status_of
 
 
+@ends_with_a_sentence("train-all stopped", RecipeError, TablesError, OutOfFoldError, BusyError, ExecutorError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     given = list(sys.argv[1:] if argv is None else argv)
@@ -41,11 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = commands.add_parser("status", help="a line a job")
     status.add_argument("--runs", type=Path, required=True)
     options = parser.parse_args(given)
-    try:
-        return _do(options, further)
-    except (RecipeError, TablesError, OutOfFoldError, BusyError, ExecutorError, OSError) as error:
-        print(f"train-all stopped: {error}", file=sys.stderr)
-        return 1
+    return _do(options, further)
 
 
 def _add_further(parser: argparse.ArgumentParser) -> None:
