@@ -147,7 +147,7 @@ simulate: .venv/installed ## run the notebook as Kaggle would: DATA=DIR [WEIGHTS
 	@test -n "$(DATA)" || { echo "say which data: make simulate DATA=DIR (a folder in the competition's layout)"; exit 2; }
 	$(PY) -m kernels.simulate --data "$(DATA)" --weights "$(WEIGHTS)" --out "$(or $(OUT),simulated)" --time-limit $(TIME_LIMIT) --layout $(LAYOUT) --memory-gb $(MEMORY_GB) $(if $(filter no,$(PUBLIC)),--no-public)
 
-##@ Looking
+##@ Results
 
 report: .venv/installed ## one HTML page on finished runs [RUNS=DIR] [DATA=DIR] [RECIPES="…"] [OUT=FILE]
 	$(PY) -m training.report --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/report.html)" $(if $(DATA),--data "$(DATA)") $(if $(RECIPES),--recipes $(RECIPES)) $(if $(ENSEMBLE),--ensemble "$(ENSEMBLE)") $(if $(REPORT_WORST),--worst $(REPORT_WORST))

@@ -93,7 +93,7 @@ def build(
     if ensemble is not None and locate != "own":
         raise BuildError("an ensemble is searched with each recipe's own localisers: --locate own")
     averages = {folder.recipe.average for folder, _ in runs}
-    # Recipes that average differently meet in logits, which most of them take.
+    # Recipes that average differently are combined in logits, which most of them use.
     average = ensemble.average if ensemble else averages.pop() if len(averages) == 1 else "logits"
     found = {folder.recipe.name: one for folder, one in runs}
     if ensemble is not None:
@@ -157,7 +157,7 @@ def table(manifest: Manifest) -> str:
 
 
 def choose_recipes(runs: Path, names: str | None, profile: Profile) -> list[Recipe]:
-    """The recipes asked for, or all that have runs in this profile.  Raises BuildError where there is none."""
+    """The recipes named, or all that have runs in this profile.  Raises BuildError where there is none."""
     if names is None:
         chosen = sorted(path.parent.name for path in runs.glob(f"*/{profile}") if path.is_dir())
     else:

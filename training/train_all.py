@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"train-all {reason}: {len(done)} of {len(done) + len(left)} networks are finished; "
             f"left are {', '.join(left[:SHOWN])}{' ...' if len(left) > SHOWN else ''}; "
-            "the same command goes on where it stopped"
+            "the same command resumes where it stopped"
         )
         return OUT_OF_TIME
     except (*STEP_ERRORS, NetworkError, BusyError) as error:

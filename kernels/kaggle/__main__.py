@@ -62,7 +62,7 @@ def run_step(step: str, options: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; the first step that fails ends it, with its name, the reason and how to go on."""
+    """Command line; the first step that fails ends it, with its name, the reason and how to continue."""
     options = parse(argv)
     for step in STEPS if options.step == "ship" else (options.step,):
         try:
@@ -72,10 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         except OSError as error:
             reason = disk_message(error, options.ship)
-            print(f"{step} stopped: {reason}; then the same command goes on", file=sys.stderr)
+            print(f"{step} stopped: {reason}; then the same command resumes", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
-            print(f"{step} interrupted: the same command goes on", file=sys.stderr)
+            print(f"{step} interrupted: the same command resumes", file=sys.stderr)
             return 130
     return 0
 

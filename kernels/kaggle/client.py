@@ -175,7 +175,7 @@ class Polling:
                 return result
             if elapsed_s + self.interval_s > self.timeout_s:
                 raise KaggleError(
-                    f"{what} is still '{now}' after {duration_text(elapsed_s)}: `{resume}` goes on waiting"
+                    f"{what} is still '{now}' after {duration_text(elapsed_s)}: `{resume}` continues waiting"
                 )
             time.sleep(self.interval_s)
 

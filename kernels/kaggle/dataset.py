@@ -27,7 +27,7 @@ MOST_FILES = 50
 KEPT_SUFFIXES = (".bin", ".json", ".ts", ".md", ".txt")
 # Queries after which a version that was just made must be listed.
 UNLISTED_QUERIES = 6
-GO_ON = "make upload"
+COMMAND = "make upload"
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def upload(folder: Path, polling: Polling, dry_run: bool = False, again: bool = 
     if wrong:
         raise KaggleError(
             f"{package.ref} version {after.version} is not what was sent: {'; '.join(wrong[:3])}: "
-            f"`{GO_ON}` sends it again"
+            f"`{COMMAND}` sends it again"
         )
     print(f"{package.ref} version {after.version} is ready and holds exactly these files")
     return after
@@ -180,19 +180,19 @@ def check_sent(answer: ClientAnswer, package: Package) -> None:
     if "already in use" in text:
         raise KaggleError(
             f"another dataset of yours has the title of {package.ref}, or Kaggle does not show it yet: "
-            f"`{GO_ON}` in a minute, or rename that one on Kaggle"
+            f"`{COMMAND}` in a minute, or rename that one on Kaggle"
         )
     lost = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("Upload unsuccessful")]
     if lost:
-        raise KaggleError(f"Kaggle did not take {', '.join(lost)}: `{GO_ON}` goes on where the upload was cut")
+        raise KaggleError(f"Kaggle did not take {', '.join(lost)}: `{COMMAND}` resumes the upload")
     if answer.code != 0:
         if answer.status == 403:
-            raise KaggleError(f"Kaggle is still busy with the last version of {package.ref}: `{GO_ON}` in a minute")
+            raise KaggleError(f"Kaggle is still busy with the last version of {package.ref}: `{COMMAND}` in a minute")
         if not answer.status and not answer.err:
-            raise KaggleError(f"`{answer.command}` failed, see the lines above: `{GO_ON}` goes on")
+            raise KaggleError(f"`{answer.command}` failed, see the lines above: `{COMMAND}` resumes")
         raise answer.error()
     if "creation error" in text:
-        raise KaggleError(f"Kaggle made no version of {package.ref}: {text.splitlines()[-1]}; then `{GO_ON}`")
+        raise KaggleError(f"Kaggle made no version of {package.ref}: {text.splitlines()[-1]}; then `{COMMAND}`")
 
 
 def wait_until_ready(ref: str, version: int, polling: Polling) -> Remote:
@@ -203,14 +203,14 @@ def wait_until_ready(ref: str, version: int, polling: Polling) -> Remote:
         now = remote_state(ref)
         if now is None:
             if next(unlisted) > UNLISTED_QUERIES:
-                raise KaggleError(f"Kaggle does not list {ref} after the upload: `{GO_ON}` sends it again")
+                raise KaggleError(f"Kaggle does not list {ref} after the upload: `{COMMAND}` sends it again")
             return "not listed yet", None
         if now.status in ("failed", "deleted"):
-            raise KaggleError(f"{ref} version {now.version} {now.status} on Kaggle: `{GO_ON}` sends it again")
+            raise KaggleError(f"{ref} version {now.version} {now.status} on Kaggle: `{COMMAND}` sends it again")
         is_ready = now.status == "ready" and now.version >= version
         return f"version {now.version} {now.status}", now if is_ready else None
 
-    return polling.wait(ref, state, GO_ON)
+    return polling.wait(ref, state, COMMAND)
 
 
 def _short(digest: str | None) -> str:

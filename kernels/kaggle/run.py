@@ -19,7 +19,7 @@ from kernels.lumbar.run.submission import SubmissionError, check
 from .client import KaggleError, Polling, query
 from .dataset import Package
 
-GO_ON = "make push"
+COMMAND = "make push"
 ENDED_WELL = "complete"
 ENDED_BADLY = ("error", "cancel_acknowledged", "cancel_requested")
 # Outputs of a training are some GB.
@@ -61,7 +61,7 @@ def finish_run(pushed: Pushed, ship: Path, polling: Polling) -> dict[str, Any]:
         is_current = report.get("notebook") == expected
         return (status, report) if is_current else ("the outputs of another version", None)
 
-    return polling.wait(str(pushed), state, GO_ON)
+    return polling.wait(str(pushed), state, COMMAND)
 
 
 def run_status(pushed: Pushed) -> tuple[str, str]:
@@ -88,7 +88,7 @@ def fetch_outputs(ref: str, folder: Path) -> Path:
 def read_report(folder: Path) -> dict[str, Any]:
     """The run's run_report.json, where a submission.csv lies beside it.  Raises UnusableKernelRun."""
     if not (folder / "submission.csv").is_file():
-        raise UnusableKernelRun(f"the run left no submission.csv: see {folder}; `{GO_ON}` pushes again")
+        raise UnusableKernelRun(f"the run left no submission.csv: see {folder}; `{COMMAND}` pushes again")
     try:
         report: dict[str, Any] = json.loads((folder / "run_report.json").read_text())
     except (OSError, ValueError) as error:
@@ -96,12 +96,12 @@ def read_report(folder: Path) -> dict[str, Any]:
     return report
 
 
-def failure(pushed: Pushed, status: str, message: str, folder: Path, go_on: str = GO_ON) -> str:
+def failure(pushed: Pushed, status: str, message: str, folder: Path, command: str = COMMAND) -> str:
     """Why a run failed: its status, its message and the end of its log."""
     detail = f": {message}" if message else ""
     lines = [line for log in folder.glob("*.log") for line in log_lines(log.read_text(errors="replace"))]
     tail = "".join(f"\n    {line}" for line in lines[-LOG_TAIL:])
-    return f"the run of {pushed} ended with '{status}'{detail}; once mended, `{go_on}` pushes again{tail}"
+    return f"the run of {pushed} ended with '{status}'{detail}; once mended, `{command}` pushes again{tail}"
 
 
 def log_lines(text: str) -> list[str]:
@@ -119,13 +119,13 @@ def check_report(report: dict[str, Any], package: Package, gpu: bool) -> None:
     used = report.get("manifest_sha256")
     if used != digest:
         raise UnusableKernelRun(
-            f"the run had the weights {used or 'of no manifest'}, not {digest}: `make upload`, then `{GO_ON}`"
+            f"the run had the weights {used or 'of no manifest'}, not {digest}: `make upload`, then `{COMMAND}`"
         )
     if gpu and not str(report.get("device", "")).startswith("cuda"):
         unusable = [problem["detail"] for problem in report.get("problems", []) if problem["kind"] == "gpu-unusable"]
         reason = unusable[0] if unusable else "is the week's quota used up?"
         raise UnusableKernelRun(
-            f"the run had no GPU ({reason}): `{GO_ON}` tries again, `{GO_ON} GPU=no` does without one"
+            f"the run had no GPU ({reason}): `{COMMAND}` tries again, `{COMMAND} GPU=no` does without one"
         )
 
 

@@ -11,7 +11,7 @@ from kernels.lumbar.networks.weights import MANIFEST_FILE, manifest_digest
 from .client import KaggleError, Polling, call, query_json
 from .state import ShipState
 
-GO_ON = "make submit"
+COMMAND = "make submit"
 PENDING = "pending"
 # Time within which Kaggle lists an accepted submission.
 LISTED_WITHIN_S = 120.0
@@ -45,7 +45,7 @@ def submit(
     ref, version = kernel["ref"], kernel["version"]
     check_pushed(weights, kernel["manifest_sha256"], version)
     if before.get("version") == version and before.get("ref") == ref and not again:
-        print(f"version {version} was submitted already (`{GO_ON} AGAIN=1` submits it once more)")
+        print(f"version {version} was submitted already (`{COMMAND} AGAIN=1` submits it once more)")
         if dry_run:
             return
         text, earlier = before["message"], 0
@@ -58,15 +58,17 @@ def submit(
         earlier = len(rows_of(text))
         answer = call(*arguments)
         if answer.status == 404:
-            raise KaggleError(f"Kaggle does not find {ref} version {version}: `make push AGAIN=1`, then `{GO_ON}`", 404)
+            raise KaggleError(
+                f"Kaggle does not find {ref} version {version}: `make push AGAIN=1`, then `{COMMAND}`", 404
+            )
         if answer.code != 0:
             raise answer.error()
         state.put("submission", ref=ref, version=version, message=text)
         print(answer.text)
     # The client's output is no proof; Kaggle's list is.
-    Polling(polling.interval_s, LISTED_WITHIN_S).wait("the submission", lambda: listed(text, earlier), GO_ON)
+    Polling(polling.interval_s, LISTED_WITHIN_S).wait("the submission", lambda: listed(text, earlier), COMMAND)
     if wait:
-        polling.wait("the submission", lambda: score_of(text), f"{GO_ON} WAIT=1")
+        polling.wait("the submission", lambda: score_of(text), f"{COMMAND} WAIT=1")
 
 
 def check_pushed(weights: Path, digest: str, version: int) -> None:

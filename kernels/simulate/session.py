@@ -189,5 +189,5 @@ def _reason(error: Exception, python: Path) -> str:
     if isinstance(error, CellTimeoutError):
         return f"the notebook ran {GRACE_S:.0f} s past its limit and was stopped"
     if isinstance(error, DeadKernelError):
-        return "the notebook's process died, most often for want of memory"
+        return "the notebook's process died, most often for lack of memory"
     return f"the notebook's process did not start with {python}: {error}"

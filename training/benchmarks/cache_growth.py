@@ -24,7 +24,7 @@ from training.recipe_schema.load import load_named, names_of
 from training.recipe_schema.schema import MemberRecipe
 
 REAL_STUDIES = 1975
-# Called so where the straight line misses no time by more, and where memory grows no further.
+# Largest relative residual of a straight line through the times, and largest growth of memory, that count as such.
 LINEAR, FLAT = 0.05, 1.05
 
 

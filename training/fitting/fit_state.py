@@ -221,7 +221,7 @@ class FitState:
         within = state["within"]
         if within is not None and len(within["processes"]) != self.device.ranks:
             raise FitError(
-                f"{self.recipe.member.name} was stopped within an epoch on {len(within['processes'])} devices: go on "
+                f"{self.recipe.member.name} was stopped within an epoch on {len(within['processes'])} devices: resume "
                 f"with as many, not {self.device.ranks}, or remove the folder to start anew"
             )
         self.net.load_state_dict(state["net"])

@@ -95,7 +95,7 @@ def fit(
                 if _should_stop(stop, shared, step, steps):
                     save()
                     raise StoppedBySignal(
-                        f"{name} was stopped after step {step} of {total}; the same command goes on there"
+                        f"{name} was stopped after step {step} of {total}; the same command resumes there"
                     )
 
             for epoch in range(done + 1, optimisation.epochs + 1):

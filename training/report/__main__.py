@@ -58,7 +58,7 @@ def row_text(row: str) -> str:
 
 
 def render(sources: ReportSources, data: Path | None, worst_rows: int) -> str:
-    """The page.  `data`: the folder that the runs were trained on, for pictures and to tell phantoms from patients."""
+    """The page.  `data`: the folder of the runs' studies, for pictures and to distinguish phantoms from patients."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -5,7 +5,7 @@
     python -m training.workflow status --runs RUNS
     python -m training.workflow bench --data DIR --runs RUNS …
 
-Exit code 1: a job failed, or an order that cannot be done; one sentence says which and why.
+Exit code 1: a job failed, or an order that cannot be done; one sentence names it and the reason.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def run(grid: Grid, execution: ExecutionOptions) -> int:
         missing = [name for name, stamp in stamps.items() if not stamp.is_file()]
         if stopped and missing:
             done = f"{len(todo) - len(missing)} of {len(todo)} jobs are finished"
-            sys.stderr.write(f"train-all was stopped: {done}; the same command goes on there\n")
+            sys.stderr.write(f"train-all was stopped: {done}; the same command resumes there\n")
             return STOPPED
         return _report(grid, missing, began, log)
 
@@ -155,7 +155,7 @@ class Driver:
     variables: Mapping[str, str]
     log: Path
     lock: int
-    """File descriptor of the run's lock: Snakemake holds it as well, and goes on where this process alone is killed."""
+    """File descriptor of the run's lock: Snakemake holds it too, and continues if this process alone is killed."""
     is_local: bool
     """Whether jobs are processes of this machine, which end with the run."""
 
@@ -205,7 +205,7 @@ class Driver:
                 if stopped and not is_passed_on:
                     is_passed_on = True
                     process.send_signal(signal.SIGINT)
-                    submitted = "jobs already submitted go on; the next run finds them"
+                    submitted = "jobs already submitted continue; the next run finds them"
                     bar.write(f"stopping: {'the jobs save what they can' if self.is_local else submitted}")
                 if stopped:
                     end_jobs()

@@ -1,4 +1,4 @@
-"""What `plan` and `status` print: nothing is done, and a run that is going on is not disturbed."""
+"""What `plan` and `status` print: nothing is done, and a run in progress is not disturbed."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def status_of(grid: Grid) -> str:
             spent_s = running_s if state == "running" else max(spent_s, entry.longest_s)
         rows.append((name, state, epoch, score, f"{spent_s:.0f}" if spent_s else "", entry.device if entry else ""))
     state_counts = ", ".join(f"{count} {state}" for state, count in counts.items())
-    going_on = "a run is going on" if is_busy(grid.order.runs) else "no run is going on"
-    return "\n".join([*aligned(rows), "", f"{len(verdicts)} jobs: {state_counts}; {going_on}"])
+    in_progress = "a run is in progress" if is_busy(grid.order.runs) else "no run is in progress"
+    return "\n".join([*aligned(rows), "", f"{len(verdicts)} jobs: {state_counts}; {in_progress}"])
 
 
 def state_of(grid: Grid, step: Step, verdict: Verdict) -> str:

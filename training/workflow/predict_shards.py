@@ -5,7 +5,7 @@
 
 DIR is a folder in the competition's layout, or any folder of STUDY/SERIES/*.dcm.  The merged submission has the bytes
 of a single run; on a CPU of one with as many threads, which is one unless OMP_NUM_THREADS is more.  The same command
-goes on where it was interrupted.
+resumes where it was interrupted.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ DEFAULT_TIME_LIMIT_S = 24 * 3600.0
 
 @ends_with_a_sentence("predict stopped", ShardError, WeightsError, BusyError, ExecutorError, RecipeError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line.  Exit code 1: a shard failed, or an order that cannot be done; one sentence says which and why.
+    """Command line.  Exit code 1: a shard failed, or an order is invalid; one sentence names it and the reason.
 
     3: a signal stopped it.
     """
@@ -66,10 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if stopped and failed:
             done = sum((shard / "out" / REPORT).is_file() for shard in shards)
             answered = f"{done} of {len(shards)} shards are answered"
-            sys.stderr.write(f"predict was stopped: {answered}; the same command goes on there\n")
+            sys.stderr.write(f"predict was stopped: {answered}; the same command resumes there\n")
             return STOPPED
         if failed:
-            sys.stderr.write(f"predict: {failed}; the same command goes on there\n")
+            sys.stderr.write(f"predict: {failed}; the same command resumes there\n")
             return 1
         report = merge(options.out)
     without = f", {report['without_series']} of all have no usable series" if report["without_series"] else ""

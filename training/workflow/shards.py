@@ -148,7 +148,7 @@ def merge(out: Path) -> dict[str, Any]:
         answers = shard / "out"
         report = read_object(answers / REPORT)
         if not report:
-            raise ShardError(f"{shard.name} of {len(shards)} shards has no {REPORT}: the same command goes on there")
+            raise ShardError(f"{shard.name} of {len(shards)} shards has no {REPORT}: the same command resumes there")
         reports.append(report)
         frames.append(_read(answers / SUBMISSION))
         landmarks.append(_read(answers / LANDMARKS))

@@ -137,7 +137,7 @@ class Staleness:
         if mark != expected:
             return Verdict(False, "its recipe, its data or the error of its localisers changed", True)
         done, epochs = len(history_of(folder)), self.grid.member(step).fitting.optimisation.epochs
-        return Verdict(False, f"goes on after epoch {done} of {epochs}" if done < epochs else "not exported yet")
+        return Verdict(False, f"resumes after epoch {done} of {epochs}" if done < epochs else "not exported yet")
 
     def _results(self, step: Step) -> list[Path]:
         """The files that a step leaves, the last one it writes first."""

@@ -33,7 +33,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return shorten
 
 
-STILL = ("`make upload` goes on waiting", "is still '", "the outputs of another version")
+STILL = ("`make upload` continues waiting", "is still '", "the outputs of another version")
 
 
 def mended(kaggle: KaggleServer) -> None:
@@ -50,7 +50,7 @@ UPLOAD_STOPS: dict[str, tuple[dict[str, Any], str]] = {
     "a file arrives short": ({"shrink_file": "weights-0.bin"}, "bytes instead of"),
     "another manifest arrives": ({"corrupt_file": "manifest.json"}, "its manifest is"),
     "processing fails": ({"status_plan": ["FAILED"]}, "failed: `make upload` sends it again"),
-    "processing never ends": ({"status_plan": ["NOT_YET_PERSISTED"]}, "`make upload` goes on waiting"),
+    "processing never ends": ({"status_plan": ["NOT_YET_PERSISTED"]}, "`make upload` continues waiting"),
     "never to be seen": ({"not_found_after_create": 99}, "does not list ann/lumbar-weights"),
     "credentials refused": ({"unauthorised": True}, "create a token"),
     "server down for long": ({"server_errors": 99}, "unavailable"),
@@ -90,7 +90,7 @@ def test_what_passes_by_itself_stops_no_upload(kaggle, package, tmp_path, name):
 @pytest.mark.parametrize(
     ("faults", "sentence"),
     [
-        ({"stale_version": True}, "`make upload` goes on waiting"),
+        ({"stale_version": True}, "`make upload` continues waiting"),
         ({"stale_files": True}, "is not what was sent"),
         ({"refuse_version_while_processing": True, "status_plan": ["READY"]}, None),
     ],
