@@ -19,6 +19,9 @@ from types import FrameType
 from kernels.text import duration_text
 
 
+POLL_S = 0.05
+
+
 def split(words: Sequence[str], mark: str) -> list[list[str]]:
     """The words between marks."""
     return [list(part) for is_mark, part in groupby(words, mark.__eq__) if not is_mark]
@@ -48,7 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             process = subprocess.Popen(command)
             if received == signal.SIGTERM:  # it came while the command was begun
                 process.terminate()
-            code = process.wait() or (128 + received if received else 0)
+            # Not wait(): a signal just before it blocks would be handled only after the command ended by itself.
+            while process.poll() is None:
+                time.sleep(POLL_S)
+            code = process.returncode or (128 + received if received else 0)
             if code:
                 code = code if code > 0 else 128 - code  # as a shell gives it
                 sys.stderr.write(

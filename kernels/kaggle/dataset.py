@@ -206,7 +206,7 @@ def wait_until_ready(ref: str, version: int, polling: Polling) -> Remote:
                 raise KaggleError(f"Kaggle does not list {ref} after the upload: `{COMMAND}` sends it again")
             return "not listed yet", None
         if now.status in ("failed", "deleted"):
-            raise KaggleError(f"{ref} version {now.version} {now.status} on Kaggle: `{COMMAND}` sends it again")
+            raise KaggleError(f"on Kaggle {ref} version {now.version} {now.status}: `{COMMAND}` sends it again")
         is_ready = now.status == "ready" and now.version >= version
         return f"version {now.version} {now.status}", now if is_ready else None
 

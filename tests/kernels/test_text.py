@@ -13,11 +13,13 @@ from kernels.text import aligned, duration_text
         (None, "unknown"),
         (0.4, "0 s"),
         (42.0, "42 s"),
+        (59.4, "59 s"),
         (59.7, "1 min 00 s"),
         (185.0, "3 min 05 s"),
         (599.7, "10 min"),
         (600.0, "10 min"),
         (3599.0, "1 h 00"),
+        (3725.0, "1 h 02"),
         (7260.0, "2 h 01"),
     ],
 )

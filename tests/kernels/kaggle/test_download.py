@@ -305,7 +305,7 @@ def test_the_size_is_known_where_all_files_are_listed(monkeypatch):
     rows = '[{"name": "a", "size": 7}, {"name": "b", "size": 5}]'
     for printed, size in ((rows, 12), ("Next Page Token = x\n" + rows, None), ("No files found", None)):
         answer = ClientAnswer("kaggle", 0, printed, "")
-        monkeypatch.setattr(download, "ask", lambda *arguments, answer=answer: answer)
+        monkeypatch.setattr(download, "query", lambda *arguments, answer=answer: answer)
         assert download.listed_bytes() == size
 
 

@@ -248,7 +248,7 @@ WRONG_ENSEMBLES = {
             found["weights"].update({"a/ghost": dict.fromkeys(GROUPS, 0.5)}),
             found["order"].append("a/ghost"),
         ),
-        "the ensemble wants a/ghost, which is not among the finished runs given",
+        "the ensemble contains a/ghost, which is not among the finished runs given",
     ),
     "NaN": (weigh("spinal", float("nan")), "global_tiny.spinal: Input should be a finite number"),
     "infinite": (weigh("spinal", float("inf")), "global_tiny.spinal: Input should be a finite number"),

@@ -266,11 +266,11 @@ def test_the_metrics_best_answer_lies_on_the_reliability_line() -> None:
     assert counts.sum() == 4000 * 5 and (counts == np.diag(np.diag(counts))).all()
 
 
-def test_without_an_ensemble_the_mean_stands_in_and_the_page_says_so(
+def test_without_an_ensemble_the_mean_replaces_it_and_the_page_says_so(
     runs: Path, searched: Path, tmp_path: Path
 ) -> None:
     text = made(runs, tmp_path / "page.html", "--worst", "1")
-    assert "the simple mean of all members stands in" in text and "make ensemble" in text
+    assert "the simple mean of all members replaces the ensemble" in text and "make ensemble" in text
     mean = json.loads(searched.read_text())["scores"]["simple_mean"]["final"]["value"]
     assert f"<b>{mean:.4f}</b>" in text
     assert "No picture: the report was made without DATA." in text and "No DATA was named" in text
