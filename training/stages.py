@@ -18,7 +18,6 @@ from types import FrameType
 
 from kernels.text import duration_text
 
-
 POLL_S = 0.05
 
 
