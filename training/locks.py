@@ -9,7 +9,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 LOCK = ".lock"
@@ -57,11 +57,9 @@ def name_holder(lock: int, further: str = "") -> None:
     os.write(lock, f"process {os.getpid()} on {os.uname().nodename}{further}".encode())
 
 
-@contextmanager
-def alone(runs: Path) -> Iterator[int]:
+def alone(runs: Path) -> AbstractContextManager[int]:
     """Hold RUNS/.lock: one run at a time in a folder.  Gives its file descriptor.  Raises BusyError."""
-    with hold(runs / LOCK, wait=False) as lock:
-        yield lock
+    return hold(runs / LOCK, wait=False)
 
 
 @contextmanager

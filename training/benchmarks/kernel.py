@@ -149,7 +149,7 @@ def overlap(device: str, by_package: Mapping[str, KernelRun]) -> Table:
         forwards, waiting, cutting, loading = (
             run.clocks.get(name, 0.0) for name in ("forwards", "waiting", "cutting", "loading")
         )
-        # Loading is paid once, however many studies there are: it is negligible in a run of hours.
+        # Loading is paid once, however many studies there are: it says nothing of a run of hours.
         loaded = (run.total_s - loading) / forwards
         shares = [100 * seconds / run.total_s for seconds in (forwards, waiting, cutting, loading)]
         model_ms = 1e3 * forwards / run.studies

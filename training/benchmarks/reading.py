@@ -116,7 +116,7 @@ def framed(files: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def decode_only(files: Sequence[Path]) -> None:
-    """Read and decode, without parsing the files."""
+    """Read and decode, without looking for anything in the files."""
     for file in files:
         cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
 
