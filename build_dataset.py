@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from kernels.build_notebook import DATASET_SLUG, BuildError, check_owner, check_slug, kaggle_owner
+from kernels.commands import ends_with_a_sentence
 from kernels.kaggle.client import KaggleError, Polling
 from kernels.kaggle.dataset import METADATA_FILE, MOST_FILES, upload
 from kernels.lumbar.manifest import MANIFEST_FORMAT, Manifest
@@ -194,29 +195,26 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+@ends_with_a_sentence("build_dataset", BuildError, RecipeError, UnusableRun, WeightsError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     if options.schema:
         replace_json(RELEASES / "schema.json", Manifest.model_json_schema())
         return 0
+    metadata = dataset_metadata(options.owner, options.slug)
+    recipes = choose_recipes(options.runs, options.recipes, options.profile)
+    runs = []
+    for recipe in recipes:
+        folder = RunFolder(options.runs, recipe)
+        folds = options.folds or recipe.train_folds or range(recipe.folds)
+        runs.append((folder, collect(folder, folds, options.allow_partial)))
+    suffix = [] if options.profile == "full" else [options.profile]
+    name = options.name or "_".join([*(recipe.name for recipe in recipes), *suffix])
+    ensemble = read_ensemble(options.ensemble, FoundEnsemble) if options.ensemble else None
     try:
-        metadata = dataset_metadata(options.owner, options.slug)
-        recipes = choose_recipes(options.runs, options.recipes, options.profile)
-        runs = []
-        for recipe in recipes:
-            folder = RunFolder(options.runs, recipe)
-            folds = options.folds or recipe.train_folds or range(recipe.folds)
-            runs.append((folder, collect(folder, folds, options.allow_partial)))
-        suffix = [] if options.profile == "full" else [options.profile]
-        name = options.name or "_".join([*(recipe.name for recipe in recipes), *suffix])
-        ensemble = read_ensemble(options.ensemble, FoundEnsemble) if options.ensemble else None
         manifest = build(runs, options.out, name, metadata, options.locate, ensemble)
-    except (BuildError, RecipeError, UnusableRun, WeightsError, OSError) as error:
-        print(f"build_dataset: {error}", file=sys.stderr)
-        return 1
     except ValidationError as error:
-        print(f"build_dataset: the manifest would be invalid: {schema_problems(error)[0]}", file=sys.stderr)
-        return 1
+        raise BuildError(f"the manifest would be invalid: {schema_problems(error)[0]}") from error
     if options.release:
         shutil.copyfile(options.out / "manifest.json", RELEASES / f"{name}.json")
     print(table(manifest))

@@ -1,9 +1,10 @@
-"""sha256 digests of data and of trainings, which change with whatever these depend on."""
+"""sha256 digests of files, data and trainings, which change with whatever these depend on."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from training.recipe_schema.schema import MemberRecipe
@@ -12,6 +13,12 @@ from training.recipe_schema.schema import MemberRecipe
 def digest(*parts: Any) -> str:
     """sha256 of JSON-able parts."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint_of(tables: str, images: str | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from kernels.lumbar.manifest import Artefact, GraderWeight, Route
 from kernels.lumbar.run.submission import replace_json
+from training.digests import file_digest
 from training.recipe_schema.schema import MemberRecipe, Recipe
 
 # Files of one network's folder, in the order in which they are written.
@@ -65,12 +65,9 @@ class RunFolder:
 
         Raises UnusableRun for one that is marked as done and lacks its files.
         """
-        done: list[MemberRecipe] = []
-        others: list[MemberRecipe] = []
-        for one in self.recipe.members():
-            if one.is_trained_in(fold) and role in (None, one.member.role):
-                (done if read_run(self.network_folder(one.member.name, fold), one) else others).append(one)
-        return done, others
+        members = [one for one in self.recipe.members() if one.is_trained_in(fold) and role in (None, one.member.role)]
+        done = [one for one in members if read_run(self.network_folder(one.member.name, fold), one)]
+        return done, [one for one in members if one not in done]
 
     def localiser_errors(self, fold: int) -> Path:
         """Out-of-fold localisation error (mm) per series kind."""
@@ -135,8 +132,7 @@ def is_finished(folder: Path, made_by: str) -> bool:
             return False
         if weights.stat().st_mtime_ns <= done.stat().st_mtime_ns:
             return True
-        with open(weights, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == known.sha256
+        return file_digest(weights) == known.sha256
     except (OSError, ValueError):
         return False
 

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from kernels.commands import ends_with_a_sentence
 from kernels.profiles import Profile
 from training.data.cache.crop_cache import CacheError
 from training.data.folds import FoldsError
@@ -68,6 +69,7 @@ def train_recipe(
         score_folds(context, folds)
 
 
+@ends_with_a_sentence("train-all stopped", *STEP_ERRORS, NetworkError, BusyError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line.  Errors in data or recipe end it with one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
@@ -102,9 +104,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             "the same command resumes where it stopped"
         )
         return OUT_OF_TIME
-    except (*STEP_ERRORS, NetworkError, BusyError) as error:
-        print(f"train-all stopped: {error}", file=sys.stderr)
-        return 1
     return 0
 
 

@@ -117,7 +117,7 @@ def bench(data: Path, runs: Path, out: Path, names: Sequence[str], profile: Prof
     rule = Rule("logits", read_priors([system.folder.priors for system in systems]))
     costs, cost_remark = read_costs([system.folder.seconds for system in systems], held_out.members)
     recipe_weights = [recipe_weights_of(system.folder.recipe) for system in systems]
-    result = search(held_out, rule, costs, recipe_weights=recipe_weights)
+    result = search(held_out, rule, costs, recipes=recipe_weights)
     plans = plans_of(recipe_weights, held_out, rule, best_ensemble(held_out, rule, costs), result)
     # Of what is fitted, the predictions of fits without the study: the others would be too good.
     cross_fitted = {

@@ -39,15 +39,15 @@ def search(
     rule: Rule,
     costs: MemberCosts,
     seconds: float | None = None,
-    recipe_weights: Sequence[RecipeWeights] = (),
+    recipes: Sequence[RecipeWeights] = (),
     unit: str = "seconds",
 ) -> SearchResult:
     """The best ensemble of these members [within `seconds` a study] and its cross-fitted score beside simpler ones.
 
-    `recipe_weights`: recipes with their own weights, of which the best may be as good as any ensemble.  `unit`: of all
-    costs.  Raises SearchError where no member fits or nothing can be cross-fitted.
+    `recipes`: with their own weights, of which the best may be as good as any ensemble.  `unit`: of all costs.  Raises
+    SearchError where no member fits or nothing can be cross-fitted.
     """
-    labels, ways = answers.labels, strategies(answers, rule, costs, seconds, recipe_weights)
+    labels, ways = answers.labels, strategies(answers, rule, costs, seconds, recipes)
     mixed = {name: cross_fitted(answers, rule, fit) for name, fit in ways.fits.items()}
     made = {name: fit(answers) for name, fit in ways.fits.items()}
     taken = [name for name in ways.fits if name not in ways.over_budget]
@@ -56,7 +56,7 @@ def search(
     if not found.members:
         raise SearchError("no member answers better than the priors: train longer, or on more")
     single = best_single(answers, rule)
-    fixed = {"best_single": single} | {f"recipe {one.name}": one.ensemble(answers) for one in recipe_weights}
+    fixed = {"best_single": single} | {f"recipe {one.name}": one.ensemble(answers) for one in recipes}
     all_rows = {"cross_fitted": mixed[chosen]} | mixed
     all_rows |= {name: one.predict(answers, rule) for name, one in fixed.items()}
     scores = {name: intervals(labels, rows) for name, rows in all_rows.items()}
@@ -64,7 +64,7 @@ def search(
     against = {name: differences(labels, mixed[chosen], all_rows[name])["final"] for name in others}
     curve = run_order(answers, rule, found, costs)
     spent = {name: costs.of(shipped(one, answers).members) for name, one in (made | fixed).items()}
-    recipe = next((one.name for one in recipe_weights if one.ensemble(answers).members == made[chosen].members), "")
+    recipe = next((one.name for one in recipes if one.ensemble(answers).members == made[chosen].members), "")
     return SearchResult(
         strategy=chosen,
         reason=reason_of(chosen, recipe, scores, against, ways.over_budget),

@@ -56,9 +56,9 @@ class RecipeWeights:
         return Ensemble(names, np.array(weights, np.float64).reshape(-1, len(GROUPS)), plain, self.average)
 
 
-def side_by_side(answers: Answers, recipe_weights: Sequence[RecipeWeights], average: Average) -> Ensemble:
+def side_by_side(answers: Answers, recipes: Sequence[RecipeWeights], average: Average) -> Ensemble:
     """All recipes with their own weights, which is what is packaged where no ensemble was searched."""
-    weights = {name: its for one in recipe_weights for name, its in one.weights.items()}
+    weights = {name: its for one in recipes for name, its in one.weights.items()}
     return RecipeWeights(SIDE_BY_SIDE, weights, average).ensemble(answers)
 
 
@@ -73,11 +73,7 @@ class Strategies:
 
 
 def strategies(
-    answers: Answers,
-    rule: Rule,
-    costs: MemberCosts,
-    seconds: float | None,
-    recipe_weights: Sequence[RecipeWeights] = (),
+    answers: Answers, rule: Rule, costs: MemberCosts, seconds: float | None, recipes: Sequence[RecipeWeights] = ()
 ) -> Strategies:
     """What can be made of these members [within `seconds` a study].  Raises SearchError where no member fits."""
     check_budget(answers, costs, seconds)
@@ -88,10 +84,10 @@ def strategies(
         MEAN: lambda part: simple_mean(part, rule),
         CALIBRATED: lambda part: calibrated_mean(part, rule),
     }
-    own = [one for one in (recipe.ensemble(answers) for recipe in recipe_weights) if one.members]
+    own = [one for one in (recipe.ensemble(answers) for recipe in recipes) if one.members]
     if affordable := [one for one in own if costs.of(one.members) <= limit]:
         fits[RECIPE] = lambda part: affordable[first_best([one.loss(part, rule) for one in affordable])]
-    together = side_by_side(answers, recipe_weights, rule.average)
+    together = side_by_side(answers, recipes, rule.average)
     if len(own) > 1:
         fits[SIDE_BY_SIDE] = lambda part: together
     unlimited = {MEAN: answers.members, CALIBRATED: answers.members, SIDE_BY_SIDE: together.members}
@@ -138,11 +134,11 @@ def cross_fit(
     rule: Rule,
     costs: MemberCosts,
     seconds: float | None,
-    recipe_weights: Sequence[RecipeWeights],
+    recipes: Sequence[RecipeWeights],
     strategy: str,
 ) -> CrossFit:
     """Of an ensemble that was searched [within `seconds` a study] and made by a strategy.  Raises SearchError."""
-    fits = strategies(answers, rule, costs, seconds, recipe_weights).fits
+    fits = strategies(answers, rule, costs, seconds, recipes).fits
     if strategy not in fits:
         raise SearchError(f"the ensemble was made as '{strategy}', which these runs do not allow: make ensemble again")
     return CrossFit(answers, rule, fits[strategy])

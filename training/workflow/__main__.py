@@ -69,16 +69,9 @@ def _do(options: argparse.Namespace, further: Sequence[str]) -> int:
         return 0
     if options.jobs < 1:
         raise RecipeError(f"JOBS is the number of jobs at a time, 1 or more, not {options.jobs}")
-    order = GridOrder.model_validate(
-        {
-            **{name: value.resolve() if (value := getattr(options, name)) else None for name in PATHS},
-            **{
-                name: getattr(options, name)
-                for name in ("recipes", "folds", "profile", "jobs", "localisers_only", "owner")
-            },
-            "search": not options.no_ensemble,
-        }
-    )
+    given = {name: getattr(options, name) for name in GridOrder.model_fields if hasattr(options, name)}
+    given |= {name: given[name].resolve() for name in PATHS if given[name]}
+    order = GridOrder.model_validate(given | {"search": not options.no_ensemble})
     grid = make_grid(order)
     if options.command == "bench":
         return bench(order)

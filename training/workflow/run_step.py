@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from contextlib import nullcontext
@@ -15,6 +14,7 @@ from kernels.build_notebook import BuildError
 from kernels.lumbar.run.submission import replace_json
 from training import steps
 from training.data.label_correction import check_coverage
+from training.digests import file_digest
 from training.ensemble import find
 from training.fitting.device import ranks
 from training.fitting.preflight import check_recipes
@@ -91,7 +91,7 @@ def _search(grid: Grid, step: Step) -> dict[str, object]:
     given = ["--runs", str(grid.order.runs), "--profile", grid.order.profile, "--out", str(grid.ensemble)]
     if find.main([*given, "--recipes", *grid.order.recipes]):
         raise StepError
-    return {"result": hashlib.sha256(grid.ensemble.read_bytes()).hexdigest()}
+    return {"result": file_digest(grid.ensemble)}
 
 
 def _package(grid: Grid, step: Step) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import sys
 from collections import Counter
@@ -19,7 +18,7 @@ from kernels.lumbar.networks.devices import STUDIES_ON_GPU
 from kernels.lumbar.run.submission import SubmissionError, check, replace_json, replace_text
 from training.data.cache.cache_sources import LISTING_THREADS, listing_of
 from training.data.series_kinds import COLUMNS, series_table
-from training.digests import digest
+from training.digests import digest, file_digest
 from training.runs import read_object
 
 IMAGES, SERIES, SAMPLE = "test_images", "test_series_descriptions.csv", "sample_submission.csv"
@@ -110,7 +109,7 @@ def _remove_stale_answers(folder: Path, series: pd.DataFrame, made_by: Mapping[s
     rows = series[list(COLUMNS[:2])].drop_duplicates().itertuples(index=False)
     with ThreadPoolExecutor(LISTING_THREADS) as pool:
         listed = list(pool.map(listing_of, [competition / IMAGES / str(study) / str(name) for study, name in rows]))
-    tables = [hashlib.sha256((competition / name).read_bytes()).hexdigest() for name in (SERIES, SAMPLE)]
+    tables = [file_digest(competition / name) for name in (SERIES, SAMPLE)]
     made_of = {**made_by, "tables": tables, "images": digest(listed)}
     if read_object(competition / MADE_OF) != made_of:
         if (folder / "out").is_dir():

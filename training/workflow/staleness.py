@@ -7,7 +7,6 @@ are outdated too, as their inputs are not known yet; if these turn out unchanged
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,7 @@ from training.data.cache.cache_sources import images_digest
 from training.data.external import IMPROVED, PRETRAINING
 from training.data.label_correction import read_predictions
 from training.data.tables import read_tables
-from training.digests import digest, fingerprint_of, training_digest
+from training.digests import digest, file_digest, fingerprint_of, training_digest
 from training.evaluation import validation_stamp
 from training.runs import (
     ARTEFACT,
@@ -93,7 +92,7 @@ class Staleness:
         """Digest of the tables of data and coordinates."""
         folder = self.grid.order.coordinates
         files = [folder / name for name in (IMPROVED, PRETRAINING)] if folder else []
-        return digest(self._tables, [_sha256(file) for file in files])
+        return digest(self._tables, [_file_digest(file) for file in files])
 
     @cached_property
     def _tables(self) -> str | None:
@@ -121,7 +120,7 @@ class Staleness:
             return Verdict(False, "what it is made of changed", True)
         if step.kind == "package" and (lost := self.lost_from_package()):
             return Verdict(False, f"{lost} is lost or not whole", True)
-        if step.kind == "ensemble" and kept.get("result") != _sha256(results[0]):
+        if step.kind == "ensemble" and kept.get("result") != _file_digest(results[0]):
             return Verdict(False, f"{results[0]} is of another search", True)
         return Verdict(True)
 
@@ -210,11 +209,13 @@ class Staleness:
     def _of_ensemble(self, step: Step) -> str:
         folders = [self.grid.folder(name) for name in self.grid.recipes]
         files = [file for one in folders for file in [one.seconds, one.priors, *one.profile.glob(OUT_OF_FOLD_TABLES)]]
-        return digest(step.name, sorted((str(file), _sha256(file)) for file in files))
+        return digest(step.name, sorted((str(file), _file_digest(file)) for file in files))
 
     def _of_package(self, step: Step) -> str:
-        networks = [_sha256(self.grid.network_folder(one) / ARTEFACT) for one in self.grid.steps.values() if one.member]
-        found = _sha256(self.grid.ensemble) if self.grid.has_ensemble else None
+        networks = [
+            _file_digest(self.grid.network_folder(one) / ARTEFACT) for one in self.grid.steps.values() if one.member
+        ]
+        found = _file_digest(self.grid.ensemble) if self.grid.has_ensemble else None
         averages = [recipe.average for recipe in self.grid.recipes.values()]
         return digest(step.name, networks, found, averages, str(self.grid.order.package), self.grid.order.owner)
 
@@ -233,5 +234,5 @@ def history_of(folder: Path) -> list[dict[str, str]]:
         return []
 
 
-def _sha256(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+def _file_digest(path: Path) -> str | None:
+    return file_digest(path) if path.is_file() else None
