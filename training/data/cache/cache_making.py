@@ -58,9 +58,7 @@ def make(wanted: Wanted, root: Path, tables: Tables, sources: CropSources, jobs:
                     save(wanted, journal, unsaved)
                     saved_s = time.monotonic()
     except BrokenProcessPool as error:
-        raise CacheError(
-            "a decoding process was killed, most often for lack of memory: use fewer with JOBS="
-        ) from error
+        raise CacheError("a decoding process died, most often for lack of memory: use fewer with JOBS=") from error
     finally:
         save(wanted, journal, unsaved)
     _finish(wanted, done)
