@@ -24,10 +24,11 @@ from training.data.samples.external_samples import PretrainingSamples
 from training.data.samples.member_samples import MemberSamples
 from training.data.tables import Tables
 from training.digests import training_digest
+from training.fitting import FitError
 from training.fitting.device import Device, device_of
 from training.fitting.export import ExportError, export
 from training.fitting.history import EVENT_FILES
-from training.fitting.loop import FitError, FitResult, fit
+from training.fitting.loop import FitResult, fit
 from training.fitting.time_limit import TimeLimit
 from training.networks import NetworkError
 from training.recipe_schema.load import members_of

@@ -21,12 +21,10 @@ from training.fitting.time_limit import OutOfTime, StopFlag, StoppedBySignal, Ti
 from training.recipe_schema.schema import MemberRecipe
 from training.runs import CHECKPOINT, CURVES, HISTORY
 
-from . import FitError, checkpoint
+from . import checkpoint
 from .device import Device, deterministic, device_of
 from .history import EpochRecord, Scalars, draw_curves, write_history
 from .randomness import seed_everything
-
-__all__ = ["FitError", "FitResult", "fit"]
 
 
 @dataclass(frozen=True)
