@@ -127,7 +127,7 @@ kernel: .venv/installed ## build the inference notebook and its metadata in kern
 	$(BUILD_NOTEBOOK)
 	$(SAY_OWNER)
 
-# Everything that talks to Kaggle can be run again: a step that was done is seen to be done.
+# Every command that uses Kaggle can be run again: finished steps are detected and skipped.
 SHIPPING = --weights "$(or $(OUT),$(WEIGHTS))" --ship "$(SHIP)" $(if $(DRY_RUN),--dry-run) $(if $(AGAIN),--again) $(if $(filter no,$(GPU)),--no-gpu) $(if $(ANYWAY),--anyway) $(if $(MESSAGE),--message "$$MESSAGE") $(if $(WAIT),--wait)
 # By the environment, so that the shell takes nothing of it for its own.
 export MESSAGE

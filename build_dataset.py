@@ -23,17 +23,19 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from kernels.build_notebook import DATASET_SLUG, BuildError, check_owner, check_slug, kaggle_owner
+from kernels.commands import ends_with_a_sentence
 from kernels.kaggle.client import KaggleError, Polling
 from kernels.kaggle.dataset import METADATA_FILE, MOST_FILES, upload
 from kernels.lumbar.manifest import MANIFEST_FORMAT, Manifest
 from kernels.lumbar.networks.loading import load_member
 from kernels.lumbar.networks.weights import WeightsError, read_manifest
 from kernels.lumbar.run.submission import replace_json
+from kernels.profiles import PROFILES, Profile
 from training.packaging.ensemble_weights import FoundEnsemble, chosen_runs, order_of, read_ensemble, weighted
 from training.packaging.packs import Located, collect, pack, routes_of
-from training.recipe.load import load_named, names_of
-from training.recipe.problems import schema_problems
-from training.recipe.schema import Profile, Recipe, RecipeError
+from training.recipe_schema.load import load_named, names_of
+from training.recipe_schema.problems import schema_problems
+from training.recipe_schema.schema import Recipe, RecipeError
 from training.runs import RunFolder, TrainedMember, UnusableRun
 
 RELEASES = Path(__file__).resolve().parent / "weights_manifest"
@@ -92,7 +94,7 @@ def build(
     if ensemble is not None and locate != "own":
         raise BuildError("an ensemble is searched with each recipe's own localisers: --locate own")
     averages = {folder.recipe.average for folder, _ in runs}
-    # Recipes that average differently meet in logits, which most of them take.
+    # Recipes that average differently are combined in logits, which most of them use.
     average = ensemble.average if ensemble else averages.pop() if len(averages) == 1 else "logits"
     found = {folder.recipe.name: one for folder, one in runs}
     if ensemble is not None:
@@ -156,7 +158,7 @@ def table(manifest: Manifest) -> str:
 
 
 def choose_recipes(runs: Path, names: str | None, profile: Profile) -> list[Recipe]:
-    """The recipes asked for, or all that have runs in this profile.  Raises BuildError where there is none."""
+    """The recipes named, or all that have runs in this profile.  Raises BuildError where there is none."""
     if names is None:
         chosen = sorted(path.parent.name for path in runs.glob(f"*/{profile}") if path.is_dir())
     else:
@@ -171,7 +173,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, help="folder that training wrote")
     parser.add_argument("--out", type=Path, help="folder to make")
     parser.add_argument("--recipes", help="names, separated by commas; default: all that have runs")
-    parser.add_argument("--profile", choices=get_args(Profile), default="full")
+    parser.add_argument("--profile", choices=PROFILES, default="full")
     parser.add_argument("--folds", nargs="*", type=int, help="default: those that the recipe trains")
     parser.add_argument(
         "--locate",
@@ -193,29 +195,26 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+@ends_with_a_sentence("build_dataset", BuildError, RecipeError, UnusableRun, WeightsError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     if options.schema:
         replace_json(RELEASES / "schema.json", Manifest.model_json_schema())
         return 0
+    metadata = dataset_metadata(options.owner, options.slug)
+    recipes = choose_recipes(options.runs, options.recipes, options.profile)
+    runs = []
+    for recipe in recipes:
+        folder = RunFolder(options.runs, recipe)
+        folds = options.folds or recipe.train_folds or range(recipe.folds)
+        runs.append((folder, collect(folder, folds, options.allow_partial)))
+    suffix = [] if options.profile == "full" else [options.profile]
+    name = options.name or "_".join([*(recipe.name for recipe in recipes), *suffix])
+    ensemble = read_ensemble(options.ensemble, FoundEnsemble) if options.ensemble else None
     try:
-        metadata = dataset_metadata(options.owner, options.slug)
-        recipes = choose_recipes(options.runs, options.recipes, options.profile)
-        runs = []
-        for recipe in recipes:
-            folder = RunFolder(options.runs, recipe)
-            folds = options.folds or recipe.train_folds or range(recipe.folds)
-            runs.append((folder, collect(folder, folds, options.allow_partial)))
-        suffix = [] if options.profile == "full" else [options.profile]
-        name = options.name or "_".join([*(recipe.name for recipe in recipes), *suffix])
-        ensemble = read_ensemble(options.ensemble, FoundEnsemble) if options.ensemble else None
         manifest = build(runs, options.out, name, metadata, options.locate, ensemble)
-    except (BuildError, RecipeError, UnusableRun, WeightsError, OSError) as error:
-        print(f"build_dataset: {error}", file=sys.stderr)
-        return 1
     except ValidationError as error:
-        print(f"build_dataset: the manifest would be invalid: {schema_problems(error)[0]}", file=sys.stderr)
-        return 1
+        raise BuildError(f"the manifest would be invalid: {schema_problems(error)[0]}") from error
     if options.release:
         shutil.copyfile(options.out / "manifest.json", RELEASES / f"{name}.json")
     print(table(manifest))

@@ -23,6 +23,7 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from kernels.commands import ends_with_a_sentence
 from kernels.imports import imports_of, package_of
 from kernels.lumbar.run.submission import replace_json, replace_text
 
@@ -143,7 +144,7 @@ def file_of(name: str) -> str:
 
 
 def heading(name: str, source: str) -> str:
-    """What stands over a module's cell.  Raises BuildError where it has no docstring."""
+    """The heading over a module's cell: path and first line.  Raises BuildError where it has no docstring."""
     docstring = ast.get_docstring(ast.parse(source))
     if not docstring:
         raise BuildError(f"{file_of(name)} has no docstring to head its cell")
@@ -151,7 +152,7 @@ def heading(name: str, source: str) -> str:
 
 
 def sources_digest(sources: dict[str, str]) -> str:
-    """sha256 of a package's modules: names the code that a run's report speaks of."""
+    """sha256 of a package's modules, which run_report.json records as the code of its run."""
     return hashlib.sha256("\0".join(f"{name}\0{sources[name]}" for name in sorted(sources)).encode()).hexdigest()
 
 
@@ -198,7 +199,7 @@ def whole_notebook(cells: Sequence[NotebookNode]) -> NotebookNode:
 def kernel_metadata(owner: str, dataset: str, gpu: bool = True) -> dict[str, Any]:
     """Every field that `kaggle kernels push` reads, so that none is left to the client's defaults.
 
-    Internet is on by default in the client, and a competition refuses it; T4 must be asked for, as the image's torch
+    Internet is on by default in the client, and a competition refuses it; T4 must be requested, as the image's torch
     no longer runs on P100.  Raises BuildError for names that Kaggle would refuse.
     """
     check_owner(owner)
@@ -244,6 +245,7 @@ def write_kernel(out: Path, owner: str, dataset: str = DATASET_SLUG, manifest: s
     replace_json(out / METADATA_NAME, metadata)
 
 
+@ends_with_a_sentence("build_notebook", BuildError)
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kernels.build_notebook", description=__doc__.splitlines()[0])
     folder = PACKAGE.parent / "inference"
@@ -251,11 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--owner", default=kaggle_owner(), help="Kaggle user name (environment KAGGLE_USERNAME)")
     parser.add_argument("--dataset", default=DATASET_SLUG, help=f"slug of the weights dataset ({DATASET_SLUG})")
     options = parser.parse_args(argv)
-    try:
-        write_kernel(options.out, options.owner, options.dataset)
-    except BuildError as error:
-        print(f"build_notebook: {error}", file=sys.stderr)
-        return 1
+    write_kernel(options.out, options.owner, options.dataset)
     print(f"wrote {options.out / NOTEBOOK_NAME} and {METADATA_NAME}")
     return 0
 

@@ -29,7 +29,7 @@ class Import:
 
 
 def imports_of(tree: ast.AST, package: str) -> Iterator[Import]:
-    """Every import of a module, wherever it stands; `package`: dotted name of the package that the module lies in."""
+    """Every import of a module, at any depth; `package`: dotted name of the package that the module lies in."""
     above = package.split(".") if package else []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -28,8 +28,8 @@ from tests.support.networks.tiny_runs import write_runs
 from training import networks
 from training.fitting.export import export
 from training.networks.parts import torchvision_shim
-from training.recipe.load import load_named
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.load import load_named
+from training.recipe_schema.schema import MemberRecipe
 
 torchvision_shim.apply()
 torch.set_num_threads(1)

@@ -1,12 +1,13 @@
-"""sha256 digests of data and jobs, which change with whatever these depend on."""
+"""sha256 digests of files, data and trainings, which change with whatever these depend on."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.schema import MemberRecipe
 
 
 def digest(*parts: Any) -> str:
@@ -14,12 +15,18 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def fingerprint_of(tables: str, images: str | None) -> str:
     """Digest of the training data: tables and image files."""
     return digest(tables, images)
 
 
-def job_digest(
+def training_digest(
     member: MemberRecipe,
     fold: int,
     seed: int,
@@ -28,7 +35,7 @@ def job_digest(
     images: str | None = None,
     labels: str | None = None,
 ) -> str:
-    """Digest of everything a job's weights depend on.
+    """Digest of everything a network's weights depend on.
 
     `images`, `labels`: digests of the images it is pretrained on, and of the predictions that correct its labels.
     """

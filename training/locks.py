@@ -9,12 +9,12 @@ import re
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 LOCK = ".lock"
 log = logging.getLogger("locks")
-# is_held has a share of a lock for an instant: a lock counts as held after so many tries.
+# is_held takes a shared lock for an instant, so a lock counts as held only after so many tries.
 TRIES = 4
 PAUSE_S = 0.05
 
@@ -57,11 +57,9 @@ def name_holder(lock: int, further: str = "") -> None:
     os.write(lock, f"process {os.getpid()} on {os.uname().nodename}{further}".encode())
 
 
-@contextmanager
-def alone(runs: Path) -> Iterator[int]:
+def alone(runs: Path) -> AbstractContextManager[int]:
     """Hold RUNS/.lock: one run at a time in a folder.  Gives its file descriptor.  Raises BusyError."""
-    with hold(runs / LOCK, wait=False) as lock:
-        yield lock
+    return hold(runs / LOCK, wait=False)
 
 
 @contextmanager
@@ -81,7 +79,7 @@ def is_busy(runs: Path) -> bool:
 def is_held(path: Path) -> bool:
     """Whether a running process holds a lock file.
 
-    Takes a share of the lock and releases it at once, so that two that ask do not take each other for the holder.
+    Takes a shared lock and releases it at once, so that concurrent checks do not mistake each other for the holder.
     """
     try:
         with open(path) as stream:

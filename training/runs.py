@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 from collections.abc import Sequence
@@ -12,7 +11,8 @@ from typing import Any
 
 from kernels.lumbar.manifest import Artefact, GraderWeight, Route
 from kernels.lumbar.run.submission import replace_json
-from training.recipe.schema import MemberRecipe, Recipe
+from training.digests import file_digest
+from training.recipe_schema.schema import MemberRecipe, Recipe
 
 # Files of one network's folder, in the order in which they are written.
 BEGUN, RESOLVED_RECIPE, CHECKPOINT, HISTORY = "begun.json", "recipe.resolved.yaml", "checkpoint.pt", "history.csv"
@@ -31,7 +31,7 @@ class RunsError(ValueError):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """RUNS/<recipe>: folds.csv, priors.json and, for each profile, its jobs (one network in one fold)."""
+    """RUNS/<recipe>: folds.csv, priors.json and, for each profile, a folder for each network in each fold."""
 
     runs: Path
     recipe: Recipe
@@ -56,9 +56,18 @@ class RunFolder:
         """Everything of one profile."""
         return self.runs / self.recipe.name / self.recipe.profile
 
-    def job(self, member: str, fold: int) -> Path:
+    def network_folder(self, member: str, fold: int) -> Path:
         """The folder of one network in one fold."""
         return self.profile / member / f"fold{fold}"
+
+    def finished(self, fold: int, role: str | None = None) -> tuple[list[MemberRecipe], list[MemberRecipe]]:
+        """The recipe's networks [of one role] in a fold: those finished by this state of it, and the others.
+
+        Raises UnusableRun for one that is marked as done and lacks its files.
+        """
+        members = [one for one in self.recipe.members() if one.is_trained_in(fold) and role in (None, one.member.role)]
+        done = [one for one in members if read_run(self.network_folder(one.member.name, fold), one)]
+        return done, [one for one in members if one not in done]
 
     def localiser_errors(self, fold: int) -> Path:
         """Out-of-fold localisation error (mm) per series kind."""
@@ -84,11 +93,11 @@ class RunFolder:
         return self.profile / SECONDS
 
     def artefact(self, member: str, fold: int, below: Path | None = None) -> Artefact:
-        """The artefact of a finished job, its file named relative to `below` (default: the profile's folder).
+        """The artefact of a finished network, its file named relative to `below` (default: the profile's folder).
 
         Raises RunsError where it cannot be read.
         """
-        folder = self.job(member, fold)
+        folder = self.network_folder(member, fold)
         try:
             artefact = read_artefact(folder)
         except ValueError as error:
@@ -97,13 +106,13 @@ class RunFolder:
         return artefact.model_copy(update={"weights": artefact.weights.model_copy(update={"file": file})})
 
     def update_artefact(self, member: str, fold: int, **changes: Any) -> None:
-        """Replace fields of a finished job's artefact.json."""
-        folder = self.job(member, fold)
+        """Replace fields of a finished network's artefact.json."""
+        folder = self.network_folder(member, fold)
         replace_json(folder / ARTEFACT, read_artefact(folder).model_copy(update=changes).model_dump(mode="json"))
 
 
 def read_artefact(folder: Path) -> Artefact:
-    """artefact.json of a job.  Raises OSError, ValueError."""
+    """artefact.json of a network.  Raises OSError, ValueError."""
     return Artefact.model_validate_json((folder / ARTEFACT).read_text(encoding="utf-8"))
 
 
@@ -123,14 +132,13 @@ def is_finished(folder: Path, made_by: str) -> bool:
             return False
         if weights.stat().st_mtime_ns <= done.stat().st_mtime_ns:
             return True
-        with open(weights, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == known.sha256
+        return file_digest(weights) == known.sha256
     except (OSError, ValueError):
         return False
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove what only a job that resumes needs; it is as large as five times the weights."""
+    """Remove checkpoints, which only a training that resumes needs; each is as large as five times the weights."""
     for needless in folder.rglob(CHECKPOINT):
         needless.unlink(missing_ok=True)
 
@@ -184,12 +192,12 @@ def read_run(folder: Path, recipe: MemberRecipe) -> TrainedMember | None:
         artefact = read_artefact(folder)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UnusableRun(f"{folder} says that it is done, but cannot be read: {reason}") from error
+        raise UnusableRun(f"{folder} is marked as done, but cannot be read: {reason}") from error
     if artefact.provenance.resolved_recipe != recipe.model_dump(mode="json"):
         return None
     weights = folder / artefact.weights.file
     if not weights.is_file():
-        raise UnusableRun(f"{folder} says that it is done, but has no {artefact.weights.file}")
+        raise UnusableRun(f"{folder} is marked as done, but has no {artefact.weights.file}")
     return TrainedMember(recipe, artefact, weights)
 
 

@@ -20,12 +20,13 @@ from pathlib import Path
 
 import torch
 
+from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.run.competition import search_folders
 from kernels.lumbar.run.submission import replace_json
 from training import train_all
 from training.data.external import PRETRAINING
 from training.data.tables import TABLES
-from training.recipe.schema import RecipeError
+from training.recipe_schema.schema import RecipeError
 from training.runs import DONE
 
 INPUT_ROOT = Path("/kaggle/input")
@@ -93,6 +94,7 @@ def keep_state(options: argparse.Namespace, code: int | None, seconds: float) ->
     replace_json(runs / STATE, {"code": code, "seconds": round(seconds), "finished": done, "left": left})
 
 
+@ends_with_a_sentence("session", SessionError, RecipeError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; the environment may name the two folders as for the kernel's own runs."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
@@ -105,11 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--input-root", type=Path, default=Path(os.environ.get("LUMBAR_INPUT_ROOT", INPUT_ROOT)))
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("LUMBAR_OUT", Path.cwd())))
     options = parser.parse_args(argv)
-    try:
-        return run(options)
-    except (SessionError, RecipeError) as error:
-        sys.stderr.write(f"session: {error}\n")
-        return 1
+    return run(options)
 
 
 if __name__ == "__main__":

@@ -16,16 +16,14 @@ from collections.abc import Sequence
 from itertools import groupby
 from types import FrameType
 
+from kernels.text import duration_text
+
+POLL_S = 0.05
+
 
 def split(words: Sequence[str], mark: str) -> list[list[str]]:
     """The words between marks."""
     return [list(part) for is_mark, part in groupby(words, mark.__eq__) if not is_mark]
-
-
-def duration(seconds: float) -> str:
-    """42 s, or 3 min 05 s."""
-    minutes, rest_s = divmod(round(seconds), 60)
-    return f"{minutes} min {rest_s:02d} s" if minutes else f"{rest_s} s"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,24 +43,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     for place, (title, *words) in enumerate(stages, 1):
         started, name = time.monotonic(), f"{place}/{len(stages)}"
-        _say(f"\n{name} {title}")
+        _print_now(f"\n{name} {title}")
         for command in split(words, "--then"):
             if received:
                 return 128 + received
             process = subprocess.Popen(command)
             if received == signal.SIGTERM:  # it came while the command was begun
                 process.terminate()
-            code = process.wait() or (128 + received if received else 0)
+            # Not wait(): a signal just before it blocks would be handled only after the command ended by itself.
+            while process.poll() is None:
+                time.sleep(POLL_S)
+            code = process.returncode or (128 + received if received else 0)
             if code:
                 code = code if code > 0 else 128 - code  # as a shell gives it
-                sys.stderr.write(f"{name} ended after {duration(time.monotonic() - started)} with exit code {code}\n")
+                sys.stderr.write(
+                    f"{name} ended after {duration_text(time.monotonic() - started)} with exit code {code}\n"
+                )
                 return code
-        _say(f"{name} took {duration(time.monotonic() - started)}")
-    _say(f"all {len(stages)} stages took {duration(time.monotonic() - began)}")
+        _print_now(f"{name} took {duration_text(time.monotonic() - started)}")
+    _print_now(f"all {len(stages)} stages took {duration_text(time.monotonic() - began)}")
     return 0
 
 
-def _say(text: str) -> None:
+def _print_now(text: str) -> None:
     """Print at once, before what the next command prints."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()

@@ -1,7 +1,7 @@
 """The steps of a recipe; each does nothing if its result is up to date.
 
 prepare → train localisers → measure their out-of-fold error → train graders → validate.  training/train_all.py runs
-them in one process, training/workflow each in a job of its own, and each resumes what the other began.
+them in one process, training/workflow each as a job of its own, and each resumes what the other began.
 """
 
 from __future__ import annotations
@@ -30,97 +30,101 @@ from training.evaluation.metric import Score
 from training.evaluation.training_priors import weighted_priors
 from training.evaluation.validate import localiser_errors, validate
 from training.fitting.time_limit import TimeLimit
-from training.recipe.schema import MemberRecipe, Recipe, RecipeError
+from training.recipe_schema.schema import MemberRecipe, Recipe, RecipeError
 from training.runs import RunFolder, git_commit, image_digests
-from training.train import Job, Source, Work, train
+from training.train_network import NetworkTraining, RecipeContext, TrainingOptions, train_network
 
 log = logging.getLogger("train-all")
 
 
-def begin(recipe: Recipe, source: Source, clock: TimeLimit | None = None, fingerprint: str | None = None) -> Work:
+def begin(
+    recipe: Recipe, options: TrainingOptions, clock: TimeLimit | None = None, fingerprint: str | None = None
+) -> RecipeContext:
     """Read the inputs of a recipe's steps; make its folds if there are none.
 
     `fingerprint`: of the tables with improved coordinates, if the crops exist, so that these need not be read again.
     Raises TablesError, FoldsError, RecipeError, OutOfFoldError.
     """
-    folder = RunFolder(source.runs, recipe)
-    tables = read_tables(source.data)
+    folder = RunFolder(options.runs, recipe)
+    tables = read_tables(options.data)
     if fingerprint is not None:
         tables = replace(tables, fingerprint=fingerprint)
     else:
-        files = images_digest(source.data, tables, image_digests(source.runs))
+        files = images_digest(options.data, tables, image_digests(options.runs))
         tables = replace(tables, fingerprint=fingerprint_of(tables.fingerprint, files))
-    if fingerprint is None and source.coordinates is not None:
-        tables = with_improved_coordinates(source.coordinates, source.data, tables)
-    images, predictions = images_for(recipe, source.coordinates), predictions_for(recipe, source.labels)
+    if fingerprint is None and options.coordinates is not None:
+        tables = with_improved_coordinates(options.coordinates, options.data, tables)
+    images, predictions = images_for(recipe, options.coordinates), predictions_for(recipe, options.labels)
     folds = read_or_make_folds(folder.folds, tables, recipe.folds, recipe.seed)
     device = default_device()
-    return Work(recipe, source, folder, tables, folds, device, git_commit(), images, predictions, clock)
+    return RecipeContext(recipe, options, folder, tables, folds, device, git_commit(), images, predictions, clock)
 
 
-def prepare(work: Work, points: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+def prepare(context: RecipeContext, points: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """Write the label priors and the landmark shape model; `points`: study → row → mm, of the crops."""
-    replace_json(work.folder.priors, weighted_priors(work.tables.labels))
+    replace_json(context.folder.priors, weighted_priors(context.tables.labels))
     shape = fit_shape(list(points.values()))
-    replace_json(work.folder.shape, None if shape is None else shape.model_dump(mode="json"))
+    replace_json(context.folder.shape, None if shape is None else shape.model_dump(mode="json"))
 
 
 def train_member(
-    work: Work,
+    context: RecipeContext,
     member: MemberRecipe,
     fold: int,
     crops: Callable[[MemberRecipe], Cache],
     errors: Mapping[str, LandmarkError] | None = None,
-) -> Job:
+) -> NetworkTraining:
     """Train one network in one fold; `errors`: for a grader, the localisation error of its fold.
 
     Raises TrainingError; OutOfTime between two epochs.
     """
     jitter_mm = {kind: error.sigma_mm for kind, error in (errors or {}).items()}
-    job = Job(work, member, fold, partial(crops, member), jitter_mm)
-    train(job)
-    return job
+    training = NetworkTraining(context, member, fold, partial(crops, member), jitter_mm)
+    train_network(training)
+    return training
 
 
 def measure_localisers(
-    work: Work, fold: int, landmarks: Callable[[], Mapping[str, Mapping[str, np.ndarray]]]
+    context: RecipeContext, fold: int, landmarks: Callable[[], Mapping[str, Mapping[str, np.ndarray]]]
 ) -> dict[str, LandmarkError]:
     """Out-of-fold localisation error (mm) per series kind; `landmarks`: the annotated ones."""
-    held_out = work.held_out(fold)
-    data = (work.source.data, work.tables, held_out, landmarks())
-    errors = localiser_errors(work.folder, work.localisers, *data, fold)
+    held_out = context.held_out(fold)
+    data = (context.options.data, context.tables, held_out, landmarks())
+    errors = localiser_errors(context.folder, context.localisers, *data, fold)
     for kind, error in errors.items():
         found = (fold, kind, error.median_mm, error.p95_mm)
         log.info("fold %d: %s located within %.1f mm (median), %.1f mm (95 %%)", *found)
     return errors
 
 
-def score_folds(work: Work, folds: Sequence[int]) -> Score:
+def score_folds(context: RecipeContext, folds: Sequence[int]) -> Score:
     """Validate the trained folds: out-of-fold score, predictions and seconds."""
-    score = validate(work.folder, work.members, work.source.data, work.tables, work.folds, folds)
-    log.info("%s/%s out of fold: %s", work.recipe.name, work.recipe.profile, score)
+    score = validate(context.folder, context.members, context.options.data, context.tables, context.folds, folds)
+    log.info("%s/%s out of fold: %s", context.recipe.name, context.recipe.profile, score)
     return score
 
 
 def images_for(recipe: Recipe, coordinates: Path | None) -> LevelImages | None:
     """The published images, if a network of the recipe is pretrained on them.  Raises RecipeError."""
-    asking = [one.member for one in recipe.members() if one.fitting.pretraining is not None]
+    pretrained = [one.member for one in recipe.members() if one.fitting.pretraining is not None]
     try:
-        for member in asking:
+        for member in pretrained:
             pretrainable(member)
     except ValueError as error:
         raise RecipeError(str(error)) from error
-    if asking and coordinates is None:
-        names = ", ".join(member.name for member in asking)
+    if pretrained and coordinates is None:
+        names = ", ".join(member.name for member in pretrained)
         log.warning("no pretraining of %s: name the published coordinates with COORDINATES=", names)
-    return read_pretraining(coordinates) if asking and coordinates is not None else None
+    return read_pretraining(coordinates) if pretrained and coordinates is not None else None
 
 
 def predictions_for(recipe: Recipe, labels: Path | None) -> EarlierPredictions | None:
     """Out-of-fold predictions of an earlier run, if a network of the recipe corrects its labels."""
-    asking = [one.member.name for one in recipe.members() if one.fitting.labels.any]
-    if asking and labels is None:
-        log.warning("the labels of %s stay as they are: name an earlier run's answers with LABELS=", ", ".join(asking))
-    if labels is not None and not asking:
-        log.warning("LABELS= changes nothing in %s: none of its networks asks for corrected labels", recipe.name)
-    return read_predictions(labels) if asking and labels is not None else None
+    correcting = [one.member.name for one in recipe.members() if one.fitting.labels.any]
+    if correcting and labels is None:
+        log.warning(
+            "the labels of %s stay as they are: name an earlier run's answers with LABELS=", ", ".join(correcting)
+        )
+    if labels is not None and not correcting:
+        log.warning("LABELS= changes nothing in %s: none of its networks corrects its labels", recipe.name)
+    return read_predictions(labels) if correcting and labels is not None else None

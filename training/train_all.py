@@ -4,8 +4,8 @@
                                  [--coordinates DIR] [--labels RUN] [--cache DIR] [--cache-gb N]
                                  [--time-limit SECONDS]
 
-A finished job is repeated only if its recipe, its data or its inputs changed; an interrupted one resumes at its last
-epoch.  Exit code 3: the time limit was reached, and the same command resumes.
+A finished network is trained again only if its recipe, its data or its inputs changed; an interrupted one resumes at
+its last epoch.  Exit code 3: the time limit was reached, and the same command resumes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from kernels.commands import ends_with_a_sentence
+from kernels.profiles import Profile
 from training.data.cache.crop_cache import CacheError
 from training.data.folds import FoldsError
 from training.data.label_correction import check_coverage, read_predictions
@@ -28,11 +30,11 @@ from training.fitting.preflight import check_recipes
 from training.fitting.time_limit import OutOfTime, StoppedBySignal, TimeLimit
 from training.locks import BusyError, alone
 from training.networks import NetworkError
-from training.recipe.load import add_order, folds_of, load_named, members_of, names_of
-from training.recipe.schema import Profile, Recipe, RecipeError
+from training.recipe_schema.load import add_order, folds_of, load_named, members_of, names_of
+from training.recipe_schema.schema import Recipe, RecipeError
 from training.runs import RunFolder, RunsError, is_done
-from training.steps import Source, begin, measure_localisers, prepare, score_folds, train_member
-from training.train import TrainingError
+from training.steps import TrainingOptions, begin, measure_localisers, prepare, score_folds, train_member
+from training.train_network import TrainingError
 
 OUT_OF_TIME = 3
 # Errors of a step whose message is a complete sentence.
@@ -42,29 +44,32 @@ SHOWN = 8
 log = logging.getLogger("train-all")
 
 
-def train_recipe(recipe: Recipe, source: Source, folds: Sequence[int], clock: TimeLimit | None = None) -> None:
+def train_recipe(
+    recipe: Recipe, options: TrainingOptions, folds: Sequence[int], clock: TimeLimit | None = None
+) -> None:
     """All steps of a recipe up to its out-of-fold score; with `localisers_only`, up to their localisation error.
 
     Raises OutOfTime between two epochs.  The recipe's networks and losses are checked before, for all recipes at once
     (fitting/preflight.py).
     """
-    work = begin(recipe, source, clock)
-    crops = work.crop_groups()
-    prepare(work, crops.points)
-    graders = [member for member in work.members if member.member.role == "grader"]
-    started = (recipe.name, recipe.profile, len(work.members), ", ".join(map(str, folds)), work.device)
+    context = begin(recipe, options, clock)
+    crops = context.crop_groups()
+    prepare(context, crops.points)
+    graders = [member for member in context.members if member.member.role == "grader"]
+    started = (recipe.name, recipe.profile, len(context.members), ", ".join(map(str, folds)), context.device)
     log.info("%s/%s: %d networks in folds %s on %s", *started)
     for fold in folds:
-        for member in work.localisers:
-            train_member(work, member, fold, crops.of)
-        errors = measure_localisers(work, fold, lambda: crops.landmarks)
+        for member in context.localisers:
+            train_member(context, member, fold, crops.of)
+        errors = measure_localisers(context, fold, lambda: crops.landmarks)
         for member in graders:
             if member.is_trained_in(fold):
-                train_member(work, member, fold, crops.of, errors)
+                train_member(context, member, fold, crops.of, errors)
     if graders:
-        score_folds(work, folds)
+        score_folds(context, folds)
 
 
+@ends_with_a_sentence("train-all stopped", *STEP_ERRORS, NetworkError, BusyError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line.  Errors in data or recipe end it with one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
@@ -86,21 +91,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_coverage(read_predictions(options.labels), studies)
         check_recipes(chosen, options.localisers_only)
         with alone(options.runs):
-            source = Source(**{field.name: getattr(options, field.name) for field in fields(Source)})
+            values = {field.name: getattr(options, field.name) for field in fields(TrainingOptions)}
+            training_options = TrainingOptions(**values)
             for recipe, recipe_folds in zip(chosen, folds, strict=True):
-                train_recipe(recipe, source, recipe_folds, clock)
+                train_recipe(recipe, training_options, recipe_folds, clock)
     except OutOfTime as stop:
         done, left = progress(options.runs, names, options.profile, options.folds, options.localisers_only)
         reason = stop if isinstance(stop, StoppedBySignal) else "stopped at its time limit"
         print(
             f"train-all {reason}: {len(done)} of {len(done) + len(left)} networks are finished; "
             f"left are {', '.join(left[:SHOWN])}{' ...' if len(left) > SHOWN else ''}; "
-            "the same command goes on where it stopped"
+            "the same command resumes where it stopped"
         )
         return OUT_OF_TIME
-    except (*STEP_ERRORS, NetworkError, BusyError) as error:
-        print(f"train-all stopped: {error}", file=sys.stderr)
-        return 1
     return 0
 
 
@@ -114,8 +117,8 @@ def progress(
         for fold in folds_of(recipe, chosen):
             for entry in members_of(recipe, localisers_only):
                 if entry.is_trained_in(fold):
-                    job = RunFolder(runs, recipe).job(entry.member.name, fold)
-                    (done if is_done(job) else left).append(str(job.relative_to(runs)))
+                    folder = RunFolder(runs, recipe).network_folder(entry.member.name, fold)
+                    (done if is_done(folder) else left).append(str(folder.relative_to(runs)))
     return done, left
 
 

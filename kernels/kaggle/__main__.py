@@ -1,4 +1,4 @@
-"""From a packaged folder of weights to a submission on Kaggle, a step or all of them.
+"""From a packaged folder of weights to a submission on Kaggle, a shipping step or all of them.
 
     python -m kernels.kaggle upload|push|submit|ship [--weights DIR] [--ship DIR] [--dry-run] [--again] [--wait]
     python -m kernels.kaggle train --recipes a b [--profile full] [--folds 0 1] [--resume] [--datasets OWNER/SLUG]
@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kernels.build_notebook import BuildError, kaggle_owner
-from kernels.build_training import PROFILES
+from kernels.build_notebook import BuildError
+from kernels.build_training import add_choice
 
 from .client import KaggleError, Polling
 from .dataset import upload
@@ -36,20 +36,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--ship", type=Path, default=Path("shipped"), help="folder for notebook, run and state (shipped)"
     )
-    parser.add_argument("--dry-run", action="store_true", help="check what is here, and only say what would be done")
+    parser.add_argument("--dry-run", action="store_true", help="check what is here, and only print what would be done")
     parser.add_argument("--again", action="store_true", help="upload, push or submit once more what was before")
     parser.add_argument("--anyway", action="store_true", help="take a run that left something undone")
-    parser.add_argument("--no-gpu", action="store_true", help="a notebook that asks for no GPU")
+    parser.add_argument("--no-gpu", action="store_true", help="a notebook without a GPU")
     parser.add_argument("--message", default="", help="description of the submission")
     parser.add_argument("--wait", action="store_true", help="wait for the submission's score")
-    parser.add_argument("--poll", type=float, default=15.0, metavar="SECONDS", help="between two questions (15)")
-    training = parser.add_argument_group("train")
-    training.add_argument("--recipes", nargs="+", default=[], help="names of training/recipes")
-    training.add_argument("--profile", choices=PROFILES, default="full")
-    training.add_argument("--folds", nargs="*", type=int, default=[], help="default: those of the recipe")
-    training.add_argument("--owner", default=kaggle_owner(), help="Kaggle user name (environment KAGGLE_USERNAME)")
-    training.add_argument("--resume", action="store_true", help="go on from the last session's output")
-    training.add_argument("--datasets", nargs="*", default=[], help="more inputs, such as published coordinates")
+    parser.add_argument("--poll", type=float, default=15.0, metavar="SECONDS", help="between two queries (15)")
+    add_choice(parser.add_argument_group("train"), required=False)
     return parser.parse_args(argv)
 
 
@@ -68,7 +62,7 @@ def run_step(step: str, options: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; the first step that fails ends it, with its name, the reason and how to go on."""
+    """Command line; the first step that fails ends it, with its name, the reason and how to continue."""
     options = parse(argv)
     for step in STEPS if options.step == "ship" else (options.step,):
         try:
@@ -78,10 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         except OSError as error:
             reason = disk_message(error, options.ship)
-            print(f"{step} stopped: {reason}; then the same command goes on", file=sys.stderr)
+            print(f"{step} stopped: {reason}; then the same command resumes", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
-            print(f"{step} interrupted: the same command goes on", file=sys.stderr)
+            print(f"{step} interrupted: the same command resumes", file=sys.stderr)
             return 130
     return 0
 

@@ -24,7 +24,7 @@ NETWORK, CREDENTIALS, RULES = "network", "Kaggle credentials", "competition rule
 
 
 @dataclass(frozen=True)
-class Admission:
+class Access:
     """Result of requesting a small file of the competition."""
 
     problem: str = ""
@@ -50,30 +50,30 @@ def credential_sources() -> list[str]:
     return sources + [str(path) for path in files if path.is_file()]
 
 
-def ask_admission(timeout_s: float = QUERY_TIMEOUT_S) -> Admission:
+def request_access(timeout_s: float = QUERY_TIMEOUT_S) -> Access:
     """Request a small file of the competition, which requires credentials and accepted rules."""
     sources = credential_sources()
     if not sources:
-        return Admission(CREDENTIALS, "there are no Kaggle credentials", TOKEN_REMEDY)
+        return Access(CREDENTIALS, "there are no Kaggle credentials", TOKEN_REMEDY)
     with tempfile.TemporaryDirectory(prefix="lumbar_access_") as scratch:
         arguments = ("competitions", "download", COMPETITION, "-f", SMALL_FILE, "-p", scratch, "-q")
         try:
-            return read_admission(call(*arguments, timeout_s=timeout_s), sources)
+            return access_of(call(*arguments, timeout_s=timeout_s), sources)
         except KaggleError:
             found = f"Kaggle did not answer within {timeout_s:.0f} s"
-            return Admission(NETWORK, found, NETWORK_REMEDY)
+            return Access(NETWORK, found, NETWORK_REMEDY)
 
 
-def read_admission(answer: ClientAnswer, sources: list[str]) -> Admission:
+def access_of(answer: ClientAnswer, sources: list[str]) -> Access:
     """The failure by the client's output; its message decides before the status, which it may not print."""
     text = answer.text
     if answer.code == 0:
-        return Admission()
+        return Access()
     if answer.status == 401:
         found = f"Kaggle refuses the credentials of {' and of '.join(sources)}"
-        return Admission(CREDENTIALS, found, f"they may have expired: {TOKEN_REMEDY}")
+        return Access(CREDENTIALS, found, f"they may have expired: {TOKEN_REMEDY}")
     if "requests.exceptions." in text or answer.connection_failed:
-        return Admission(NETWORK, "Kaggle cannot be reached", NETWORK_REMEDY)
+        return Access(NETWORK, "Kaggle cannot be reached", NETWORK_REMEDY)
     if "rules" in text.lower() or answer.status == 403:
-        return Admission(RULES, "the competition's rules are not accepted", f"accept them at {RULES_LINK}")
-    return Admission(NETWORK, str(answer.error()), "ask again in a few minutes")
+        return Access(RULES, "the competition's rules are not accepted", f"accept them at {RULES_LINK}")
+    return Access(NETWORK, str(answer.error()), "try again in a few minutes")

@@ -22,8 +22,8 @@ from .contents import (
     STUDIES,
     UNPACKED_BYTES,
     count_contents,
+    data_command,
     differences,
-    go_on,
     is_other_data,
 )
 from .dataset import MOST_FILES, read_package
@@ -66,7 +66,7 @@ def check_disk(data: Path | None) -> Finding:
     if free >= needed or (data is not None and _is_downloaded(data)):
         return Finding("disk", Mark.OK, found)
     found += f"; the competition takes {UNPACKED_BYTES / 1e9:.0f} GB, and {needed / 1e9:.0f} GB while it is unpacked"
-    return Finding("disk", Mark.WARN, found, go_on(Path("<folder on a larger disk>")))
+    return Finding("disk", Mark.WARN, found, data_command(Path("<folder on a larger disk>")))
 
 
 def _is_downloaded(data: Path) -> bool:
@@ -142,14 +142,14 @@ def check_data(data: Path | None) -> Finding:
     name = "competition data"
     if data is None:
         return Finding(name, Mark.OK, "no folder given (--data DIR)")
-    remedy = go_on(data)
+    remedy = data_command(data)
     found = count_contents(data)
     if not found[LABELLED] and not found[STUDIES]:
         return Finding(name, Mark.WARN, f"{data} holds none", remedy)
     if _is_other_data(data, found):
         kind = "a phantom" if (data / TRUTH_FOLDER).is_dir() else "another data set"
         text = f"{kind}: {found[STUDIES]:,} studies, {found[LABELLED]:,} of them labelled"
-        return Finding(name, Mark.WARN, text, f"for the competition's: {go_on(Path('<another folder>'))}")
+        return Finding(name, Mark.WARN, text, f"for the competition's: {data_command(Path('<another folder>'))}")
     lacking = differences(found)
     if lacking:
         more = f" and {len(lacking) - LISTED} more" if len(lacking) > LISTED else ""

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from kernels.text import duration_text
+
 # Pauses between retries of a query whose connection or server failed, in seconds.
 RETRY_S = (1.0, 4.0, 15.0)
 CALL_TIMEOUT_S = 120.0
@@ -94,14 +96,14 @@ class ClientAnswer:
         """The call's failure with its remedy where that is known, else with the client's message."""
         if self.status == 401:
             return KaggleError(
-                "Kaggle does not know you: create a token at https://www.kaggle.com/settings and save it as "
+                "Kaggle refuses the credentials: create a token at https://www.kaggle.com/settings and save it as "
                 "~/.kaggle/access_token or kaggle.json, or set KAGGLE_API_TOKEN; `make doctor` checks it",
                 401,
             )
         if "No module named" in self.text:
             return KaggleError(f"the kaggle client does not start ({self.words[0]}): run `make install`")
         if "Max retries exceeded" in self.text:
-            return KaggleError(f"Kaggle cannot be reached: `{self.command}` found no way to it; is there a network?")
+            return KaggleError(f"Kaggle cannot be reached: `{self.command}` could not connect; is there a network?")
         if self.status == 403 and "rule" in self.words[0].lower():
             return KaggleError("Kaggle refuses: accept the competition's rules on its page first", 403)
         if self.is_transient:
@@ -122,7 +124,7 @@ def call(*arguments: str, timeout_s: float | None = CALL_TIMEOUT_S, live: bool =
     return ClientAnswer(command, done.returncode, done.stdout, done.stderr or "")
 
 
-def ask(
+def query(
     *arguments: str, timeout_s: float = CALL_TIMEOUT_S, sleep: Callable[[float], None] = time.sleep
 ) -> ClientAnswer:
     """A query, retried after transient errors.  Raises KaggleError where it failed."""
@@ -136,9 +138,9 @@ def ask(
     return answer
 
 
-def ask_json(*arguments: str) -> Any:
+def query_json(*arguments: str) -> Any:
     """A query whose output is JSON.  Raises KaggleError."""
-    return json_in(ask(*arguments))
+    return json_in(query(*arguments))
 
 
 def json_in(answer: ClientAnswer) -> Any:
@@ -167,18 +169,15 @@ class Polling:
             now, result = state()
             elapsed_s = time.monotonic() - started
             if now != last:
-                print(f"{what}: {now} ({_clock(elapsed_s)})", flush=True)
+                print(f"{what}: {now} ({duration_text(elapsed_s)})", flush=True)
                 last = now
             if result is not None:
                 return result
             if elapsed_s + self.interval_s > self.timeout_s:
-                raise KaggleError(f"{what} is still '{now}' after {_clock(elapsed_s)}: `{resume}` goes on waiting")
+                raise KaggleError(
+                    f"{what} is still '{now}' after {duration_text(elapsed_s)}: `{resume}` continues waiting"
+                )
             time.sleep(self.interval_s)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def user_in(answer: ClientAnswer) -> str | None:

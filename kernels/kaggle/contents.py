@@ -37,7 +37,7 @@ ARCHIVE_BYTES = 36_000_000_000
 UNPACKED_BYTES = 36_000_000_000
 
 
-def go_on(folder: Path) -> str:
+def data_command(folder: Path) -> str:
     """The command that completes a data folder."""
     return f"make data OUT={folder}"
 

@@ -18,7 +18,7 @@ from kernels.build_notebook import OWNER_PLACEHOLDER
 from kernels.lumbar.manifest import Manifest
 from kernels.lumbar.networks.weights import MANIFEST_FILE, WeightsError, checked_bytes, manifest_digest, read_manifest
 
-from .client import NEXT_PAGE, ClientAnswer, KaggleError, Polling, ask, ask_json, call, json_in, user_in
+from .client import NEXT_PAGE, ClientAnswer, KaggleError, Polling, call, json_in, query, query_json, user_in
 
 METADATA_FILE = "dataset-metadata.json"
 # Kaggle's limit of top-level files.
@@ -27,7 +27,7 @@ MOST_FILES = 50
 KEPT_SUFFIXES = (".bin", ".json", ".ts", ".md", ".txt")
 # Queries after which a version that was just made must be listed.
 UNLISTED_QUERIES = 6
-GO_ON = "make upload"
+COMMAND = "make upload"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def read_package(folder: Path) -> Package:
         raise KaggleError(f"{folder} is no whole package ({error}): make it with `make package`") from error
     ref = str(metadata.get("id", ""))
     if ref.split("/")[0] in ("", OWNER_PLACEHOLDER):
-        raise KaggleError(f"{folder} does not say whose it is: `make package OWNER=<your Kaggle name>`")
+        raise KaggleError(f"{folder} names no owner: `make package OWNER=<your Kaggle name>`")
     entries = sorted(path for path in folder.iterdir() if path.name != METADATA_FILE)
     changed = [path.name for path in entries if path.is_dir() or path.suffix not in KEPT_SUFFIXES]
     if changed:
@@ -75,11 +75,11 @@ def read_package(folder: Path) -> Package:
 
 
 def remote_state(ref: str) -> Remote | None:
-    """Status and version of a dataset; None where Kaggle knows none of that name.  Raises KaggleError."""
+    """Status and version of a dataset; None where Kaggle has none of that name.  Raises KaggleError."""
     try:
-        answer = ask_json("datasets", "status", ref, "--format", "json(status,current_version_number)")
+        answer = query_json("datasets", "status", ref, "--format", "json(status,current_version_number)")
     except KaggleError as error:
-        # Of a private dataset that is not there Kaggle may say 403 as well as 404.
+        # For a private dataset that does not exist Kaggle may answer 403 as well as 404.
         if error.status in (403, 404):
             return None
         raise
@@ -91,7 +91,7 @@ def remote_files(ref: str) -> dict[str, int]:
     found: dict[str, int] = {}
     page: list[str] = []
     while True:
-        answer = ask("datasets", "files", ref, "--format", "json", "--page-size", "200", *page)
+        answer = query("datasets", "files", ref, "--format", "json", "--page-size", "200", *page)
         found |= {str(row["name"]): int(row["size"]) for row in json_in(answer)}
         tokens = [line.removeprefix(NEXT_PAGE) for line in answer.out.splitlines() if line.startswith(NEXT_PAGE)]
         if not tokens:
@@ -103,7 +103,7 @@ def remote_digest(ref: str) -> str | None:
     """sha256 of the manifest in a dataset's newest version; None where there is none.  Raises KaggleError."""
     with tempfile.TemporaryDirectory(prefix="lumbar_manifest_") as scratch:
         try:
-            ask("datasets", "download", ref, "-f", MANIFEST_FILE, "-p", scratch, "-o", "-q")
+            query("datasets", "download", ref, "-f", MANIFEST_FILE, "-p", scratch, "-o", "-q")
         except KaggleError as error:
             if error.status in (403, 404):
                 return None
@@ -137,7 +137,7 @@ def check_owner_is_user(ref: str) -> None:
     """Raises KaggleError where a package belongs to another user than the client's."""
     name, owner = user_in(call("config", "view")), ref.split("/")[0]
     if name and name.lower() != owner.lower():
-        raise KaggleError(f"this package is {owner}'s and Kaggle knows you as {name}: `make package OWNER={name}`")
+        raise KaggleError(f"this package is {owner}'s and the client's user is {name}: `make package OWNER={name}`")
 
 
 def upload(folder: Path, polling: Polling, dry_run: bool = False, again: bool = False) -> Remote:
@@ -168,7 +168,7 @@ def upload(folder: Path, polling: Polling, dry_run: bool = False, again: bool = 
     if wrong:
         raise KaggleError(
             f"{package.ref} version {after.version} is not what was sent: {'; '.join(wrong[:3])}: "
-            f"`{GO_ON}` sends it again"
+            f"`{COMMAND}` sends it again"
         )
     print(f"{package.ref} version {after.version} is ready and holds exactly these files")
     return after
@@ -180,19 +180,19 @@ def check_sent(answer: ClientAnswer, package: Package) -> None:
     if "already in use" in text:
         raise KaggleError(
             f"another dataset of yours has the title of {package.ref}, or Kaggle does not show it yet: "
-            f"`{GO_ON}` in a minute, or rename that one on Kaggle"
+            f"`{COMMAND}` in a minute, or rename that one on Kaggle"
         )
     lost = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("Upload unsuccessful")]
     if lost:
-        raise KaggleError(f"Kaggle did not take {', '.join(lost)}: `{GO_ON}` goes on where the upload was cut")
+        raise KaggleError(f"Kaggle did not take {', '.join(lost)}: `{COMMAND}` resumes the upload")
     if answer.code != 0:
         if answer.status == 403:
-            raise KaggleError(f"Kaggle is still busy with the last version of {package.ref}: `{GO_ON}` in a minute")
+            raise KaggleError(f"Kaggle is still busy with the last version of {package.ref}: `{COMMAND}` in a minute")
         if not answer.status and not answer.err:
-            raise KaggleError(f"`{answer.command}` failed, the lines above say why: `{GO_ON}` goes on")
+            raise KaggleError(f"`{answer.command}` failed, see the lines above: `{COMMAND}` resumes")
         raise answer.error()
     if "creation error" in text:
-        raise KaggleError(f"Kaggle made no version of {package.ref}: {text.splitlines()[-1]}; then `{GO_ON}`")
+        raise KaggleError(f"Kaggle made no version of {package.ref}: {text.splitlines()[-1]}; then `{COMMAND}`")
 
 
 def wait_until_ready(ref: str, version: int, polling: Polling) -> Remote:
@@ -203,14 +203,14 @@ def wait_until_ready(ref: str, version: int, polling: Polling) -> Remote:
         now = remote_state(ref)
         if now is None:
             if next(unlisted) > UNLISTED_QUERIES:
-                raise KaggleError(f"Kaggle does not know {ref} after the upload: `{GO_ON}` sends it again")
-            return "not to be seen yet", None
+                raise KaggleError(f"Kaggle does not list {ref} after the upload: `{COMMAND}` sends it again")
+            return "not listed yet", None
         if now.status in ("failed", "deleted"):
-            raise KaggleError(f"Kaggle says that {ref} version {now.version} {now.status}: `{GO_ON}` sends it again")
+            raise KaggleError(f"on Kaggle {ref} version {now.version} {now.status}: `{COMMAND}` sends it again")
         is_ready = now.status == "ready" and now.version >= version
         return f"version {now.version} {now.status}", now if is_ready else None
 
-    return polling.wait(ref, state, GO_ON)
+    return polling.wait(ref, state, COMMAND)
 
 
 def _short(digest: str | None) -> str:

@@ -21,9 +21,9 @@ from .access import (
     NETWORK_REMEDY,
     QUERY_TIMEOUT_S,
     RULES,
-    Admission,
-    ask_admission,
+    Access,
     credential_sources,
+    request_access,
 )
 from .checks import PIP, Finding, Mark, check_data, check_disk, check_gpu, check_packages, check_torch, check_weights
 from .client import ClientAnswer, KaggleError, call, user_in
@@ -52,18 +52,18 @@ def read_user(answer: ClientAnswer, owner: str) -> Finding:
     """Whether the client's user is the owner in the kit's metadata."""
     user = user_in(answer)
     if user is None:
-        return Finding(USER, Mark.WARN, "the client does not know it", "kaggle config view")
+        return Finding(USER, Mark.WARN, "the client has none", "kaggle config view")
     remedy = f"export KAGGLE_USERNAME={user}   (or OWNER={user} after each make)"
     if owner == OWNER_PLACEHOLDER:
-        return Finding(USER, Mark.WARN, f"{user}, which the kit was not told", remedy)
+        return Finding(USER, Mark.WARN, f"{user}, which is not set for the kit", remedy)
     if owner.lower() != user.lower():
         return Finding(USER, Mark.WARN, f"{user} by the credentials, but {owner} by OWNER or KAGGLE_USERNAME", remedy)
     return Finding(USER, Mark.OK, user)
 
 
-def read_admission(admission: Admission) -> list[Finding]:
+def access_findings(access: Access) -> list[Finding]:
     """Network, credentials and rules, as far as one request shows them."""
-    problem = admission.problem
+    problem = access.problem
     good = {
         NETWORK: "Kaggle answers",
         CREDENTIALS: f"{' and '.join(credential_sources())}, accepted",
@@ -76,7 +76,7 @@ def read_admission(admission: Admission) -> list[Finding]:
         passed = order[: order.index(problem)] if credential_sources() else []
     found = [Finding(name, Mark.OK, good[name]) for name in passed]
     if problem:
-        found.append(Finding(problem, Mark.FAIL, admission.found, admission.remedy))
+        found.append(Finding(problem, Mark.FAIL, access.found, access.remedy))
         found += unknown(problem, [name for name in order if name != problem and name not in passed])
     return found
 
@@ -94,10 +94,10 @@ def check_kaggle(owner: str) -> list[Finding]:
         client = Finding(CLIENT, Mark.FAIL, str(error), NETWORK_REMEDY)
     if client.mark is Mark.FAIL:
         return [client, *unknown(CLIENT, (NETWORK, CREDENTIALS, RULES, USER))]
-    admission = ask_admission()
-    findings = [client, *read_admission(admission)]
-    if admission.problem in (NETWORK, CREDENTIALS):
-        return findings + unknown(admission.problem, [USER])
+    access = request_access()
+    findings = [client, *access_findings(access)]
+    if access.problem in (NETWORK, CREDENTIALS):
+        return findings + unknown(access.problem, [USER])
     return findings + guarded(USER, lambda: [read_user(call("config", "view", timeout_s=QUERY_TIMEOUT_S), owner)])
 
 

@@ -19,9 +19,9 @@ from tqdm import tqdm
 from kernels.build_notebook import COMPETITION
 from kernels.lumbar.run.submission import replace_json
 
-from .access import ask_admission
-from .client import NEXT_PAGE, ClientAnswer, KaggleError, ask, call, json_in
-from .contents import ARCHIVE_BYTES, LABELLED, UNPACKED_BYTES, count_contents, differences, go_on, is_other_data
+from .access import request_access
+from .client import NEXT_PAGE, ClientAnswer, KaggleError, call, json_in, query
+from .contents import ARCHIVE_BYTES, LABELLED, UNPACKED_BYTES, count_contents, data_command, differences, is_other_data
 from .unpack import UnpackError, check_space, disk_message, unpack
 
 # Counts of a completely unpacked archive, beside the data.
@@ -49,7 +49,7 @@ def is_whole(archive: Path) -> bool:
 
 def listed_bytes() -> int | None:
     """Size of all files of the competition, where Kaggle lists them on one page.  Raises KaggleError."""
-    answer = ask("competitions", "files", COMPETITION, "--format", "json", "--page-size", "200")
+    answer = query("competitions", "files", COMPETITION, "--format", "json", "--page-size", "200")
     try:
         rows = json_in(answer)
         return sum(int(row["size"]) for row in rows) if rows and NEXT_PAGE not in answer.out else None
@@ -59,7 +59,7 @@ def listed_bytes() -> int | None:
 
 def fetch(archive: Path) -> None:
     """Download the archive, or the rest of it.  Raises KaggleError, UnpackError."""
-    ask_admission().check()
+    request_access().check()
     size, present = listed_bytes(), _size(archive)
     needed = max(0, (size or ARCHIVE_BYTES) - present) + (size or UNPACKED_BYTES)
     check_space(archive.parent, needed, "download and unpack")
@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the data")
     parser.add_argument("--keep-zip", action="store_true", help="keep the archive after unpacking it")
     options = parser.parse_args(argv)
-    again = f"`{go_on(options.out)}`"
+    again = f"`{data_command(options.out)}`"
     try:
         lines = download(options.out, options.keep_zip)
     except (KaggleError, UnpackError, OSError) as error:
@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"download: {reason}; then run {again} again", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"download: stopped; {again} goes on from here", file=sys.stderr)
+        print(f"download: stopped; {again} resumes from here", file=sys.stderr)
         return INTERRUPTED
     print(*lines, sep="\n")
     return 0

@@ -12,7 +12,7 @@ from kernels.build_notebook import METADATA_NAME, NOTEBOOK_NAME, write_kernel
 
 from .client import ClientAnswer, KaggleError, Polling, call
 from .dataset import read_package, remote_digest, remote_state
-from .run import GO_ON, Pushed, UnusableKernelRun, check_report, describe, finish_run, shortcomings
+from .run import COMMAND, Pushed, UnusableKernelRun, check_report, describe, finish_run, shortcomings
 from .state import ShipState
 
 
@@ -62,7 +62,7 @@ def push(
     if undone and not anyway:
         raise KaggleError(
             f"the run {'; it '.join(undone)}: see problems in {ship / 'run' / 'run_report.json'}; "
-            f"`{GO_ON} AGAIN=1` runs it once more, `{GO_ON} ANYWAY=1` takes it as it is"
+            f"`{COMMAND} AGAIN=1` runs it once more, `{COMMAND} ANYWAY=1` takes it as it is"
         )
     state.put("run", usable=True, seen=True)
 
@@ -73,7 +73,7 @@ def check_dataset(ref: str, digest: str) -> None:
     if remote is None:
         raise KaggleError(f"there is no dataset {ref} on Kaggle: `make upload` first")
     if remote.status != "ready":
-        raise KaggleError(f"{ref} is still {remote.status}: `make upload` waits for it, then `{GO_ON}`")
+        raise KaggleError(f"{ref} is still {remote.status}: `make upload` waits for it, then `{COMMAND}`")
     there = remote_digest(ref)
     if there != digest:
         raise KaggleError(
@@ -87,15 +87,15 @@ def read_push(answer: ClientAnswer, ref: str) -> Pushed:
     text = answer.text
     if answer.status == 409 or "already in use" in text:
         raise KaggleError(
-            f"Kaggle has another notebook with the title of {ref}: delete or rename that one, then `{GO_ON}`", 409
+            f"Kaggle has another notebook with the title of {ref}: delete or rename that one, then `{COMMAND}`", 409
         )
     if answer.code != 0:
         raise answer.error()
     wrong = [line for line in text.splitlines() if "not valid" in line or "push error" in line]
     if wrong:
-        raise KaggleError(f"Kaggle did not take the notebook as it is: {wrong[0]}; then `{GO_ON}`")
+        raise KaggleError(f"Kaggle did not take the notebook as it is: {wrong[0]}; then `{COMMAND}`")
     found = re.search(r"Kernel version (\d+) successfully pushed", text)
     if not found:
         last = text.splitlines()[-1] if text else "nothing"
-        raise KaggleError(f"Kaggle did not say which version was pushed ({last}): `{GO_ON}` pushes again")
+        raise KaggleError(f"Kaggle did not print which version was pushed ({last}): `{COMMAND}` pushes again")
     return Pushed(ref, int(found.group(1)))

@@ -16,10 +16,10 @@ from kernels.lumbar.labels import ROWS
 from kernels.lumbar.problems import outcome
 from kernels.lumbar.run.submission import SubmissionError, check
 
-from .client import KaggleError, Polling, ask
+from .client import KaggleError, Polling, query
 from .dataset import Package
 
-GO_ON = "make push"
+COMMAND = "make push"
 ENDED_WELL = "complete"
 ENDED_BADLY = ("error", "cancel_acknowledged", "cancel_requested")
 # Outputs of a training are some GB.
@@ -61,15 +61,15 @@ def finish_run(pushed: Pushed, ship: Path, polling: Polling) -> dict[str, Any]:
         is_current = report.get("notebook") == expected
         return (status, report) if is_current else ("the outputs of another version", None)
 
-    return polling.wait(str(pushed), state, GO_ON)
+    return polling.wait(str(pushed), state, COMMAND)
 
 
 def run_status(pushed: Pushed) -> tuple[str, str]:
     """A run's status in lower case, and its failure message.  Raises KaggleError."""
-    answer = ask("kernels", "status", f"{pushed.ref}/{pushed.version}")
+    answer = query("kernels", "status", f"{pushed.ref}/{pushed.version}")
     found = re.search(r'has status "(?:\w+\.)?(\w+)"', answer.text)
     if not found:
-        raise KaggleError(f"`{answer.command}` named no status: {answer.text}")
+        raise KaggleError(f"`{answer.command}` printed no status: {answer.text}")
     message = re.search(r'Failure message: "(.*)"', answer.text)
     return found.group(1).lower(), message.group(1) if message else ""
 
@@ -79,7 +79,7 @@ def fetch_outputs(ref: str, folder: Path) -> Path:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    ask("kernels", "output", ref, "-p", str(partial), "-o", "-q", "--page-size", "200", timeout_s=FETCH_TIMEOUT_S)
+    query("kernels", "output", ref, "-p", str(partial), "-o", "-q", "--page-size", "200", timeout_s=FETCH_TIMEOUT_S)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return folder
@@ -88,7 +88,7 @@ def fetch_outputs(ref: str, folder: Path) -> Path:
 def read_report(folder: Path) -> dict[str, Any]:
     """The run's run_report.json, where a submission.csv lies beside it.  Raises UnusableKernelRun."""
     if not (folder / "submission.csv").is_file():
-        raise UnusableKernelRun(f"the run left no submission.csv: see {folder}; `{GO_ON}` pushes again")
+        raise UnusableKernelRun(f"the run left no submission.csv: see {folder}; `{COMMAND}` pushes again")
     try:
         report: dict[str, Any] = json.loads((folder / "run_report.json").read_text())
     except (OSError, ValueError) as error:
@@ -96,12 +96,12 @@ def read_report(folder: Path) -> dict[str, Any]:
     return report
 
 
-def failure(pushed: Pushed, status: str, message: str, folder: Path, go_on: str = GO_ON) -> str:
+def failure(pushed: Pushed, status: str, message: str, folder: Path, command: str = COMMAND) -> str:
     """Why a run failed: its status, its message and the end of its log."""
-    said = f": {message}" if message else ""
+    detail = f": {message}" if message else ""
     lines = [line for log in folder.glob("*.log") for line in log_lines(log.read_text(errors="replace"))]
     tail = "".join(f"\n    {line}" for line in lines[-LOG_TAIL:])
-    return f"the run of {pushed} ended with '{status}'{said}; once mended, `{go_on}` pushes again{tail}"
+    return f"the run of {pushed} ended with '{status}'{detail}; once mended, `{command}` pushes again{tail}"
 
 
 def log_lines(text: str) -> list[str]:
@@ -114,27 +114,27 @@ def log_lines(text: str) -> list[str]:
 
 
 def check_report(report: dict[str, Any], package: Package, gpu: bool) -> None:
-    """Raises UnusableKernelRun where a run that ended well is not what was asked for."""
+    """Raises UnusableKernelRun where a run that ended well had other weights or no GPU."""
     digest = package.digest
     used = report.get("manifest_sha256")
     if used != digest:
         raise UnusableKernelRun(
-            f"the run had the weights {used or 'of no manifest'}, not {digest}: `make upload`, then `{GO_ON}`"
+            f"the run had the weights {used or 'of no manifest'}, not {digest}: `make upload`, then `{COMMAND}`"
         )
     if gpu and not str(report.get("device", "")).startswith("cuda"):
         unusable = [problem["detail"] for problem in report.get("problems", []) if problem["kind"] == "gpu-unusable"]
         reason = unusable[0] if unusable else "is the week's quota used up?"
         raise UnusableKernelRun(
-            f"the run had no GPU ({reason}): `{GO_ON}` tries again, `{GO_ON} GPU=no` does without one"
+            f"the run had no GPU ({reason}): `{COMMAND}` tries again, `{COMMAND} GPU=no` does without one"
         )
 
 
 def shortcomings(report: dict[str, Any], package: Package, folder: Path) -> list[str]:
     """What a run failed to do on the public studies, and would on the hidden ones, a phrase each."""
-    asked, graded = report["studies"]["asked"], report["studies"]["graded"]
+    studies, graded = report["studies"]["asked"], report["studies"]["graded"]
     used = set(report.get("members_used", []))
     idle = [one.member.name for one in package.manifest.artefacts if one.member.name not in used]
-    found = [f"graded {graded} of {asked} studies"] if graded < asked else []
+    found = [f"graded {graded} of {studies} studies"] if graded < studies else []
     for ending in report.get("supervision", []):
         found.append(f"lost its kernel after {ending['after_s']} s ({ending.get('signal') or ending.get('code')})")
     if report["fallbacks"]["rows"]:
@@ -144,8 +144,8 @@ def shortcomings(report: dict[str, Any], package: Package, folder: Path) -> list
     try:
         table = pd.read_csv(folder / "submission.csv", dtype={"row_id": str})
         check(table, list(table["row_id"]))
-        if len(table) != asked * len(ROWS):
-            found.append(f"wrote {len(table)} rows for {asked} studies")
+        if len(table) != studies * len(ROWS):
+            found.append(f"wrote {len(table)} rows for {studies} studies")
     except (SubmissionError, OSError, ValueError, KeyError) as error:
         found.append(f"wrote no submission that could be scored: {error}")
     return found

@@ -8,10 +8,10 @@ from pathlib import Path
 from kernels.build_notebook import COMPETITION
 from kernels.lumbar.networks.weights import MANIFEST_FILE, manifest_digest
 
-from .client import KaggleError, Polling, ask_json, call
+from .client import KaggleError, Polling, call, query_json
 from .state import ShipState
 
-GO_ON = "make submit"
+COMMAND = "make submit"
 PENDING = "pending"
 # Time within which Kaggle lists an accepted submission.
 LISTED_WITHIN_S = 120.0
@@ -41,11 +41,11 @@ def submit(
         if dry_run:
             print("would run: kaggle " + shlex.join(command("<owner>/lumbar-inference", 1, message or "…")))
             return
-        raise KaggleError(f"no run of a pushed notebook was seen to end well in {ship}: `make push` first")
+        raise KaggleError(f"{ship} has no verified run of a pushed notebook: `make push` first")
     ref, version = kernel["ref"], kernel["version"]
     check_pushed(weights, kernel["manifest_sha256"], version)
     if before.get("version") == version and before.get("ref") == ref and not again:
-        print(f"version {version} was submitted already (`{GO_ON} AGAIN=1` submits it once more)")
+        print(f"version {version} was submitted already (`{COMMAND} AGAIN=1` submits it once more)")
         if dry_run:
             return
         text, earlier = before["message"], 0
@@ -58,15 +58,17 @@ def submit(
         earlier = len(rows_of(text))
         answer = call(*arguments)
         if answer.status == 404:
-            raise KaggleError(f"Kaggle does not find {ref} version {version}: `make push AGAIN=1`, then `{GO_ON}`", 404)
+            raise KaggleError(
+                f"Kaggle does not find {ref} version {version}: `make push AGAIN=1`, then `{COMMAND}`", 404
+            )
         if answer.code != 0:
             raise answer.error()
         state.put("submission", ref=ref, version=version, message=text)
         print(answer.text)
     # The client's output is no proof; Kaggle's list is.
-    Polling(polling.interval_s, LISTED_WITHIN_S).wait("the submission", lambda: listed(text, earlier), GO_ON)
+    Polling(polling.interval_s, LISTED_WITHIN_S).wait("the submission", lambda: listed(text, earlier), COMMAND)
     if wait:
-        polling.wait("the submission", lambda: score_of(text), f"{GO_ON} WAIT=1")
+        polling.wait("the submission", lambda: score_of(text), f"{COMMAND} WAIT=1")
 
 
 def check_pushed(weights: Path, digest: str, version: int) -> None:
@@ -88,18 +90,18 @@ def score_of(text: str) -> tuple[str, bool | None]:
     """Status or score of the newest submission with this description, as a state to poll."""
     rows = rows_of(text)
     if not rows:
-        raise KaggleError("Kaggle no longer lists the submission: look at its page")
+        raise KaggleError("Kaggle no longer lists the submission: see its page")
     row = rows[0]
     status = str(row.get("status", "")).split(".")[-1].lower()
     if status == PENDING:
         return status, None
     if status != "complete":
-        raise KaggleError(f"Kaggle ended the submission with '{status}': its page says why")
+        raise KaggleError(f"Kaggle ended the submission with '{status}': see its page")
     private = f", private {row['privateScore']}" if row.get("privateScore") else ""
     return f"public score {row.get('publicScore')}{private}", True
 
 
 def rows_of(text: str) -> list[dict[str, str]]:
     """Kaggle's list of submissions with this description, newest first."""
-    rows = ask_json("competitions", "submissions", COMPETITION, "--format", "json", "--page-size", "200")
+    rows = query_json("competitions", "submissions", COMPETITION, "--format", "json", "--page-size", "200")
     return [row for row in rows if row.get("description") == text] if isinstance(rows, list) else []

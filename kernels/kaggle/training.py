@@ -17,7 +17,7 @@ from .notebook import read_push
 from .run import ENDED_BADLY, ENDED_WELL, Pushed, failure, fetch_outputs, run_status
 from .state import ShipState
 
-GO_ON = "make push-train"
+COMMAND = "make push-train"
 # Exit codes of a session (training/session.py): all is trained, or its time was up.
 TRAINED, TIME_UP = 0, 3
 
@@ -28,7 +28,7 @@ def push_training(options: argparse.Namespace, polling: Polling) -> None:
     A session that is still running is waited for, not pushed again.
     """
     if options.owner == OWNER_PLACEHOLDER and not options.dry_run:
-        raise KaggleError(f"say whose notebook it is: `{GO_ON} OWNER=<your Kaggle name>`, or set KAGGLE_USERNAME")
+        raise KaggleError(f"the notebook has no owner: `{COMMAND} OWNER=<your Kaggle name>`, or set KAGGLE_USERNAME")
     folder = options.ship / "training"
     chosen = (options.owner, options.recipes, options.profile, options.folds)
     write_training(folder, *chosen, resume=options.resume, datasets=options.datasets)
@@ -68,7 +68,7 @@ def push_training(options: argparse.Namespace, polling: Polling) -> None:
     print(describe(session, trained, options))
 
 
-def command_of(options: argparse.Namespace, target: str = GO_ON) -> str:
+def command_of(options: argparse.Namespace, target: str = COMMAND) -> str:
     """The Make command of this choice."""
     words = [target, f"RECIPES={shlex.quote(' '.join(options.recipes))}"]
     words += [f"PROFILE={options.profile}"] if options.profile != "full" else []
@@ -91,7 +91,7 @@ def read_session(trained: Path, again: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise KaggleError(f"the session left no runs/session.json ({error}): see {trained}") from error
     if session.get("code") not in (TRAINED, TIME_UP):
-        raise KaggleError(f"training failed, see the log in {trained}; once mended, `{again} RESUME=1` goes on")
+        raise KaggleError(f"training failed, see the log in {trained}; once mended, `{again} RESUME=1` resumes")
     return session
 
 
@@ -100,7 +100,7 @@ def describe(session: dict[str, Any], trained: Path, options: argparse.Namespace
     finished, left = session["finished"], session["left"]
     if session["code"] == TIME_UP:
         return (
-            f"{len(finished)} networks are trained and {len(left)} are left: `{command_of(options)} RESUME=1` goes on"
+            f"{len(finished)} networks are trained and {len(left)} are left: `{command_of(options)} RESUME=1` resumes"
         )
     package = f"{command_of(options, 'make package')} RUNS={shlex.quote(str(trained / 'runs'))}"
     return f"all {len(finished)} networks are trained: `{package}` ships them"

@@ -80,7 +80,7 @@ def is_there(out: Path, entry: zipfile.ZipInfo) -> bool:
 
 
 def disk_message(error: OSError, folder: Path) -> str:
-    """An error of the file system, for people."""
+    """An error of the file system, as a sentence."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk of {folder} is full: free some space"
     return f"{folder} cannot be written ({error}): put that right"

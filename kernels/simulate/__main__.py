@@ -27,6 +27,7 @@ import nbformat
 import pandas as pd
 
 from kernels.build_notebook import NOTEBOOK_NAME
+from kernels.commands import ends_with_a_sentence
 from kernels.simulate.mounting import NEEDED, SAMPLE, SimulationError, fingerprint, first_study, mount
 from kernels.simulate.session import GIGABYTE, Session, execute
 
@@ -164,6 +165,7 @@ def run(options: argparse.Namespace) -> None:
         print(f"{name}: {outcome.rows} rows in {outcome.seconds:.0f} s{memory}: {out / 'submission.csv'}")
 
 
+@ends_with_a_sentence("simulate", SimulationError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kernels.simulate", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder laid out like the competition's data")
@@ -178,11 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     built = Path(__file__).resolve().parents[1] / "inference" / NOTEBOOK_NAME
     parser.add_argument("--notebook", type=Path, default=built, help="the notebook to run (kernels/inference)")
     parser.add_argument("--python", default=sys.executable, help="the Python that runs it, with ipykernel (this one)")
-    try:
-        run(parser.parse_args(argv))
-    except (SimulationError, OSError) as error:
-        print(f"simulate: {error}", file=sys.stderr)
-        return 1
+    run(parser.parse_args(argv))
     return 0
 
 

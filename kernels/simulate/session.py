@@ -103,12 +103,12 @@ class MemoryWatch:
 
     def _watch(self, pid: int) -> None:
         while not self._ended.wait(MEMORY_POLL_S):
-            family = [pid, *descendants(pid)]
-            held = sum(held_bytes(one) for one in family)
+            processes = [pid, *descendants(pid)]
+            held = sum(held_bytes(one) for one in processes)
             self.peak_bytes = max(self.peak_bytes, held)
             if held > self.limit_bytes:
                 self.is_exceeded = True
-                for one in family:
+                for one in processes:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(one, signal.SIGKILL)
                 return
@@ -189,5 +189,5 @@ def _reason(error: Exception, python: Path) -> str:
     if isinstance(error, CellTimeoutError):
         return f"the notebook ran {GRACE_S:.0f} s past its limit and was stopped"
     if isinstance(error, DeadKernelError):
-        return "the notebook's process died, most often for want of memory"
+        return "the notebook's process died, most often for lack of memory"
     return f"the notebook's process did not start with {python}: {error}"

@@ -39,7 +39,7 @@ MOST_MODULES = 16
 MANY_OF_A_KIND = {"training/phantom", "training/networks"}
 # Lowest first: a module imports from its own floor and those below it.
 FLOORS = (
-    "kernels.imports",
+    "kernels.imports kernels.text kernels.profiles kernels.commands",
     "kernels.lumbar.labels kernels.lumbar.specs kernels.lumbar.problems kernels.lumbar.manifest",
     "kernels.lumbar.dicom",
     "kernels.lumbar.inputs",
@@ -50,8 +50,8 @@ FLOORS = (
     "kernels.build_notebook kernels.training_sources kernels.build_training",
     "kernels.simulate",
     "kernels.kaggle",
-    "training.recipe",
-    "training.locks training.digests training.runs training.stages training.text_columns",
+    "training.recipe_schema",
+    "training.locks training.digests training.runs training.stages",
     "training.data",
     "training.data.cache",
     "training.data.samples",
@@ -61,7 +61,7 @@ FLOORS = (
     "training.fitting.losses",
     "training.fitting",
     "training.evaluation",
-    "training.steps training.train training.train_all training.session",
+    "training.steps training.train_network training.train_all training.session",
     "training.packaging",
     "training.ensemble",
     "training.report",

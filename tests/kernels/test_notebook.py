@@ -97,7 +97,7 @@ def test_notebook_is_valid_and_small(built):
     [
         ({"a": '"""A."""\nfrom . import b', "b": '"""B."""\nfrom .a import x'}, "circle"),
         ({"a": '"""A."""\nfrom kernels.lumbar import labels'}, "must be relative"),
-        ({"a": '"""A."""\nimport training.recipe.schema'}, "must be relative"),
+        ({"a": '"""A."""\nimport training.recipe_schema.schema'}, "must be relative"),
         ({"a": "x = 1"}, "no docstring"),
     ],
 )

@@ -20,8 +20,8 @@ from tests.support.networks.tiny_members import PROVENANCE
 from tests.support.networks.tiny_runs import GOLDEN_SEED, TinyLocaliser
 from training.evaluation.predictor import Predictor
 from training.fitting.export import export
-from training.recipe.load import load_named
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.load import load_named
+from training.recipe_schema.schema import MemberRecipe
 from training.runs import RunFolder, route_of
 
 
@@ -52,7 +52,7 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     folder, entries = RunFolder(tmp_path_factory.mktemp("runs"), recipe), recipe.members()
     for entry in entries:
         net = TinyLocaliser(entry.member) if entry.member.role == "localiser" else SidedGrader(entry)
-        export(net, entry, folder.job(entry.member.name, 0), PROVENANCE, GOLDEN_SEED)
+        export(net, entry, folder.network_folder(entry.member.name, 0), PROVENANCE, GOLDEN_SEED)
     artefacts = tuple(folder.artefact(entry.member.name, 0) for entry in entries)
     routes = (route_of("r", artefacts, entries),)
     manifest = Manifest(name="m", priors=public_priors(), artefacts=artefacts, routes=routes)

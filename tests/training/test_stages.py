@@ -11,7 +11,6 @@ import sys
 import pytest
 
 from tests.support import ROOT
-from training import stages
 
 
 def code(text: str) -> list[str]:
@@ -77,10 +76,3 @@ def test_sigterm_is_passed_on():
     process.send_signal(signal.SIGTERM)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 3 and printed == "saved\n"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.7, "1 min 00 s"), (3725, "62 min 05 s")]
-)
-def test_durations(seconds, text):
-    assert stages.duration(seconds) == text

@@ -11,10 +11,10 @@ import yaml
 
 from tests.support.dicom.dicom_factory import write_foreign_dataset
 from training import train_all
-from training.recipe.load import RECIPES, merge
-from training.recipe.schema import Recipe
+from training.recipe_schema.load import RECIPES, merge
+from training.recipe_schema.schema import Recipe
 from training.runs import RunFolder
-from training.steps import Source
+from training.steps import TrainingOptions
 
 TINY = {
     "folds": 2,
@@ -48,14 +48,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def runs(recipe: Recipe, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    train_all.train_recipe(recipe, Source(data, folder), [0])
+    train_all.train_recipe(recipe, TrainingOptions(data, folder), [0])
     return folder
 
 
 def test_every_member_is_finished_with_its_curves(recipe: Recipe, runs: Path) -> None:
     folder = RunFolder(runs, recipe)
     for entry in recipe.members():
-        job = folder.job(entry.member.name, 0)
+        job = folder.network_folder(entry.member.name, 0)
         for name in ("weights.ts", "artefact.json", "history.csv", "curves.png", "recipe.resolved.yaml", "done.json"):
             assert (job / name).is_file(), f"{job / name} is missing"
 
@@ -81,7 +81,7 @@ def test_what_is_finished_is_neither_trained_nor_validated_again(
     kept += [*runs.rglob("seconds.json"), *runs.rglob("score.json")]
     before = [path.stat().st_mtime_ns for path in kept]
     caplog.set_level("INFO")
-    train_all.train_recipe(recipe, Source(data, runs), [0])
+    train_all.train_recipe(recipe, TrainingOptions(data, runs), [0])
     assert [path.stat().st_mtime_ns for path in kept] == before
     score = json.loads((RunFolder(runs, recipe).score).read_text())
     assert "split_and_global/smoke is validated already" in caplog.text
@@ -93,7 +93,7 @@ def test_a_changed_recipe_trains_what_depends_on_it(recipe: Recipe, data: Path, 
     changed["graders"]["foraminal"]["fitting"]["optimisation"]["weight_decay"] = 0.02
     weights = {path: path.stat().st_mtime_ns for path in runs.glob("**/weights.ts")}
     validated_ns = RunFolder(runs, recipe).out_of_fold(0).stat().st_mtime_ns
-    train_all.train_recipe(Recipe.model_validate(changed), Source(data, runs), [0])
+    train_all.train_recipe(Recipe.model_validate(changed), TrainingOptions(data, runs), [0])
     touched = {path.parent.parent.name for path, time_ns in weights.items() if path.stat().st_mtime_ns != time_ns}
     assert touched == {"split_and_global_foraminal_tiny"}
     assert RunFolder(runs, recipe).out_of_fold(0).stat().st_mtime_ns != validated_ns
@@ -117,10 +117,10 @@ def test_pretraining_comes_first_and_follows_its_images(
     document["localisers"] = {"canal": document["localisers"]["sagittal_t2"]}
     document["localisers"]["canal"]["fitting"]["pretraining"] = {"epochs": 2, "learning_rate": 1e-4}
     asking = Recipe.model_validate(document)
-    job = RunFolder(tmp_path, asking).job(asking.members()[0].member.name, 0)
+    job = RunFolder(tmp_path, asking).network_folder(asking.members()[0].member.name, 0)
 
     def trained(coordinates: Path | None) -> str:
-        train_all.train_recipe(asking, Source(data, tmp_path, 1, True, coordinates), [0])
+        train_all.train_recipe(asking, TrainingOptions(data, tmp_path, 1, True, coordinates), [0])
         return json.loads((job / "done.json").read_text())["digest"]
 
     without = trained(None)
@@ -150,7 +150,7 @@ def test_sessions_end_between_epochs_and_come_to_the_same_networks(
         return [RunFolder(runs, short).artefact(name, 0).weights.golden_output for name in names]
 
     limited = tmp_path / "limited"
-    job = RunFolder(limited, short).job(names[0], 0)
+    job = RunFolder(limited, short).network_folder(names[0], 0)
     limits = ("--time-limit", "0", "--cache-gb", "0")  # one epoch, and the crops of one network
     assert session(limited, *limits) == train_all.OUT_OF_TIME
     said = capsys.readouterr().out

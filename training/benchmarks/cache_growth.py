@@ -13,17 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
+from kernels.profiles import Profile
 from training.benchmarks import process
 from training.benchmarks.studies import link_training_studies
 from training.benchmarks.tables import BenchError, Table
 from training.data.cache.crop_cache import build_cache, requests_of
 from training.data.cache.crop_groups import bytes_of
 from training.data.tables import read_tables
-from training.recipe.load import load_named, names_of
-from training.recipe.schema import MemberRecipe, Profile
+from training.recipe_schema.load import load_named, names_of
+from training.recipe_schema.schema import MemberRecipe
 
 REAL_STUDIES = 1975
-# Called so where the straight line misses no time by more, and where memory grows no further.
+# Largest relative residual of a straight line through the times, and largest growth of memory, that count as such.
 LINEAR, FLAT = 0.05, 1.05
 
 
@@ -95,7 +96,7 @@ def growth(found: Sequence[BuiltCache], recipe: str, jobs: int) -> Table:
         f"CPU seconds = {once_s:.3g} + {each_s:.3g} a study, largest residual {100 * residual:.2g} %: {linear}",
         f"{last.studies / first.studies:.3g} × the studies take {memory:.3g} × the memory: {flat}",
         f"{REAL_STUDIES:,} studies: {wall_s / 60:.1f} minutes, {real_gb:.1f} GB",
-        "the same studies stand under several numbers, so that their files are read from memory",
+        "the same studies are linked under several numbers, so that their files are read from memory",
     ]
     return table
 

@@ -15,9 +15,9 @@ import cv2
 import torch
 
 from kernels.lumbar.run.submission import replace_json
+from kernels.profiles import PROFILES
 from training.benchmarks.tables import Table
 from training.phantom.dataset import Options, make_dataset
-from training.recipe.schema import PROFILES
 
 
 def speed_parser(module: str, doc: str) -> argparse.ArgumentParser:

@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from kernels.lumbar.networks.devices import default_device
+from kernels.profiles import Profile
 from training.benchmarks import cache_growth
 from training.benchmarks.command import run_bench, speed_parser
 from training.benchmarks.loader import Loader, Rate, Size, dataloader_rate, usual_datasets
@@ -29,7 +30,6 @@ from training.data.cache.crop_cache import CacheError, build_cache
 from training.data.tables import TablesError, read_tables
 from training.networks.parts import torchvision_shim
 from training.phantom.dataset import Options
-from training.recipe.schema import Profile
 
 RECIPE = "split_and_global"
 # Stacks a second and core of a loader that no network waits for.
@@ -42,39 +42,28 @@ WORKERS = (0, 2)
 class DataPathScope:
     """How much is measured."""
 
-    studies: int
+    studies: int = 25
     """That are drawn, or taken of --data."""
-    scale: float
-    counts: tuple[int, ...]
+    scale: float = 1.0
+    counts: tuple[int, ...] = (100, 200, 400)
     """Studies of the growing caches."""
-    profile: Profile
-    jobs: int
-    rounds: int
-    file_bytes: int
-    most_s: float
+    profile: Profile = "bench"
+    jobs: int = 2
+    rounds: int = 5
+    file_bytes: int = 1 << 30
+    most_s: float = 10.0
     """For each of augmentation and network."""
-    stacks: int
+    stacks: int = 100
     """That the usual ways decode."""
-    sizes: tuple[Size, ...]
-    """The last one is that of the usual ways."""
-
-
-FULL = DataPathScope(
-    studies=25,
-    scale=1.0,
-    counts=(100, 200, 400),
-    profile="bench",
-    jobs=2,
-    rounds=5,
-    file_bytes=1 << 30,
-    most_s=10.0,
-    stacks=100,
-    sizes=(
+    sizes: tuple[Size, ...] = (
         Size("test_byobnet", 48, 16, is_trained=True),
         Size("test_byobnet", 64, 16, is_trained=False),
         Size("convnext_tiny", 128, 8, is_trained=True),
-    ),
-)
+    )
+    """The last one is that of the usual ways."""
+
+
+FULL = DataPathScope()
 QUICK = DataPathScope(
     studies=1,
     scale=0.25,
@@ -170,7 +159,7 @@ def usual_table(rates: Mapping[str, Mapping[int, Rate]], cache: Loaded) -> Table
 
 
 def scope_of(options: argparse.Namespace, device: torch.device) -> DataPathScope:
-    """The scope that the command line asks for."""
+    """The scope that the command line selects."""
     scope = QUICK if options.quick else FULL
     if options.studies:
         scope = replace(scope, counts=tuple(options.studies * times for times in (1, 2, 4)))

@@ -25,8 +25,8 @@ from training.data.out_of_fold import Answers
 from training.evaluation.predictor import Prediction, Predictor
 from training.evaluation.truth import read_landmarks
 from training.evaluation.validate import answer_table
-from training.recipe.schema import MemberRecipe, Recipe
-from training.runs import RunFolder, read_run, route_of
+from training.recipe_schema.schema import MemberRecipe, Recipe
+from training.runs import RunFolder, route_of
 
 # Landmarks of the graders' crops: of their recipe's localisers, of all localisers together, the true ones.
 OWN, AGREED, TRUE = "own", "agreed", "true"
@@ -49,10 +49,9 @@ class System:
 def find_system(runs: Path, recipe: Recipe, fold: int) -> System | None:
     """The recipe's networks, where all of a fold are finished and validated; else None, with a line on what to do."""
     folder = RunFolder(runs, recipe)
-    members = [one for one in recipe.members() if one.is_trained_in(fold)]
-    missing = [one.member.name for one in members if not read_run(folder.job(one.member.name, fold), one)]
+    members, missing = folder.finished(fold)
     if missing or not folder.out_of_fold(fold).is_file():
-        what = ", ".join(missing) or "its out-of-fold answers"
+        what = ", ".join(one.member.name for one in missing) or "its out-of-fold answers"
         sys.stderr.write(f"{recipe.name} is left out: not trained, or by another recipe: {what} (make train-all)\n")
         return None
     by_role = {role: tuple(one for one in members if one.member.role == role) for role in ("localiser", "grader")}

@@ -19,8 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.labels import GROUPS, SEVERITIES
 from kernels.lumbar.run.submission import replace_json
+from kernels.profiles import Profile
 from training.benchmarks.command import trained_parser
 from training.benchmarks.grader_answers import AGREED, OWN, TRUE, find_system, grade_test_studies, labels_of
 from training.benchmarks.tables import BenchError, Table
@@ -29,13 +31,13 @@ from training.data.out_of_fold import Answers, Average, OutOfFoldError, Rule
 from training.ensemble.find import search
 from training.ensemble.result import SearchResult
 from training.ensemble.search import Ensemble, SearchError, best_ensemble
-from training.ensemble.sources import read_costs, read_priors, standing_of
-from training.ensemble.strategies import FREE, Standing, cross_fit, side_by_side
+from training.ensemble.sources import read_costs, read_priors, recipe_weights_of
+from training.ensemble.strategies import FREE, RecipeWeights, cross_fit, side_by_side
 from training.evaluation.intervals import FIGURES, Difference, Interval, difference, intervals, unpaired
 from training.evaluation.json_safe import finite
 from training.evaluation.truth import TruthError, read_solution
-from training.recipe.load import load_named, names_of
-from training.recipe.schema import Profile, RecipeError
+from training.recipe_schema.load import load_named, names_of
+from training.recipe_schema.schema import RecipeError
 from training.runs import UnusableRun
 
 OUT_OF_FOLD = "out_of_fold"
@@ -114,12 +116,12 @@ def bench(data: Path, runs: Path, out: Path, names: Sequence[str], profile: Prof
     held_out = out_of_fold.answers_of(out_of_fold.read([system.folder.out_of_fold(fold) for system in systems]))
     rule = Rule("logits", read_priors([system.folder.priors for system in systems]))
     costs, cost_remark = read_costs([system.folder.seconds for system in systems], held_out.members)
-    standing = [standing_of(system.folder.recipe) for system in systems]
-    result = search(held_out, rule, costs, standing=standing)
-    plans = plans_of(standing, held_out, rule, best_ensemble(held_out, rule, costs), result)
+    recipe_weights = [recipe_weights_of(system.folder.recipe) for system in systems]
+    result = search(held_out, rule, costs, recipes=recipe_weights)
+    plans = plans_of(recipe_weights, held_out, rule, best_ensemble(held_out, rule, costs), result)
     # Of what is fitted, the predictions of fits without the study: the others would be too good.
     cross_fitted = {
-        name: Scored(held_out.labels, cross_fit(held_out, rule, costs, None, standing, strategy).predicted)
+        name: Scored(held_out.labels, cross_fit(held_out, rule, costs, None, recipe_weights, strategy).predicted)
         for name, strategy in ((FREELY, FREE), (FOUND, result.strategy))
     }
     parts: dict[str, Answers] = {OUT_OF_FOLD: held_out, **test}
@@ -150,17 +152,17 @@ def bench(data: Path, runs: Path, out: Path, names: Sequence[str], profile: Prof
 
 
 def plans_of(
-    standing: Sequence[Standing], answers: Answers, rule: Rule, free: Ensemble, result: SearchResult
+    recipe_weights: Sequence[RecipeWeights], answers: Answers, rule: Rule, free: Ensemble, result: SearchResult
 ) -> dict[str, GraderPlan]:
     """Every grader alone, every recipe, all recipes side by side, free weights of all, and what the search found."""
-    together = side_by_side(answers, standing, rule.average)
+    together = side_by_side(answers, recipe_weights, rule.average)
     plans = {}
     for name, weights in zip(together.members, together.weights, strict=True):
         groups = tuple(group for group, weight in zip(GROUPS, weights, strict=True) if weight > 0)
         plans[name.partition("/")[2]] = GraderPlan(Ensemble((name,), np.ones((1, len(GROUPS))), PLAIN), rule, groups)
-    for one in standing:
+    for one in recipe_weights:
         plans[one.name] = GraderPlan(one.ensemble(answers), rule)
-    if len(standing) > 1:
+    if len(recipe_weights) > 1:
         plans[SIDE_BY_SIDE] = GraderPlan(together, rule)
     plans[FREELY] = GraderPlan(free, rule)
     found = np.array([[its[group] for group in GROUPS] for its in result.weights.values()])
@@ -179,21 +181,21 @@ def verdicts(rows: Sequence[Row], systems: Sequence[str], predicted: Predicted) 
     """Lines on the mixtures: against the best recipes, and whether the found one's score was predicted; and numbers."""
     gains: dict[str, dict[str, dict[str, Difference]]] = {}
     lines = []
-    for rival, chosen in rivals(rows, systems).items():
-        gains[rival] = {
+    for baseline, chosen in baselines(rows, systems).items():
+        gains[baseline] = {
             name: {
-                where: difference(its[name].labels, its[name].rows, its[rival].rows)
+                where: difference(its[name].labels, its[name].rows, its[baseline].rows)
                 for where, its in predicted.items()
                 if where != OUT_OF_FOLD
             }
             for name in MIXTURES
             if name in predicted[OWN]
         }
-        lines += gain_lines(rival, chosen, gains[rival])
+        lines += gain_lines(baseline, chosen, gains[baseline])
     held_out, test = predicted[OUT_OF_FOLD][FOUND], predicted[OWN][FOUND]
     # Different studies: both sets are drawn with replacement, each for itself.
     shift = unpaired(held_out, test)
-    agrees = "inside: no disagreement is seen" if shift.low <= 0 <= shift.high else "outside: they disagree"
+    agrees = "inside: no disagreement is detectable" if shift.low <= 0 <= shift.high else "outside: they disagree"
     width = shift.high - shift.low
     score = next(row for row in rows if row.name == FOUND).scores[OWN]["final"]
     lines += [
@@ -202,7 +204,7 @@ def verdicts(rows: Sequence[Row], systems: Sequence[str], predicted: Predicted) 
         f"  {_difference_text(shift)}  0 lies {agrees}; the interval is {width:.2f} wide: a difference below about "
         f"{width / 2:.2f} cannot be distinguished from none",
         f"on {len(test.labels)} test studies chance alone moves a score by about ± {(score.high - score.low) / 2:.2f}: "
-        "differences between rows below that are noise, unless a paired interval says otherwise",
+        "differences between rows below that are noise, unless a paired interval excludes 0",
     ]
     return lines, finite({"gains_over": _as_dicts(gains), "out_of_fold_less_test": asdict(shift)})
 
@@ -211,22 +213,22 @@ def _as_dicts(gains: Mapping[str, Any]) -> dict[str, Any]:
     return {key: asdict(one) if isinstance(one, Difference) else _as_dicts(one) for key, one in gains.items()}
 
 
-def rivals(rows: Sequence[Row], systems: Sequence[str]) -> dict[str, str]:
+def baselines(rows: Sequence[Row], systems: Sequence[str]) -> dict[str, str]:
     """The recipes that mixtures are compared with → how each was chosen: best out of fold, best on the test studies."""
     by_name = {row.name: row for row in rows}
-    honest = min(systems, key=lambda name: by_name[name].final(OUT_OF_FOLD))
-    hindsight = min(systems, key=lambda name: by_name[name].final(OWN))
-    if honest == hindsight:
-        return {honest: "the best recipe, by its out-of-fold score as by hindsight"}
+    by_oof = min(systems, key=lambda name: by_name[name].final(OUT_OF_FOLD))
+    by_test = min(systems, key=lambda name: by_name[name].final(OWN))
+    if by_oof == by_test:
+        return {by_oof: "the best recipe, by its out-of-fold score as by hindsight"}
     return {
-        honest: "the best recipe by its out-of-fold score",
-        hindsight: "the best recipe by hindsight, on these test studies",
+        by_oof: "the best recipe by its out-of-fold score",
+        by_test: "the best recipe by hindsight, on these test studies",
     }
 
 
-def gain_lines(rival: str, chosen: str, gains: Mapping[str, Mapping[str, Difference]]) -> list[str]:
+def gain_lines(baseline: str, chosen: str, gains: Mapping[str, Mapping[str, Difference]]) -> list[str]:
     """Whether mixtures beat a recipe: mixture → key of TITLES → it less the recipe, on the same test studies."""
-    lines = [f"less {rival}, {chosen} (same test studies, paired; below 0 is better):"]
+    lines = [f"less {baseline}, {chosen} (same test studies, paired; below 0 is better):"]
     for name, by_landmarks in gains.items():
         for where, one in by_landmarks.items():
             verdict = "is this very recipe" if one.is_none else VERDICTS[one.verdict]
@@ -262,15 +264,14 @@ def _difference_text(one: Difference) -> str:
     return f"{one.value:+.4f} [{one.low:+.4f}, {one.high:+.4f}]"
 
 
+@ends_with_a_sentence(
+    "bench-grade stopped", BenchError, OutOfFoldError, RecipeError, SearchError, TruthError, UnusableRun, OSError
+)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; expected errors end it with one sentence and exit code 1."""
     given = trained_parser("graders", __doc__, "grading.json").parse_args(argv)
     names = names_of(given.recipes)
-    try:
-        text = bench(given.data, given.runs, given.out or given.runs, names, given.profile, given.fold)
-    except (BenchError, OutOfFoldError, RecipeError, SearchError, TruthError, UnusableRun, OSError) as error:
-        sys.stderr.write(f"bench-grade stopped: {error}\n")
-        return 1
+    text = bench(given.data, given.runs, given.out or given.runs, names, given.profile, given.fold)
     sys.stdout.write(text + "\n")
     return 0
 

@@ -28,10 +28,10 @@ from training.benchmarks.studies import Studies, choose_studies, link_test_studi
 from training.benchmarks.tables import BenchError, Record, Table
 from training.fitting.export import ExportError
 from training.phantom.dataset import Options
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.schema import MemberRecipe
 
 MANY = ("split_and_global", "slice_experts")
-GIVEN, NO_GPU = "given package", "no GPU: not measured"
+MAIN, GIVEN, NO_GPU = "two members", "given package", "no GPU: not measured"
 HIDDEN_STUDIES = 722
 # Memory and CPU seconds a study count as flat if they grow by no more than this with more studies.
 FLAT_TIME, FLAT_MEMORY = 1.15, 1.05
@@ -45,40 +45,25 @@ CPU_COLUMNS = {"model CPU ms": "forwards", "cut CPU ms": "cutting", "read CPU ms
 class KernelScope:
     """How much is measured."""
 
-    studies: int
-    scale: float
-    rounds: int
-    times: tuple[int, ...]
-    """How often each study occurs."""
-    batches: tuple[int, ...]
     packages: Mapping[str, Callable[[], Mapping[str, Sequence[MemberRecipe]]]]
-    """Name → what makes its members, by route."""
-    main: str
-    """The package of all tables but the first."""
+    """Name → what makes its members, by route; MAIN is in all tables, the others are in the first."""
+    studies: int = 6
+    scale: float = 1.0
+    rounds: int = 3
+    times: tuple[int, ...] = (1, 2, 4)
+    """How often each study occurs."""
+    batches: tuple[int, ...] = (1, 4, 8)
 
 
 FULL = KernelScope(
-    studies=6,
-    scale=1.0,
-    rounds=3,
-    times=(1, 2, 4),
-    batches=(1, 4, 8),
-    packages={
+    {
         "one member": lambda: {"one": one_member("resnet18", 160)},
-        "two members": lambda: {"two": two_members("resnet18", 64)},
+        MAIN: lambda: {"two": two_members("resnet18", 64)},
         "many members": lambda: smoke_members(MANY),
-    },
-    main="two members",
+    }
 )
-QUICK = KernelScope(
-    studies=1,
-    scale=0.25,
-    rounds=1,
-    times=(1, 2),
-    batches=(1, 2),
-    packages={"two members": lambda: {"two": two_members("test_resnet", 32)}},
-    main="two members",
-)
+SMALL_PACKAGE = {MAIN: lambda: {"two": two_members("test_resnet", 32)}}
+QUICK = KernelScope(SMALL_PACKAGE, studies=1, scale=0.25, rounds=1, times=(1, 2), batches=(1, 2))
 
 
 class KernelRuns:
@@ -115,7 +100,7 @@ def bench(data: Path, scratch: Path, weights: Path | None, scope: KernelScope) -
     else:
         folders = {name: scratch / name.replace(" ", "_") for name in scope.packages}
         packages = {name: make_package(folders[name], members()) for name, members in scope.packages.items()}
-        main = scope.main
+        main = MAIN
     runs = KernelRuns(scratch, studies, packages)
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if weights is None or not gpus:

@@ -20,6 +20,7 @@ from kernels.lumbar import predict
 from kernels.lumbar.inputs.member_inputs import InputCache
 from kernels.lumbar.labels import SEVERITIES
 from kernels.lumbar.networks.loading import LoadedMember
+from kernels.lumbar.problems import summary
 from kernels.lumbar.run import read_ahead
 from kernels.lumbar.run.device_worker import DeviceWorker
 from training.benchmarks import process
@@ -53,7 +54,7 @@ class KernelRun:
 
     @property
     def studies(self) -> int:
-        """Studies that were asked for."""
+        """Studies of the sample submission."""
         return int(self.report["studies"]["asked"])
 
     @property
@@ -90,8 +91,8 @@ class KernelRun:
     def summary(self) -> str:
         """One line: studies, networks, device, problems."""
         graded, device = self.report["studies"]["graded"], self.report["device"]
-        problems = self.report["problem_counts"]
-        return f"{graded}/{self.studies} studies, {self.members} networks, {device}, {problems}"
+        problems = ", ".join(f"{count} {kind}" for kind, count in self.report["problem_counts"].items())
+        return f"{graded}/{self.studies} studies, {self.members} networks, {device}, {problems or 'no problems'}"
 
     def faults(self, members: int = 0) -> list[str]:
         """Studies without an answer, and fewer networks used than `members`."""
@@ -99,7 +100,8 @@ class KernelRun:
         if self.report["studies"]["graded"] < self.studies:
             found.append(f"studies were left out: {self.summary()}")
         if self.members < members:
-            found.append(f"{self.members} of {members} networks were used: {self.report['problems'][:3]}")
+            problems = summary(self.report["problems"], str(self.out / "run_report.json"))
+            found.append(f"{self.members} of {members} networks were used; {problems}")
         return found
 
     def largest_difference(self, other: KernelRun) -> float:
@@ -109,8 +111,8 @@ class KernelRun:
     def usual_difference(self, other: KernelRun) -> float:
         """99th percentile over rows of the largest difference of a probability.
 
-        The last percent says little: where two peaks of a heatmap are nearly equal, rounding decides between them, and
-        all rows that are graded at that landmark follow.
+        The last percent carries little information: where two peaks of a heatmap are nearly equal, rounding decides
+        between them, and all rows that are graded at that landmark follow.
         """
         return float(np.percentile(np.abs(self.answers - other.answers).max(1), 99))
 

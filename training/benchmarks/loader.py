@@ -26,8 +26,8 @@ from training.data.tables import Tables
 from training.fitting.device import device_of
 from training.fitting.losses.registry import answer
 from training.fitting.optimise import make_optimiser
-from training.recipe.load import load_named
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.load import load_named
+from training.recipe_schema.schema import MemberRecipe
 
 MODEL_STEPS = 3
 CONDITION = "neural_foraminal_narrowing"
@@ -221,10 +221,10 @@ def usual_datasets(
     view = cache.views[request]
     present = np.flatnonzero(view.present)[:stacks]
     places = places_of(data, tables, CONDITION)[: len(present)]
-    asked = request.view
+    wanted = request.view
     return {
-        "a PNG a slice": PngStacks(np.asarray(view.pixels[present]), folder / f"png{asked.size_px}"),
-        "DICOM, pydicom": DicomStacks(places, asked.slices.count, asked.size_px, asked.size_mm or 0.0),
+        "a PNG a slice": PngStacks(np.asarray(view.pixels[present]), folder / f"png{wanted.size_px}"),
+        "DICOM, pydicom": DicomStacks(places, wanted.slices.count, wanted.size_px, wanted.size_mm or 0.0),
     }
 
 

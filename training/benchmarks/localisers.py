@@ -25,6 +25,7 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.answers.localiser_answers import answers_of
 from kernels.lumbar.answers.locate import Located, answered, locate, needed
 from kernels.lumbar.answers.spine_shape import Expectation
@@ -37,18 +38,26 @@ from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.competition import read_series_table
 from kernels.lumbar.run.read_ahead import read_ahead
 from kernels.lumbar.run.submission import replace_json
+from kernels.profiles import Profile
 from training.benchmarks.command import trained_parser
 from training.benchmarks.tables import BenchError, Table
 from training.data.cache.crop_cache import CacheError, build_cache
 from training.data.tables import TablesError, read_tables
 from training.evaluation.json_safe import finite
-from training.evaluation.localiser_findings import Points, average_offsets, average_positions, judge, shown, summary
+from training.evaluation.localiser_findings import (
+    Points,
+    average_offsets,
+    average_positions,
+    findings_of,
+    shown,
+    summary,
+)
 from training.evaluation.predictor import Predictor
 from training.evaluation.truth import TruthError, read_landmarks
 from training.evaluation.validate import fold_manifest
-from training.recipe.load import load_named, names_of
-from training.recipe.schema import Profile, RecipeError
-from training.runs import RunFolder, UnusableRun, read_run
+from training.recipe_schema.load import load_named, names_of
+from training.recipe_schema.schema import RecipeError
+from training.runs import RunFolder, UnusableRun
 
 MEAN_SHAPE = "mean shape (always the average position)"
 ALL_RECIPES = "all recipes together"
@@ -62,7 +71,7 @@ class FinishedRecipe:
 
     recipe: str
     localisers: dict[str, LoadedMember]
-    asked: int
+    total: int
     expectation: Expectation | None
 
 
@@ -117,22 +126,22 @@ def find_finished(runs: Path, names: Sequence[str], profile: Profile, fold: int,
     device = default_device()
     found = []
     for name in names:
-        recipe = load_named(name, profile)
-        folder = RunFolder(runs, recipe)
-        members = {local: entry for local, entry in zip(recipe.localisers, recipe.members(), strict=False)}
-        done = {key: one for key, one in members.items() if read_run(folder.job(one.member.name, fold), one)}
-        if missing := [local for local in members if local not in done]:
+        folder = RunFolder(runs, load_named(name, profile))
+        start = f"{folder.recipe.name}_"
+        done, missing = folder.finished(fold, "localiser")
+        if missing:
             train = f"make train-all DATA={data} RUNS={runs} RECIPES={name} PROFILE={profile} FOLDS={fold}"
-            sys.stderr.write(f"{name}: not trained, or by another recipe: {', '.join(missing)} ({train})\n")
+            others = ", ".join(one.member.name.removeprefix(start) for one in missing)
+            sys.stderr.write(f"{name}: not trained, or by another recipe: {others} ({train})\n")
         if not done:
             continue
-        predictor = Predictor(fold_manifest(folder, list(done.values()), fold), folder.profile, device)
+        predictor = Predictor(fold_manifest(folder, done, fold), folder.profile, device)
         for problem in predictor.problems:
             sys.stderr.write(f"{name}: left out: {problem.detail}\n")
-        full_names = {f"{entry.member.name}_fold{fold}": local for local, entry in done.items()}
-        loaded = {full_names[key]: one for key, one in predictor.members.items()}
+        suffix = f"_fold{fold}"
+        loaded = {key.removeprefix(start).removesuffix(suffix): one for key, one in predictor.members.items()}
         if loaded:
-            found.append(FinishedRecipe(name, loaded, len(members), predictor.expectation))
+            found.append(FinishedRecipe(name, loaded, len(done) + len(missing), predictor.expectation))
     if not found:
         raise BenchError(f"{runs} holds no finished localiser of profile {profile}, fold {fold}: train one first")
     return found
@@ -146,8 +155,8 @@ def candidates(finished: Sequence[FinishedRecipe]) -> list[Candidate]:
             first = _starters(localiser, one.localisers)
             name = f"{one.recipe} {local}" + (f" after {', '.join(first)}" if first else "")
             rows.append(Candidate(name, (localiser,), one.expectation, True, tuple(first.values())))
-        missing = one.asked - len(one.localisers)
-        name = f"{one.recipe} together" + (f" ({missing} of {one.asked} missing)" if missing else "")
+        missing = one.total - len(one.localisers)
+        name = f"{one.recipe} together" + (f" ({missing} of {one.total} missing)" if missing else "")
         rows.append(Candidate(name, tuple(one.localisers.values()), one.expectation))
     if len(finished) > 1:
         everything = tuple(localiser for one in finished for localiser in one.localisers.values())
@@ -182,10 +191,12 @@ def measure(data: Path, truth: Mapping[str, Points], rows: Sequence[Candidate], 
         for row in rows:
             located, took = row.run(study)
             seconds[row.name].append(took)
-            judged = judge(study.study_id, true, slices, located.points, row.rows, located.guessed, row.slices_only)
+            judged = findings_of(
+                study.study_id, true, slices, located.points, row.rows, located.guessed, row.slices_only
+            )
             findings += [{"localiser": row.name} | one for one in judged]
         average = average_positions(study, offsets)
-        findings += [{"localiser": MEAN_SHAPE} | one for one in judge(study.study_id, true, slices, average)]
+        findings += [{"localiser": MEAN_SHAPE} | one for one in findings_of(study.study_id, true, slices, average)]
         problems.update({(one.kind, one.where) for one in study.problems if one.where in names})
     if not findings:
         raise BenchError(f"no slice of {data / 'test_images'} shows a true landmark: make the phantom again")
@@ -316,17 +327,16 @@ def bench(data: Path, runs: Path, out: Path, names: Sequence[str], profile: Prof
     return "\n".join([text, "", *remarks])
 
 
+@ends_with_a_sentence(
+    "bench-locate stopped", BenchError, TruthError, TablesError, RecipeError, CacheError, UnusableRun, OSError
+)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; expected errors end it with one sentence and exit code 1."""
     parser = trained_parser("localisers", __doc__, "locating.json and locating.png")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that decode; 1 or more")
     given = parser.parse_args(argv)
     names, out = names_of(given.recipes), given.out or given.runs
-    try:
-        text = bench(given.data, given.runs, out, names, given.profile, given.fold, given.jobs)
-    except (BenchError, TruthError, TablesError, RecipeError, CacheError, UnusableRun, OSError) as error:
-        sys.stderr.write(f"bench-locate stopped: {error}\n")
-        return 1
+    text = bench(given.data, given.runs, out, names, given.profile, given.fold, given.jobs)
     sys.stdout.write(text + "\n")
     return 0
 

@@ -23,8 +23,8 @@ from kernels.lumbar.specs import Member
 from training import networks
 from training.fitting.export import export
 from training.packaging.packs import pack
-from training.recipe.load import load_named
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.load import load_named
+from training.recipe_schema.schema import MemberRecipe
 from training.runs import WEIGHTS, TrainedMember, route_of
 
 SEED = 11

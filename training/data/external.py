@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from kernels.lumbar.labels import LEVELS
 from training.data.tables import CONDITION_TEXTS, LEVEL_TEXTS, Tables, TablesError, read_csv, translate
-from training.digests import digest
+from training.digests import digest, file_digest
 
 PRETRAINING, IMPROVED = "coords_pretrain.csv", "coords_rsna_improved.csv"
 SOURCES = ("lsd", "osf", "spider", "tseg")
@@ -145,7 +145,7 @@ def with_improved_coordinates(folder: Path, root: Path, tables: Tables) -> Table
     if not path.is_file():
         log.warning("%s does not exist: the competition's own points are used", path)
         return tables
-    fingerprint = digest(tables.fingerprint, hashlib.sha256(path.read_bytes()).hexdigest())
+    fingerprint = digest(tables.fingerprint, file_digest(path))
     return replace(tables, coordinates=improved_coordinates(folder, root, tables), fingerprint=fingerprint)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from kernels.lumbar.labels import ROWS
 from training.data.out_of_fold import Mixture, OutOfFoldError, Rule, answers_of, read
 from training.data.tables import MISSING, Tables
-from training.recipe.fitting import Labels
+from training.recipe_schema.fitting import Labels
 
 log = logging.getLogger("labels")
 TABLE = "out_of_fold"
@@ -89,8 +89,8 @@ def with_corrected_labels(
         of_label = np.take_along_axis(predicted, given.clip(0)[..., None], 2)[..., 0]
         corrected[(given != MISSING) & (of_label < 1 - correction.doubt)] = MISSING
     if correction.guess is not None:
-        sure = (given == MISSING) & (np.nan_to_num(predicted).max(2) > correction.guess)
-        corrected[sure] = np.nan_to_num(predicted).argmax(2)[sure]
+        confident = (given == MISSING) & (np.nan_to_num(predicted).max(2) > correction.guess)
+        corrected[confident] = np.nan_to_num(predicted).argmax(2)[confident]
     labels.loc[known, list(ROWS)] = corrected
     missing, still = given == MISSING, corrected == MISSING
     dropped, filled = int((still & ~missing).sum()), int((missing & ~still).sum())

@@ -90,15 +90,15 @@ def _check(table: pd.DataFrame, name: str) -> None:
     repeated = table.duplicated(KEYS)
     if repeated.any():
         raise OutOfFoldError(f"{name}: has {' '.join(map(str, table.loc[repeated, KEYS].iloc[0]))} more than once")
-    strange = set(table["row"].unique()) - set(ROWS)
-    if strange:
-        raise OutOfFoldError(f"{name}: {sorted(strange)[0]} is none of the 25 rows")
+    unknown = set(table["row"].unique()) - set(ROWS)
+    if unknown:
+        raise OutOfFoldError(f"{name}: {sorted(unknown)[0]} is none of the 25 rows")
     if not table["label"].isin([0, 1, 2, MISSING]).all():
         raise OutOfFoldError(f"{name}: labels must be 0, 1, 2 or {MISSING}")
     logits = table[list(SEVERITIES)].to_numpy(np.float64)
     missing_logits = np.isnan(logits)
     if np.isinf(logits).any() or (missing_logits.any(1) != missing_logits.all(1)).any():
-        raise OutOfFoldError(f"{name}: logits must be finite, or all three NaN where the member is silent")
+        raise OutOfFoldError(f"{name}: logits must be finite, or all three NaN where the member has no prediction")
 
 
 @dataclass(frozen=True)
@@ -114,13 +114,13 @@ class Answers:
     """(N, 25) int, negative = missing."""
     logits: np.ndarray
     """(M, N, 25, 3) float64; NaN = no prediction."""
-    asked: np.ndarray | None = None
+    evaluated: np.ndarray | None = None
     """(M, N) whether a member was run on a study; None = all were."""
 
-    def speaks(self) -> np.ndarray:
+    def graded_groups(self) -> np.ndarray:
         """(M, 3 groups) 1 if a member predicts any row of a group, else 0."""
-        spoken = (~np.isnan(self.logits[..., 0])).any(1)
-        return np.stack([spoken[:, ROW_GROUPS == group].any(1) for group in range(len(GROUPS))], 1).astype(float)
+        predicted = (~np.isnan(self.logits[..., 0])).any(1)
+        return np.stack([predicted[:, ROW_GROUPS == group].any(1) for group in range(len(GROUPS))], 1).astype(float)
 
     def only(self, *, studies: np.ndarray | None = None, members: Sequence[str] | None = None) -> Answers:
         """A subset: studies of a mask (N,), members by name in this order."""
@@ -129,8 +129,8 @@ class Answers:
         places = [self.members.index(name) for name in names]
         picked = tuple(self.studies[index] for index in kept)
         logits = self.logits[places][:, kept]
-        asked = None if self.asked is None else self.asked[places][:, kept]
-        return Answers(names, picked, self.folds[kept], self.labels[kept], logits, asked)
+        evaluated = None if self.evaluated is None else self.evaluated[places][:, kept]
+        return Answers(names, picked, self.folds[kept], self.labels[kept], logits, evaluated)
 
 
 def answers_of(table: pd.DataFrame) -> Answers:
@@ -150,9 +150,9 @@ def answers_of(table: pd.DataFrame) -> Answers:
     labels[study, row] = table["label"].to_numpy()
     logits = np.full((len(members), *labels.shape, len(SEVERITIES)), np.nan)
     logits[member, study, row] = table[list(SEVERITIES)].to_numpy(np.float64)
-    asked = np.zeros(logits.shape[:2], bool)
-    asked[member, study] = True
-    return Answers(tuple(map(str, members)), tuple(map(str, studies)), folds, labels, logits, asked)
+    evaluated = np.zeros(logits.shape[:2], bool)
+    evaluated[member, study] = True
+    return Answers(tuple(map(str, members)), tuple(map(str, studies)), folds, labels, logits, evaluated)
 
 
 @dataclass(frozen=True)
@@ -176,10 +176,10 @@ class Mixture:
         self._priors = rule.prior_rows()[:, None]
         # Contiguous in this order, or every mix would copy them.
         by_row = np.ascontiguousarray(answers.logits.transpose(2, 0, 1, 3))
-        spoken = ~np.isnan(by_row[..., 0])
-        self.spoken = spoken.astype(np.float64)
+        predicted = ~np.isnan(by_row[..., 0])
+        self.predicted = predicted.astype(np.float64)
         """(25, M, N) 1 if a member predicts the row, else 0."""
-        self.voices = np.where(spoken[..., None], by_row if rule.average == "logits" else softmax(by_row), 0)
+        self.values = np.where(predicted[..., None], by_row if rule.average == "logits" else softmax(by_row), 0)
         """(25, M, N, 3) logits or probabilities to be averaged; 0 = no prediction."""
 
     def mix(self, weights: np.ndarray, multipliers: np.ndarray | None = None) -> np.ndarray:
@@ -189,9 +189,9 @@ class Mixture:
     def sums(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Weighted sums of the predictions (25, N, 3), and sums of the weights of members that predict (25, N)."""
         shares = weights[:, ROW_GROUPS].T[:, None]
-        rows, members, studies, classes = self.voices.shape
-        total = shares @ self.voices.reshape(rows, members, studies * classes)
-        return total.reshape(rows, studies, classes), (shares @ self.spoken)[:, 0]
+        rows, members, studies, classes = self.values.shape
+        total = shares @ self.values.reshape(rows, members, studies * classes)
+        return total.reshape(rows, studies, classes), (shares @ self.predicted)[:, 0]
 
     def finish(self, total: np.ndarray, weight: np.ndarray, multipliers: np.ndarray | None = None) -> np.ndarray:
         """Probabilities (N, 25, 3) from `sums`, scaled by class multipliers (3 groups, 3); else the priors."""
@@ -218,8 +218,8 @@ class Mixture:
             scaled = multipliers[ROW_GROUPS][:, None]
             by_mean = by_mean * scaled / np.maximum((mean * scaled).sum(-1, keepdims=True), 1e-12)
         by_sum = by_mean / weight
-        rows, members, studies, classes = self.voices.shape
-        pulled = self.voices.reshape(rows, members, studies * classes) @ by_sum.reshape(rows, studies * classes, 1)
-        rest = self.spoken @ (by_sum * mean).sum(-1)[..., None]
-        by_row = (pulled - rest)[..., 0]
+        rows, members, studies, classes = self.values.shape
+        by_member = self.values.reshape(rows, members, studies * classes) @ by_sum.reshape(rows, studies * classes, 1)
+        rest = self.predicted @ (by_sum * mean).sum(-1)[..., None]
+        by_row = (by_member - rest)[..., 0]
         return np.stack([by_row[ROW_GROUPS == group].sum(0) for group in range(len(GROUPS))], -1)

@@ -104,7 +104,7 @@ def _labels(path: Path) -> pd.DataFrame:
     frame = read_csv(path, {"study_id", *ROWS})
     if frame["study_id"].duplicated().any():
         study = frame["study_id"][frame["study_id"].duplicated()].iloc[0]
-        raise TablesError(f"{path}: study {study} stands there twice with different labels: keep one of the lines")
+        raise TablesError(f"{path}: study {study} occurs twice with different labels: keep one of the lines")
     if frame.empty:
         raise TablesError(f"{path} names no study")
     meanings: dict[str, object] = {**SEVERITY_TEXTS, "": MISSING}

@@ -18,19 +18,20 @@ from typing import get_args
 
 import numpy as np
 
+from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.labels import GROUPS
 from kernels.lumbar.run.submission import replace_json
 from training.data.out_of_fold import Answers, Average, Mixture, OutOfFoldError, Rule
 from training.ensemble.result import MemberScore, SearchResult, reason_of, table_of
 from training.ensemble.search import MemberCosts, SearchError, best_single, cross_fitted, run_order
 from training.ensemble.sources import OutOfFoldSources, read_sources
-from training.ensemble.strategies import Standing, shipped, strategies
+from training.ensemble.strategies import RecipeWeights, shipped, strategies
 from training.evaluation.intervals import Difference, differences, intervals
 from training.evaluation.json_safe import finite
 from training.evaluation.metric import pooled
 from training.evaluation.ties import SAME, first_best
-from training.recipe.load import names_of
-from training.recipe.schema import RecipeError
+from training.recipe_schema.load import names_of
+from training.recipe_schema.schema import RecipeError
 
 
 def search(
@@ -38,15 +39,15 @@ def search(
     rule: Rule,
     costs: MemberCosts,
     seconds: float | None = None,
-    standing: Sequence[Standing] = (),
+    recipes: Sequence[RecipeWeights] = (),
     unit: str = "seconds",
 ) -> SearchResult:
     """The best ensemble of these members [within `seconds` a study] and its cross-fitted score beside simpler ones.
 
-    `standing`: recipes as they are, of which the best may be as good as any ensemble.  `unit`: of all costs.  Raises
+    `recipes`: with their own weights, of which the best may be as good as any ensemble.  `unit`: of all costs.  Raises
     SearchError where no member fits or nothing can be cross-fitted.
     """
-    labels, ways = answers.labels, strategies(answers, rule, costs, seconds, standing)
+    labels, ways = answers.labels, strategies(answers, rule, costs, seconds, recipes)
     mixed = {name: cross_fitted(answers, rule, fit) for name, fit in ways.fits.items()}
     made = {name: fit(answers) for name, fit in ways.fits.items()}
     taken = [name for name in ways.fits if name not in ways.over_budget]
@@ -55,7 +56,7 @@ def search(
     if not found.members:
         raise SearchError("no member answers better than the priors: train longer, or on more")
     single = best_single(answers, rule)
-    fixed = {"best_single": single} | {f"recipe {one.name}": one.ensemble(answers) for one in standing}
+    fixed = {"best_single": single} | {f"recipe {one.name}": one.ensemble(answers) for one in recipes}
     all_rows = {"cross_fitted": mixed[chosen]} | mixed
     all_rows |= {name: one.predict(answers, rule) for name, one in fixed.items()}
     scores = {name: intervals(labels, rows) for name, rows in all_rows.items()}
@@ -63,7 +64,7 @@ def search(
     against = {name: differences(labels, mixed[chosen], all_rows[name])["final"] for name in others}
     curve = run_order(answers, rule, found, costs)
     spent = {name: costs.of(shipped(one, answers).members) for name, one in (made | fixed).items()}
-    recipe = next((one.name for one in standing if one.ensemble(answers).members == made[chosen].members), "")
+    recipe = next((one.name for one in recipes if one.ensemble(answers).members == made[chosen].members), "")
     return SearchResult(
         strategy=chosen,
         reason=reason_of(chosen, recipe, scores, against, ways.over_budget),
@@ -75,7 +76,7 @@ def search(
         },
         multipliers=dict(zip(GROUPS, found.multipliers.tolist(), strict=True)),
         left_to_priors=[group for at, group in enumerate(GROUPS) if not found.weights[:, at].any()],
-        order=[step.member for step in curve],
+        order=[point.member for point in curve],
         curve=curve,
         unit=unit,
         seconds=costs.of(found.members),
@@ -98,7 +99,7 @@ def member_scores(answers: Answers, rule: Rule, costs: MemberCosts) -> dict[str,
     ranked = sorted(scores, key=lambda name: (scores[name]["final"].value, name))
     answered = ~np.isnan(answers.logits).all((2, 3))
     against: dict[str, dict[str, Difference]] = {name: {} for name in ranked}
-    for group, grades in zip(GROUPS, answers.speaks().T.tolist(), strict=True):
+    for group, grades in zip(GROUPS, answers.graded_groups().T.tolist(), strict=True):
         graders = [name for name, its in zip(answers.members, grades, strict=True) if its]
         best = min(graders, key=lambda name: scores[name][group].value, default="")
         for name in graders:
@@ -124,6 +125,7 @@ def budget_of(text: str | None) -> float | None:
     return seconds
 
 
+@ends_with_a_sentence("no ensemble", SearchError, OutOfFoldError, RecipeError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="training.ensemble.find", description=__doc__)
@@ -134,22 +136,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--average", choices=get_args(Average), default="logits")
     parser.add_argument("--seconds", help="what the ensemble may cost a study; default: no limit")
     options = parser.parse_args(argv)
-    try:
-        seconds = budget_of(options.seconds)
-        if options.out.is_dir():
-            raise SearchError(f"{options.out} is a folder: name a file, such as OUT={options.out / 'ensemble.json'}")
-        sources = read_sources(options.runs, options.profile, names_of(options.recipes) if options.recipes else [])
-        rule = Rule(options.average, sources.priors())
-        costs, uncosted = sources.costs()
-        if uncosted and seconds is not None:
-            raise SearchError(f"{uncosted.partition(':')[0]}, so no budget can be kept: make train-all measures them")
-        unit = "networks" if uncosted else "seconds"
-        result = search(sources.answers, rule, costs, seconds, sources.standing(), unit)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        replace_json(options.out, finite(asdict(result)))
-    except (SearchError, OutOfFoldError, RecipeError, OSError) as error:
-        sys.stderr.write(f"no ensemble: {error}\n")
-        return 1
+    seconds = budget_of(options.seconds)
+    if options.out.is_dir():
+        raise SearchError(f"{options.out} is a folder: name a file, such as OUT={options.out / 'ensemble.json'}")
+    sources = read_sources(options.runs, options.profile, names_of(options.recipes) if options.recipes else [])
+    rule = Rule(options.average, sources.priors())
+    costs, uncosted = sources.costs()
+    if uncosted and seconds is not None:
+        raise SearchError(f"{uncosted.partition(':')[0]}, so no budget can be kept: make train-all measures them")
+    unit = "networks" if uncosted else "seconds"
+    result = search(sources.answers, rule, costs, seconds, sources.recipe_weights(), unit)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    replace_json(options.out, finite(asdict(result)))
     remarks = [*sources.remarks, *filter(None, [uncosted])]
     sys.stdout.write("\n".join([*remarks, table_of(result), "", *_next_step(result, sources, options)]) + "\n")
     return 0

@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from kernels.lumbar.labels import GROUPS
-from training.ensemble.search import EliminationStep
+from kernels.text import aligned
+from training.ensemble.search import CurvePoint
 from training.ensemble.strategies import RECIPE, SUBSET, TITLES
 from training.evaluation.intervals import FIGURES, Difference, Interval
 from training.evaluation.ties import SAME
-from training.text_columns import aligned
 
 WRITTEN = "the ensemble written"
 SINGLE = "best member of each condition, by hindsight"
@@ -46,22 +46,22 @@ class SearchResult:
     left_to_priors: list[str]
     """Condition groups that no member answers better than the priors, so that none has a weight."""
     order: list[str]
-    curve: list[EliminationStep]
+    curve: list[CurvePoint]
     """After each member of `order`: seconds a study and the score on the rows that the weights were fitted on."""
     unit: str
     """Of all costs: seconds, or networks where seconds were not measured."""
     seconds: float
     budget: float | None
     scores: dict[str, dict[str, Interval]]
-    """cross_fitted: what is to be expected of the ensemble written; as the best of several ways it is a shade too good.
+    """cross_fitted: expected score of the ensemble written; as the best of several ways it is slightly optimistic.
     Then each way, cross-fitted with all its choices; best_single, picked for each group with hindsight, so that no gain
-    over it is flattered; each recipe as it is, "recipe <name>"."""
+    over it is overestimated; each recipe with its own weights, "recipe <name>"."""
     costs: dict[str, float]
     """Seconds a study of what `scores` names; above `budget` it could not be taken."""
     against: dict[str, Difference]
     """The ensemble written, cross-fitted, less each of `scores` that differs: negative is a gain."""
     fitted_score: float
-    """On the rows that it was fitted on: too good, unless nothing was fitted."""
+    """On the rows that it was fitted on: optimistic, unless nothing was fitted."""
     best_single: dict[str, str]
     members: dict[str, MemberScore]
 
@@ -102,7 +102,7 @@ def _scores(result: SearchResult) -> list[str]:
         gain = _gain(result.against[name]) if name in result.against else ""
         over = " over the budget" if result.budget is not None and cost > result.budget else ""
         values = [f"{its[part].value:.4f}" for part in FIGURES]
-        title = titles.get(name, f"{name} as it stands")
+        title = titles.get(name, f"{name} with its own weights")
         rows.append([title, *values, _bounds(its["final"]), f"{cost:{len(result.unit)}.2f}", gain + over])
     fitted = f"on the rows it was fitted on it scores {result.fitted_score:.4f}"
     return [*aligned(rows), f"written: {result.reason}", fitted]
@@ -127,14 +127,14 @@ def _members(result: SearchResult) -> list[str]:
 
 def _order(result: SearchResult) -> list[str]:
     rows = [["run order and weights", *PARTS, result.unit, "score so far, on its own rows"]]
-    for step in result.curve:
-        weights = [f"{result.weights[step.member][group]:.3f}" for group in GROUPS]
-        rows.append([step.member, *weights, f"{step.seconds:{len(result.unit)}.2f}", f"{step.score:.4f}"])
+    for point in result.curve:
+        weights = [f"{result.weights[point.member][group]:.3f}" for group in GROUPS]
+        rows.append([point.member, *weights, f"{point.seconds:{len(result.unit)}.2f}", f"{point.score:.4f}"])
     if any(value != 1 for values in result.multipliers.values() for value in values):
         for group, values in result.multipliers.items():
             rows.append([f"class multipliers, {group}", *(f"{value:.3f}" for value in values)])
     lines = aligned(rows)
-    lowest = min(result.curve, key=lambda step: step.score)
+    lowest = min(result.curve, key=lambda point: point.score)
     if result.curve[-1].score > lowest.score + SAME:
         best = result.scores[SUBSET]["final"].value
         lines.append(

@@ -78,8 +78,8 @@ class Ensemble:
 
 
 @dataclass(frozen=True)
-class EliminationStep:
-    """The ensemble after one more member has run."""
+class CurvePoint:
+    """A point of the curve of score over seconds: the ensemble after one more member has run."""
 
     member: str
     seconds: float
@@ -177,13 +177,13 @@ def best_ensemble(answers: Answers, rule: Rule, costs: MemberCosts, seconds: flo
 
 def _fitted(answers: Answers, rule: Rule, multipliers: np.ndarray, costs: MemberCosts) -> Ensemble:
     # A member that answers no row of a group has no weight there, whatever the fit left it with.
-    weights = fit_weights(answers, rule, multipliers) * answers.speaks()
+    weights = fit_weights(answers, rule, multipliers) * answers.graded_groups()
     weights = weights / weights.sum(0).clip(TINY)
-    return lean(answers, rule, Ensemble(answers.members, weights, fit_multipliers(answers, rule, weights)), costs)
+    return pruned(answers, rule, Ensemble(answers.members, weights, fit_multipliers(answers, rule, weights)), costs)
 
 
-def lean(answers: Answers, rule: Rule, ensemble: Ensemble, costs: MemberCosts) -> Ensemble:
-    """Without the members that do not earn their seconds, in run order.
+def pruned(answers: Answers, rule: Rule, ensemble: Ensemble, costs: MemberCosts) -> Ensemble:
+    """Without the members whose gain does not justify their seconds, in run order.
 
     Backward elimination removes the member whose removal raises the loss least, while that is less than LEAST_GAIN;
     then those at the end of the run order that raise the loss.
@@ -191,8 +191,8 @@ def lean(answers: Answers, rule: Rule, ensemble: Ensemble, costs: MemberCosts) -
     while True:
         ensemble = _backward_eliminated(answers, rule, ensemble)
         curve = run_order(answers, rule, ensemble, costs)
-        lowest = 1 + int(first_best([step.score for step in curve])) if curve else 0
-        ensemble = ensemble.only([step.member for step in curve[:lowest]])
+        lowest = 1 + int(first_best([point.score for point in curve])) if curve else 0
+        ensemble = ensemble.only([point.member for point in curve[:lowest]])
         if lowest == len(curve):
             return ensemble
 
@@ -220,29 +220,29 @@ def _backward_eliminated(answers: Answers, rule: Rule, ensemble: Ensemble) -> En
     return ensemble.only([ensemble.members[member] for member in left])
 
 
-def run_order(answers: Answers, rule: Rule, ensemble: Ensemble, costs: MemberCosts) -> list[EliminationStep]:
+def run_order(answers: Answers, rule: Rule, ensemble: Ensemble, costs: MemberCosts) -> list[CurvePoint]:
     """The members in the order in which the score falls fastest a second, each step greedily.
 
     Scores are of the ensemble's own weights, renormalised over the members so far, on the rows given.
     """
     chosen = answers.only(members=ensemble.members)
-    mixture, steps = Mixture(chosen, ensemble.rule(rule)), list[EliminationStep]()
+    mixture, curve = Mixture(chosen, ensemble.rule(rule)), list[CurvePoint]()
     weights, left = np.zeros_like(ensemble.weights), list(range(len(ensemble.members)))
     score = float(group_losses(chosen.labels, mixture.mix(weights)).sum())
     while left:
-        names, reached = [step.member for step in steps], mixture.sums(weights)
+        names, reached = [point.member for point in curve], mixture.sums(weights)
         offers = []
         for index in left:
             name = chosen.members[index]
             mixed = _with(mixture, reached, index, ensemble.weights[index], ensemble.multipliers)
-            step = EliminationStep(name, costs.of([*names, name]), float(group_losses(chosen.labels, mixed).sum()))
-            offers.append(((step.score - score) / max(step.seconds - costs.of(names), TINY), index, step))
+            point = CurvePoint(name, costs.of([*names, name]), float(group_losses(chosen.labels, mixed).sum()))
+            offers.append(((point.score - score) / max(point.seconds - costs.of(names), TINY), index, point))
         by_second = [offer[0] for offer in offers]
-        _, index, step = offers[first_best(by_second, SAME * abs(min(by_second)))]
-        weights[index], score = ensemble.weights[index], step.score
-        steps.append(step)
+        _, index, point = offers[first_best(by_second, SAME * abs(min(by_second)))]
+        weights[index], score = ensemble.weights[index], point.score
+        curve.append(point)
         left.remove(index)
-    return steps
+    return curve
 
 
 def cross_fitted(answers: Answers, rule: Rule, fit: Callable[[Answers], Ensemble]) -> np.ndarray:
@@ -272,5 +272,5 @@ def _with(
 ) -> np.ndarray:
     """Probabilities after one more member, whose weights (3 groups) are added to the sums reached."""
     shares = weights[ROW_GROUPS][:, None]
-    total = reached[0] + shares[..., None] * mixture.voices[:, index]
-    return mixture.finish(total, reached[1] + shares * mixture.spoken[:, index], multipliers)
+    total = reached[0] + shares[..., None] * mixture.values[:, index]
+    return mixture.finish(total, reached[1] + shares * mixture.predicted[:, index], multipliers)

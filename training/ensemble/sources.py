@@ -13,16 +13,17 @@ import numpy as np
 import pandas as pd
 
 from kernels.lumbar.labels import ROWS
+from kernels.profiles import Profile
 from training.data.out_of_fold import TRUTH, Answers, answers_of, read, together
 from training.ensemble.search import MemberCosts, SearchError
-from training.ensemble.strategies import Standing
-from training.recipe.load import load_named, path_of
-from training.recipe.schema import MemberRecipe, Profile, Recipe
+from training.ensemble.strategies import RecipeWeights
+from training.recipe_schema.load import load_named, path_of
+from training.recipe_schema.schema import MemberRecipe, Recipe
 from training.runs import ARTEFACT, DONE, OUT_OF_FOLD_TABLES, PRIORS, SECONDS, RunFolder
 
 # Fewer studies than these are not enough to fit weights on, where there are more.
 LEAST_STUDIES = 10
-# So many members that answer a part of the studies are named.
+# At most so many members that answer a part of the studies are named.
 NAMED = 6
 CHANGED = "was trained with another state of its recipe: make train-all trains it again"
 
@@ -35,7 +36,7 @@ class OutOfFoldSources:
     """RUNS/<recipe>/<profile> of the recipes that take part."""
     answers: Answers
     recipes: list[Recipe]
-    """Those of them that this project knows."""
+    """Those of them with a recipe in this project."""
     remarks: list[str]
 
     def priors(self) -> dict[str, tuple[float, float, float]]:
@@ -46,9 +47,9 @@ class OutOfFoldSources:
         """See read_costs."""
         return read_costs([folder / SECONDS for folder in self.folders], self.answers.members)
 
-    def standing(self) -> list[Standing]:
-        """The recipes as they are."""
-        return [standing_of(recipe) for recipe in self.recipes]
+    def recipe_weights(self) -> list[RecipeWeights]:
+        """The recipes with their own weights."""
+        return [recipe_weights_of(recipe) for recipe in self.recipes]
 
 
 def read_sources(runs: Path, profile: str, names: Sequence[str]) -> OutOfFoldSources:
@@ -69,8 +70,8 @@ def read_sources(runs: Path, profile: str, names: Sequence[str]) -> OutOfFoldSou
             refused.append(f"{name} has no out-of-fold answers of profile {profile}: make train-all first")
             continue
         table = read(paths)
-        if name in recipes and (trouble := trouble_with(RunFolder(runs, recipes[name]), table)):
-            refused.append(f"{name} {trouble}")
+        if name in recipes and (mismatch := mismatch_with(RunFolder(runs, recipes[name]), table)):
+            refused.append(f"{name} {mismatch}")
         else:
             tables[name] = table
     if names and refused:
@@ -80,25 +81,25 @@ def read_sources(runs: Path, profile: str, names: Sequence[str]) -> OutOfFoldSou
         raise SearchError("; ".join(refused) or nothing)
     answers, remark = usable(answers_of(together(list(tables.values()))))
     unknown = [name for name in tables if name not in recipes]
-    strange = f"{', '.join(unknown)}: no recipe of this project, so make package will not take it" if unknown else ""
+    foreign = f"{', '.join(unknown)}: no recipe of this project, so make package will not take it" if unknown else ""
     return OutOfFoldSources(
         folders=[runs / name / profile for name in tables],
         answers=answers,
         recipes=[recipe for name, recipe in recipes.items() if name in tables],
-        remarks=[*(f"left out: {one}" for one in refused), *filter(None, [strange, remark])],
+        remarks=[*(f"left out: {one}" for one in refused), *filter(None, [foreign, remark])],
     )
 
 
-def standing_of(recipe: Recipe) -> Standing:
-    """The recipe as it is."""
+def recipe_weights_of(recipe: Recipe) -> RecipeWeights:
+    """The weights and average of a recipe's YAML file."""
     graders = [one for one in recipe.members() if one.member.role == "grader"]
     weights = {
         f"{recipe.name}/{one.pooled_as}": {str(group): one.weight[group] for group in one.weight} for one in graders
     }
-    return Standing(recipe.name, weights, recipe.average)
+    return RecipeWeights(recipe.name, weights, recipe.average)
 
 
-def trouble_with(folder: RunFolder, table: pd.DataFrame) -> str:
+def mismatch_with(folder: RunFolder, table: pd.DataFrame) -> str:
     """Why a recipe's answers are not those of its finished networks, or nothing.  Raises SearchError."""
     for fold in sorted(int(one) for one in table["fold"].unique()):
         entries = [one for one in folder.recipe.members() if one.is_trained_in(fold)]
@@ -106,12 +107,12 @@ def trouble_with(folder: RunFolder, table: pd.DataFrame) -> str:
         if graders != set(table.loc[table["fold"] == fold, "member"]):
             return f"{CHANGED} (fold {fold})"
         for entry in entries:
-            if trouble := _trouble_of(folder.job(entry.member.name, fold), entry):
-                return f"{trouble} ({entry.member.name}, fold {fold})"
+            if mismatch := _mismatch_of(folder.network_folder(entry.member.name, fold), entry):
+                return f"{mismatch} ({entry.member.name}, fold {fold})"
     return ""
 
 
-def _trouble_of(folder: Path, entry: MemberRecipe) -> str:
+def _mismatch_of(folder: Path, entry: MemberRecipe) -> str:
     if not (folder / DONE).is_file():
         return "has an unfinished network beside its answers: make train-all finishes it"
     try:
@@ -123,7 +124,7 @@ def _trouble_of(folder: Path, entry: MemberRecipe) -> str:
         return CHANGED
     # Validation leaves a grader's own scores in its artefact; training begins without.
     if entry.member.role == "grader" and not scores:
-        return "was trained again since it answered: make train-all lets it answer again"
+        return "was trained again since it answered: make train-all predicts again"
     return ""
 
 
@@ -150,10 +151,10 @@ def usable(answers: Answers) -> tuple[Answers, str]:
 
 def _shown_to_all(answers: Answers) -> tuple[Answers, str]:
     """Only the studies that all members were shown; a remark where that is a part of them."""
-    if answers.asked is None or answers.asked.all():
+    if answers.evaluated is None or answers.evaluated.all():
         return answers, ""
-    shared, total = np.asarray(answers.asked.all(0)), len(answers.studies)
-    counts = _partial(answers.members, answers.asked.sum(1), total)
+    shared, total = np.asarray(answers.evaluated.all(0)), len(answers.studies)
+    counts = _partial(answers.members, answers.evaluated.sum(1), total)
     if shared.sum() < LEAST_STUDIES:
         raise SearchError(
             f"{int(shared.sum())} of {total} studies are answered by all members, too few to fit on: {counts}; "

@@ -1,4 +1,4 @@
-"""Ways to make an ensemble of the same members, from free weights down to one recipe as it is, and their cross-fits."""
+"""Ways to make an ensemble of the same members, from free weights down to one recipe's own, and their cross-fits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from training.ensemble.search import (
     calibrated_mean,
     check_budget,
     cross_fitted,
-    lean,
+    pruned,
     simple_mean,
     subset_within,
 )
@@ -31,7 +31,7 @@ TITLES = {
     FREE: "free weights",
     MEAN: "simple mean of all",
     CALIBRATED: "simple mean of all, calibrated",
-    RECIPE: "best recipe as it stands",
+    RECIPE: "best recipe with its own weights",
     SUBSET: "best subset",
     SIDE_BY_SIDE: "all recipes side by side",
 }
@@ -40,8 +40,8 @@ Fit = Callable[[Answers], Ensemble]
 
 
 @dataclass(frozen=True)
-class Standing:
-    """A recipe as it is: its graders with the weights and the average of its YAML file."""
+class RecipeWeights:
+    """A recipe's graders with the weights and the average of its YAML file."""
 
     name: str
     weights: Mapping[str, Mapping[str, float]]
@@ -56,10 +56,10 @@ class Standing:
         return Ensemble(names, np.array(weights, np.float64).reshape(-1, len(GROUPS)), plain, self.average)
 
 
-def side_by_side(answers: Answers, standing: Sequence[Standing], average: Average) -> Ensemble:
+def side_by_side(answers: Answers, recipes: Sequence[RecipeWeights], average: Average) -> Ensemble:
     """All recipes with their own weights, which is what is packaged where no ensemble was searched."""
-    weights = {name: its for one in standing for name, its in one.weights.items()}
-    return Standing(SIDE_BY_SIDE, weights, average).ensemble(answers)
+    weights = {name: its for one in recipes for name, its in one.weights.items()}
+    return RecipeWeights(SIDE_BY_SIDE, weights, average).ensemble(answers)
 
 
 @dataclass(frozen=True)
@@ -73,21 +73,21 @@ class Strategies:
 
 
 def strategies(
-    answers: Answers, rule: Rule, costs: MemberCosts, seconds: float | None, standing: Sequence[Standing] = ()
+    answers: Answers, rule: Rule, costs: MemberCosts, seconds: float | None, recipes: Sequence[RecipeWeights] = ()
 ) -> Strategies:
     """What can be made of these members [within `seconds` a study].  Raises SearchError where no member fits."""
     check_budget(answers, costs, seconds)
     limit = math.inf if seconds is None else seconds
     fits: dict[str, Fit] = {
         FREE: lambda part: best_ensemble(part, rule, costs, seconds),
-        SUBSET: lambda part: lean(part, rule, subset_within(part, rule, None, costs, limit), costs),
+        SUBSET: lambda part: pruned(part, rule, subset_within(part, rule, None, costs, limit), costs),
         MEAN: lambda part: simple_mean(part, rule),
         CALIBRATED: lambda part: calibrated_mean(part, rule),
     }
-    own = [one for one in (recipe.ensemble(answers) for recipe in standing) if one.members]
+    own = [one for one in (recipe.ensemble(answers) for recipe in recipes) if one.members]
     if affordable := [one for one in own if costs.of(one.members) <= limit]:
         fits[RECIPE] = lambda part: affordable[first_best([one.loss(part, rule) for one in affordable])]
-    together = side_by_side(answers, standing, rule.average)
+    together = side_by_side(answers, recipes, rule.average)
     if len(own) > 1:
         fits[SIDE_BY_SIDE] = lambda part: together
     unlimited = {MEAN: answers.members, CALIBRATED: answers.members, SIDE_BY_SIDE: together.members}
@@ -96,13 +96,13 @@ def strategies(
 
 def shipped(ensemble: Ensemble, answers: Answers) -> Ensemble:
     """The same predictions, with weights that sum to 1 and only of members that have a part in them."""
-    weights = ensemble.weights * answers.only(members=ensemble.members).speaks()
+    weights = ensemble.weights * answers.only(members=ensemble.members).graded_groups()
     used = [name for name, its in zip(ensemble.members, weights, strict=True) if its.any()]
     return replace(ensemble, weights=weights).only(used)
 
 
 class CrossFit:
-    """Ensembles fitted on the other folds' studies, each used for the studies that it never saw.
+    """Ensembles fitted on the other folds' studies, each applied only to studies that it was not fitted on.
 
     Keeps each fit: the shipped ensemble may be scored and drawn by these alone.
     """
@@ -134,11 +134,11 @@ def cross_fit(
     rule: Rule,
     costs: MemberCosts,
     seconds: float | None,
-    standing: Sequence[Standing],
+    recipes: Sequence[RecipeWeights],
     strategy: str,
 ) -> CrossFit:
     """Of an ensemble that was searched [within `seconds` a study] and made by a strategy.  Raises SearchError."""
-    fits = strategies(answers, rule, costs, seconds, standing).fits
+    fits = strategies(answers, rule, costs, seconds, recipes).fits
     if strategy not in fits:
         raise SearchError(f"the ensemble was made as '{strategy}', which these runs do not allow: make ensemble again")
     return CrossFit(answers, rule, fits[strategy])

@@ -12,7 +12,7 @@ from kernels.lumbar.answers.locate import Located
 from kernels.lumbar.labels import group_of
 from kernels.lumbar.manifest import Calibration
 from training.evaluation.landmark_errors import across_slices_mm, in_plane_mm
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.schema import MemberRecipe
 from training.runs import RunFolder
 
 RIGHT_MM = 5.0

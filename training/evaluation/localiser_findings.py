@@ -72,22 +72,22 @@ def shown(study: Study, truth: Points) -> dict[str, Slice]:
     return {row: one for row, one in nearest.items() if one is not None and one.inside and one.away_mm <= SHOWN_MM}
 
 
-def judge(
+def findings_of(
     study: str,
     truth: Points,
     slices: Mapping[str, Slice],
     found: Points,
-    asked: Collection[str] = ROWS,
+    rows: Collection[str] = ROWS,
     guessed: Collection[str] = (),
     slices_only: bool = False,
 ) -> list[dict[str, Any]]:
-    """Findings of one localiser in one study, for the rows in `slices` (see `shown`) among `asked`.
+    """Findings of one localiser in one study, for the rows in `slices` (see `shown`) among `rows`.
 
     A missing point has an infinite error, the wrong level and the wrong slice.  An imputed (`guessed`) one is measured,
     but does not count as found.  `slices_only`: the localiser predicts no place within the slice.
     """
     findings = []
-    for row in asked:
+    for row in rows:
         if row not in slices:
             continue
         finding: dict[str, Any] = {"study": study, "row": row, "view": view_of(row), "level": level_of(row)}

@@ -68,9 +68,9 @@ def score(solution: pd.DataFrame, submission: pd.DataFrame) -> Score:
     """
     row_ids, truth, predicted = _aligned(solution, submission)
     names = [row_id.partition("_")[::2] for row_id in row_ids]
-    strange = [row for _, row in names if row not in ROW_INDEX]
-    if strange:
-        raise MetricError(f"the solution's row {strange[0]} is none of the 25 rows")
+    unknown = [row for _, row in names if row not in ROW_INDEX]
+    if unknown:
+        raise MetricError(f"the solution's row {unknown[0]} is none of the 25 rows")
     place = {study: index for index, study in enumerate(dict.fromkeys(study for study, _ in names))}
     studies, rows = [place[study] for study, _ in names], [ROW_INDEX[row] for _, row in names]
     labels = np.full((len(place), len(ROWS)), -1)

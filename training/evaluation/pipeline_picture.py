@@ -22,6 +22,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
+from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.answers.priors import public_priors
 from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.inputs.views import View, cut
@@ -34,8 +35,8 @@ from training.evaluation.overlays import ROUTE_COLOURS, STRIPS, TRUE_COLOUR, Pan
 from training.evaluation.predictor import Predictor
 from training.evaluation.show import ShowError, known_landmarks, open_study
 from training.evaluation.truth import TruthError, read_solution
-from training.recipe.load import load_named
-from training.recipe.schema import RecipeError
+from training.recipe_schema.load import load_named
+from training.recipe_schema.schema import RecipeError
 
 INCHES, DPI = (11.0, 5.0), 110
 # (left, bottom, width, height) in inches: the four slices, the crops, the table.
@@ -172,6 +173,7 @@ def _share(across: float, up: float) -> tuple[float, float]:
     return across / INCHES[0], up / INCHES[1]
 
 
+@ends_with_a_sentence("nothing to draw", ShowError, RecipeError, TablesError, TruthError, WeightsError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; exit code 1, with one sentence, if something is missing."""
     parser = argparse.ArgumentParser(prog="training.evaluation.pipeline_picture", description=__doc__)
@@ -181,11 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--level", choices=LEVELS, default="l4_l5", help="of the crops")
     parser.add_argument("--out", type=Path, default=Path("pipeline.png"))
     given = parser.parse_args(argv)
-    try:
-        draw_stages(run_stages(given.data, given.study, given.weights, given.level), given.level, given.out)
-    except (ShowError, RecipeError, TablesError, TruthError, WeightsError, OSError) as error:
-        sys.stderr.write(f"nothing to draw: {error}\n")
-        return 1
+    draw_stages(run_stages(given.data, given.study, given.weights, given.level), given.level, given.out)
     sys.stdout.write(f"{given.out}\n")
     return 0
 

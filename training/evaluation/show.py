@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.answers.locate import Located
 from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.dicom.study import Study
@@ -22,16 +23,17 @@ from kernels.lumbar.networks.devices import default_device
 from kernels.lumbar.networks.weights import WeightsError, find_manifest, read_manifest
 from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.competition import read_series_table
+from kernels.profiles import PROFILES, Profile
 from training.data.cache.decode import annotations_of, lift_all
 from training.data.tables import TablesError, read_tables
-from training.evaluation.localiser_findings import Points, judge, shown, summary
+from training.evaluation.localiser_findings import Points, findings_of, shown, summary
 from training.evaluation.overlays import draw_located
 from training.evaluation.predictor import Predictor
 from training.evaluation.truth import TruthError, read_landmarks
 from training.evaluation.validate import fold_manifest
-from training.recipe.load import load_named, names_of
-from training.recipe.schema import PROFILES, Profile, RecipeError
-from training.runs import RunFolder, UnusableRun, read_run
+from training.recipe_schema.load import load_named, names_of
+from training.recipe_schema.schema import RecipeError
+from training.runs import RunFolder, UnusableRun
 
 SPLITS = ("test", "train")
 NAMED = 3
@@ -84,8 +86,7 @@ def locate_by_recipe(runs: Path, profile: Profile, names: Sequence[str], study: 
     for recipe in (load_named(name, profile) for name in names):
         folder = RunFolder(runs, recipe)
         for fold in range(recipe.folds):
-            members = [one for one in recipe.members() if one.member.role == "localiser"]
-            if done := [one for one in members if read_run(folder.job(one.member.name, fold), one)]:
+            if done := folder.finished(fold, "localiser")[0]:
                 routes |= _located(fold_manifest(folder, done, fold), folder.profile, study)
                 break
     if not routes:
@@ -116,7 +117,7 @@ def describe(study: Study, routes: Mapping[str, Located], truth: Points | None) 
         line = f"{name}: {found} landmarks located, {len(located.guessed)} guessed"
         if truth:
             slices = shown(study, truth)
-            judged = judge(study.study_id, truth, slices, located.points, list(slices), located.guessed)
+            judged = findings_of(study.study_id, truth, slices, located.points, list(slices), located.guessed)
             one = summary(pd.DataFrame(judged)) if judged else None
             if one is not None:
                 line += f", {one['median_mm']:.1f} mm (median) and {one['p95_mm']:.1f} mm (95 %) off"
@@ -125,6 +126,9 @@ def describe(study: Study, routes: Mapping[str, Located], truth: Points | None) 
     return lines
 
 
+@ends_with_a_sentence(
+    "nothing to show", ShowError, RecipeError, TablesError, TruthError, UnusableRun, WeightsError, OSError
+)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; exit code 1, with one sentence, if something is missing."""
     parser = argparse.ArgumentParser(prog="training.evaluation.show", description=__doc__)
@@ -136,21 +140,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", choices=PROFILES, default="full", help="of the runs")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder of the picture")
     given = parser.parse_args(argv)
-    try:
-        split, study = open_study(given.data, given.study)
-        truth = known_landmarks(given.data, split, study)
-        routes = locate_by_route(given.weights, study) if given.weights else {}
-        if given.runs:
-            names = names_of(given.recipes)
-            routes |= locate_by_recipe(given.runs, given.profile, names, study)
-        if not routes and not truth:
-            raise ShowError(f"nothing is known of study {given.study}: give --weights to locate its landmarks")
-        given.out.mkdir(parents=True, exist_ok=True)
-        path = given.out / f"overlay_{study.study_id}.png"
-        draw_located(study, routes, path, truth, f"({split})")
-    except (ShowError, RecipeError, TablesError, TruthError, UnusableRun, WeightsError, OSError) as error:
-        print(f"nothing to show: {error}", file=sys.stderr)
-        return 1
+    split, study = open_study(given.data, given.study)
+    truth = known_landmarks(given.data, split, study)
+    routes = locate_by_route(given.weights, study) if given.weights else {}
+    if given.runs:
+        names = names_of(given.recipes)
+        routes |= locate_by_recipe(given.runs, given.profile, names, study)
+    if not routes and not truth:
+        raise ShowError(f"nothing is known of study {given.study}: give --weights to locate its landmarks")
+    given.out.mkdir(parents=True, exist_ok=True)
+    path = given.out / f"overlay_{study.study_id}.png"
+    draw_located(study, routes, path, truth, f"({split})")
     problems = [f"{one.kind} {one.where}: {one.detail}".replace(" :", ":") for one in study.problems]
     print("\n".join([str(path), *describe(study, routes, truth), *problems]))
     return 0

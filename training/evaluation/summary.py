@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.answers.locate import Located
 from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.labels import ROWS, SEVERITIES
@@ -116,6 +117,7 @@ def stage_seconds(seconds: dict[str, float], roles: dict[str, str]) -> dict[str,
     return stages
 
 
+@ends_with_a_sentence("no summary", TruthError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="training.evaluation.summary", description=__doc__)
@@ -125,11 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--overlays", type=int, default=3, help="how many studies are drawn")
     parser.add_argument("--report", type=Path, help="a page on the runs, to be named at the end")
     options = parser.parse_args(argv)
-    try:
-        print(summarise(options.data, options.weights, options.out, options.overlays))
-    except (TruthError, OSError) as error:
-        print(f"no summary: {error}", file=sys.stderr)
-        return 1
+    print(summarise(options.data, options.weights, options.out, options.overlays))
     if options.report is not None:
         files = {"report": str(options.report), "overlays": str(options.out / "overlay_*.png")}
         width = max(map(len, files.values()))

@@ -26,7 +26,7 @@ from training.evaluation.calibrate import calibrate
 from training.evaluation.landmark_errors import LandmarkError, landmark_errors
 from training.evaluation.metric import Score, score
 from training.evaluation.predictor import Prediction, Predictor
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.schema import MemberRecipe
 from training.runs import RunFolder, RunsError, read_object, route_of
 
 log = logging.getLogger("validate")
@@ -132,8 +132,8 @@ def all_of(manifest: Manifest, folder: RunFolder) -> Predictor:
     if predictor.problems:
         first = predictor.problems[0]
         raise RunsError(
-            f"{folder.profile}: {first.detail}: the same command trains a damaged network again; if it says this "
-            "once more, remove the folder of that network"
+            f"{folder.profile}: {first.detail}: the same command trains a damaged network again; if this message "
+            "is repeated, remove the folder of that network"
         )
     return predictor
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import kernels.lumbar
 from kernels.lumbar.manifest import Manifest
 from kernels.lumbar.run.submission import replace_json
-from training.digests import digest
+from training.digests import digest, file_digest
 from training.evaluation.metric import Score
 from training.runs import RunFolder
 
@@ -54,4 +53,4 @@ def kept_score(folder: RunFolder, made: Mapping[str, str], manifests: Mapping[in
 def _answers(folder: RunFolder, folds: Sequence[int]) -> dict[str, str]:
     """Name → sha256 of the folds' tables."""
     paths = [folder.out_of_fold(fold) for fold in folds]
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    return {path.name: file_digest(path) for path in paths}

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from training.recipe.fitting import Precision
+from training.recipe_schema.fitting import Precision
 
 from . import FitError
 from .losses.registry import outputs_of

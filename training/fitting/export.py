@@ -1,4 +1,4 @@
-"""Exports a fitted network: one TorchScript file and its manifest entry.  With weights.py, all that knows the format.
+"""Exports a fitted network: one TorchScript file and its manifest entry.  Only this and weights.py know the format.
 
 TorchScript is deprecated upstream, yet files written by torch 2.13 load in every torch since 2.6 and need no source of
 timm or of this project, which torch.export's format does not offer.
@@ -25,7 +25,7 @@ from kernels.lumbar.manifest import Artefact, Provenance, Weights
 from kernels.lumbar.networks.weights import golden_inputs
 from kernels.lumbar.run.submission import replace_text, whole_file
 from kernels.lumbar.specs import Member
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.schema import MemberRecipe
 from training.runs import ARTEFACT, WEIGHTS
 
 NEWEST_TESTED_TORCH = (2, 13)

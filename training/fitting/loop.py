@@ -16,17 +16,15 @@ from torch import nn
 from tqdm import tqdm
 
 from training.data.samples.batch import Samples
+from training.fitting.fit_state import CHECK_EVERY, FitState
 from training.fitting.time_limit import OutOfTime, StopFlag, StoppedBySignal, TimeLimit, sigterm_flag
-from training.fitting.training_run import LOOK_EVERY, TrainingRun
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.schema import MemberRecipe
 from training.runs import CHECKPOINT, CURVES, HISTORY
 
-from . import FitError, checkpoint
+from . import checkpoint
 from .device import Device, deterministic, device_of
 from .history import EpochRecord, Scalars, draw_curves, write_history
 from .randomness import seed_everything
-
-__all__ = ["FitError", "FitResult", "fit"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def fit(
     saved = checkpoint.load(out / CHECKPOINT, identity)
     seed_everything(seed, 0)
     with deterministic(optimisation.deterministic), sigterm_flag() as stop, Scalars(out) as scalars:
-        run = TrainingRun(
+        run = FitState(
             recipe, samples, shared, pretrained=saved is None and initial is None, initial=initial, only=only
         )
         if saved is not None:
@@ -95,7 +93,7 @@ def fit(
                 if _should_stop(stop, shared, step, steps):
                     save()
                     raise StoppedBySignal(
-                        f"{name} was stopped after step {step} of {total}; the same command goes on there"
+                        f"{name} was stopped after step {step} of {total}; the same command resumes there"
                     )
 
             for epoch in range(done + 1, optimisation.epochs + 1):
@@ -114,10 +112,10 @@ def fit(
 
 
 def _should_stop(stop: StopFlag, device: Device, step: int, steps: int) -> bool:
-    """Whether to stop after a step.  Several processes agree every LOOK_EVERY steps, as gathering makes them wait."""
+    """Whether to stop after a step.  Several processes agree every CHECK_EVERY steps, as gathering makes them wait."""
     if device.ranks == 1:
         return stop.is_set
-    return (step % steps % LOOK_EVERY == 0) and any(device.gather(stop.is_set))
+    return (step % steps % CHECK_EVERY == 0) and any(device.gather(stop.is_set))
 
 
 def _check_time(clock: TimeLimit | None, device: Device, history: Sequence[EpochRecord]) -> None:

@@ -9,7 +9,7 @@ from timm.optim import param_groups_weight_decay
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
-from training.recipe.fitting import Optimisation
+from training.recipe_schema.fitting import Optimisation
 
 
 def make_optimiser(net: nn.Module, optimisation: Optimisation) -> torch.optim.AdamW:

@@ -10,10 +10,10 @@ from training import networks
 from training.fitting.losses import LOSSES
 from training.networks.parts import published_weights
 from training.networks.parts.published_weights import Offer
-from training.recipe.schema import MemberRecipe, Recipe, RecipeError
+from training.recipe_schema.schema import MemberRecipe, Recipe, RecipeError
 
 # Checks that take longer show a progress bar.
-SILENT_S = 5
+PROGRESS_AFTER_S = 5
 
 
 def check_recipes(recipes: Sequence[Recipe], localisers_only: bool = False) -> None:
@@ -22,7 +22,7 @@ def check_recipes(recipes: Sequence[Recipe], localisers_only: bool = False) -> N
     offers: list[tuple[MemberRecipe, list[Offer]]] = []
     grader_losses = [name for name, loss in LOSSES.items() if loss.any_grader]
     wanted = [pair for pair in entries if pair[1].member.role == "localiser" or not localisers_only]
-    for recipe, entry in tqdm(wanted, desc="checking networks", unit="network", delay=SILENT_S):
+    for recipe, entry in tqdm(wanted, desc="checking networks", unit="network", delay=PROGRESS_AFTER_S):
         stage, backbone = recipe.place_of(entry.member.name)
         check_losses(entry, stage)
         offers.append((entry, networks.check(entry, stage, backbone, grader_losses)))

@@ -26,7 +26,7 @@ from torch import nn
 from training.networks.parts import torchvision_shim
 from training.networks.parts.errors import NetworkError
 from training.networks.parts.published_weights import Offer, listed
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.schema import MemberRecipe
 
 torchvision_shim.apply()  # before any architecture imports timm
 
@@ -144,7 +144,7 @@ def _place_of(message: str, recipe: MemberRecipe, places: dict[str, str], inside
 def for_member(recipe: MemberRecipe, *, pretrained: bool = True) -> nn.Module:
     """The network of one member of a recipe; options of its backbone override those of the network.
 
-    `pretrained=False`: without published weights, whatever the recipe says, as its weights are loaded afterwards.
+    `pretrained=False`: without published weights, even if the recipe sets them, as other weights are loaded afterwards.
     """
     member, network = recipe.member, recipe.fitting.network
     sizes = {view.size_px for view in member.inputs}

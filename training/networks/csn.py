@@ -1,4 +1,4 @@
-"""Channel-separated 3D networks: a residual network whose 3 × 3 × 3 convolutions see one channel each.
+"""Channel-separated 3D networks: a residual network whose 3 × 3 × 3 convolutions filter one channel each.
 
 Source: ir-CSN of Tran et al. 2019, a grader of the 2nd place.  No upkept library has it.  Slices are few and thick, so
 only height and width are halved.  Pretrained weights are read from PRETRAINED_DIR, with the parameter names of this

@@ -13,11 +13,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from kernels.commands import ends_with_a_sentence
+from kernels.profiles import PROFILES, Profile
 from training import networks
 from training.networks.parts.errors import NetworkError
 from training.networks.parts.published_weights import Offer, download, local_file
-from training.recipe.load import load_named, names_of
-from training.recipe.schema import PROFILES, Profile, RecipeError
+from training.recipe_schema.load import load_named, names_of
+from training.recipe_schema.schema import RecipeError
 
 
 def offers_of(names: Sequence[str], profile: Profile) -> list[Offer]:
@@ -26,6 +28,7 @@ def offers_of(names: Sequence[str], profile: Profile) -> list[Offer]:
     return list(dict.fromkeys(offer for entry in entries for offer in networks.check(entry)))
 
 
+@ends_with_a_sentence("fetch stopped", NetworkError, RecipeError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; exit code 1, with one sentence, where something cannot be downloaded."""
     parser = argparse.ArgumentParser(prog="training.networks.fetch_pretrained", description=__doc__)
@@ -34,14 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="the folder for PRETRAINED_DIR")
     options = parser.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
-    try:
-        for offer in offers_of(options.recipes, options.profile):
-            download([offer], options.out)
-            if path := local_file(offer, options.out):
-                sys.stdout.write(f"{path} ({path.stat().st_size / 1e6:.0f} MB, licence {offer.licence})\n")
-    except (NetworkError, RecipeError) as error:
-        sys.stderr.write(f"fetch stopped: {error}\n")
-        return 1
+    for offer in offers_of(options.recipes, options.profile):
+        download([offer], options.out)
+        if path := local_file(offer, options.out):
+            sys.stdout.write(f"{path} ({path.stat().st_size / 1e6:.0f} MB, licence {offer.licence})\n")
     return 0
 
 

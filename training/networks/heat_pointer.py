@@ -49,7 +49,7 @@ class Net(nn.Module):
     `along`: sequence model along the slices, `hidden` wide and `layers` deep.
     `place`: "per_slice" takes row and column from the chosen slice's heat; "fixed" from the mean over all slices,
     weighted by the pointer.
-    `sides`: only two heats, left and right, each shared by all targets of its side: the pointer alone tells levels.
+    `sides`: only two heats, left and right, each shared by all targets of its side: levels differ in the pointer alone.
     `prior`: initial probability of each pixel (bias of the head), so that a U-Net from scratch starts near the targets.
     `window_px`: pixels farther from the peak do not move the point, and lower its confidence where they are high; by
     default a 24th of the input.  `coordinates`: as in deeplab_heatmap.
@@ -82,7 +82,7 @@ class Net(nn.Module):
     ) -> None:
         super().__init__()
         if len(inputs) != 1:
-            raise NetworkError(f"heat_pointer looks at one view, not {len(inputs)}")
+            raise NetworkError(f"heat_pointer takes one view, not {len(inputs)}")
         if place not in ("per_slice", "fixed"):
             raise NetworkError(f"place is 'per_slice' or 'fixed', not '{place}'")
         self.size_px, self.place, self.coordinates = size_px, place, coordinates

@@ -56,7 +56,7 @@ class Net(nn.Module):
     ) -> None:
         super().__init__()
         if len(inputs) != 1:
-            raise NetworkError(f"roi_maps looks at one view, not {len(inputs)}")
+            raise NetworkError(f"roi_maps takes one view, not {len(inputs)}")
         if not 0 < middle_share <= 1:
             raise NetworkError(f"middle_share is a share of the slices above 0, at most 1, not {middle_share}")
         self.size_px, self.middle_share, self.coordinates = size_px, middle_share, coordinates

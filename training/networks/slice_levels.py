@@ -42,7 +42,7 @@ class Net(nn.Module):
     Views after the first are landmark maps on the same slices, best one landmark a view: the maximum of a slice encodes
     its distance from the landmark.  They may be missing.  Blank slices of the first view are ignored.
 
-    `neighbours`: 1 = the encoder sees each slice with the ones before and after it.  `along`: transformer, or lstm = a
+    `neighbours`: 1 = the encoder gets each slice with the ones before and after it.  `along`: transformer, or lstm = a
     bidirectional LSTM and then a transformer.  `answers`: distance = signed mm to each level and a logit that the slice
     shows it; classes = the logit alone.  `by_side`: separate outputs for left and right targets of a level.
     `width`, `layers`, `heads`: of the sequence model.  `mark_dropout`: probability that a sample's landmark maps are

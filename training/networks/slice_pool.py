@@ -55,7 +55,7 @@ class Net(nn.Module):
         if pooling not in get_args(Pooling):
             raise NetworkError(f"pooling is one of {', '.join(get_args(Pooling))}, not '{pooling}'")
         if len(set(inputs)) > 1 or len(inputs) != (targets if agnostic else 1):
-            raise NetworkError("slice_pool looks at one view; agnostic, at one view a target, all of as many slices")
+            raise NetworkError("slice_pool takes one view; agnostic, at one view a target, all of as many slices")
         if (pooling == "volume") != (backbone in CSN):
             raise NetworkError(f"volume pooling goes with one of {', '.join(CSN)}, the others with a timm encoder")
         self.pooling, self.neighbours, self.agnostic, self.sigmoid = pooling, neighbours, agnostic, sigmoid

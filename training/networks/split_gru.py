@@ -10,4 +10,4 @@ from training.networks.parts.blocks import ViewGrader
 
 
 class Net(ViewGrader):
-    """Logits (B, targets, 3); every view has an encoder of its own unless `share` says otherwise."""
+    """Logits (B, targets, 3); each view has its own encoder, except those that `share` gives one in common."""

@@ -46,7 +46,7 @@ class Net(nn.Module):
         super().__init__()
         *sagittal, axial = inputs
         if not sagittal or len(set(sagittal)) > 1:
-            raise NetworkError(f"view_fusion looks at sagittal views of as many slices and one axial, not at {inputs}")
+            raise NetworkError(f"view_fusion takes sagittal views of as many slices and one axial, not {inputs}")
         if len(look_at) != targets or not set(look_at) <= set(range(len(sagittal))):
             raise NetworkError(f"look_at names one of {len(sagittal)} sagittal views for each target, not {look_at}")
         self.targets, self.look_at, self.slices = targets, list(look_at), axial

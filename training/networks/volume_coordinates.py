@@ -29,7 +29,7 @@ _WIDTHS = (64, 128, 256, 512)
 RESNETS: Mapping[str, dict[str, Any]] = {
     "resnet18": {"block": "basic", "layers": (2, 2, 2, 2), "block_inplanes": _WIDTHS},
     "resnet152": {"block": "bottleneck", "layers": (3, 8, 36, 3), "block_inplanes": _WIDTHS},
-    # From scratch in minutes on a CPU; its first kernel looks at one slice.
+    # From scratch in minutes on a CPU; its first kernel covers one slice.
     "resnet10_narrow": {
         "block": "basic",
         "layers": (1, 1, 1, 1),

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from kernels.lumbar.labels import UNITS, group_of, row_of
 from kernels.lumbar.manifest import Factor, GraderWeight, Route
 from kernels.lumbar.specs import Group, Spec
-from training.recipe.problems import schema_problems
+from training.recipe_schema.problems import schema_problems
 from training.runs import TrainedMember, UnusableRun
 
 ALL_GROUPS: tuple[Group, ...] = get_args(Group)
@@ -84,7 +84,7 @@ def chosen_runs(runs: Mapping[str, Sequence[TrainedMember]], found: FoundEnsembl
     """
     there = set(_models(runs).values())
     if absent := [name for name in found.order if name not in there]:
-        raise UnusableRun(f"the ensemble wants {', '.join(absent)}, which is not among the finished runs given")
+        raise UnusableRun(f"the ensemble contains {', '.join(absent)}, which is not among the finished runs given")
     chosen = {}
     for recipe, its in runs.items():
         kept = [run for run in its if _is_localiser(run) or f"{recipe}/{run.recipe.pooled_as}" in found.order]

@@ -35,7 +35,7 @@ def collect(folder: RunFolder, folds: Sequence[int], allow_partial: bool) -> lis
     missing: list[str] = []
     changed: list[str] = []
     for entry, fold in wanted:
-        place = folder.job(entry.member.name, fold)
+        place = folder.network_folder(entry.member.name, fold)
         run = read_run(place, entry)
         if run is not None:
             found.append(run)

@@ -32,7 +32,7 @@ def write_slice(
     dataset.PatientPosition = "HFS"
     dataset.StudyInstanceUID = str(study_id)
     dataset.SeriesInstanceUID = f"{study_id}.{series_id}"
-    # Drawn anew for each series: it does not tell which series share a frame.
+    # Drawn anew for each series: it does not show which series share a frame.
     dataset.FrameOfReferenceUID = f"{_FRAME_ROOT}{study_id}{series_id}"
     dataset.InstanceNumber = place.instance
     _set_geometry(dataset, plan, place)

@@ -18,8 +18,10 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.labels import CONDITIONS, GROUPS, LEVELS, ROWS, SEVERITIES
 from kernels.lumbar.run.submission import replace_text
+from kernels.profiles import PROFILES
 from training.data.out_of_fold import OutOfFoldError
 from training.ensemble.result import SINGLE
 from training.ensemble.search import SearchError
@@ -28,7 +30,7 @@ from training.evaluation.intervals import FIGURES, RESAMPLES, Interval
 from training.evaluation.landmark_errors import VIEW_OF_GROUP
 from training.evaluation.localiser_findings import level_of
 from training.evaluation.overlays import KIND_TITLES, level_text
-from training.recipe.schema import PROFILES, RecipeError
+from training.recipe_schema.schema import RecipeError
 from training.report import figures, numbers
 from training.report.cases import worst_cases
 from training.report.predictions import member_text, predict
@@ -56,7 +58,7 @@ def row_text(row: str) -> str:
 
 
 def render(sources: ReportSources, data: Path | None, worst_rows: int) -> str:
-    """The page.  `data`: the folder that the runs were trained on, for pictures and to tell phantoms from patients."""
+    """The page.  `data`: the folder of the runs' studies, for pictures and to distinguish phantoms from patients."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -93,6 +95,7 @@ def render(sources: ReportSources, data: Path | None, worst_rows: int) -> str:
     )
 
 
+@ends_with_a_sentence("no report", ReportError, RecipeError, UnusableRun, SearchError, OutOfFoldError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line.  What is missing ends it with one sentence."""
     parser = argparse.ArgumentParser(prog="training.report", description=__doc__)
@@ -105,17 +108,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--worst", type=int, default=6, help="how many of the worst rows are shown")
     given = parser.parse_args(argv)
     out: Path = given.out or given.runs / "report.html"
-    try:
-        if given.data is not None and not given.data.is_dir():
-            raise ReportError(f"{given.data} is no folder: name one in the competition's layout with DATA=")
-        if given.worst < 0:
-            raise ReportError(f"--worst is a number of rows, 0 or more, not {given.worst}")
-        sources = read_sources(given.runs, given.profile, given.recipes, given.ensemble)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(out, render(sources, given.data, given.worst))
-    except (ReportError, RecipeError, UnusableRun, SearchError, OutOfFoldError, OSError) as error:
-        sys.stderr.write(f"no report: {error}\n")
-        return 1
+    if given.data is not None and not given.data.is_dir():
+        raise ReportError(f"{given.data} is no folder: name one in the competition's layout with DATA=")
+    if given.worst < 0:
+        raise ReportError(f"--worst is a number of rows, 0 or more, not {given.worst}")
+    sources = read_sources(given.runs, given.profile, given.recipes, given.ensemble)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(out, render(sources, given.data, given.worst))
     sys.stdout.write(f"{out}\n")
     return 0
 

@@ -19,6 +19,7 @@ from kernels.lumbar.labels import ROWS, Unit, group_of
 from kernels.lumbar.networks.devices import default_device
 from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.specs import SeriesKind, SliceChoice, ViewRequest
+from kernels.profiles import Profile
 from training.data.tables import TablesError
 from training.evaluation.landmark_errors import VIEW_OF_GROUP, across_slices_mm, in_plane_mm
 from training.evaluation.localiser_findings import nearest_slice
@@ -27,12 +28,12 @@ from training.evaluation.predictor import Predictor
 from training.evaluation.show import ShowError, known_landmarks, open_study
 from training.evaluation.truth import TruthError
 from training.evaluation.validate import fold_manifest
-from training.recipe.load import load_named
-from training.recipe.schema import Profile, RecipeError
+from training.recipe_schema.load import load_named
+from training.recipe_schema.schema import RecipeError
 from training.report.figures import Marker, crop_figure
 from training.report.numbers import Case, worst
 from training.report.predictions import Predictions
-from training.runs import RunFolder, UnusableRun, read_run
+from training.runs import RunFolder, UnusableRun
 
 # As the recipes cut their crops.
 SIZE_MM, SIZE_PX, SLICES = 50.0, 160, 3
@@ -76,11 +77,10 @@ class FoldLocalisers:
         """None where a localiser is missing, is not of the recipe as it is now, or cannot be loaded."""
         try:
             folder = RunFolder(self._runs, load_named(recipe, self._profile))
-            own = [one for one in folder.recipe.members() if one.member.role == "localiser" and one.is_trained_in(fold)]
-            if not own or not all(read_run(folder.job(one.member.name, fold), one) for one in own):
+            done, missing = folder.finished(fold, "localiser")
+            if not done or missing:
                 return None
-            device = default_device()
-            predictor = Predictor(fold_manifest(folder, own, fold), folder.profile, device)
+            predictor = Predictor(fold_manifest(folder, done, fold), folder.profile, default_device())
         except (RecipeError, UnusableRun, OSError):
             return None
         return None if predictor.problems else predictor

@@ -23,17 +23,17 @@ from matplotlib.patches import Polygon
 from matplotlib.patheffects import withStroke
 
 from kernels.lumbar.labels import GROUPS, SEVERITIES
-from training.ensemble.search import EliminationStep
+from training.ensemble.search import CurvePoint
 from training.evaluation.metric import Score
 from training.evaluation.overlays import ROUTE_COLOURS, TRUE_COLOUR
 from training.report.numbers import Bin, reliability
 
-# Okabe and Ito's colours, which the colour-blind tell apart; shapes say the same.
+# Okabe and Ito's colours, distinguishable to the colour-blind; shapes repeat the distinction.
 COLOURS = ("#0072b2", "#e69f00", "#cc3d00", "#009e73", "#cc79a7", "#56b4e9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 # Open shapes, which do not hide the pixels beneath them.
 CROSSES = ("x", "+", "1", "2", "3", "4")
-# Room that a number needs beside a point.
+# Space that a number needs beside a point.
 NUMBER_POINTS = 15
 # Bins of fewer rows are drawn hollow.
 FEW = 10
@@ -92,7 +92,7 @@ def folds_figure(scores: Mapping[str, Mapping[int, Score]]) -> str:
         return _svg(figure)
 
 
-def gain_figure(steps: Sequence[EliminationStep]) -> str:
+def gain_figure(steps: Sequence[CurvePoint]) -> str:
     """The score after each member, by its number; the priors before the first lie far above and are left out."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7.4, 3.6), layout="constrained")

@@ -11,7 +11,7 @@ import numpy as np
 from kernels.lumbar.labels import GROUPS
 from training.data.tables import ROW_GROUPS
 from training.ensemble.find import member_scores
-from training.ensemble.search import EliminationStep, run_order
+from training.ensemble.search import CurvePoint, run_order
 from training.ensemble.strategies import cross_fit
 from training.evaluation.intervals import Difference, Interval, difference, intervals
 from training.evaluation.metric import Score, pooled
@@ -57,7 +57,7 @@ class Predictions:
     """(N, 25, 3)"""
     systems: Mapping[str, np.ndarray]
     """Recipe → (N, 25, 3)."""
-    steps: list[EliminationStep]
+    steps: list[CurvePoint]
     """The ensemble's members in their order, with the seconds and the (cross-fitted) score after each."""
 
     @property
@@ -148,10 +148,10 @@ def predict(sources: ReportSources) -> Predictions:
     if searched is None:
         mixed = sources.ensemble.predict(answers, rule)
         return Predictions(sources, mixed, priors, systems, run_order(answers, rule, sources.ensemble, sources.costs))
-    honest = cross_fit(answers, rule, sources.costs, searched.budget, sources.standing, searched.strategy)
+    fitted = cross_fit(answers, rule, sources.costs, searched.budget, sources.recipe_weights, searched.strategy)
     steps = []
     for count, name in enumerate(searched.order, 1):
         names = searched.order[:count]
-        score = pooled(answers.labels, honest.of(names)).final
-        steps.append(EliminationStep(name, sources.costs.of(names), score))
-    return Predictions(sources, honest.predicted, priors, systems, steps)
+        score = pooled(answers.labels, fitted.of(names)).final
+        steps.append(CurvePoint(name, sources.costs.of(names), score))
+    return Predictions(sources, fitted.predicted, priors, systems, steps)

@@ -18,12 +18,12 @@ from kernels.lumbar.manifest import Provenance
 from training.data.out_of_fold import Answers, Average, Rule, read
 from training.ensemble import sources as ensemble_sources
 from training.ensemble.search import Ensemble, MemberCosts, simple_mean
-from training.ensemble.strategies import FREE, Standing
+from training.ensemble.strategies import FREE, RecipeWeights
 from training.evaluation.intervals import Interval
 from training.evaluation.landmark_errors import LandmarkError
 from training.evaluation.metric import pooled
 from training.packaging.ensemble_weights import ALL_GROUPS, FoundEnsemble, read_ensemble
-from training.recipe.load import names_of
+from training.recipe_schema.load import names_of
 from training.runs import (
     ARTEFACT,
     DONE,
@@ -130,7 +130,7 @@ class ReportSources:
     answers: Answers
     rule: Rule
     costs: MemberCosts
-    standing: list[Standing]
+    recipe_weights: list[RecipeWeights]
     """The recipes of this project among `runs`, with their own weights."""
     searched: EnsembleFile | None
     """None: the simple mean of all members replaces the ensemble."""
@@ -146,7 +146,7 @@ class ReportSources:
         own = {one.pooled_as: one.weight for one in run.networks if one.role == "grader"}
         names = [name for name in self.answers.members if name in run.members]
         weights = {name: own.get(name.partition("/")[2], dict.fromkeys(GROUPS, 1.0)) for name in names}
-        return Standing(run.name, weights, run.average).ensemble(self.answers)
+        return RecipeWeights(run.name, weights, run.average).ensemble(self.answers)
 
 
 def read_sources(runs: Path, profile: str, recipes: Sequence[str], ensemble: Path | None) -> ReportSources:
@@ -167,7 +167,7 @@ def read_sources(runs: Path, profile: str, recipes: Sequence[str], ensemble: Pat
         answers=found.answers,
         rule=Rule(searched.average if searched else "logits", priors),
         costs=costs,
-        standing=found.standing(),
+        recipe_weights=found.recipe_weights(),
         searched=searched,
         remarks=[*found.remarks, *filter(None, (replaced, uncosted))],
     )
@@ -211,7 +211,7 @@ def _find_ensemble(
     """The ensemble, or None with the reason.  One that was named and cannot be used raises ReportError;
     one that cannot be read, UnusableRun."""
     file = path or runs / ENSEMBLE
-    replaced = f"so the simple mean of all members stands in for the ensemble: {HOW_TO}."
+    replaced = f"so the simple mean of all members replaces the ensemble: {HOW_TO}."
     if path is None and not file.is_file():
         return None, f"There is no {file}, {replaced}"
     found = read_ensemble(file, EnsembleFile)

@@ -5,7 +5,7 @@
     python -m training.workflow status --runs RUNS
     python -m training.workflow bench --data DIR --runs RUNS …
 
-Exit code 1: a job failed, or an order that cannot be done; one sentence says which and why.
+Exit code 1: a job failed, or an order that cannot be done; one sentence names it and the reason.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from kernels.commands import ends_with_a_sentence
 from training.data.out_of_fold import OutOfFoldError
 from training.data.tables import TablesError
 from training.locks import BusyError
-from training.recipe.load import add_order
-from training.recipe.schema import RecipeError
-from training.workflow.engine import ExecutorError, Ways, profile_of, run, slots_of
+from training.recipe_schema.load import add_order
+from training.recipe_schema.schema import RecipeError
+from training.workflow.engine import ExecutionOptions, ExecutorError, profile_of, run, slots_of
 from training.workflow.gpus import gpus_here
 from training.workflow.grid import GRID, PATHS, Grid, GridOrder, make_grid, own_folder, read_grid
 from training.workflow.grid_workers import bench
 from training.workflow.plan_and_status import plan_of, status_of
 
 
+@ends_with_a_sentence("train-all stopped", RecipeError, TablesError, OutOfFoldError, BusyError, ExecutorError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     given = list(sys.argv[1:] if argv is None else argv)
@@ -36,16 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         given, further = given[: given.index("--")], given[given.index("--") + 1 :]
     parser = argparse.ArgumentParser(prog="training.workflow", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, help_text in (("run", "do it"), ("plan", "say what would run"), ("bench", "one worker against two")):
+    for name, help_text in (("run", "do it"), ("plan", "print what would run"), ("bench", "one worker against two")):
         _add_further(commands.add_parser(name, help=help_text))
     status = commands.add_parser("status", help="a line a job")
     status.add_argument("--runs", type=Path, required=True)
     options = parser.parse_args(given)
-    try:
-        return _do(options, further)
-    except (RecipeError, TablesError, OutOfFoldError, BusyError, ExecutorError, OSError) as error:
-        print(f"train-all stopped: {error}", file=sys.stderr)
-        return 1
+    return _do(options, further)
 
 
 def _add_further(parser: argparse.ArgumentParser) -> None:
@@ -71,27 +69,20 @@ def _do(options: argparse.Namespace, further: Sequence[str]) -> int:
         return 0
     if options.jobs < 1:
         raise RecipeError(f"JOBS is the number of jobs at a time, 1 or more, not {options.jobs}")
-    order = GridOrder.model_validate(
-        {
-            **{name: value.resolve() if (value := getattr(options, name)) else None for name in PATHS},
-            **{
-                name: getattr(options, name)
-                for name in ("recipes", "folds", "profile", "jobs", "localisers_only", "owner")
-            },
-            "search": not options.no_ensemble,
-        }
-    )
+    given = {name: getattr(options, name) for name in GridOrder.model_fields if hasattr(options, name)}
+    given |= {name: given[name].resolve() for name in PATHS if given[name]}
+    order = GridOrder.model_validate(given | {"search": not options.no_ensemble})
     grid = make_grid(order)
     if options.command == "bench":
         return bench(order)
     gpus = gpus_here() if options.gpus is None else options.gpus
-    ways = Ways(0 if options.executor else gpus, options.executor, options.threads, tuple(further))
+    execution = ExecutionOptions(0 if options.executor else gpus, options.executor, options.threads, tuple(further))
     if options.command == "plan":
-        if ways.executor is not None:
-            profile_of(ways.executor)
-        print(plan_of(grid, slots_of(grid, ways)))
+        if execution.executor is not None:
+            profile_of(execution.executor)
+        print(plan_of(grid, slots_of(grid, execution)))
         return 0
-    return run(grid, ways)
+    return run(grid, execution)
 
 
 def _kept_grid(runs: Path) -> Grid:

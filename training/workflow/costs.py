@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.schema import MemberRecipe
 from training.runs import DONE, PRETRAINING, SECOND, read_object
 from training.workflow.grid import TRAININGS, Grid, Step
 from training.workflow.staleness import history_of
@@ -28,10 +28,10 @@ class Costs:
             measured = {one.name: entry.longest_s for one in same if (entry := read_entry(self.grid, one))}
             finished = [seconds for seconds in measured.values() if seconds]
             return measured.get(step.name) or (fmean(finished) if finished else None)
-        job, epochs = self.grid.job(step), epochs_of(self.grid.member(step))
-        done, spent_s = _epochs_and_seconds(job)
+        folder, epochs = self.grid.network_folder(step), epochs_of(self.grid.member(step))
+        done, spent_s = _epochs_and_seconds(folder)
         if done:
-            left = epochs if (job / DONE).is_file() else max(epochs - done, 0)
+            left = epochs if (folder / DONE).is_file() else max(epochs - done, 0)
             return left * spent_s / done
         same_network = [rate for one, rate in self._rates if (one.recipe, one.member) == (step.recipe, step.member)]
         same_kind = [rate for one, rate in self._rates if one.kind == step.kind]
@@ -42,7 +42,7 @@ class Costs:
     def _rates(self) -> list[tuple[Step, float]]:
         """Seconds an epoch of all trainings with at least one, finished or not."""
         trainings = [step for step in self.grid.steps.values() if step.kind in TRAININGS]
-        measured = [(step, *_epochs_and_seconds(self.grid.job(step))) for step in trainings]
+        measured = [(step, *_epochs_and_seconds(self.grid.network_folder(step))) for step in trainings]
         return [(step, spent_s / epochs) for step, epochs, spent_s in measured if epochs]
 
     def time_left_s(self, todo: Mapping[str, Sequence[str]], slots: int) -> tuple[float, int]:
@@ -65,21 +65,11 @@ def epochs_of(member: MemberRecipe) -> int:
     return fitting.optimisation.epochs + sum(further)
 
 
-def _epochs_and_seconds(job: Path) -> tuple[int, float]:
+def _epochs_and_seconds(folder: Path) -> tuple[int, float]:
     """Finished epochs of a training, without those of its pretraining, and the seconds of all."""
     epochs, spent_s = 0, 0.0
-    for table in (job, job / SECOND, job / PRETRAINING):
+    for table in (folder, folder / SECOND, folder / PRETRAINING):
         seconds = [float(line["seconds"]) for line in history_of(table)]
         spent_s += sum(seconds)
         epochs += len(seconds) if table.name != PRETRAINING else 0
-    return epochs, max(spent_s, float(read_object(job / DONE).get("seconds", 0.0)))
-
-
-def duration_text(seconds: float | None) -> str:
-    """A duration in words."""
-    if seconds is None:
-        return "unknown"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d}"
+    return epochs, max(spent_s, float(read_object(folder / DONE).get("seconds", 0.0)))

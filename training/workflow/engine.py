@@ -18,9 +18,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from kernels.text import duration_text
 from training.locks import alone, name_holder
 from training.runs import remove_checkpoints
-from training.workflow.costs import Costs, duration_text
+from training.workflow.costs import Costs
 from training.workflow.gpus import GPUS
 from training.workflow.grid import Grid, Step, keep_grid, remember_grid
 from training.workflow.plan_and_status import todo_of
@@ -31,7 +32,7 @@ from training.workflow.step_journal import is_running, read_entry
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-LOOK_S = 0.3
+POLL_S = 0.3
 BAR = "{desc}: {n}/{total} {unit}s |{bar}| {elapsed}{postfix}"
 REFRESH_S = 5.0
 # So many failed jobs are named, each with the last line of its log.
@@ -41,8 +42,8 @@ LONGEST_PLACE = 80
 
 
 @dataclass(frozen=True)
-class Ways:
-    """How a run is done."""
+class ExecutionOptions:
+    """Where and with what a run's jobs are executed."""
 
     gpus: int = 0
     executor: str | None = None
@@ -56,63 +57,63 @@ class ExecutorError(Exception):
     """An executor that is unknown or cannot be used, in one sentence."""
 
 
-def run(grid: Grid, ways: Ways) -> int:
+def run(grid: Grid, execution: ExecutionOptions) -> int:
     """Do all that is to be done: 0, 1 where a job failed, 3 where a signal stopped it.
 
     Raises BusyError, ExecutorError, and as Staleness does.
     """
     order = grid.order
-    if ways.executor is not None:
-        profile_of(ways.executor)
+    if execution.executor is not None:
+        profile_of(execution.executor)
     with alone(order.runs) as lock:
         verdicts = Staleness(grid).verdicts()
         for name, verdict in verdicts.items():
             if verdict.done and grid.steps[name].member:  # a kill may have come between done.json and this
-                remove_checkpoints(grid.job(grid.steps[name]))
+                remove_checkpoints(grid.network_folder(grid.steps[name]))
         todo = todo_of(grid, verdicts)
         if not todo:
             remember_grid(grid)
             sys.stdout.write(f"nothing is to be done: all {len(grid.steps)} jobs are finished\n")
             return 0
-        grid = grid.model_copy(update={"todo": todo, "threads": threads_of(grid, ways)})
+        grid = grid.model_copy(update={"todo": todo, "threads": threads_of(grid, execution)})
         stamps = {name: grid.stamp(grid.steps[name]) for name in todo}
         for stamp in stamps.values():
             stamp.unlink(missing_ok=True)
-        config, slots = [f"grid={keep_grid(grid)}"], slots_of(grid, ways)
-        command = snakemake("Snakefile", grid.own, config, order.jobs, ways.gpus, ways.executor)
-        command += ways.further
+        config, slots = [f"grid={keep_grid(grid)}"], slots_of(grid, execution)
+        command = snakemake("Snakefile", grid.own, config, order.jobs, execution.gpus, execution.executor)
+        command += execution.further
         began, log = time.time(), order.runs / "logs" / "snakemake.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        with warm_process(grid, ways, lock) as (variables, end_jobs):
-            driver = Driver(command, variables, log, lock, ways.executor is None)
+        with warm_process(grid, execution, lock) as (variables, end_jobs):
+            driver = Driver(command, variables, log, lock, execution.executor is None)
             stopped = driver.run(stamps, "train-all", "job", end_jobs, lambda left: _time_left(grid, left, slots))
         missing = [name for name, stamp in stamps.items() if not stamp.is_file()]
         if stopped and missing:
             done = f"{len(todo) - len(missing)} of {len(todo)} jobs are finished"
-            sys.stderr.write(f"train-all was stopped: {done}; the same command goes on there\n")
+            sys.stderr.write(f"train-all was stopped: {done}; the same command resumes there\n")
             return STOPPED
         return _report(grid, missing, began, log)
 
 
-def threads_of(grid: Grid, ways: Ways) -> int | None:
+def threads_of(grid: Grid, execution: ExecutionOptions) -> int | None:
     """Threads of a training on this machine: one where several share its cores; None on a cluster."""
     cores = os.cpu_count() or 1
-    if ways.threads is not None or ways.executor is not None:
-        return ways.threads
-    if ways.gpus:
-        return max(1, cores // ways.gpus)
+    if execution.threads is not None or execution.executor is not None:
+        return execution.threads
+    if execution.gpus:
+        return max(1, cores // execution.gpus)
     # Of several numbers the first is that of the outermost level.
-    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return 1 if grid.order.jobs > 1 else int(asked) if asked.isdigit() and int(asked) else cores
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return 1 if grid.order.jobs > 1 else int(given) if given.isdigit() and int(given) else cores
 
 
-def slots_of(grid: Grid, ways: Ways) -> int:
+def slots_of(grid: Grid, execution: ExecutionOptions) -> int:
     """How many trainings run at a time."""
-    return min(ways.gpus, grid.order.jobs) if ways.gpus and ways.executor is None else grid.order.jobs
+    return min(execution.gpus, grid.order.jobs) if execution.gpus and execution.executor is None else grid.order.jobs
 
 
 def snakemake(rules: str, folder: Path, config: Sequence[str], jobs: int, gpus: int, executor: str | None) -> list[str]:
-    """The command that does what rules of this package ask for, `folder` being its own.  Raises ExecutorError."""
+    """The Snakemake command for rules of this package, run in `folder`.  Raises ExecutorError."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(HERE / rules), "--directory", str(folder)]
     # What is to be done is decided already, and RUNS/.lock admits one run: no locks, no marks of unfinished files.
     command += ["--keep-going", "--nolock", "--ignore-incomplete", "--drop-metadata", "--rerun-triggers", "mtime"]
@@ -130,8 +131,8 @@ def variables_of(executor: str | None, threads: int | str | None, gpus: int) -> 
     if executor is None:
         variables |= dict.fromkeys(THREAD_LIMITS, str(threads))
         if gpus:
-            seen = variables.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
-            variables[GPUS] = ",".join(seen.split(",")[:gpus])
+            visible = variables.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+            variables[GPUS] = ",".join(visible.split(",")[:gpus])
     return variables
 
 
@@ -154,7 +155,7 @@ class Driver:
     variables: Mapping[str, str]
     log: Path
     lock: int
-    """File descriptor of the run's lock: Snakemake holds it as well, and goes on where this process alone is killed."""
+    """File descriptor of the run's lock: Snakemake holds it too, and continues if this process alone is killed."""
     is_local: bool
     """Whether jobs are processes of this machine, which end with the run."""
 
@@ -204,11 +205,11 @@ class Driver:
                 if stopped and not is_passed_on:
                     is_passed_on = True
                     process.send_signal(signal.SIGINT)
-                    submitted = "jobs already submitted go on; the next run finds them"
+                    submitted = "jobs already submitted continue; the next run finds them"
                     bar.write(f"stopping: {'the jobs save what they can' if self.is_local else submitted}")
                 if stopped:
                     end_jobs()
-                time.sleep(LOOK_S)
+                time.sleep(POLL_S)
 
 
 @contextmanager
@@ -223,14 +224,16 @@ def _on_signals(handler: Any) -> Iterator[None]:
 
 
 @contextmanager
-def warm_process(grid: Grid, ways: Ways, lock: int) -> Iterator[tuple[dict[str, str], Callable[[], None]]]:
+def warm_process(
+    grid: Grid, execution: ExecutionOptions, lock: int
+) -> Iterator[tuple[dict[str, str], Callable[[], None]]]:
     """The environment of Snakemake; on this machine with a process that does its steps without importing anew.
 
     And what ends the jobs of this machine: they save their state, and the next run resumes them.  The process and its
     jobs hold the lock of RUNS too: after a kill no other run begins while one of them still writes.
     """
-    variables = variables_of(ways.executor, grid.threads, ways.gpus)
-    if ways.executor is not None:
+    variables = variables_of(execution.executor, grid.threads, execution.gpus)
+    if execution.executor is not None:
         yield variables, lambda: None
         return
     place = "/tmp" if len(tempfile.gettempdir()) > LONGEST_PLACE else None
@@ -259,7 +262,7 @@ def _time_left(grid: Grid, left: Sequence[str], slots: int) -> str:
 
 
 def _report(grid: Grid, missing: Sequence[str], began: float, log: Path) -> int:
-    """Say what failed, and what could not be done for that; 0 where all is done."""
+    """Print what failed and how many steps wait for it; 0 where all is done."""
     if not missing:
         sys.stdout.write(f"all {len(grid.steps)} jobs are finished, {len(grid.todo)} of them now\n")
         return 0

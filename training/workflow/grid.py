@@ -9,8 +9,9 @@ from pathlib import Path
 
 from kernels.lumbar.run.submission import replace_json
 from kernels.lumbar.specs import Spec
-from training.recipe.load import folds_of, load_named, members_of, names_of
-from training.recipe.schema import MemberRecipe, Profile, Recipe, RecipeError
+from kernels.profiles import Profile
+from training.recipe_schema.load import folds_of, load_named, members_of, names_of
+from training.recipe_schema.schema import MemberRecipe, Recipe, RecipeError
 from training.runs import ENSEMBLE, RunFolder
 
 GRID = "grid.json"
@@ -18,7 +19,7 @@ TRAININGS = ("localiser", "grader")
 
 
 class GridOrder(Spec):
-    """What a command line asks for; all paths are absolute, as steps may run on other machines."""
+    """What a command line orders; all paths are absolute, as steps may run on other machines."""
 
     data: Path
     runs: Path
@@ -43,7 +44,7 @@ PATHS = ("data", "runs", "coordinates", "labels", "cache", "package")
 
 @dataclass(frozen=True)
 class Step:
-    """One job of the grid."""
+    """One step of a recipe, or of all recipes together; Snakemake runs it as a job."""
 
     kind: str
     name: str
@@ -109,9 +110,9 @@ class Grid(Spec):
         """Where the runs of a recipe lie."""
         return RunFolder(self.order.runs, self.recipes[name])
 
-    def job(self, step: Step) -> Path:
+    def network_folder(self, step: Step) -> Path:
         """The folder of a training."""
-        return self.folder(step.recipe).job(step.member, step.fold)
+        return self.folder(step.recipe).network_folder(step.member, step.fold)
 
     @property
     def own(self) -> Path:
@@ -143,7 +144,7 @@ def own_folder(runs: Path) -> Path:
 
 
 def make_grid(order: GridOrder) -> Grid:
-    """The grid that is asked for.  Raises RecipeError."""
+    """The grid of an order.  Raises RecipeError."""
     refuse_braces(order.runs)
     names = names_of(order.recipes)
     recipes = [load_named(name, order.profile) for name in names]

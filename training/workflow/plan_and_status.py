@@ -1,14 +1,14 @@
-"""What `plan` and `status` print: nothing is done, and a run that is going on is not disturbed."""
+"""What `plan` and `status` print: nothing is done, and a run in progress is not disturbed."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
 
+from kernels.text import aligned, duration_text
 from training.locks import is_busy
 from training.runs import SECOND
-from training.text_columns import aligned
-from training.workflow.costs import Costs, duration_text, epochs_of
+from training.workflow.costs import Costs, epochs_of
 from training.workflow.grid import TRAININGS, Grid, Step
 from training.workflow.staleness import Staleness, Verdict, history_of
 from training.workflow.step_journal import is_running, read_entry
@@ -58,8 +58,8 @@ def status_of(grid: Grid) -> str:
             spent_s = running_s if state == "running" else max(spent_s, entry.longest_s)
         rows.append((name, state, epoch, score, f"{spent_s:.0f}" if spent_s else "", entry.device if entry else ""))
     state_counts = ", ".join(f"{count} {state}" for state, count in counts.items())
-    going_on = "a run is going on" if is_busy(grid.order.runs) else "no run is going on"
-    return "\n".join([*aligned(rows), "", f"{len(verdicts)} jobs: {state_counts}; {going_on}"])
+    in_progress = "a run is in progress" if is_busy(grid.order.runs) else "no run is in progress"
+    return "\n".join([*aligned(rows), "", f"{len(verdicts)} jobs: {state_counts}; {in_progress}"])
 
 
 def state_of(grid: Grid, step: Step, verdict: Verdict) -> str:
@@ -76,9 +76,9 @@ def state_of(grid: Grid, step: Step, verdict: Verdict) -> str:
 
 def _progress(grid: Grid, step: Step) -> tuple[str, str, float]:
     """Epoch of epochs, validation loss and error of the last one, and the seconds of all of them."""
-    job = grid.job(step)
-    lines = history_of(job)
-    later = history_of(job / SECOND)
+    folder = grid.network_folder(step)
+    lines = history_of(folder)
+    later = history_of(folder / SECOND)
     epochs = f"{len(lines) + len(later)}/{epochs_of(grid.member(step))}"
     if not lines:
         return epochs, "", 0.0

@@ -5,7 +5,7 @@
 
 DIR is a folder in the competition's layout, or any folder of STUDY/SERIES/*.dcm.  The merged submission has the bytes
 of a single run; on a CPU of one with as many threads, which is one unless OMP_NUM_THREADS is more.  The same command
-goes on where it was interrupted.
+resumes where it was interrupted.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.networks.weights import MANIFEST_FILE, WeightsError, manifest_digest, read_manifest
 from kernels.lumbar.problems import outcome
 from training.locks import BusyError, alone, terminate_holder
-from training.recipe.schema import RecipeError
+from training.recipe_schema.schema import RecipeError
 from training.workflow.engine import (
     THREAD_LIMITS,
     Driver,
@@ -38,8 +39,9 @@ from training.workflow.step import STOPPED
 DEFAULT_TIME_LIMIT_S = 24 * 3600.0
 
 
+@ends_with_a_sentence("predict stopped", ShardError, WeightsError, BusyError, ExecutorError, RecipeError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line.  Exit code 1: a shard failed, or an order that cannot be done; one sentence says which and why.
+    """Command line.  Exit code 1: a shard failed, or an order is invalid; one sentence names it and the reason.
 
     3: a signal stopped it.
     """
@@ -52,28 +54,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--executor", help="where kernels run, in place of this machine")
     parser.add_argument("--time-limit", type=float, default=DEFAULT_TIME_LIMIT_S, help="seconds of each kernel")
     options = parser.parse_args(argv)
-    try:
-        if options.jobs < 1:
-            raise ShardError(f"JOBS is the number of kernels at a time, 1 or more, not {options.jobs}")
-        refuse_braces(options.out.resolve())
-        if options.executor is not None:
-            profile_of(options.executor)
-        digest = manifest_digest(_manifest(options.weights))
-        with alone(options.out) as lock:
-            shards = split(options.data, options.out, options.shards, digest)
-            stopped, failed = _run(options, shards, lock)
-            if stopped and failed:
-                done = sum((shard / "out" / REPORT).is_file() for shard in shards)
-                answered = f"{done} of {len(shards)} shards are answered"
-                sys.stderr.write(f"predict was stopped: {answered}; the same command goes on there\n")
-                return STOPPED
-            if failed:
-                sys.stderr.write(f"predict: {failed}; the same command goes on there\n")
-                return 1
-            report = merge(options.out)
-    except (ShardError, WeightsError, BusyError, ExecutorError, RecipeError, OSError) as error:
-        sys.stderr.write(f"predict stopped: {error}\n")
-        return 1
+    if options.jobs < 1:
+        raise ShardError(f"JOBS is the number of kernels at a time, 1 or more, not {options.jobs}")
+    refuse_braces(options.out.resolve())
+    if options.executor is not None:
+        profile_of(options.executor)
+    digest = manifest_digest(_manifest(options.weights))
+    with alone(options.out) as lock:
+        shards = split(options.data, options.out, options.shards, digest)
+        stopped, failed = _run(options, shards, lock)
+        if stopped and failed:
+            done = sum((shard / "out" / REPORT).is_file() for shard in shards)
+            answered = f"{done} of {len(shards)} shards are answered"
+            sys.stderr.write(f"predict was stopped: {answered}; the same command resumes there\n")
+            return STOPPED
+        if failed:
+            sys.stderr.write(f"predict: {failed}; the same command resumes there\n")
+            return 1
+        report = merge(options.out)
     without = f", {report['without_series']} of all have no usable series" if report["without_series"] else ""
     sys.stdout.write(f"{options.out / 'submission.csv'} of {len(shards)} shards{without}: {outcome(report)}\n")
     return 0

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--time-limit", type=float, required=True)
     options = parser.parse_args(argv)
-    with hold(options.shard / LOCK):  # after a process of an earlier, killed run that is still at it
+    with hold(options.shard / LOCK):  # after a process of an earlier, killed run that has not ended
         return _answer(options.shard, options.weights, options.time_limit)
 
 
@@ -37,7 +37,7 @@ def _answer(shard: Path, weights: Path, time_limit_s: float) -> int:
     """Run the kernel.  Its output becomes the shard's answers only if no signal stopped it."""
     for old in shard.glob("unfinished*"):
         shutil.rmtree(old, ignore_errors=True)
-    # Snakemake waits for a report: that of a kernel that could not answer must not be taken for one.
+    # Snakemake waits for a report: the report of a kernel that failed must not appear there.
     # The name is new each time, as a process that a killed run left may still write into its own.
     unfinished = Path(tempfile.mkdtemp(prefix="unfinished_", dir=shard))
     unfinished.chmod(0o755)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from contextlib import nullcontext
@@ -15,6 +14,7 @@ from kernels.build_notebook import BuildError
 from kernels.lumbar.run.submission import replace_json
 from training import steps
 from training.data.label_correction import check_coverage
+from training.digests import file_digest
 from training.ensemble import find
 from training.fitting.device import ranks
 from training.fitting.preflight import check_recipes
@@ -54,35 +54,35 @@ def do_step(grid: Grid, step: Step, threads: int) -> None:
 def _of_recipe(grid: Grid, step: Step) -> dict[str, object]:
     """One step of one recipe; returns what its stamp holds besides."""
     order, recipe = grid.order, grid.recipes[step.recipe]
-    options = (order.coordinates, order.labels, order.cache)
-    source = steps.Source(order.data, order.runs, order.jobs, order.localisers_only, *options)
+    folders = (order.coordinates, order.labels, order.cache)
+    options = steps.TrainingOptions(order.data, order.runs, order.jobs, order.localisers_only, *folders)
     if step.kind == "prepare":
-        return _prepare(grid, steps.begin(recipe, source))
+        return _prepare(grid, steps.begin(recipe, options))
     known = Staleness(grid).source_of(step.recipe) if order.coordinates else None
-    work = steps.begin(recipe, source, fingerprint=known[0] if known else None)
+    context = steps.begin(recipe, options, fingerprint=known[0] if known else None)
     if step.kind == "validate":
-        steps.score_folds(work, grid.folds[step.recipe])
+        steps.score_folds(context, grid.folds[step.recipe])
         return {}
     if step.kind == "localiser":
-        steps.train_member(work, grid.member(step), step.fold, lambda member: work.make_crops([member]))
+        steps.train_member(context, grid.member(step), step.fold, lambda member: context.make_crops([member]))
         return {}
-    errors = steps.measure_localisers(work, step.fold, lambda: work.make_crops([]).landmarks)
+    errors = steps.measure_localisers(context, step.fold, lambda: context.make_crops([]).landmarks)
     if step.kind == "grader":
-        steps.train_member(work, grid.member(step), step.fold, lambda member: work.make_crops([member]), errors)
+        steps.train_member(context, grid.member(step), step.fold, lambda member: context.make_crops([member]), errors)
     return {}
 
 
-def _prepare(grid: Grid, work: steps.Work) -> dict[str, object]:
+def _prepare(grid: Grid, context: steps.RecipeContext) -> dict[str, object]:
     """Check the recipe, make its folds, crops, priors and shape."""
-    check_recipes([work.recipe], grid.order.localisers_only)
-    if work.earlier is not None:
-        check_coverage(work.earlier, list(work.tables.labels.index))
-    crops = work.make_crops(work.members)
-    steps.prepare(work, crops.points)
+    check_recipes([context.recipe], grid.order.localisers_only)
+    if context.earlier is not None:
+        check_coverage(context.earlier, list(context.tables.labels.index))
+    crops = context.make_crops(context.members)
+    steps.prepare(context, crops.points)
     return {
         "source": Staleness(grid).source,
-        "tables": work.tables.fingerprint,
-        "images": work.images.fingerprint if work.images else None,
+        "tables": context.tables.fingerprint,
+        "images": context.images.fingerprint if context.images else None,
         "crops": sorted({str(Path(view.pixels.filename).resolve()) for view in crops.views.values()}),  # type: ignore[attr-defined]
     }
 
@@ -91,7 +91,7 @@ def _search(grid: Grid, step: Step) -> dict[str, object]:
     given = ["--runs", str(grid.order.runs), "--profile", grid.order.profile, "--out", str(grid.ensemble)]
     if find.main([*given, "--recipes", *grid.order.recipes]):
         raise StepError
-    return {"result": hashlib.sha256(grid.ensemble.read_bytes()).hexdigest()}
+    return {"result": file_digest(grid.ensemble)}
 
 
 def _package(grid: Grid, step: Step) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import sys
 from collections import Counter
@@ -19,7 +18,7 @@ from kernels.lumbar.networks.devices import STUDIES_ON_GPU
 from kernels.lumbar.run.submission import SubmissionError, check, replace_json, replace_text
 from training.data.cache.cache_sources import LISTING_THREADS, listing_of
 from training.data.series_kinds import COLUMNS, series_table
-from training.digests import digest
+from training.digests import digest, file_digest
 from training.runs import read_object
 
 IMAGES, SERIES, SAMPLE = "test_images", "test_series_descriptions.csv", "sample_submission.csv"
@@ -35,9 +34,9 @@ class ShardError(Exception):
 def split(data: Path, out: Path, shards: int, weights: str = "") -> list[Path]:
     """Write OUT/sample_submission.csv and a competition folder for each shard; returns these.
 
-    Shards hold whole batches of the largest size, so that a study has the same companions as in one run, and the same
-    answer to the last bit.  The answers of a shard are kept if its tables, image files, the kernel and the digest of
-    the weights are the same as before.  Raises ShardError.
+    Shards hold whole batches of the largest size, so that a study is batched with the same others as in one run, and
+    has the same answer to the last bit.  The answers of a shard are kept if its tables, image files, the kernel and the
+    digest of the weights are the same as before.  Raises ShardError.
     """
     images, table, sample = _tables(data)
     studies = list(_studies_of(sample).unique())
@@ -110,7 +109,7 @@ def _remove_stale_answers(folder: Path, series: pd.DataFrame, made_by: Mapping[s
     rows = series[list(COLUMNS[:2])].drop_duplicates().itertuples(index=False)
     with ThreadPoolExecutor(LISTING_THREADS) as pool:
         listed = list(pool.map(listing_of, [competition / IMAGES / str(study) / str(name) for study, name in rows]))
-    tables = [hashlib.sha256((competition / name).read_bytes()).hexdigest() for name in (SERIES, SAMPLE)]
+    tables = [file_digest(competition / name) for name in (SERIES, SAMPLE)]
     made_of = {**made_by, "tables": tables, "images": digest(listed)}
     if read_object(competition / MADE_OF) != made_of:
         if (folder / "out").is_dir():
@@ -131,7 +130,7 @@ def _write_competition(folder: Path, images: Path, series: pd.DataFrame, sample:
 
 
 def without_series(shards: Sequence[Path]) -> int:
-    """How many studies are asked for that have no series in the table."""
+    """Number of studies of the sample submission without a series in the table."""
     folders = [shard / "competition" for shard in shards]
     return sum(len(set(_studies_of(_read(one / SAMPLE))) - set(_read(one / SERIES)["study_id"])) for one in folders)
 
@@ -139,7 +138,7 @@ def without_series(shards: Sequence[Path]) -> int:
 def merge(out: Path) -> dict[str, Any]:
     """One submission, report and table of landmarks from those of all shards, checked; returns the report.
 
-    Raises ShardError where a shard is missing, or has not answered what it was asked.
+    Raises ShardError where a shard is missing, or its rows are not those of its sample submission.
     """
     shards = sorted((out / "shards").iterdir()) if (out / "shards").is_dir() else []
     ids = list(_read(out / SAMPLE)["row_id"])
@@ -148,7 +147,7 @@ def merge(out: Path) -> dict[str, Any]:
         answers = shard / "out"
         report = read_object(answers / REPORT)
         if not report:
-            raise ShardError(f"{shard.name} of {len(shards)} shards has no {REPORT}: the same command goes on there")
+            raise ShardError(f"{shard.name} of {len(shards)} shards has no {REPORT}: the same command resumes there")
         reports.append(report)
         frames.append(_read(answers / SUBMISSION))
         landmarks.append(_read(answers / LANDMARKS))

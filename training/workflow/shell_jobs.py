@@ -30,7 +30,7 @@ def submit(script: str) -> str:
 
 
 def status(name: str) -> str:
-    """How a job is doing; one that ended without an exit code was killed."""
+    """A job's status; one that ended without an exit code was killed."""
     if is_held(FOLDER / name / "lock"):
         return "running"
     code = FOLDER / name / "code"

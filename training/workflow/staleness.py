@@ -7,7 +7,6 @@ are outdated too, as their inputs are not known yet; if these turn out unchanged
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,7 @@ from training.data.cache.cache_sources import images_digest
 from training.data.external import IMPROVED, PRETRAINING
 from training.data.label_correction import read_predictions
 from training.data.tables import read_tables
-from training.digests import digest, fingerprint_of, job_digest
+from training.digests import digest, file_digest, fingerprint_of, training_digest
 from training.evaluation import validation_stamp
 from training.runs import (
     ARTEFACT,
@@ -90,14 +89,14 @@ class Staleness:
 
     @cached_property
     def source(self) -> str:
-        """Names the tables of data and coordinates."""
+        """Digest of the tables of data and coordinates."""
         folder = self.grid.order.coordinates
         files = [folder / name for name in (IMPROVED, PRETRAINING)] if folder else []
-        return digest(self._tables, [_sha256(file) for file in files])
+        return digest(self._tables, [_file_digest(file) for file in files])
 
     @cached_property
     def _tables(self) -> str | None:
-        """Names tables and image files; None where files look changed: preparation reads them."""
+        """Digest of tables and image files; None where files may have changed, until prepare has read them."""
         order = self.grid.order
         tables = read_tables(order.data)
         images = images_digest(order.data, tables, image_digests(order.runs), may_read=False)
@@ -121,28 +120,28 @@ class Staleness:
             return Verdict(False, "what it is made of changed", True)
         if step.kind == "package" and (lost := self.lost_from_package()):
             return Verdict(False, f"{lost} is lost or not whole", True)
-        if step.kind == "ensemble" and kept.get("result") != _sha256(results[0]):
+        if step.kind == "ensemble" and kept.get("result") != _file_digest(results[0]):
             return Verdict(False, f"{results[0]} is of another search", True)
         return Verdict(True)
 
     def _of_job(self, step: Step, expected: str | None, there: bool) -> Verdict:
-        job = self.grid.job(step)
-        if there and expected is not None and is_finished(job, expected):
+        folder = self.grid.network_folder(step)
+        if there and expected is not None and is_finished(folder, expected):
             return Verdict(True)
-        mark = read_object(job / BEGUN).get("digest")
+        mark = read_object(folder / BEGUN).get("digest")
         if mark is None:
             return Verdict(False, "not trained yet")
         if expected is None:
             return Verdict(False, "its data are not known before prepare", there)
         if mark != expected:
-            return Verdict(False, "its recipe, its data or what its localisers miss by changed", True)
-        done, epochs = len(history_of(job)), self.grid.member(step).fitting.optimisation.epochs
-        return Verdict(False, f"goes on after epoch {done} of {epochs}" if done < epochs else "not exported yet")
+            return Verdict(False, "its recipe, its data or the error of its localisers changed", True)
+        done, epochs = len(history_of(folder)), self.grid.member(step).fitting.optimisation.epochs
+        return Verdict(False, f"resumes after epoch {done} of {epochs}" if done < epochs else "not exported yet")
 
     def _results(self, step: Step) -> list[Path]:
         """The files that a step leaves, the last one it writes first."""
         if step.kind in TRAININGS:
-            return [self.grid.job(step) / name for name in (DONE, WEIGHTS, ARTEFACT)]
+            return [self.grid.network_folder(step) / name for name in (DONE, WEIGHTS, ARTEFACT)]
         if step.kind == "ensemble":
             return [self.grid.ensemble]
         if step.kind == "package":
@@ -166,8 +165,8 @@ class Staleness:
     def _of_prepare(self, step: Step) -> str:
         recipe, order = self.grid.recipes[step.recipe], self.grid.order
         views = [one.member.model_dump(mode="json") for one in self.grid.members(step.recipe)]
-        asking = any(one.fitting.pretraining is not None for one in self.grid.members(step.recipe))
-        return digest(self.source, views, recipe.folds, recipe.seed, asking, str(order.cache))
+        pretrained = any(one.fitting.pretraining is not None for one in self.grid.members(step.recipe))
+        return digest(self.source, views, recipe.folds, recipe.seed, pretrained, str(order.cache))
 
     def _of_training(self, step: Step, jitter_mm: dict[str, float]) -> str | None:
         source = self.source_of(step.recipe)
@@ -177,7 +176,7 @@ class Staleness:
         member = self.grid.member(step)
         images = images if member.fitting.pretraining else None
         predictions = predictions if member.fitting.labels.any else None
-        return job_digest(
+        return training_digest(
             member, step.fold, self.grid.recipes[step.recipe].seed, tables, jitter_mm, images, predictions
         )
 
@@ -210,28 +209,30 @@ class Staleness:
     def _of_ensemble(self, step: Step) -> str:
         folders = [self.grid.folder(name) for name in self.grid.recipes]
         files = [file for one in folders for file in [one.seconds, one.priors, *one.profile.glob(OUT_OF_FOLD_TABLES)]]
-        return digest(step.name, sorted((str(file), _sha256(file)) for file in files))
+        return digest(step.name, sorted((str(file), _file_digest(file)) for file in files))
 
     def _of_package(self, step: Step) -> str:
-        networks = [_sha256(self.grid.job(one) / ARTEFACT) for one in self.grid.steps.values() if one.member]
-        found = _sha256(self.grid.ensemble) if self.grid.has_ensemble else None
+        networks = [
+            _file_digest(self.grid.network_folder(one) / ARTEFACT) for one in self.grid.steps.values() if one.member
+        ]
+        found = _file_digest(self.grid.ensemble) if self.grid.has_ensemble else None
         averages = [recipe.average for recipe in self.grid.recipes.values()]
         return digest(step.name, networks, found, averages, str(self.grid.order.package), self.grid.order.owner)
 
     def _network(self, recipe: str, member: str, fold: int) -> dict[str, Any]:
         """artefact.json of a finished network without its provenance, into which validation writes the score."""
-        known = read_object(self.grid.folder(recipe).job(member, fold) / ARTEFACT)
+        known = read_object(self.grid.folder(recipe).network_folder(member, fold) / ARTEFACT)
         return {name: value for name, value in known.items() if name != "provenance"}
 
 
-def history_of(job: Path) -> list[dict[str, str]]:
+def history_of(folder: Path) -> list[dict[str, str]]:
     """The whole lines of a training's history."""
     try:
-        with open(job / HISTORY, encoding="utf-8", newline="") as file:
+        with open(folder / HISTORY, encoding="utf-8", newline="") as file:
             return [line for line in csv.DictReader(file) if None not in line.values()]
     except FileNotFoundError:
         return []
 
 
-def _sha256(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+def _file_digest(path: Path) -> str | None:
+    return file_digest(path) if path.is_file() else None

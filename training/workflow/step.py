@@ -29,7 +29,7 @@ WARM, RUN = "LUMBAR_WARM", "LUMBAR_RUN"
 STOP = b"T"
 # The exit code that a shell gives a process that was killed.
 KILLED = 137
-# The exit code of training.train_all, too, where the same command goes on.
+# The exit code of training.train_all, too, where the same command resumes.
 STOPPED = 3
 # Longer than any list of arguments.
 REQUEST_BYTES = 1 << 16
@@ -79,11 +79,11 @@ def _ask(connection: socket.socket, given: list[str]) -> int:
     if not _has_run():
         return _orphaned()
     if is_stopping:
-        sys.stderr.write("stopped before it could confirm it; the next run goes on at its last epoch\n")
+        sys.stderr.write("stopped before it could confirm it; the next run resumes at its last epoch\n")
         return STOPPED
     sys.stderr.write(
-        "its process was killed, most often for want of memory: run fewer at a time with JOBS=; "
-        "the next run goes on at its last epoch\n"
+        "its process was killed, most often for lack of memory: run fewer at a time with JOBS=; "
+        "the next run resumes at its last epoch\n"
     )
     return KILLED
 
@@ -105,7 +105,7 @@ def _has_run() -> bool:
 
 
 def _orphaned() -> int:
-    sys.stderr.write("the run that began this is gone; the next one goes on here\n")
+    sys.stderr.write("the run that began this is gone; the next one resumes here\n")
     return STOPPED
 
 
@@ -133,7 +133,7 @@ def do(given: Sequence[str]) -> int:
         sys.stderr.write(f"{error}\n" if str(error) else "")
         return 1
     except OutOfTime:
-        sys.stderr.write("stopped between two epochs; the next run goes on there\n")
+        sys.stderr.write("stopped between two epochs; the next run resumes there\n")
         return STOPPED
     return 0
 
@@ -180,7 +180,7 @@ def _work(connection: socket.socket) -> None:
         code = do(json.loads(request))
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
-    except BaseException:  # noqa: BLE001  as any process, with its traceback; the server's code must not go on here
+    except BaseException:  # noqa: BLE001  as any process, with its traceback; the server's code must not continue here
         traceback.print_exc()
     finally:
         sys.stdout.flush()

@@ -50,7 +50,7 @@ def is_running(grid: Grid, step: Step) -> bool:
 
 @contextmanager
 def attempt(grid: Grid, step: Step, device: str) -> Iterator[None]:
-    """Record how a step goes; waits for a process of an earlier, killed run that is still at the same step."""
+    """Record how a step goes; waits for a process of an earlier, killed run that still executes the same step."""
     path = _place(grid, step, ".json")
     with hold(_place(grid, step, ".lock")):
         before = read_entry(grid, step)

@@ -121,7 +121,7 @@ def test_without_a_client_nothing_is_asked(monkeypatch):
     monkeypatch.setattr(
         doctor, "call", lambda *arguments, timeout_s: ClientAnswer("kaggle", 1, "", "No module named 'six'")
     )
-    monkeypatch.setattr(doctor, "ask_admission", None)
+    monkeypatch.setattr(doctor, "request_access", None)
     found = ask()
     assert failed(found) == [doctor.CLIENT] and found[doctor.RULES].found == f"not known: see {doctor.CLIENT}"
 
@@ -130,7 +130,7 @@ def test_without_a_client_nothing_is_asked(monkeypatch):
     ("owner", "mark", "word"),
     [
         ("Ann", Mark.OK, "ann"),
-        (OWNER_PLACEHOLDER, Mark.WARN, "the kit was not told"),
+        (OWNER_PLACEHOLDER, Mark.WARN, "which is not set for the kit"),
         ("bob", Mark.WARN, "ann by the credentials, but bob"),
     ],
 )

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from kernels.build_notebook import COMPETITION
 from kernels.kaggle import download, unpack
-from kernels.kaggle.access import Admission
+from kernels.kaggle.access import Access
 from kernels.kaggle.client import ClientAnswer, KaggleError
 from kernels.kaggle.contents import COMPETITION_COUNTS, IMAGES, LABELLED, STUDIES, count_contents, differences
 from tests.support.kaggle.kaggle_server import KaggleServer
@@ -273,7 +273,7 @@ def test_a_download_that_was_stopped_goes_on_where_it_was(kaggle, tmp_path):
 
 def fake_attempts(monkeypatch, archive: Path, *sizes: int | None) -> list[int]:
     """A client that leaves an archive of these sizes when it is stopped, attempt for attempt; None: it ends well."""
-    monkeypatch.setattr(download, "ask_admission", lambda: Admission())
+    monkeypatch.setattr(download, "request_access", lambda: Access())
     monkeypatch.setattr(download, "listed_bytes", lambda: 100)
     left = list(sizes)
 
@@ -305,7 +305,7 @@ def test_the_size_is_known_where_all_files_are_listed(monkeypatch):
     rows = '[{"name": "a", "size": 7}, {"name": "b", "size": 5}]'
     for printed, size in ((rows, 12), ("Next Page Token = x\n" + rows, None), ("No files found", None)):
         answer = ClientAnswer("kaggle", 0, printed, "")
-        monkeypatch.setattr(download, "ask", lambda *arguments, answer=answer: answer)
+        monkeypatch.setattr(download, "query", lambda *arguments, answer=answer: answer)
         assert download.listed_bytes() == size
 
 

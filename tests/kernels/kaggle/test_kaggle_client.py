@@ -113,7 +113,7 @@ def test_a_broken_line_is_asked_again_until_it_holds(monkeypatch, status):
     answers = [answer(f"{status} Server Error: x"), answer("Connection aborted"), answer("", 0, "fine")]
     monkeypatch.setattr(client, "call", lambda *arguments, **options: answers.pop(0))
     pauses: list[float] = []
-    assert client.ask("x", sleep=pauses.append).out == "fine"
+    assert client.query("x", sleep=pauses.append).out == "fine"
     assert pauses == list(client.RETRY_S[:2])
 
 
@@ -121,23 +121,23 @@ def test_a_refusal_is_not_asked_again(monkeypatch):
     answers = [answer("404 Client Error: Not Found")]
     monkeypatch.setattr(client, "call", lambda *arguments, **options: answers.pop(0))
     with pytest.raises(KaggleError) as caught:
-        client.ask("x")
+        client.query("x")
     assert caught.value.status == 404
 
 
 def test_a_line_that_stays_broken_ends_the_asking(monkeypatch):
     monkeypatch.setattr(client, "call", lambda *arguments, **options: answer("Max retries exceeded"))
     with pytest.raises(KaggleError, match="cannot be reached"):
-        client.ask("x", sleep=lambda _: None)
+        client.query("x", sleep=lambda _: None)
 
 
 def test_json_is_found_behind_other_lines(monkeypatch):
     printed = 'Next Page Token = 7\n[{"name": "a"}]'
     monkeypatch.setattr(client, "call", lambda *arguments, **options: answer("", 0, printed))
-    assert client.ask_json("x") == [{"name": "a"}]
+    assert client.query_json("x") == [{"name": "a"}]
     monkeypatch.setattr(client, "call", lambda *arguments, **options: answer("", 0, "[{broken"))
     with pytest.raises(KaggleError, match="no JSON"):
-        client.ask_json("x")
+        client.query_json("x")
 
 
 def test_progress_bars_are_no_words():

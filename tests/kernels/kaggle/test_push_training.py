@@ -35,7 +35,7 @@ def session(code: int | None, finished: int, left: int) -> RunKernel:
 def test_a_session_whose_time_is_up_is_resumed_and_leaves_what_package_takes(kaggle, tmp_path, capsys):
     kaggle.run_kernel = session(3, finished=2, left=5)
     assert train(tmp_path) == 0
-    assert "5 are left: `make push-train RECIPES=split_and_global RESUME=1` goes on" in capsys.readouterr().out
+    assert "5 are left: `make push-train RECIPES=split_and_global RESUME=1` resumes" in capsys.readouterr().out
     first = kaggle.kernels[KERNEL][0].metadata
     assert first["machineShape"] == "NvidiaTeslaT4" and "kernelDataSources" not in first
 

@@ -33,7 +33,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return shorten
 
 
-STILL = ("`make upload` goes on waiting", "is still '", "the outputs of another version")
+STILL = ("`make upload` continues waiting", "is still '", "the outputs of another version")
 
 
 def mended(kaggle: KaggleServer) -> None:
@@ -50,8 +50,8 @@ UPLOAD_STOPS: dict[str, tuple[dict[str, Any], str]] = {
     "a file arrives short": ({"shrink_file": "weights-0.bin"}, "bytes instead of"),
     "another manifest arrives": ({"corrupt_file": "manifest.json"}, "its manifest is"),
     "processing fails": ({"status_plan": ["FAILED"]}, "failed: `make upload` sends it again"),
-    "processing never ends": ({"status_plan": ["NOT_YET_PERSISTED"]}, "`make upload` goes on waiting"),
-    "never to be seen": ({"not_found_after_create": 99}, "does not know ann/lumbar-weights"),
+    "processing never ends": ({"status_plan": ["NOT_YET_PERSISTED"]}, "`make upload` continues waiting"),
+    "never to be seen": ({"not_found_after_create": 99}, "does not list ann/lumbar-weights"),
     "credentials refused": ({"unauthorised": True}, "create a token"),
     "server down for long": ({"server_errors": 99}, "unavailable"),
 }
@@ -90,7 +90,7 @@ def test_what_passes_by_itself_stops_no_upload(kaggle, package, tmp_path, name):
 @pytest.mark.parametrize(
     ("faults", "sentence"),
     [
-        ({"stale_version": True}, "`make upload` goes on waiting"),
+        ({"stale_version": True}, "`make upload` continues waiting"),
         ({"stale_files": True}, "is not what was sent"),
         ({"refuse_version_while_processing": True, "status_plan": ["READY"]}, None),
     ],
@@ -196,7 +196,7 @@ def test_a_package_of_another_user_is_not_sent(kaggle, package, tmp_path, capsys
     path = other / "dataset-metadata.json"
     path.write_text(path.read_text().replace("ann/", "bob/"))
     assert ship("upload", other, tmp_path) == 1
-    assert "bob's and Kaggle knows you as ann: `make package OWNER=ann`" in capsys.readouterr().err
+    assert "bob's and the client's user is ann: `make package OWNER=ann`" in capsys.readouterr().err
     assert kaggle.asked("PUT") == []
 
 

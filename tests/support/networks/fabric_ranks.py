@@ -15,7 +15,7 @@ from training.data.samples.batch import Batch
 from training.fitting.device import device_of
 from training.fitting.loop import fit
 from training.fitting.time_limit import StoppedBySignal
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.schema import MemberRecipe
 
 CPU = torch.device("cpu")
 STEPS = 22

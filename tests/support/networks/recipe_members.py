@@ -10,8 +10,8 @@ from kernels.lumbar.manifest import Artefact
 from tests.support.networks.tiny_members import PROVENANCE
 from training import networks
 from training.fitting.export import export
-from training.recipe.load import RECIPES, load_named
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.load import RECIPES, load_named
+from training.recipe_schema.schema import MemberRecipe
 
 
 def members(profile: str, role: str) -> list[MemberRecipe]:

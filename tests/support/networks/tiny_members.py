@@ -10,8 +10,8 @@ import torch
 from kernels.lumbar.manifest import Provenance
 from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
 from training.data.samples.batch import Batch
-from training.recipe.fitting import Fitting, Network, Optimisation
-from training.recipe.schema import Backbone, MemberRecipe
+from training.recipe_schema.fitting import Fitting, Network, Optimisation
+from training.recipe_schema.schema import Backbone, MemberRecipe
 
 PROVENANCE = Provenance(
     recipe="tiny",

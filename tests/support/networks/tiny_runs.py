@@ -13,7 +13,7 @@ from kernels.lumbar.run.submission import replace_json
 from kernels.lumbar.specs import Member
 from tests.support.anatomy.spines import spine_shape
 from training.fitting.export import export
-from training.recipe.schema import MemberRecipe, Recipe
+from training.recipe_schema.schema import MemberRecipe, Recipe
 from training.runs import RunFolder
 
 GOLDEN_SEED = 3
@@ -60,7 +60,7 @@ def write_runs(runs: Path, recipe: Recipe, folds: tuple[int, ...] = (0,)) -> Non
     folder = RunFolder(runs, recipe)
     for entry in recipe.members():
         for fold in folds:
-            _write_run(folder.job(entry.member.name, fold), recipe, entry, fold)
+            _write_run(folder.network_folder(entry.member.name, fold), recipe, entry, fold)
     replace_json(folder.priors, public_priors())
     replace_json(folder.shape, spine_shape().model_dump(mode="json"))
 

@@ -21,7 +21,7 @@ from training.benchmarks.studies import link_training_studies
 from training.data.cache.crop_cache import widened
 from training.data.tables import read_tables
 from training.phantom.dataset import Options, make_dataset
-from training.recipe.load import names_of
+from training.recipe_schema.load import names_of
 
 
 @pytest.fixture(scope="module")

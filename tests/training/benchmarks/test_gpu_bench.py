@@ -14,7 +14,7 @@ from training.benchmarks.gpu import __main__ as command
 from training.benchmarks.gpu.parts import PARTS, Part, PartResult, Setting, run_parts
 from training.benchmarks.packages import NearTypicalPoints
 from training.benchmarks.tables import Record
-from training.recipe.load import load_named
+from training.recipe_schema.load import load_named
 
 
 def say(setting: Setting, record: Record) -> None:

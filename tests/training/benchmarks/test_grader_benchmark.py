@@ -18,14 +18,14 @@ from tests.support.dicom.dicom_factory import write_foreign_dataset
 from tests.support.networks.tiny_runs import write_runs
 from training.benchmarks import grader_answers, graders
 from training.benchmarks.grader_answers import AGREED, OWN, TRUE, find_system, labels_of
-from training.benchmarks.graders import FOUND, MIXTURES, OUT_OF_FOLD, TITLES, Row, Scored, gain_lines, rivals
+from training.benchmarks.graders import FOUND, MIXTURES, OUT_OF_FOLD, TITLES, Row, Scored, baselines, gain_lines
 from training.data import out_of_fold
 from training.evaluation import predictor
 from training.evaluation.intervals import Difference, Interval, intervals, unpaired
 from training.evaluation.truth import read_landmarks, read_solution
 from training.evaluation.validate import answer_table, predict_studies
-from training.recipe.load import load_named
-from training.recipe.schema import Recipe
+from training.recipe_schema.load import load_named
+from training.recipe_schema.schema import Recipe
 from training.runs import RunFolder
 
 NAMES = ["slice_transformer", "split_and_global"]
@@ -186,9 +186,9 @@ def test_the_best_recipe_is_chosen_out_of_fold_and_by_hindsight():
         return Row(name, GROUPS, 1.0, {where: {"final": Interval(its, its, its)} for where, its in scores.items()})
 
     rows = [row("a", 0.3, 0.4), row("b", 0.4, 0.3)]
-    both = rivals(rows, ["a", "b"])
+    both = baselines(rows, ["a", "b"])
     assert list(both) == ["a", "b"]
-    assert list(rivals(rows, ["b"])) == ["b"]
+    assert list(baselines(rows, ["b"])) == ["b"]
     lines = gain_lines("a", both["a"], {FOUND: {OWN: Difference(-0.1, -0.2, 0.1, "noise")}})
     assert "less a, the best recipe by its out-of-fold score" in lines[0]
     assert all(words in lines[1] for words in (FOUND, "own landmarks", "does not beat it outside of the interval"))

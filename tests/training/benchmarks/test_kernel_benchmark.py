@@ -185,8 +185,16 @@ def test_lanes_that_answer_otherwise_are_an_error():
 def test_a_study_without_an_answer_is_a_fault():
     run = finished(24)
     run.report.update({"studies": {"asked": 24, "graded": 23}, "device": "cpu", "problem_counts": {}, "problems": []})
-    assert run.faults() == ["studies were left out: 23/24 studies, 1 networks, cpu, {}"]
-    assert run.faults(members=2)[1].startswith("1 of 2 networks were used")
+    assert run.faults() == ["studies were left out: 23/24 studies, 1 networks, cpu, no problems"]
+    assert run.faults(members=2)[1] == "1 of 2 networks were used; no problems"
+
+
+def test_problems_of_a_run_are_text():
+    run, where = finished(24), {"study": "7", "where": "a", "kind": "member-unusable", "detail": "cut off"}
+    run.report.update({"studies": {"asked": 24, "graded": 24}, "device": "cpu", "problems": [where]})
+    run.report["problem_counts"] = {"member-unusable": 1, "no-series": 2}
+    assert run.summary().endswith("cpu, 1 member-unusable, 2 no-series")
+    assert "member-unusable: 1 in 1 study; this network is left out" in run.faults(members=2)[0]
 
 
 def test_a_clocked_call_within_another_counts_once():

@@ -34,7 +34,7 @@ from training.data.cache.crop_cache import DAMAGE, CacheError, build_cache, open
 from training.data.cache.crop_groups import bytes_of
 from training.data.cache.decode import Annotation, geometry_file, lift_all
 from training.data.tables import read_tables
-from training.recipe.load import load_named
+from training.recipe_schema.load import load_named
 
 MEMBERS = load_named("split_and_global", "smoke").members()
 VIEWS = list(dict.fromkeys((one.member.unit, view) for one in MEMBERS for view in one.member.inputs))
@@ -261,7 +261,7 @@ from pathlib import Path
 from training.data.cache import cache_making
 from training.data.cache.crop_cache import build_cache, requests_of
 from training.data.tables import read_tables
-from training.recipe.load import load_named
+from training.recipe_schema.load import load_named
 
 def slowly(tasks, jobs, whole=cache_making.decode_all):
     for one in whole(tasks, jobs):

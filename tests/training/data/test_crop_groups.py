@@ -9,8 +9,8 @@ import pytest
 
 from training.data.cache.crop_cache import Cache
 from training.data.cache.crop_groups import CropGroups, bytes_of, grouped
-from training.recipe.load import load_named
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.load import load_named
+from training.recipe_schema.schema import MemberRecipe
 
 STUDIES = 100
 

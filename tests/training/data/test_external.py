@@ -21,8 +21,8 @@ from training.data.samples.external_samples import PretrainingSamples, pretraina
 from training.data.tables import LEVEL_TEXTS, Tables, TablesError, read_tables
 from training.phantom.dataset import Options, make_dataset
 from training.phantom.external import write_external
-from training.recipe.fitting import Augmentation, Fitting, Network, Optimisation
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.fitting import Augmentation, Fitting, Network, Optimisation
+from training.recipe_schema.schema import MemberRecipe
 
 CPU = torch.device("cpu")
 CANAL = tuple(f"spinal_canal_stenosis_{level}" for level in LEVELS)

@@ -14,7 +14,7 @@ from training.data import out_of_fold
 from training.data.label_correction import check_coverage, read_predictions, with_corrected_labels
 from training.data.out_of_fold import OutOfFoldError
 from training.data.tables import Tables
-from training.recipe.fitting import Labels
+from training.recipe_schema.fitting import Labels
 
 STUDIES = ["1", "2", "3"]
 

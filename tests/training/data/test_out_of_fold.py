@@ -93,9 +93,9 @@ def test_who_was_shown_a_study_is_told_from_who_is_silent_on_it() -> None:
     shown = rows_of("a", "a_0", "a", 0, {study: {} for study in both}, one)
     half = rows_of("a", "a_1", "a", 0, spoken(both[:1], 1), one)
     answers = answers_of(together([shown, half]))
-    assert answers.asked is not None and answers.asked.tolist() == [[True, True], [True, False]]
+    assert answers.evaluated is not None and answers.evaluated.tolist() == [[True, True], [True, False]]
     part = answers.only(studies=np.array([False, True]), members=["a/a_1", "a/a_0"])
-    assert part.asked is not None and part.asked.tolist() == [[False], [True]]
+    assert part.evaluated is not None and part.evaluated.tolist() == [[False], [True]]
 
 
 def test_a_part_of_the_answers() -> None:

@@ -111,7 +111,7 @@ def test_a_study_without_series_is_said(root, caplog):
             "canal",
             r"train.csv lacks the columns spinal_canal_stenosis_l3_l4",
         ),
-        ("train.csv", "\n1234567890123,", "\n007,", "study 007 stands there twice with different labels"),
+        ("train.csv", "\n1234567890123,", "\n007,", "study 007 occurs twice with different labels"),
         ("train.csv", "\n007,", "\n\n42,", r"lacks 1 of 2 studies of train.csv \(the first: 42\): unpack the whole"),
         ("train_series_descriptions.csv", "Axial T2", "Axial T3", "line 3: series_description is 'Axial T3'"),
         ("train_series_descriptions.csv", "\n007,12", "\n007,", "line 3: series_id is empty: fill it in"),

@@ -23,7 +23,7 @@ from training.ensemble.search import (
     best_single,
     best_subset,
     cross_fitted,
-    lean,
+    pruned,
     run_order,
     simple_mean,
 )
@@ -254,12 +254,12 @@ def curve_of(answers: Answers, ensemble: Ensemble) -> list[float]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("fit", [best_ensemble, lean])
+@pytest.mark.parametrize("fit", [best_ensemble, pruned])
 def test_every_member_earns_its_seconds_and_the_last_lowers_the_score(seed: int, fit: object) -> None:
     skills = np.random.default_rng(seed).uniform(-0.5, 1.5, (9, 3)).tolist()
     answers = answers_with(skills, 40, seed)
     costs = MemberCosts.equal(answers.members)
-    given = (simple_mean(answers, LOGITS),) if fit is lean else ()
+    given = (simple_mean(answers, LOGITS),) if fit is pruned else ()
     found = fit(answers, LOGITS, *given, costs)  # type: ignore[operator]
     assert 1 < len(found.members) < len(answers.members)
     whole = final(answers, found)
@@ -273,7 +273,7 @@ def test_every_member_earns_its_seconds_and_the_last_lowers_the_score(seed: int,
 
 def test_members_that_only_pass_the_minimum_together_are_cut_at_it() -> None:
     answers = answers_with([(2, 2, 2), (2, 2, 2), (0, 0, 0), (0, 0, 0)], 60)
-    kept = lean(answers, LOGITS, simple_mean(answers, LOGITS), MemberCosts.equal(answers.members))
+    kept = pruned(answers, LOGITS, simple_mean(answers, LOGITS), MemberCosts.equal(answers.members))
     assert set(kept.members) == {"a/m0", "b/m1"}
 
 

@@ -15,11 +15,11 @@ from tests.training.ensemble.test_ensemble_search import labels_of
 from training.data.out_of_fold import answers_of, rows_of, together, write
 from training.ensemble.find import main
 from training.ensemble.search import SearchError
-from training.ensemble.sources import read_costs, standing_of, usable
+from training.ensemble.sources import read_costs, recipe_weights_of, usable
 from training.evaluation.predictor import Prediction
 from training.evaluation.validate import answer_table
-from training.recipe.load import RECIPES, load_recipe
-from training.recipe.schema import Recipe
+from training.recipe_schema.load import RECIPES, load_recipe
+from training.recipe_schema.schema import Recipe
 
 FIRST, SECOND = "slice_transformer", "view_fusion"
 STUDIES = 24
@@ -165,7 +165,7 @@ def test_a_model_of_one_backbone_a_fold_is_one_member() -> None:
         tables.append(answer_table(recipe.name, recipe.members(), fold, told, labels))
         trained |= {(f"{recipe.name}/{one.pooled_as}", fold) for one in recipe.members() if one.is_trained_in(fold)}
     answers = answers_of(together(tables))
-    assert set(answers.members) == set(standing_of(recipe).weights)
+    assert set(answers.members) == set(recipe_weights_of(recipe).weights)
     assert len({one.member.name for one in recipe.members() if one.pooled_as == f"{recipe.name}_spinal"}) == 5
     in_all = [name for name in answers.members if all((name, fold) in trained for fold in range(recipe.folds))]
     assert f"{recipe.name}/{recipe.name}_spinal" in in_all
@@ -278,7 +278,7 @@ def test_what_is_missing_is_said_in_one_sentence(runs: Path, capsys: pytest.Capt
 
 def test_a_recipe_stands_with_its_own_weights() -> None:
     recipe = recipe_of("split_and_global")
-    own = standing_of(recipe)
+    own = recipe_weights_of(recipe)
     assert own.average == recipe.average
     graders = [one for one in recipe.members() if one.member.role == "grader"]
     assert own.weights == {f"split_and_global/{one.pooled_as}": one.weight for one in graders}

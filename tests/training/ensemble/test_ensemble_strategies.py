@@ -21,7 +21,7 @@ from training.ensemble.strategies import (
     RECIPE,
     SIDE_BY_SIDE,
     SUBSET,
-    Standing,
+    RecipeWeights,
     shipped,
     strategies,
 )
@@ -30,12 +30,12 @@ from training.evaluation.metric import pooled
 from training.evaluation.ties import SAME, first_best
 
 
-def standing(*members: str, name: str = "", weight: float = 1.0, average: str = "logits") -> Standing:
+def standing(*members: str, name: str = "", weight: float = 1.0, average: str = "logits") -> RecipeWeights:
     weights = {member: dict.fromkeys(GROUPS, weight) for member in members}
-    return Standing(name or members[0].partition("/")[0], weights, average)  # type: ignore[arg-type]
+    return RecipeWeights(name or members[0].partition("/")[0], weights, average)  # type: ignore[arg-type]
 
 
-def found_in(answers: Answers, seconds: float | None = None, *recipes: Standing) -> SearchResult:
+def found_in(answers: Answers, seconds: float | None = None, *recipes: RecipeWeights) -> SearchResult:
     return search(answers, LOGITS, MemberCosts.equal(answers.members), seconds, recipes)
 
 
@@ -62,7 +62,7 @@ def test_one_recipe_as_it_stands_is_taken_where_nothing_is_better() -> None:
     own, other = standing(*FEW.members[:4], name="one", weight=0.5), standing(*FEW.members[4:], name="other")
     result = found_in(FEW, None, own, other)
     scores = finals(result)
-    assert result.strategy == RECIPE and "best recipe as it stands (one)" in result.reason
+    assert result.strategy == RECIPE and "best recipe with its own weights (one)" in result.reason
     assert sorted(result.order) == sorted(own.weights)
     assert all(its == dict.fromkeys(GROUPS, 0.25) for its in result.weights.values())
     assert scores["cross_fitted"] == pytest.approx(scores["recipe one"], abs=SAME)
@@ -128,8 +128,13 @@ def test_what_costs_more_than_the_budget_is_told_and_not_taken() -> None:
     assert result.costs[MEAN] == 4 and result.costs[RECIPE] == 1
     lines = {line.split("  ")[0]: line for line in table_of(result).splitlines()}
     over = {name for name, line in lines.items() if line.endswith("over the budget")}
-    assert {"simple mean of all", "recipe all as it stands"} <= over
-    assert not over & {"free weights", "best subset", "best recipe as it stands", "recipe a as it stands"}
+    assert {"simple mean of all", "recipe all with its own weights"} <= over
+    assert not over & {
+        "free weights",
+        "best subset",
+        "best recipe with its own weights",
+        "recipe a with its own weights",
+    }
     with pytest.raises(SearchError, match="no member fits in 0.5 seconds"):
         found_in(answers, 0.5)
 

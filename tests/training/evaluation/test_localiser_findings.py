@@ -24,13 +24,13 @@ from training.benchmarks.localisers import MEAN_SHAPE, FinishedRecipe, candidate
 from training.evaluation.localiser_findings import (
     average_offsets,
     average_positions,
-    judge,
+    findings_of,
     nearest_slice,
     shown,
     summary,
 )
-from training.recipe import load as recipe_files
-from training.recipe.load import load_recipe
+from training.recipe_schema import load as recipe_files
+from training.recipe_schema.load import load_recipe
 
 POINTS = spine(np.random.default_rng(5))
 TRUTH = {row: POINTS[row] for row in ROWS}
@@ -55,12 +55,12 @@ RECESS_READER = Reader("recesses", ["left_subarticular_stenosis", "right_subarti
 
 
 def judged(row: str, moved_mm: np.ndarray) -> dict[str, object]:
-    (finding,) = judge("7", TRUTH, SLICES, {row: TRUTH[row] + moved_mm}, [row])
+    (finding,) = findings_of("7", TRUTH, SLICES, {row: TRUTH[row] + moved_mm}, [row])
     return finding
 
 
 def test_every_true_landmark_lies_on_a_slice_and_the_truth_is_faultless() -> None:
-    findings = pd.DataFrame(judge("7", TRUTH, SLICES, TRUTH))
+    findings = pd.DataFrame(findings_of("7", TRUTH, SLICES, TRUTH))
     assert len(findings) == len(ROWS) and findings["error_mm"].max() < 1e-6
     assert findings[["found", "right_level", "right_slice"]].all(axis=None)
 
@@ -89,12 +89,12 @@ def test_error_is_measured_in_the_plane_of_an_oblique_slice() -> None:
     tilted = study(stack("axial_t2", TRUTH, TRUTH[RECESSES[4]], 5, STEP_MM, "31", tilt_deg=40))
     slices = shown(tilted, TRUTH)
     found = {RECESSES[4]: TRUTH[RECESSES[4]] + 5 * tilted.stacks[0].planes[0].normal}
-    (finding,) = judge("7", TRUTH, slices, found, [RECESSES[4]])
+    (finding,) = findings_of("7", TRUTH, slices, found, [RECESSES[4]])
     assert finding["error_mm"] == pytest.approx(0, abs=1e-6)
 
 
 def test_what_is_missing_counts_as_missed_and_what_is_guessed_as_not_found() -> None:
-    missing, guessed = judge("7", TRUTH, SLICES, {CANAL[1]: TRUTH[CANAL[1]]}, CANAL[:2], guessed={CANAL[1]})
+    missing, guessed = findings_of("7", TRUTH, SLICES, {CANAL[1]: TRUTH[CANAL[1]]}, CANAL[:2], guessed={CANAL[1]})
     assert missing["error_mm"] == np.inf and not (missing["found"] or missing["right_level"] or missing["right_slice"])
     assert guessed["error_mm"] < 1e-6 and guessed["right_level"] and not guessed["found"]
 
@@ -114,10 +114,10 @@ def test_the_nearest_slice_is_one_whose_image_holds_the_point() -> None:
 
 def test_summary_counts_shares_and_never_averages_over_what_is_missing() -> None:
     found = {row: TRUTH[row] + 7 * BACKWARDS for row in CANAL[:4]}
-    one = summary(pd.DataFrame(judge("7", TRUTH, SLICES, found, CANAL)))
+    one = summary(pd.DataFrame(findings_of("7", TRUTH, SLICES, found, CANAL)))
     assert (one["count"], one["within_5_mm"], one["within_10_mm"], one["found"]) == (5, 0, 0.8, 0.8)
     assert one["median_mm"] == pytest.approx(7)
-    slices_only = summary(pd.DataFrame(judge("7", TRUTH, SLICES, TRUTH, RECESSES, slices_only=True)))
+    slices_only = summary(pd.DataFrame(findings_of("7", TRUTH, SLICES, TRUTH, RECESSES, slices_only=True)))
     assert np.isnan(slices_only["median_mm"]) and slices_only["right_slice"] == 1
 
 
@@ -160,7 +160,7 @@ def test_rows_measure_only_what_their_localisers_answer() -> None:
     recesses, together = rows_of(CANAL_READER, RECESS_READER)[1:]
     assert recesses.rows == [row for row in ROWS if group_of(row) == "subarticular"]
     located, seconds = recesses.run(WHOLE)
-    findings = judge("7", TRUTH, SLICES, located.points, recesses.rows)
+    findings = findings_of("7", TRUTH, SLICES, located.points, recesses.rows)
     assert all(one["found"] and one["error_mm"] < 3 for one in findings) and seconds > 0
     assert set(together.run(WHOLE)[0].points) == set(together.rows) == {*CANAL, *RECESSES}
 
@@ -170,7 +170,7 @@ def test_an_untrained_part_is_named_in_the_row_of_its_recipe() -> None:
 
 
 def test_tables_hold_a_row_a_localiser_and_only_its_views() -> None:
-    findings = [{"localiser": "canal", **one} for one in judge("7", TRUTH, SLICES, {}, CANAL)]
+    findings = [{"localiser": "canal", **one} for one in findings_of("7", TRUTH, SLICES, {}, CANAL)]
     text, numbers = report(pd.DataFrame(findings), {"canal": {"parameters": 2_500_000, "gflops": 1.5, "ms": 12.0}})
     main = next(line for line in text.splitlines() if line.startswith("canal "))
     assert main.split() == "canal ∞ ∞ – – – – 0.0% 0.0% 0.0% – 0.0% – 0.0% 2.50 1.50 12.0".split()

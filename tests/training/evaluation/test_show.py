@@ -17,7 +17,7 @@ from tests.support.dicom.dicom_factory import ForeignTruth, write_foreign_datase
 from tests.support.networks.tiny_runs import write_runs
 from training.evaluation import overlays, show
 from training.evaluation.overlays import Panel, draw_located, panels
-from training.recipe.load import load_named
+from training.recipe_schema.load import load_named
 
 POINTS = spine(np.random.default_rng(5))
 TRUTH = {row: POINTS[row] for row in ROWS}

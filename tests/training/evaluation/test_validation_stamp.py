@@ -17,7 +17,7 @@ from tests.support.networks.tiny_runs import write_runs
 from training.evaluation import validate, validation_stamp
 from training.evaluation.metric import Score
 from training.evaluation.validate import all_of, fold_manifest
-from training.recipe.load import load_named
+from training.recipe_schema.load import load_named
 from training.runs import RunFolder, RunsError
 
 SCORE = Score(0.25, 0.5, 0.5, 0.25, 0.375)
@@ -51,7 +51,7 @@ def folder(runs: Path, tmp_path: Path) -> RunFolder:
 
 
 def change_artefact(folder: RunFolder, member: str, **changes: object) -> None:
-    path = folder.job(f"split_and_global_{member}", 0) / "artefact.json"
+    path = folder.network_folder(f"split_and_global_{member}", 0) / "artefact.json"
     content = json.loads(path.read_text())
     content["provenance"] |= changes.pop("provenance", {})
     path.write_text(json.dumps(content | changes))
@@ -82,7 +82,7 @@ def doubt_localiser(folder: RunFolder) -> None:
 
 
 def change_weights(folder: RunFolder) -> None:
-    path = folder.job("split_and_global_spinal_tiny", 0) / "artefact.json"
+    path = folder.network_folder("split_and_global_spinal_tiny", 0) / "artefact.json"
     content = json.loads(path.read_text())
     content["weights"]["sha256"] = "0" * 64
     path.write_text(json.dumps(content))
@@ -125,7 +125,7 @@ def test_other_studies_tables_or_code_are_validated_again(folder: RunFolder, mon
 
 @pytest.mark.parametrize("name", ["weights.ts", "artefact.json"])
 def test_a_damaged_network_is_named_and_not_left_out(folder: RunFolder, name: str) -> None:
-    path = folder.job("split_and_global_spinal_tiny", 0) / name
+    path = folder.network_folder("split_and_global_spinal_tiny", 0) / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 255
     path.write_bytes(content)
@@ -145,7 +145,7 @@ def test_localisers_are_measured_again_without_the_calibration_of_an_attempt_tha
     monkeypatch.setattr(validate, "all_of", measure)
     localisers = [one for one in folder.recipe.members() if one.member.role == "localiser"]
     for one in localisers:
-        path = folder.job(one.member.name, 0) / "artefact.json"
+        path = folder.network_folder(one.member.name, 0) / "artefact.json"
         replace_json(path, json.loads(path.read_text()) | {"calibration": {"slope": 2.0, "offset": 1.0}})
     tables: Any = None
     with pytest.raises(Measured) as found:

@@ -69,7 +69,7 @@ def test_only_the_first_process_writes(shared):
 
 def test_sigterm_to_one_process_stops_all_and_nothing_is_lost(shared):
     said = {(shared / f"said{rank}.txt").read_text() for rank in (0, 1)}
-    assert said == {"tiny_split_gru was stopped after step 20 of 22; the same command goes on there"}
+    assert said == {"tiny_split_gru was stopped after step 20 of 22; the same command resumes there"}
     first = weights(shared, 0)
     assert all(torch.equal(value, first["stopped"][name]) for name, value in first["undisturbed"].items())
     losses = [column(shared / name, "train_loss") for name in ("undisturbed", "stopped")]

@@ -94,7 +94,7 @@ class Terminated(TinySamples):
 def test_a_run_stopped_by_sigterm_continues_within_the_epoch_to_the_same_bits(tmp_path, recipe, dies_at, steps):
     before = signal.getsignal(signal.SIGTERM)
     whole = fit(recipe, TinySamples(recipe), tmp_path / "whole", CPU, seed=7)
-    with pytest.raises(StoppedBySignal, match=f"stopped after step {steps} of 9; the same command goes on there"):
+    with pytest.raises(StoppedBySignal, match=f"stopped after step {steps} of 9; the same command resumes there"):
         fit(recipe, Terminated(recipe, dies_at=dies_at), tmp_path / "stopped", CPU, seed=7)
     assert signal.getsignal(signal.SIGTERM) == before
     torch.rand(100)

@@ -8,11 +8,12 @@ from typing import Any, get_args
 import pytest
 import yaml
 
+from kernels.profiles import Profile
 from training.fitting.losses import LOSSES
 from training.fitting.preflight import check_losses, check_recipes
 from training.networks import NetworkError
-from training.recipe.load import RECIPES, load_named, merge
-from training.recipe.schema import Profile, Recipe, RecipeError
+from training.recipe_schema.load import RECIPES, load_named, merge
+from training.recipe_schema.schema import Recipe, RecipeError
 
 
 def smoke_of(name: str, changes: str) -> Recipe:

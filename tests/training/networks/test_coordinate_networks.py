@@ -25,8 +25,8 @@ from training.networks import NetworkError
 from training.networks.coordinates import Places, PointHead
 from training.networks.parts import encoders
 from training.networks.volume_coordinates import HalvingMean, VolumeEncoder
-from training.recipe.fitting import Fitting, Network
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.fitting import Fitting, Network
+from training.recipe_schema.schema import MemberRecipe
 
 NAN = float("nan")
 TARGETS = ("left_subarticular_stenosis_l1_l2", "right_subarticular_stenosis_l1_l2", "spinal_canal_stenosis_l1_l2")

@@ -18,7 +18,7 @@ from tests.support.anatomy.studies import MINUS_X, mirror_study
 from tests.support.networks.bare_torch import bare_answers
 from tests.support.networks.recipe_members import export_untrained, members
 from training.fitting.export import parity_inputs
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.schema import MemberRecipe
 
 CPU = torch.device("cpu")
 SMALL = members("smoke", "localiser")

@@ -21,8 +21,8 @@ from training.networks import NetworkError
 from training.networks.heat_pointer import HeatAndPointer
 from training.networks.parts.slices import never_empty, pick, real_slices, spread, with_neighbours
 from training.networks.roi_maps import RoiMaps, middle_slices
-from training.recipe.fitting import Fitting, Network, Optimisation
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.fitting import Fitting, Network, Optimisation
+from training.recipe_schema.schema import MemberRecipe
 
 NAN = float("nan")
 SIZE, SLICES = 32, 6

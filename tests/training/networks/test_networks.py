@@ -14,8 +14,8 @@ from training import networks
 from training.networks import NetworkError
 from training.networks.parts import encoders, torchvision_shim
 from training.networks.parts.heatmaps import points_from_maps
-from training.recipe.load import RECIPES, load_named
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.load import RECIPES, load_named
+from training.recipe_schema.schema import MemberRecipe
 
 SMALLEST: dict[str, list[MemberRecipe]] = {
     "deeplab_heatmap": [

@@ -16,6 +16,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from kernels.lumbar.manifest import PublishedWeights
+from kernels.profiles import Profile
 from tests.support.networks.tiny_members import TinySamples, grader, localiser
 from tests.training.fitting.test_preflight import smoke_of
 from training import networks
@@ -26,8 +27,8 @@ from training.networks.csn import ChannelSeparated
 from training.networks.parts import encoders, published_weights
 from training.networks.parts.published_weights import Offer
 from training.networks.parts.segmentation import pretrained_encoder
-from training.recipe.load import RECIPES, load_named
-from training.recipe.schema import MemberRecipe, Profile
+from training.recipe_schema.load import RECIPES, load_named
+from training.recipe_schema.schema import MemberRecipe
 
 MODEL, TAGGED = "test_resnet", "test_resnet.r160_in1k"
 OFFER = encoders.timm_offer(MODEL)

@@ -20,9 +20,9 @@ from training.fitting.losses.slice_losses import level_classes, level_distance
 from training.fitting.optimise import make_optimiser
 from training.networks import NetworkError
 from training.networks.slice_levels import BLANK_LOGIT, BLANK_MM
-from training.recipe.fitting import Fitting, Network
-from training.recipe.load import load_recipe
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.fitting import Fitting, Network
+from training.recipe_schema.load import load_recipe
+from training.recipe_schema.schema import MemberRecipe
 
 SLICES, SIZE_PX = 8, 32
 CANALS = tuple(f"spinal_canal_stenosis_{level}" for level in LEVELS)

@@ -22,8 +22,8 @@ from tests.support.networks.tiny_runs import write_runs
 from training.packaging import packs
 from training.packaging.ensemble_weights import FoundEnsemble, read_ensemble, weighted
 from training.packaging.packs import collect
-from training.recipe.load import load_named
-from training.recipe.schema import Recipe
+from training.recipe_schema.load import load_named
+from training.recipe_schema.schema import Recipe
 from training.runs import RunFolder
 
 
@@ -52,7 +52,7 @@ def package(runs: Path, out: Path, *options: str) -> int:
 
 
 def first_run(runs: Path, recipe: Recipe) -> Path:
-    return RunFolder(runs, recipe).job(recipe.members()[0].member.name, 0)
+    return RunFolder(runs, recipe).network_folder(recipe.members()[0].member.name, 0)
 
 
 def test_package_is_complete_and_loads(finished, recipe, tmp_path, capsys):
@@ -248,7 +248,7 @@ WRONG_ENSEMBLES = {
             found["weights"].update({"a/ghost": dict.fromkeys(GROUPS, 0.5)}),
             found["order"].append("a/ghost"),
         ),
-        "the ensemble wants a/ghost, which is not among the finished runs given",
+        "the ensemble contains a/ghost, which is not among the finished runs given",
     ),
     "NaN": (weigh("spinal", float("nan")), "global_tiny.spinal: Input should be a finite number"),
     "infinite": (weigh("spinal", float("inf")), "global_tiny.spinal: Input should be a finite number"),

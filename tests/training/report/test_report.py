@@ -22,12 +22,12 @@ from tests.support.networks.tiny_runs import write_runs
 from training.data.out_of_fold import Answers, rows_of, write
 from training.data.tables import ROW_GROUPS
 from training.ensemble import find
-from training.ensemble.search import EliminationStep, Ensemble, simple_mean
+from training.ensemble.search import CurvePoint, Ensemble, simple_mean
 from training.ensemble.strategies import CrossFit
 from training.evaluation.intervals import intervals
 from training.evaluation.metric import pooled, row_losses
 from training.evaluation.show import open_study
-from training.recipe.load import load_named
+from training.recipe_schema.load import load_named
 from training.report.__main__ import main, row_text
 from training.report.cases import FoldLocalisers, picture_of
 from training.report.figures import apart, gain_figure
@@ -266,11 +266,11 @@ def test_the_metrics_best_answer_lies_on_the_reliability_line() -> None:
     assert counts.sum() == 4000 * 5 and (counts == np.diag(np.diag(counts))).all()
 
 
-def test_without_an_ensemble_the_mean_stands_in_and_the_page_says_so(
+def test_without_an_ensemble_the_mean_replaces_it_and_the_page_says_so(
     runs: Path, searched: Path, tmp_path: Path
 ) -> None:
     text = made(runs, tmp_path / "page.html", "--worst", "1")
-    assert "the simple mean of all members stands in" in text and "make ensemble" in text
+    assert "the simple mean of all members replaces the ensemble" in text and "make ensemble" in text
     mean = json.loads(searched.read_text())["scores"]["simple_mean"]["final"]["value"]
     assert f"<b>{mean:.4f}</b>" in text
     assert "No picture: the report was made without DATA." in text and "No DATA was named" in text
@@ -335,7 +335,7 @@ def test_landmarks_are_those_of_the_folds_own_localisers(data: tuple[Path, Forei
 def test_numbers_in_the_gain_figure_do_not_lie_on_each_other() -> None:
     places = np.array([[0, 0], [1, 0], [10, 0], [11, 1], [30, 0], [31, 0]])
     assert apart(places, 5) == [0, 2, 5] and apart(places[:1], 5) == [0] and apart(places[:0], 5) == []
-    assert gain_figure([EliminationStep("a", 1.0, 0.3), EliminationStep("b", 1.01, 0.29)]).startswith(
+    assert gain_figure([CurvePoint("a", 1.0, 0.3), CurvePoint("b", 1.01, 0.29)]).startswith(
         "data:image/svg+xml;base64,"
     )
 

@@ -87,7 +87,7 @@ LOST: dict[str, tuple[Moment, Moment]] = {
 def test_who_is_lost_at_any_moment_was_killed(listener, monkeypatch, capfd, moment) -> None:
     around_the_job(monkeypatch, *LOST[moment], listener)
     assert step.main(GIVEN) == step.KILLED
-    assert "for want of memory" in capfd.readouterr().err
+    assert "for lack of memory" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("moment", LOST)

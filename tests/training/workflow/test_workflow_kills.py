@@ -109,10 +109,10 @@ def test_a_run_that_is_told_to_stop_saves_what_it_has(place: Path, tmp_path: Pat
         time.sleep(0.1)
     run.send_signal(signal.SIGTERM)
     _, said = run.communicate(timeout=60)
-    assert run.returncode == 3 and "train-all was stopped: 3 of 5 jobs are finished; the same command goes on" in said
+    assert run.returncode == 3 and "train-all was stopped: 3 of 5 jobs are finished; the same command resumes" in said
     assert (job / "checkpoint.pt").is_file()
     planned = call(command("plan", place / "data", runs, [recipe])).stdout
-    assert "2 of 5 jobs would run" in planned and "goes on after epoch " in planned
+    assert "2 of 5 jobs would run" in planned and "resumes after epoch " in planned
 
 
 def test_a_changed_recipe_runs_only_its_own(place: Path, undisturbed: tuple[dict[str, str], str]) -> None:

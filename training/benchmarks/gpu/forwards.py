@@ -19,8 +19,8 @@ from training import networks
 from training.benchmarks.loader import wait
 from training.benchmarks.tables import Record
 
+from .optimiser_steps import CHOSEN, find
 from .parts import Setting
-from .steps import CHOSEN, find
 
 ROUNDS = 10
 ROWS, SMALL_ROWS = 80, 2

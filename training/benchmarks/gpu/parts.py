@@ -25,7 +25,7 @@ RESERVE = 0.15
 LEAST_S = 10.0
 # Cores for each of the parts that run together.
 CORES_A_PART = 4
-# Where the CPU stands in for the device, parts may take so many times as long.
+# Where the CPU replaces the device, parts may take so many times as long.
 SLOWER_ON_CPU = 4.0
 
 
@@ -86,7 +86,7 @@ PARTS = (
     Part("train", f"{HERE}.robustness:stopped_training", 200, "together"),
     Part("stages", f"{HERE}.kernel_answers:stages", 60, "alone"),
     Part("full_networks", f"{HERE}.full_networks:measure", 100, "alone"),
-    Part("steps", f"{HERE}.steps:measure", 60, "alone"),
+    Part("steps", f"{HERE}.optimiser_steps:measure", 60, "alone"),
     Part("variants", f"{HERE}.forwards:variants", 80, "alone"),
 )
 

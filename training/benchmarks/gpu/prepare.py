@@ -12,7 +12,7 @@ from pathlib import Path
 from training.benchmarks.packages import SEED, make_package, smoke_members
 from training.benchmarks.tables import Record
 from training.phantom.dataset import Options, make_dataset
-from training.recipe.load import names_of
+from training.recipe_schema.load import names_of
 
 from .parts import Setting
 

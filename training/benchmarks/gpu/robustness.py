@@ -26,7 +26,7 @@ from training.benchmarks.kernel_run import KernelRun
 from training.benchmarks.packages import write_package
 from training.benchmarks.tables import BenchError, Record
 from training.packaging.packs import collect
-from training.recipe.load import load_named
+from training.recipe_schema.load import load_named
 from training.runs import RunFolder
 
 from .kernel_answers import MOST_APART, add_runs, cpus, options_of, run

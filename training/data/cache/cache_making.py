@@ -41,7 +41,7 @@ def make(wanted: Wanted, root: Path, tables: Tables, sources: CropSources, jobs:
     found = resumed(wanted)
     if found is None:
         clear(wanted)
-    _check_room(wanted)
+    _check_space(wanted)
     journal, done = found if found is not None else (_begin(wanted), {})
     _log_start(wanted, len(done), sources)
     tasks = [one for one in _tasks(wanted, root, tables) if one.study not in done]
@@ -58,13 +58,13 @@ def make(wanted: Wanted, root: Path, tables: Tables, sources: CropSources, jobs:
                     save(wanted, journal, unsaved)
                     saved_s = time.monotonic()
     except BrokenProcessPool as error:
-        raise CacheError("a decoding process died, most often for want of memory: use fewer with JOBS=") from error
+        raise CacheError("a decoding process died, most often for lack of memory: use fewer with JOBS=") from error
     finally:
         save(wanted, journal, unsaved)
     _finish(wanted, done)
 
 
-def _check_room(wanted: Wanted) -> None:
+def _check_space(wanted: Wanted) -> None:
     """Raises CacheError on a full disk, where a memory-mapped file would end in a bus error."""
     needed = sum(prod(shape) * kind.itemsize for shape, kind in wanted.layouts().values())
     missing = needed - sum(part.stat().st_blocks * 512 for part in wanted.layouts() if part.is_file())
@@ -96,7 +96,7 @@ def _log_start(wanted: Wanted, done: int, sources: CropSources) -> None:
     if others := set(wanted.out.glob("*.npz")) - new:
         log.info(
             "%d other cache files there were made of other data, by other code or for other networks: "
-            "remove %s when nothing runs, to free their room",
+            "remove %s when nothing runs, to free their space",
             len(others),
             wanted.out,
         )

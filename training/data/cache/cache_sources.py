@@ -55,30 +55,30 @@ def images_digest(root: Path, tables: Tables, kept: Path, may_read: bool = True)
     read and `may_read` is false.
     """
     names, listed = _listed(root, tables)
-    looks = dict(zip(names, listed, strict=True))
+    listings = dict(zip(names, listed, strict=True))
     known = _known(kept)
-    if _changed(looks, known):
+    if _changed(listings, known):
         if not may_read:
             return None
-        known = _read_again(root, looks, kept)
+        known = _read_again(root, listings, kept)
     return digest([(name, known[name][1] if name in known else None) for name in names])
 
 
-def _changed(looks: Mapping[str, str | None], known: Mapping[str, list[str | None]]) -> list[str]:
+def _changed(listings: Mapping[str, str | None], known: Mapping[str, list[str | None]]) -> list[str]:
     """The series whose listing (names, sizes, times) differs from the cached one."""
-    return [name for name, found in looks.items() if known.get(name, [None])[0] != found]
+    return [name for name, found in listings.items() if known.get(name, [None])[0] != found]
 
 
-def _read_again(root: Path, looks: Mapping[str, str | None], kept: Path) -> dict[str, list[str | None]]:
+def _read_again(root: Path, listings: Mapping[str, str | None], kept: Path) -> dict[str, list[str | None]]:
     """Hash the changed series and update the cached digests; of concurrent jobs one reads."""
     with exclusive(kept.with_name(f".{kept.name}.lock")):
         known = _known(kept)
-        changed = _changed(looks, known)
-        there = [name for name in changed if looks[name] is not None]
+        changed = _changed(listings, known)
+        there = [name for name in changed if listings[name] is not None]
         with ThreadPoolExecutor(LISTING_THREADS) as pool:
             read = list(pool.map(lambda name: _content(root / "train_images" / name), there))
-        known = {name: pair for name, pair in known.items() if looks.get(name) == pair[0]}
-        known |= {name: [looks[name], content] for name, content in zip(there, read, strict=True)}
+        known = {name: pair for name, pair in known.items() if listings.get(name) == pair[0]}
+        known |= {name: [listings[name], content] for name, content in zip(there, read, strict=True)}
         if changed:
             replace_json(kept, known)
     return known
@@ -118,13 +118,13 @@ def listing_of(folder: Path) -> str | None:
     """sha256 of the names, sizes and modification times of a series' files; None without any file."""
     try:
         with os.scandir(folder) as entries:
-            found = sorted(_seen(entry) for entry in entries if not entry.name.startswith("."))
+            found = sorted(_listed_file(entry) for entry in entries if not entry.name.startswith("."))
     except (OSError, ValueError):  # ValueError: not a valid path
         return None
     return hashlib.sha256(repr(found).encode("utf-8", "surrogateescape")).hexdigest() if found else None
 
 
-def _seen(entry: os.DirEntry[str]) -> tuple[str, int, int]:
+def _listed_file(entry: os.DirEntry[str]) -> tuple[str, int, int]:
     try:
         found = entry.stat()
     except OSError:  # a broken link: reported when it is read

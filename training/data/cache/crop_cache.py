@@ -29,7 +29,7 @@ from training.data.cache.decode import CacheRequest, geometry_file
 from training.data.tables import Tables
 from training.digests import digest
 from training.locks import LOCK, exclusive
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.schema import MemberRecipe
 
 # Margin at each border as a share of the crop's side: a crop rotated and sheared by 15 degrees stays inside.
 MARGIN = 0.25
@@ -118,7 +118,7 @@ def build_cache(root: Path, tables: Tables, requests: Iterable[CacheRequest], ou
             make(Wanted(out, made_of, missing, studies, landmark_file), root, tables, sources, jobs)
             views, points = _opened(files, made_of, studies), _points(landmark_file)
     if points is None or len(views) < len(files):
-        raise CacheError(f"{out} does not give back what was written there: look after that disk, or name another")
+        raise CacheError(f"{out} does not return what was written there: check that disk, or name another")
     landmarks = {study: {n: point for n, point in one.items() if n in ROW_INDEX} for study, one in points.items()}
     return Cache(tuple(studies), landmarks, {request: views[request] for request in files}, points)
 

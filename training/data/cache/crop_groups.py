@@ -11,7 +11,7 @@ import numpy as np
 
 from kernels.lumbar.labels import UNITS
 from training.data.cache.crop_cache import Cache, requests_of
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.schema import MemberRecipe
 
 # Geometry of a slice: three vectors of float64.
 GEOMETRY_BYTES = 3 * 3 * 8

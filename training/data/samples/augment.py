@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from training.data.samples.staging import send
-from training.recipe.fitting import Augmentation
+from training.recipe_schema.fitting import Augmentation
 
 SHARPEN = torch.tensor([[-1.0, -1, -1], [-1, 9, -1], [-1, -1, -1]])
 SHARPEN_STRENGTH = (0.2, 0.5)

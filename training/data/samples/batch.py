@@ -44,7 +44,7 @@ class Batch:
     def known_origin(self) -> Origin:
         """`origin`.  Raises ValueError for a localiser's batch."""
         if self.origin is None:
-            raise ValueError("this loss is for graders: its batches say to which studies and conditions targets belong")
+            raise ValueError("this loss is for graders: its batches record the study and condition of each target")
         return self.origin
 
     @property

@@ -13,7 +13,7 @@ from kernels.lumbar.inputs.views import turn_pixels
 from kernels.lumbar.specs import ViewRequest
 from training.data.samples.batch import Batch
 from training.data.samples.staging import send
-from training.recipe.fitting import Augmentation
+from training.recipe_schema.fitting import Augmentation
 
 
 def turn_some(batch: Batch, inputs: Sequence[ViewRequest], chosen: torch.Tensor) -> Batch:

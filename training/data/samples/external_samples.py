@@ -17,7 +17,7 @@ from training.data.cache.crop_cache import Cache, CachedView, stored
 from training.data.external import SOURCES, LevelImage, LevelImages
 from training.data.samples.member_samples import MemberSamples
 from training.data.tables import Tables
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.schema import MemberRecipe
 
 HELD_OUT = 0.1
 COLUMNS_TO, ROWS_TO, ALONG = CANONICAL_AXES["sagittal"]

@@ -33,8 +33,8 @@ from training.data.samples.cached_crops import Change, central, grid_of, mirror_
 from training.data.samples.sample_targets import groups_of, points, severities
 from training.data.samples.staging import Staging, send
 from training.data.tables import Tables
-from training.recipe.fitting import Augmentation
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.fitting import Augmentation
+from training.recipe_schema.schema import MemberRecipe
 
 log = logging.getLogger("samples")
 
@@ -66,8 +66,8 @@ class MemberSamples:
         self.jitter_px = [self._jitter_px(request, localiser_error_mm) for request in self.member.inputs]
         self.partners = self._mirrored_views()
         if self.member.role == "grader":
-            judged = self.views[0] if self.fitting.loss == "valid_slices_bce" else None
-            self.targets = severities(cache, tables.labels, self.member, judged)
+            graded = self.views[0] if self.fitting.loss == "valid_slices_bce" else None
+            self.targets = severities(cache, tables.labels, self.member, graded)
         else:
             self.targets = points(cache, self.member, self.views[0])
         self.groups = send(groups_of(self.member), device)
@@ -76,7 +76,7 @@ class MemberSamples:
         self.train_samples = self._usable([place[study] for study in train_studies])
         self.validation_samples = self._usable([place[study] for study in validation_studies])
         if not self.train_samples:
-            raise ValueError("no training study has both a label and an image of what this network looks at")
+            raise ValueError("no training study has both a label and an image of this network's views")
         batch = self.fitting.optimisation.batch_size
         # The last, smaller batch is dropped: batch normalisation needs more than one sample.
         self.steps_per_epoch = max(len(self.train_samples) // batch, 1)
@@ -112,7 +112,7 @@ class MemberSamples:
         jitter_mm = self.fitting.augmentation.jitter_mm
         if jitter_mm == "localiser":
             if series not in localiser_error_mm:
-                log.warning("%s: nothing is known of what localisers miss by in %s", self.member.name, series)
+                log.warning("%s: no localisation error is known for %s", self.member.name, series)
             return localiser_error_mm.get(series, 0.0)
         return jitter_mm
 

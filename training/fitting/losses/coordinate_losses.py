@@ -10,7 +10,7 @@ from training.data.samples.batch import Batch
 from training.fitting.losses.registry import LossSum, loss
 from training.fitting.losses.target_heatmaps import known_points
 from training.networks.coordinates import Places
-from training.recipe.fitting import Fitting
+from training.recipe_schema.fitting import Fitting
 
 # Smooth-L1 changes from square to absolute at 1: at an eighth of the image once places are multiplied by this.
 PLACE_SCALE = 8.0

@@ -12,7 +12,7 @@ from kernels.lumbar.labels import GROUPS, SEVERITIES, SEVERITY_WEIGHTS
 from training.data.samples.batch import Batch
 from training.data.tables import MISSING
 from training.fitting.losses.registry import LossSum, loss
-from training.recipe.fitting import Fitting
+from training.recipe_schema.fitting import Fitting
 
 SEVERE = len(SEVERITIES) - 1
 # Clip of the any-severe probabilities: half floats cannot come closer to 1.

@@ -11,7 +11,7 @@ from torch.nn import functional
 from training.data.samples.batch import Batch
 from training.fitting.losses.registry import LossSum, loss
 from training.fitting.losses.target_heatmaps import gaussian_heatmaps, known_points
-from training.recipe.fitting import Fitting
+from training.recipe_schema.fitting import Fitting
 
 # Two slices away the published target is a quarter; smaller weights are cut to 0.
 LEAST_WEIGHT = 0.2
@@ -80,9 +80,9 @@ def heat_and_pointer_bce(
     known = known & (shows.amax(1) > 0)
     per_map = _heat_errors(heat, batch, weight, heat_of, sigma_px, foreground)
     per_target = (per_map[:, :, heat_of] * shows).sum(1) / shows.sum(1).clamp_min(1)  # (B, K)
-    seen = real[..., None].float()
+    shown = real[..., None].float()
     error = functional.binary_cross_entropy_with_logits(pointer.float(), weight, reduction="none")
-    per_target = per_target + (error * seen).sum(1) / seen.sum(1).clamp_min(1)
+    per_target = per_target + (error * shown).sum(1) / shown.sum(1).clamp_min(1)
     return LossSum((per_target * known).sum(), known.sum().to(per_target.dtype))
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 from torch import Tensor, nn
 
 from training.data.samples.batch import Batch
-from training.recipe.fitting import Fitting
+from training.recipe_schema.fitting import Fitting
 
 
 class LossSum(NamedTuple):

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from training.data.samples.batch import Batch
 from training.fitting.losses.registry import LossSum, loss
-from training.recipe.fitting import Fitting
+from training.recipe_schema.fitting import Fitting
 
 
 def level_distance(

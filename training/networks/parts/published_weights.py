@@ -7,7 +7,6 @@ recipe uses, with or without timm's tag: resnet18.safetensors or resnet18.a1_in1
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -19,6 +18,7 @@ import torch
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
+from training.digests import file_digest
 from training.networks.parts.errors import NetworkError
 
 PRETRAINED_VARIABLE = "PRETRAINED_DIR"
@@ -129,7 +129,7 @@ def download(offers: Sequence[Offer], folder: Path | None = None) -> None:
         path = local_file(offer, folder)
         if path is not None and (folder is None or path.is_relative_to(folder)):
             blob = path.resolve()  # the hub's cache names most blobs by their sha256
-            if folder is None or len(blob.name) != SHA256_DIGITS or blob.name == _sha256(blob):
+            if folder is None or len(blob.name) != SHA256_DIGITS or blob.name == file_digest(blob):
                 continue
             blob.unlink()
         try:
@@ -169,12 +169,7 @@ def _note(offer: Offer, path: Path) -> dict[str, str]:
     source = offer.repository or offer.url
     if folder is not None and path.is_relative_to(folder):
         source = f"{PRETRAINED_VARIABLE}/{path.relative_to(folder)}"
-    return {"model": offer.name, "source": source, "sha256": _sha256(path), "licence": offer.licence}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {"model": offer.name, "source": source, "sha256": file_digest(path), "licence": offer.licence}
 
 
 def _first_line(error: Exception) -> str:

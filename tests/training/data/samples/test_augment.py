@@ -16,7 +16,7 @@ from training.data.samples.augment import (
     warp,
     warp_points,
 )
-from training.recipe.fitting import Augmentation
+from training.recipe_schema.fitting import Augmentation
 
 STRONG = Augmentation(rotate_deg=40, shear_deg=25, scale=0.3, brightness=0.4, contrast=0.6, noise=0.2)
 

@@ -8,7 +8,7 @@ import torch
 from tests.support.networks.tiny_members import view
 from training.data.samples.batch import Batch
 from training.data.samples.blend import blended, dihedral_some, turn_some
-from training.recipe.fitting import Augmentation
+from training.recipe_schema.fitting import Augmentation
 
 
 def numbered(count: int, size: int = 16, views: int = 1) -> Batch:

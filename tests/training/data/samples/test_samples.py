@@ -18,9 +18,9 @@ from training.data.cache.crop_cache import Cache, CachedView, build_cache, reque
 from training.data.samples.member_samples import MemberSamples
 from training.data.samples.staging import Staging
 from training.data.tables import MISSING, Tables, read_tables
-from training.recipe.fitting import Augmentation, Fitting, Network, Optimisation
-from training.recipe.load import load_named
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.fitting import Augmentation, Fitting, Network, Optimisation
+from training.recipe_schema.load import load_named
+from training.recipe_schema.schema import MemberRecipe
 
 CPU = torch.device("cpu")
 CANAL = tuple(f"spinal_canal_stenosis_{level}" for level in LEVELS)
@@ -361,7 +361,7 @@ def test_crops_are_jittered_by_what_localisers_miss_by(caplog):
     assert spread_px("localiser", {"axial_t2": 0.5, "sagittal_t2": 3.0}) == pytest.approx([1, 1], rel=0.1)
     assert not caplog.text
     assert spread_px("localiser", {"sagittal_t2": 3.0}) == pytest.approx([0, 0], abs=1e-4)
-    assert "nothing is known of what localisers miss by in axial_t2" in caplog.text
+    assert "no localisation error is known for axial_t2" in caplog.text
 
 
 @pytest.mark.parametrize(("jitter", "firsts"), [(0, {1}), (1, {0, 1, 2}), (4, {0, 1, 2})])

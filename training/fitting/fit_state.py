@@ -23,14 +23,14 @@ from training.fitting.losses.target_heatmaps import known_points
 from training.fitting.optimise import make_ema, make_optimiser, rate_at
 from training.fitting.randomness import generators, seed_everything, set_generators
 from training.networks.parts import published_weights
-from training.recipe.schema import MemberRecipe
+from training.recipe_schema.schema import MemberRecipe
 
 GRADIENT_NORM = 1.0
 # The loss is checked every so many steps, as each check synchronises the GPU.
-LOOK_EVERY = 20
+CHECK_EVERY = 20
 
 
-class TrainingRun:
+class FitState:
     """A network, its optimiser and history, identical in all processes of `device`.
 
     Every process draws every batch and uses its part, so that any number of devices gives the same weights, up to
@@ -116,7 +116,7 @@ class TrainingRun:
             total += loss.total
             weight += loss.weight
             bar.update()
-            if count % LOOK_EVERY == 0 or count == steps:
+            if count % CHECK_EVERY == 0 or count == steps:
                 bar.set_postfix(epoch=epoch, loss=f"{self._mean(epoch, count, total, weight):.4g}", refresh=False)
             if count < steps:
                 seconds = time.monotonic() - started
@@ -134,7 +134,7 @@ class TrainingRun:
         if not math.isfinite(mean):
             raise FitError(
                 f"{self.recipe.member.name}: the loss is {mean} in epoch {epoch}, at step {count} or less than "
-                f"{LOOK_EVERY} before; a smaller learning rate or a warm-up is the usual cure"
+                f"{CHECK_EVERY} before; a smaller learning rate or a warm-up is the usual cure"
             )
         return mean
 
@@ -221,7 +221,7 @@ class TrainingRun:
         within = state["within"]
         if within is not None and len(within["processes"]) != self.device.ranks:
             raise FitError(
-                f"{self.recipe.member.name} was stopped within an epoch on {len(within['processes'])} devices: go on "
+                f"{self.recipe.member.name} was stopped within an epoch on {len(within['processes'])} devices: resume "
                 f"with as many, not {self.device.ranks}, or remove the folder to start anew"
             )
         self.net.load_state_dict(state["net"])

@@ -1,4 +1,4 @@
-"""Trains one network in one fold, from cached crops to its TorchScript file; and the context of all such jobs."""
+"""Trains one network in one fold, from cached crops to its TorchScript file; and the context that all of them share."""
 
 from __future__ import annotations
 
@@ -23,27 +23,28 @@ from training.data.label_correction import EarlierPredictions, with_corrected_la
 from training.data.samples.external_samples import PretrainingSamples
 from training.data.samples.member_samples import MemberSamples
 from training.data.tables import Tables
-from training.digests import job_digest
+from training.digests import training_digest
+from training.fitting import FitError
 from training.fitting.device import Device, device_of
 from training.fitting.export import ExportError, export
 from training.fitting.history import EVENT_FILES
-from training.fitting.loop import FitError, FitResult, fit
+from training.fitting.loop import FitResult, fit
 from training.fitting.time_limit import TimeLimit
 from training.networks import NetworkError
-from training.recipe.load import members_of
-from training.recipe.schema import MemberRecipe, Recipe
+from training.recipe_schema.load import members_of
+from training.recipe_schema.schema import MemberRecipe, Recipe
 from training.runs import PRETRAINING, SECOND, RunFolder, is_finished, read_object, remove_checkpoints
 
 log = logging.getLogger("train")
 
 
 class TrainingError(Exception):
-    """A job that cannot be done, with its name and the reason."""
+    """A network that cannot be trained, with its name and the reason."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """Inputs and folders of a training, the same for all recipes."""
+class TrainingOptions:
+    """Data, folders and options of a training, the same for all recipes."""
 
     data: Path
     runs: Path
@@ -66,11 +67,11 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Work:
+class RecipeContext:
     """One recipe on one data set: the context of its steps."""
 
     recipe: Recipe
-    source: Source
+    options: TrainingOptions
     folder: RunFolder
     tables: Tables
     folds: dict[str, int]
@@ -85,7 +86,7 @@ class Work:
     @property
     def members(self) -> list[MemberRecipe]:
         """The networks to train."""
-        return members_of(self.recipe, self.source.localisers_only)
+        return members_of(self.recipe, self.options.localisers_only)
 
     @property
     def localisers(self) -> list[MemberRecipe]:
@@ -98,39 +99,39 @@ class Work:
 
     def make_crops(self, members: Sequence[MemberRecipe]) -> Cache:
         """The crops of these networks; missing ones are made."""
-        source = self.source
-        return build_cache(source.data, self.tables, requests_of(members), source.crops, source.jobs)
+        options = self.options
+        return build_cache(options.data, self.tables, requests_of(members), options.crops, options.jobs)
 
     def crop_groups(self) -> CropGroups:
         """The crops of all networks, in groups that fit the disk limit."""
-        limit_bytes = self.source.cache_gb * 1e9
-        return CropGroups(self.members, len(self.tables.labels), self.source.crops, limit_bytes, self.make_crops)
+        limit_bytes = self.options.cache_gb * 1e9
+        return CropGroups(self.members, len(self.tables.labels), self.options.crops, limit_bytes, self.make_crops)
 
 
 @dataclass(frozen=True)
-class Job:
-    """Context of one training."""
+class NetworkTraining:
+    """One network in one fold, to be trained."""
 
-    work: Work
+    context: RecipeContext
     member: MemberRecipe
     fold: int
     crops: Callable[[], Cache]
-    """Opens the crops, making missing ones; called for unfinished jobs only."""
+    """Opens the crops, making missing ones; called for unfinished networks only."""
     jitter_mm: dict[str, float]
     """Series kind → standard deviation (mm, each axis) of the fold's localisation error."""
 
     @property
     def out(self) -> Path:
-        """The job's own folder."""
-        return self.work.folder.job(self.member.member.name, self.fold)
+        """The network's own folder."""
+        return self.context.folder.network_folder(self.member.member.name, self.fold)
 
     @property
     def digest(self) -> str:
         """Digest of everything the weights depend on."""
-        images = self.work.images.fingerprint if self.work.images and self.member.fitting.pretraining else None
-        earlier = self.work.earlier.fingerprint if self.work.earlier and self.member.fitting.labels.any else None
-        made_of = (self.work.tables.fingerprint, self.jitter_mm, images, earlier)
-        return job_digest(self.member, self.fold, self.work.recipe.seed, *made_of)
+        images = self.context.images.fingerprint if self.context.images and self.member.fitting.pretraining else None
+        earlier = self.context.earlier.fingerprint if self.context.earlier and self.member.fitting.labels.any else None
+        made_of = (self.context.tables.fingerprint, self.jitter_mm, images, earlier)
+        return training_digest(self.member, self.fold, self.context.recipe.seed, *made_of)
 
     @property
     def named_member(self) -> MemberRecipe:
@@ -139,97 +140,97 @@ class Job:
         return self.member.model_copy(update={"member": named})
 
 
-def train(job: Job) -> None:
-    """Fit, export and mark as done; does nothing if the job is finished.
+def train_network(training: NetworkTraining) -> None:
+    """Fit, export and mark as done; does nothing if the network is finished.
 
     Under torchrun every process calls this and the first one writes; `out` must be on a shared file system.
     Raises TrainingError, OutOfTime (StoppedBySignal on SIGTERM).
     """
-    member, out = job.named_member, job.out
-    if is_finished(out, job.digest):
+    context, member, out = training.context, training.named_member, training.out
+    if is_finished(out, training.digest):
         remove_checkpoints(out)  # a kill may have come after done.json
         log.info("%s is finished", member.member.name)
         return
-    seed = job.work.recipe.seed + job.fold
+    seed = context.recipe.seed + training.fold
     started = time.monotonic()
     try:
-        shared = device_of(job.work.device, member.fitting.optimisation.precision)
+        shared = device_of(context.device, member.fitting.optimisation.precision)
         if shared.first:
-            _begin(out, job.digest)
+            _begin(out, training.digest)
             resolved = yaml.safe_dump(member.model_dump(mode="json"), sort_keys=False)
             replace_text(out / runs.RESOLVED_RECIPE, resolved)
         shared.barrier()
-        held_out = job.work.held_out(job.fold)
-        training = [study for study, fold in job.work.folds.items() if fold != job.fold]
-        tables = with_corrected_labels(job.work.tables, job.work.earlier, member.fitting.labels, training)
-        crops = _crops(job, shared)
-        samples = MemberSamples(crops, tables, member, training, held_out, shared.device, seed, job.jitter_mm)
-        first = _pretrained(job, member, shared.device, seed)
+        held_out = context.held_out(training.fold)
+        studies = [study for study, fold in context.folds.items() if fold != training.fold]
+        tables = with_corrected_labels(context.tables, context.earlier, member.fitting.labels, studies)
+        crops = _crops(training, shared)
+        samples = MemberSamples(crops, tables, member, studies, held_out, shared.device, seed, training.jitter_mm)
+        first = _pretrained(training, member, shared.device, seed)
         initial = None if first is None else first.net.state_dict()
-        results = [fit(member, samples, out, shared.device, seed, initial, clock=job.work.clock)]
-        results += _second_step(job, member, samples, results[0], seed)
+        results = [fit(member, samples, out, shared.device, seed, initial, clock=context.clock)]
+        results += _second_fit(training, member, samples, results[0], seed)
         if shared.first:
             published = [weights for result in [*([first] if first else []), *results] for weights in result.published]
-            artefact = export(results[-1].net, member, out, _provenance(job, seed, published), seed)
-            _finish(job, artefact, results[-1], time.monotonic() - started)
+            artefact = export(results[-1].net, member, out, _provenance(training, seed, published), seed)
+            _finish(training, artefact, results[-1], time.monotonic() - started)
         shared.barrier()
     except (FitError, ExportError, NetworkError, ValueError) as error:
         raise TrainingError(f"{member.member.name}: {error}") from error
 
 
-def _finish(job: Job, artefact: Artefact, result: FitResult, seconds: float) -> None:
-    """Mark the job as done, and remove its checkpoints."""
+def _finish(training: NetworkTraining, artefact: Artefact, result: FitResult, seconds: float) -> None:
+    """Mark the network as done, and remove its checkpoints."""
     if artefact.member.role == "localiser":  # its error and calibration must be measured again
-        job.work.folder.localiser_errors(job.fold).unlink(missing_ok=True)
+        training.context.folder.localiser_errors(training.fold).unlink(missing_ok=True)
     replace_json(
-        job.out / runs.DONE,
+        training.out / runs.DONE,
         {
-            "digest": job.digest,
+            "digest": training.digest,
             "name": artefact.member.name,
             "role": artefact.member.role,
-            "weight": job.member.weight,
+            "weight": training.member.weight,
             "seconds": round(seconds, 1),
             "validation_loss": result.validation_loss,
             "best_epoch": result.best_epoch,
         },
     )
-    remove_checkpoints(job.out)
+    remove_checkpoints(training.out)
 
 
-def _crops(job: Job, shared: Device) -> Cache:
+def _crops(training: NetworkTraining, shared: Device) -> Cache:
     """The cache; the first process makes missing crops while the others wait."""
     if not shared.first:
         shared.barrier()
-    crops = job.crops()
+    crops = training.crops()
     if shared.first:
         shared.barrier()
     return crops
 
 
-def _pretrained(job: Job, member: MemberRecipe, device: torch.device, seed: int) -> FitResult | None:
+def _pretrained(training: NetworkTraining, member: MemberRecipe, device: torch.device, seed: int) -> FitResult | None:
     """The fit to published images, if the recipe has `pretraining` and images are given."""
     pretraining = member.fitting.pretraining
-    if pretraining is None or job.work.images is None:
+    if pretraining is None or training.context.images is None:
         return None
     changes = {"epochs": pretraining.epochs, "learning_rate": pretraining.learning_rate}
     optimisation = member.fitting.optimisation.model_copy(update=changes)
     fitting = member.fitting.model_copy(update={"optimisation": optimisation})
     first = member.model_copy(update={"fitting": fitting})
-    samples = PretrainingSamples(job.work.images, first, device, seed, pretraining.sources)
-    return fit(first, samples, job.out / PRETRAINING, device, seed, clock=job.work.clock)
+    samples = PretrainingSamples(training.context.images, first, device, seed, pretraining.sources)
+    return fit(first, samples, training.out / PRETRAINING, device, seed, clock=training.context.clock)
 
 
-def _second_step(
-    job: Job, member: MemberRecipe, samples: MemberSamples, first: FitResult, seed: int
+def _second_fit(
+    training: NetworkTraining, member: MemberRecipe, samples: MemberSamples, first: FitResult, seed: int
 ) -> list[FitResult]:
-    """The fit that starts from the first one's weights, if the recipe has `second_step`."""
-    step = member.fitting.second_step
-    if step is None:
+    """The fit of `second_step`, if the recipe has one, which starts from the first fit's weights."""
+    options = member.fitting.second_step
+    if options is None:
         return []
-    changes = {"loss": step.loss, "loss_options": step.loss_options, "optimisation": step.optimisation}
+    changes = {"loss": options.loss, "loss_options": options.loss_options, "optimisation": options.optimisation}
     second = member.model_copy(update={"fitting": member.fitting.model_copy(update=changes)})
-    started, out = first.net.state_dict(), job.out / SECOND
-    return [fit(second, samples, out, samples.device, seed, started, only=step.parts, clock=job.work.clock)]
+    started, out = first.net.state_dict(), training.out / SECOND
+    return [fit(second, samples, out, samples.device, seed, started, only=options.parts, clock=training.context.clock)]
 
 
 def _begin(out: Path, made_by: str) -> None:
@@ -246,18 +247,18 @@ def _begin(out: Path, made_by: str) -> None:
         replace_json(mark, {"digest": made_by})
 
 
-def _provenance(job: Job, seed: int, published: Sequence[dict[str, str]]) -> Provenance:
-    fitting = job.member.fitting
+def _provenance(training: NetworkTraining, seed: int, published: Sequence[dict[str, str]]) -> Provenance:
+    context, fitting, backbone = training.context, training.member.fitting, training.member.backbone
     return Provenance(
-        recipe=job.work.recipe.name,
+        recipe=context.recipe.name,
         network=fitting.network.name,
-        backbone=job.member.backbone.timm if job.member.backbone else str(fitting.network.options.get("encoder", "")),
-        fold=job.fold,
+        backbone=backbone.timm if backbone else str(fitting.network.options.get("encoder", "")),
+        fold=training.fold,
         seed=seed,
-        profile=job.work.recipe.profile,
+        profile=context.recipe.profile,
         torch_version=torch.__version__,
-        git_commit=job.work.commit,
-        data_fingerprint=job.work.tables.fingerprint,
+        git_commit=context.commit,
+        data_fingerprint=context.tables.fingerprint,
         published=tuple(PublishedWeights(**weights) for weights in published),
-        resolved_recipe=job.member.model_dump(mode="json"),
+        resolved_recipe=training.member.model_dump(mode="json"),
     )

@@ -6,17 +6,15 @@ profiles (load.py merges and checks them).  `Recipe.members()` lists the network
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from kernels.lumbar.labels import GROUPS
 from kernels.lumbar.specs import Group, Member, Spec, Tta, UnitKind, ViewRequest
-from training.recipe.fitting import Fitting
-from training.recipe.shorthand import expand_targets, expand_views
-
-Profile = Literal["smoke", "bench", "full"]
-PROFILES = get_args(Profile)
+from kernels.profiles import Profile
+from training.recipe_schema.fitting import Fitting
+from training.recipe_schema.shorthand import expand_targets, expand_views
 
 
 class RecipeError(Exception):

@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 from kernels.lumbar.labels import GROUPS, LEVELS, UNITS, row_of
+from kernels.profiles import Profile
 from tests.support import ROOT
-from training.recipe.load import load_named, load_recipe, merge, names_of
-from training.recipe.schema import Profile, Recipe, RecipeError
-from training.recipe.shorthand import expand_targets, expand_views
+from training.recipe_schema.load import load_named, load_recipe, merge, names_of
+from training.recipe_schema.schema import Recipe, RecipeError
+from training.recipe_schema.shorthand import expand_targets, expand_views
 
 FOLDER = ROOT / "training" / "recipes"
 RECIPES = sorted(FOLDER.rglob("*.yaml"))

@@ -89,8 +89,8 @@ class Pretraining(Spec):
     """Sagittal T2 (lsd, spider), T1 (osf) and CT (tseg)."""
 
 
-class SecondStep(Spec):
-    """A second fit from the weights of the first: some parts are reinitialised and fitted, the others are frozen."""
+class SecondFit(Spec):
+    """`second_step`: a second fit from the weights of the first; some parts are reinitialised, the others frozen."""
 
     parts: tuple[str, ...] = Field(min_length=1)
     """Names of the network's modules."""
@@ -119,7 +119,7 @@ class Fitting(Spec):
     network: Network
     loss: str
     """A name registered in training/fitting/losses."""
-    second_step: SecondStep | None = None
+    second_step: SecondFit | None = None
     labels: Labels = Labels()
     loss_options: dict[str, float] = {}
     """Keyword arguments of the loss."""

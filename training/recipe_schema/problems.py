@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from training.recipe.schema import MemberRecipe, Recipe
+from training.recipe_schema.schema import MemberRecipe, Recipe
 
 # At most so many problems of a file are shown.
 SHOWN = 5

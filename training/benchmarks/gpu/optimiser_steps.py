@@ -1,4 +1,4 @@
-"""Training steps a second of two networks of the full profile, with mixed precision, by the kit's own loop."""
+"""Optimiser steps a second of two networks of the full profile, with mixed precision, by the kit's own loop."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from training.benchmarks.tables import Cell, Record
 from training.data.samples.batch import Batch, Origin
 from training.data.samples.staging import Staging, send
 from training.fitting.device import device_of
-from training.fitting.training_run import TrainingRun
-from training.recipe.load import load_named
-from training.recipe.schema import MemberRecipe
+from training.fitting.fit_state import FitState
+from training.recipe_schema.load import load_named
+from training.recipe_schema.schema import MemberRecipe
 
 from .parts import Setting
 
@@ -91,7 +91,7 @@ def _row(entry: MemberRecipe, batch: int, setting: Setting) -> list[Cell]:
     device = torch.device(setting.device)
     shared = device_of(device, entry.fitting.optimisation.precision)
     samples = Noise(entry, shared.device, batch, SMALL_STEPS if setting.small else WARM_UP)
-    run = TrainingRun(entry, samples, shared, pretrained=False)
+    run = FitState(entry, samples, shared, pretrained=False)
     memory, busy = None, None
     with tqdm(disable=True) as bar:
         run.epoch(1, 0, bar, lambda _: None)

@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from training.recipe.problems import consistency_problems, message, schema_problems
-from training.recipe.schema import PROFILES, MemberRecipe, Profile, Recipe, RecipeError
+from kernels.profiles import PROFILES, Profile
+from training.recipe_schema.problems import consistency_problems, message, schema_problems
+from training.recipe_schema.schema import MemberRecipe, Recipe, RecipeError
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
