@@ -275,7 +275,7 @@ class Rounds:
         """Called in the lane's thread.  None where no time is left for any job."""
         with self._lock:
             self._untaken -= len(batch.studies)
-            # In full, as nobody knows how far they are: too much is dropped rather than too little.
+            # In full, as their progress is unknown: too much is dropped rather than too little.
             studies, here = self._untaken + pool.in_flight(), pool.in_flight(worker)
         usable = [job for job in jobs if job[1] in worker.members]
         unlocated = self.results.unlocated
