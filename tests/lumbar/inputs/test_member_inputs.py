@@ -20,7 +20,7 @@ REQUEST = ViewRequest(series="axial_t2", slices=SliceChoice(by="middle", count=2
 
 def test_rows_without_a_view_are_blank():
     pixels = np.arange(512).astype(np.uint8).reshape(2, 16, 16)
-    found = stacked([None, View(pixels, (), "1"), None], REQUEST, pinned=False)
+    found = stacked([None, View(lambda: pixels, tuple, "1"), None], REQUEST, pinned=False)
     assert found.dtype == torch.uint8 and found.shape == (3, 2, 16, 16)
     assert np.array_equal(found[1].numpy(), pixels) and not found[0].any() and not found[2].any()
 
