@@ -22,9 +22,9 @@ from .read_ahead import StudyBatch
 from .results import Results
 from .schedule import Effort, Schedule
 
-# Cutting, and the arithmetic between two forwards of one batch, hide behind forwards of the others.  What is cut comes
-# in bursts, so that a third batch is worth its memory where a batch is a single study.
-BATCHES_ON_CPU, BATCHES_ON_GPU = 3, 2
+# Cutting, and the arithmetic between two forwards of one batch, hide behind forwards of the other.  A third batch was
+# not faster on two cores.
+BATCHES_IN_FLIGHT = 2
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,4 @@ class DeviceWorker:
 
 def batches_in_flight(device: torch.device) -> int:
     """Batches that a device works on at a time: one where a single core has no time beside the forwards."""
-    if device.type != "cpu":
-        return BATCHES_ON_GPU
-    return 1 if os.cpu_count() == 1 else BATCHES_ON_CPU
+    return 1 if device.type == "cpu" and os.cpu_count() == 1 else BATCHES_IN_FLIGHT

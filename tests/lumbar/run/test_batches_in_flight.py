@@ -74,7 +74,7 @@ class Meter:
 
 
 @pytest.mark.parametrize(
-    ("devices", "cores", "batches", "forwards"), [("cpu", 2, 3, 1), ("cpu", 1, 1, 1), ("cpu,cpu", 2, 6, 2)]
+    ("devices", "cores", "batches", "forwards"), [("cpu", 2, 2, 1), ("cpu", 1, 1, 1), ("cpu,cpu", 2, 4, 2)]
 )
 def test_forwards_run_one_at_a_time_on_a_device_and_all_else_of_several_batches_beside_them(
     data, seeing, tmp_path, monkeypatch, devices, cores, batches, forwards
@@ -84,7 +84,9 @@ def test_forwards_run_one_at_a_time_on_a_device_and_all_else_of_several_batches_
     monkeypatch.setattr(DeviceWorker, "work", at_work.around(DeviceWorker.work, 0.05))
     monkeypatch.setattr(DeviceWorker, "load", loaded_before(in_forward, monkeypatch))
     run(data, seeing, tmp_path, "--devices", devices)
-    assert min(batches, STUDIES) - 1 <= at_work.most <= batches
+    assert (
+        min(batches, STUDIES) - (batches > 2) <= at_work.most <= batches
+    )  # of four one may end before the last begins
     assert in_forward.most == forwards or (forwards == 2 and in_forward.most == 1)
 
 
@@ -139,8 +141,8 @@ def test_what_is_in_flight_counts_as_work_to_be_done(data, seeing, monkeypatch):
         return effort(now, studies, later, unlocated, at_once, golden)  # type: ignore[arg-type]
 
     monkeypatch.setattr(rounds.schedule, "effort", looking)
-    gate = threading.Barrier(3)
-    work, left = DeviceWorker.work, iter(range(3))
+    gate = threading.Barrier(2)
+    work, left = DeviceWorker.work, iter(range(2))
 
     def together(self: DeviceWorker, *given: object) -> object:
         if next(left, None) is not None:
@@ -151,9 +153,8 @@ def test_what_is_in_flight_counts_as_work_to_be_done(data, seeing, monkeypatch):
     monkeypatch.setattr(device_worker.os, "cpu_count", lambda: 2)
     rounds.workers = [DeviceWorker(rounds.results.manifest, seeing, CPU, rounds.clock)]
     rounds.run(lambda studies: None)
-    assert [studies for studies, _ in seen[:3]] == [STUDIES] * 3, "none of the three is done yet"
-    assert {at_once for _, at_once in seen[:3]} <= {1, 2, 3} and seen[2][1] == 3
-    assert all(1 <= at_once <= 3 for _, at_once in seen)
+    assert [studies for studies, _ in seen[:2]] == [STUDIES] * 2, "neither is done yet"
+    assert seen[1][1] == 2 and all(1 <= at_once <= 2 for _, at_once in seen)
 
 
 def read_in(monkeypatch: pytest.MonkeyPatch) -> list[str]:
