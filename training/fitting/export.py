@@ -12,8 +12,6 @@ import io
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -22,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kernels.lumbar.labels import UNITS
 from kernels.lumbar.manifest import Artefact, Provenance, Weights
+from kernels.lumbar.networks.loading import quiet_torchscript
 from kernels.lumbar.networks.weights import golden_inputs
 from kernels.lumbar.run.submission import replace_text, whole_file
 from kernels.lumbar.specs import Member
@@ -47,7 +46,8 @@ def export(net: nn.Module, recipe: MemberRecipe, out: Path, provenance: Provenan
     member = recipe.member
     net = copy.deepcopy(net).cpu().float().eval()
     # Without optimisation, as in the kernel: TorchScript would compile anew for each batch size, for minutes.
-    with torch.no_grad(), _quiet(), torch.jit.optimized_execution(False):
+    # The tracer warns of shape checks, which the parity check covers.
+    with torch.no_grad(), quiet_torchscript(torch.jit.TracerWarning), torch.jit.optimized_execution(False):
         # Only the first trace of a class in a process has names without numbers: a first trace is thrown away, so that
         # the file does not depend on earlier exports.
         torch.jit.trace(net, tuple(golden_inputs(member, seed, 1)), check_trace=False)
@@ -161,13 +161,3 @@ def _warn_of_untested_torch() -> None:
             f"exporting with torch {torch.__version__}; files of torch up to {newest} are known to load on Kaggle",
             stacklevel=3,
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without TorchScript's deprecation warnings, and the tracer's on shape checks, which the parity check covers."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        yield

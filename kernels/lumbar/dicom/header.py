@@ -178,14 +178,14 @@ def _parse_common(texts: tuple[bytes | None, ...], order: Literal["little", "big
     slope, intercept = scale(SLOPE, missing=1.0, invalid=0.0), scale(INTERCEPT, missing=0.0, invalid=math.nan)
     rescale_usable = 1 / LARGEST_RESCALE < abs(slope) < LARGEST_RESCALE and abs(intercept) < LARGEST_RESCALE
     photometric = values[PHOTOMETRIC]
+    if photometric is None:
+        photometric = b"MONOCHROME2"
     return Header(
         rows=rows,
         columns=columns,
         samples=short(SAMPLES, 1),
         frames=max(1, int(frames[0])) if frames else 1,
-        photometric="MONOCHROME2"
-        if photometric is None
-        else photometric.decode("ascii", "replace").strip(" \0").upper(),
+        photometric=photometric.decode("ascii", "replace").strip(" \0").upper(),
         bits_allocated=allocated,
         bits_stored=stored,
         high_bit=high_bit,

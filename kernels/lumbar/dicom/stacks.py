@@ -90,9 +90,7 @@ def build_stacks(
     groups = group_parallel(grids.take(kept), [pixels[index].shape for index in kept])
     stacks = []
     for group in groups:
-        members = [kept[index] for index in group]
-        order = _in_order([images[index] for index in members], grids.take(members), pixels[members[0]].shape, report)
-        members = [members[index] for index in order]
+        members = _in_order([kept[index] for index in group], images, grids, pixels[kept[group[0]]].shape, report)
         slices = _one_scale([images[index] for index in members], [pixels[index] for index in members])
         window = grey_window(slices)
         if window[0] == window[1]:
@@ -115,18 +113,20 @@ def _without_scouts(images: Sequence[Image], grids: Grids, kind: str, report: Re
     return np.flatnonzero(tilts <= LARGEST_TILT_DEG).tolist()
 
 
-def _in_order(images: Sequence[Image], grids: Grids, shape: tuple[int, ...], report: Report) -> list[int]:
-    """Indices of a stack's slices along the body; of several at one place the first is kept."""
-    centres = grids.to_patient((shape[0] - 1) / 2, (shape[1] - 1) / 2)  # (S, 3)
+def _in_order(
+    members: Sequence[int], images: Sequence[Image], grids: Grids, shape: tuple[int, ...], report: Report
+) -> list[int]:
+    """The indices `members` of a stack's slices along the body; of several at one place the first is kept."""
+    centres = grids.to_patient((shape[0] - 1) / 2, (shape[1] - 1) / 2)[members]  # (S, 3)
     apart_mm = np.linalg.norm(centres[:, None] - centres, axis=2)  # (S, S)
     left_out: set[int] = set()
     for first, other in np.argwhere(np.triu(apart_mm < SAME_PLACE_MM, 1)).tolist():
         if first not in left_out:
             left_out.add(other)
-    for index in sorted(left_out):
-        report.add("duplicate-slice", "left out: another slice is at the same place", images[index].file)
-    order: list[int] = np.argsort(centres @ -grids.normals.mean(0), kind="stable").tolist()
-    return [index for index in order if index not in left_out]
+    for place in sorted(left_out):
+        report.add("duplicate-slice", "left out: another slice is at the same place", images[members[place]].file)
+    order = np.argsort(centres @ -grids.normals[members].mean(0), kind="stable").tolist()
+    return [members[place] for place in order if place not in left_out]
 
 
 def _one_scale(images: Sequence[Image], slices: Sequence[np.ndarray]) -> list[np.ndarray]:

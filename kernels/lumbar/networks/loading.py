@@ -164,22 +164,26 @@ def _optimised(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
 
     Only the graph changes, here and once: its operations do not depend on the calls or their batch sizes.
     """
-    with _quiet(), torch.jit.optimized_execution(True):  # it fails where this is switched off
+    with quiet_torchscript(), torch.jit.optimized_execution(True):  # it fails where this is switched off
         fast: torch.jit.ScriptModule = torch.jit.optimize_for_inference(module)
     return fast
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """TorchScript is deprecated, but the only format that all recent versions of torch read."""
+def quiet_torchscript(*others: type[Warning]) -> Iterator[None]:
+    """Without the warnings that TorchScript is deprecated, and `others`.
+
+    It is the only format that all recent versions of torch read.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
+        ignored: tuple[type[Warning], ...] = (DeprecationWarning, FutureWarning, *others)
+        for category in ignored:
+            warnings.simplefilter("ignore", category)
         yield
 
 
 def _load_archive(archive: io.BytesIO, device: torch.device) -> torch.jit.ScriptModule:
-    with _quiet():
+    with quiet_torchscript():
         module: torch.jit.ScriptModule = torch.jit.load(archive, map_location=device)
     return module.eval()
 

@@ -109,8 +109,8 @@ class Schedule:
         """The effort for the next batch: `now` still has to run on `studies_now` studies, `later` on all.
 
         `unlocated`: route → number of studies without landmarks.  `studies_at_once`: in flight on the device, this
-        batch included.  `golden_s`: loaded member → seconds per row, the
-        estimate for members that have not been run on a study.
+        batch included.  `golden_s`: loaded member → seconds per row, the estimate for members that have not been run
+        on a study.
         """
         work = [(job, studies_now) for job in now] + [(job, self.studies) for job in later]
         everywhere = {route: unlocated(route) for route in self.routes}
