@@ -3,7 +3,7 @@
     python -m training.session --recipes a b [--profile full] [--folds 0 1] [--time-limit SECONDS] [--resume]
 
 Exit codes as of training.train_all: 0 = everything is trained, 3 = time limit, the next session resumes.  OUT/runs has
-all that packaging needs, and session.json, by which the next session finds it; crops are kept elsewhere.
+all that packaging needs, and session.json, by which the next session finds it; decoded stacks are kept elsewhere.
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ from training.recipe_schema.schema import RecipeError
 from training.runs import DONE
 
 INPUT_ROOT = Path("/kaggle/input")
-# A session has about 60 GB outside of its output; libraries and published weights need some of it.
-CROPS_GB = 50
 DATA_MARKERS = TABLES[:2]
 STATE = "session.json"
 RUNS_MARKERS = (f"runs/{STATE}",)
@@ -79,8 +77,8 @@ def run(options: argparse.Namespace) -> int:
     keep_state(options, None, 0.0)
     started, code = time.monotonic(), 1
     try:
-        with tempfile.TemporaryDirectory(prefix="lumbar_crops_") as cache:
-            code = train_all.main([*given, "--cache", cache, "--cache-gb", str(CROPS_GB)])
+        with tempfile.TemporaryDirectory(prefix="lumbar_cache_") as cache:
+            code = train_all.main([*given, "--cache", cache])
     finally:
         keep_state(options, code, time.monotonic() - started)
     return code

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy as np
 from kernels.lumbar.networks.devices import default_device
 from kernels.lumbar.run.submission import replace_json
 from training.data.cache.cache_sources import images_digest
-from training.data.cache.crop_cache import Cache
+from training.data.cache.stack_cache import StackCache
 from training.data.external import LevelImages, read_pretraining, with_improved_coordinates
 from training.data.fit_spine_shape import fit_shape
 from training.data.folds import read_or_make_folds
@@ -42,7 +41,8 @@ def begin(
 ) -> RecipeContext:
     """Read the inputs of a recipe's steps; make its folds if there are none.
 
-    `fingerprint`: of the tables with improved coordinates, if the crops exist, so that these need not be read again.
+    `fingerprint`: of the tables with improved coordinates, if the recipe is prepared, so that these need not be read
+    again.
     Raises TablesError, FoldsError, RecipeError, OutOfFoldError.
     """
     folder = RunFolder(options.runs, recipe)
@@ -61,7 +61,7 @@ def begin(
 
 
 def prepare(context: RecipeContext, points: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """Write the label priors and the landmark shape model; `points`: study → row → mm, of the crops."""
+    """Write the label priors and the landmark shape model; `points`: study → row → mm, of the cache."""
     replace_json(context.folder.priors, weighted_priors(context.tables.labels))
     shape = fit_shape(list(points.values()))
     replace_json(context.folder.shape, None if shape is None else shape.model_dump(mode="json"))
@@ -71,7 +71,7 @@ def train_member(
     context: RecipeContext,
     member: MemberRecipe,
     fold: int,
-    crops: Callable[[MemberRecipe], Cache],
+    cache: Callable[[], StackCache],
     errors: Mapping[str, LandmarkError] | None = None,
 ) -> NetworkTraining:
     """Train one network in one fold; `errors`: for a grader, the localisation error of its fold.
@@ -79,7 +79,7 @@ def train_member(
     Raises TrainingError; OutOfTime between two epochs.
     """
     jitter_mm = {kind: error.sigma_mm for kind, error in (errors or {}).items()}
-    training = NetworkTraining(context, member, fold, partial(crops, member), jitter_mm)
+    training = NetworkTraining(context, member, fold, cache, jitter_mm)
     train_network(training)
     return training
 

@@ -1,7 +1,7 @@
 """All networks of some recipes: cache → localisers → their out-of-fold error → graders → out-of-fold score.
 
     python -m training.train_all --data DIR --runs RUNS [--recipes a b.yaml] [--profile smoke|bench|full] [--folds 0 1]
-                                 [--coordinates DIR] [--labels RUN] [--cache DIR] [--cache-gb N]
+                                 [--coordinates DIR] [--labels RUN] [--cache DIR]
                                  [--time-limit SECONDS]
 
 A finished network is trained again only if its recipe, its data or its inputs changed; an interrupted one resumes at
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from kernels.commands import ends_with_a_sentence
 from kernels.profiles import Profile
-from training.data.cache.crop_cache import CacheError
+from training.data.cache.stack_cache import CacheError
 from training.data.folds import FoldsError
 from training.data.label_correction import check_coverage, read_predictions
 from training.data.out_of_fold import OutOfFoldError
@@ -53,18 +53,18 @@ def train_recipe(
     (fitting/preflight.py).
     """
     context = begin(recipe, options, clock)
-    crops = context.crop_groups()
-    prepare(context, crops.points)
+    cache = context.open_cache()
+    prepare(context, cache.points)
     graders = [member for member in context.members if member.member.role == "grader"]
     started = (recipe.name, recipe.profile, len(context.members), ", ".join(map(str, folds)), context.device)
     log.info("%s/%s: %d networks in folds %s on %s", *started)
     for fold in folds:
         for member in context.localisers:
-            train_member(context, member, fold, crops.of)
-        errors = measure_localisers(context, fold, lambda: crops.landmarks)
+            train_member(context, member, fold, lambda: cache)
+        errors = measure_localisers(context, fold, lambda: cache.landmarks)
         for member in graders:
             if member.is_trained_in(fold):
-                train_member(context, member, fold, crops.of, errors)
+                train_member(context, member, fold, lambda: cache, errors)
     if graders:
         score_folds(context, folds)
 
@@ -76,7 +76,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="training.train_all", description=__doc__)
     add_order(parser)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that decode")
-    parser.add_argument("--cache-gb", type=float, default=math.inf, help="room for crops; default: what the disk has")
     parser.add_argument("--time-limit", type=float, default=math.inf, help="seconds after which no epoch is begun")
     options = parser.parse_args(argv)
     clock = TimeLimit(options.time_limit)

@@ -1,9 +1,8 @@
-"""Trains one network in one fold, from cached crops to its TorchScript file; and the context that all of them share."""
+"""Trains one network in one fold, from decoded stacks to its TorchScript file; and the context that all share."""
 
 from __future__ import annotations
 
 import logging
-import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -16,8 +15,7 @@ import yaml
 from kernels.lumbar.manifest import Artefact, Provenance, PublishedWeights
 from kernels.lumbar.run.submission import replace_json, replace_text
 from training import runs
-from training.data.cache.crop_cache import Cache, build_cache, requests_of
-from training.data.cache.crop_groups import CropGroups
+from training.data.cache.stack_cache import StackCache, build_cache
 from training.data.external import LevelImages
 from training.data.label_correction import EarlierPredictions, with_corrected_labels
 from training.data.samples.external_samples import PretrainingSamples
@@ -56,14 +54,7 @@ class TrainingOptions:
     labels: Path | None = None
     """Out-of-fold predictions of an earlier run, for label correction."""
     cache: Path | None = None
-    """Folder of crops; default: RUNS/cache."""
-    cache_gb: float = math.inf
-    """Disk limit for crops; if they need more, they are made in groups, one after the other."""
-
-    @property
-    def crops(self) -> Path:
-        """Folder of crops."""
-        return self.cache or self.runs / "cache"
+    """Folder of decoded stacks; default: RUNS/cache."""
 
 
 @dataclass(frozen=True)
@@ -97,15 +88,14 @@ class RecipeContext:
         """The studies of a fold."""
         return [study for study, number in self.folds.items() if number == fold]
 
-    def make_crops(self, members: Sequence[MemberRecipe]) -> Cache:
-        """The crops of these networks; missing ones are made."""
-        options = self.options
-        return build_cache(options.data, self.tables, requests_of(members), options.crops, options.jobs)
+    @property
+    def cache_folder(self) -> Path:
+        """Folder of the decoded stacks."""
+        return self.options.cache or self.options.runs / "cache"
 
-    def crop_groups(self) -> CropGroups:
-        """The crops of all networks, in groups that fit the disk limit."""
-        limit_bytes = self.options.cache_gb * 1e9
-        return CropGroups(self.members, len(self.tables.labels), self.options.crops, limit_bytes, self.make_crops)
+    def open_cache(self) -> StackCache:
+        """The decoded stacks of all studies; missing ones are made.  Raises CacheError."""
+        return build_cache(self.options.data, self.tables, self.cache_folder, self.options.jobs)
 
 
 @dataclass(frozen=True)
@@ -115,8 +105,8 @@ class NetworkTraining:
     context: RecipeContext
     member: MemberRecipe
     fold: int
-    crops: Callable[[], Cache]
-    """Opens the crops, making missing ones; called for unfinished networks only."""
+    cache: Callable[[], StackCache]
+    """Opens the decoded stacks, making missing ones; called for unfinished networks only."""
     jitter_mm: dict[str, float]
     """Series kind → standard deviation (mm, each axis) of the fold's localisation error."""
 
@@ -163,9 +153,10 @@ def train_network(training: NetworkTraining) -> None:
         held_out = context.held_out(training.fold)
         studies = [study for study, fold in context.folds.items() if fold != training.fold]
         tables = with_corrected_labels(context.tables, context.earlier, member.fitting.labels, studies)
-        crops = _crops(training, shared)
-        samples = MemberSamples(crops, tables, member, studies, held_out, shared.device, seed, training.jitter_mm)
-        first = _pretrained(training, member, shared.device, seed)
+        cache = _cache(training, shared)
+        own = (shared.device, seed, training.jitter_mm, shared.cutting_threads)
+        samples = MemberSamples(cache, tables, member, studies, held_out, *own)
+        first = _pretrained(training, member, shared, seed)
         initial = None if first is None else first.net.state_dict()
         results = [fit(member, samples, out, shared.device, seed, initial, clock=context.clock)]
         results += _second_fit(training, member, samples, results[0], seed)
@@ -197,17 +188,17 @@ def _finish(training: NetworkTraining, artefact: Artefact, result: FitResult, se
     remove_checkpoints(training.out)
 
 
-def _crops(training: NetworkTraining, shared: Device) -> Cache:
-    """The cache; the first process makes missing crops while the others wait."""
+def _cache(training: NetworkTraining, shared: Device) -> StackCache:
+    """The cache; the first process decodes missing studies while the others wait."""
     if not shared.first:
         shared.barrier()
-    crops = training.crops()
+    cache = training.cache()
     if shared.first:
         shared.barrier()
-    return crops
+    return cache
 
 
-def _pretrained(training: NetworkTraining, member: MemberRecipe, device: torch.device, seed: int) -> FitResult | None:
+def _pretrained(training: NetworkTraining, member: MemberRecipe, shared: Device, seed: int) -> FitResult | None:
     """The fit to published images, if the recipe has `pretraining` and images are given."""
     pretraining = member.fitting.pretraining
     if pretraining is None or training.context.images is None:
@@ -216,8 +207,9 @@ def _pretrained(training: NetworkTraining, member: MemberRecipe, device: torch.d
     optimisation = member.fitting.optimisation.model_copy(update=changes)
     fitting = member.fitting.model_copy(update={"optimisation": optimisation})
     first = member.model_copy(update={"fitting": fitting})
-    samples = PretrainingSamples(training.context.images, first, device, seed, pretraining.sources)
-    return fit(first, samples, training.out / PRETRAINING, device, seed, clock=training.context.clock)
+    images, out = training.context.images, training.out / PRETRAINING
+    samples = PretrainingSamples(images, first, shared.device, seed, pretraining.sources, shared.cutting_threads)
+    return fit(first, samples, out, shared.device, seed, clock=training.context.clock)
 
 
 def _second_fit(

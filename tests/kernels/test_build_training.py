@@ -256,7 +256,7 @@ def test_a_second_session_goes_on_where_the_first_was_stopped_and_packaging_take
     pd.testing.assert_frame_equal(finished.iloc[: len(begun)], begun)  # its seconds, too: not trained again
     assert [path.name for path in second.iterdir()] == ["runs"], "the output holds more than the runs"
     kept = {path.suffix for path in second.rglob("*") if path.is_file()}
-    assert not kept & {".npy", ".npz", ".pt"}, "the output holds crops or checkpoints"
+    assert not kept & {".safetensors", ".pt"}, "the output holds stacks or checkpoints"
 
     given = ["--runs", str(second / "runs"), "--out", str(tmp_path / "weights"), "--owner", "ada"]
     subprocess.run([sys.executable, "build_dataset.py", *given], cwd=project, check=True)

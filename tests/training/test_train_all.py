@@ -144,14 +144,14 @@ def test_sessions_end_between_epochs_and_come_to_the_same_networks(
 
     def session(runs: Path, *limits: str) -> int:
         given = ["--data", str(data), "--runs", str(runs), "--recipes", short.name, "--jobs", "1"]
-        return train_all.main([*given, "--cache", str(tmp_path / "crops"), *limits])
+        return train_all.main([*given, "--cache", str(tmp_path / "cache"), *limits])
 
     def answers(runs: Path) -> list[tuple[float, ...]]:
         return [RunFolder(runs, short).artefact(name, 0).weights.golden_output for name in names]
 
     limited = tmp_path / "limited"
     job = RunFolder(limited, short).network_folder(names[0], 0)
-    limits = ("--time-limit", "0", "--cache-gb", "0")  # one epoch, and the crops of one network
+    limits = ("--time-limit", "0")  # one epoch
     assert session(limited, *limits) == train_all.OUT_OF_TIME
     said = capsys.readouterr().out
     assert f"0 of 2 networks are finished; left are {job.relative_to(limited)}, " in said and "same command" in said
@@ -161,7 +161,7 @@ def test_sessions_end_between_epochs_and_come_to_the_same_networks(
     assert session(limited, *limits) == 0, "what follows the last epoch was cut"
     assert session(tmp_path / "whole") == 0
     assert answers(limited) == answers(tmp_path / "whole")
-    assert not list(tmp_path.glob("*/cache")), "crops lie among the runs"
+    assert not list(tmp_path.glob("*/cache")), "stacks lie among the runs"
     assert not list(tmp_path.rglob("checkpoint.pt")), "checkpoints of finished networks are kept"
 
 

@@ -1,4 +1,4 @@
-"""What the crop cache takes with more and more studies, and what all recipes' caches take at the real size."""
+"""What the stack cache, which all recipes share, takes with more and more studies."""
 
 from __future__ import annotations
 
@@ -13,15 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kernels.profiles import Profile
 from training.benchmarks import process
 from training.benchmarks.studies import link_training_studies
 from training.benchmarks.tables import BenchError, Table
-from training.data.cache.crop_cache import build_cache, requests_of
-from training.data.cache.crop_groups import bytes_of
+from training.data.cache.stack_cache import build_cache
 from training.data.tables import read_tables
-from training.recipe_schema.load import load_named, names_of
-from training.recipe_schema.schema import MemberRecipe
 
 REAL_STUDIES = 1975
 # Largest relative residual of a straight line through the times, and largest growth of memory, that count as such.
@@ -44,14 +40,14 @@ class BuiltCache:
 
 
 def build_caches(
-    data: Path, studies: Sequence[str], counts: Sequence[int], scratch: Path, jobs: int, recipe: str, profile: Profile
+    data: Path, studies: Sequence[str], counts: Sequence[int], scratch: Path, jobs: int
 ) -> list[BuiltCache]:
     """Make a cache of each number of studies in a process of its own.  Raises BenchError."""
     found = []
     for count in counts:
         linked, cache, record = scratch / f"linked{count}", scratch / f"cache{count}", scratch / f"cache{count}.json"
         link_training_studies(linked, data, studies, count)
-        arguments = (record, linked, cache, jobs, recipe, profile)
+        arguments = (record, linked, cache, jobs)
         ended = process.call(f"{__name__}:measured_cache", arguments, record.with_suffix(".log"))
         if ended.code:
             raise BenchError(f"the cache of {count} studies could not be made, code {ended.code}: {ended.log_tail}")
@@ -60,12 +56,11 @@ def build_caches(
     return found
 
 
-def measured_cache(record: str, data: str, cache: str, jobs: str, recipe: str, profile: Profile) -> None:
-    """Make the cache of a recipe in this process; what it took goes to the file `record`."""
+def measured_cache(record: str, data: str, cache: str, jobs: str) -> None:
+    """Make a cache in this process; what it took goes to the file `record`."""
     tables = read_tables(Path(data))
-    requests = requests_of(load_named(recipe, profile).members())
     started, before = time.monotonic(), os.times()
-    build_cache(Path(data), tables, requests, Path(cache), int(jobs))
+    build_cache(Path(data), tables, Path(cache), int(jobs))
     after = os.times()
     measured = {
         "wall_s": time.monotonic() - started,
@@ -77,10 +72,10 @@ def measured_cache(record: str, data: str, cache: str, jobs: str, recipe: str, p
     Path(record).write_text(json.dumps(measured), encoding="utf-8")
 
 
-def growth(found: Sequence[BuiltCache], recipe: str, jobs: int) -> Table:
+def growth(found: Sequence[BuiltCache], jobs: int) -> Table:
     """Time and memory by studies, with a straight line through the time."""
     columns = ["studies", "wall s", "CPU s", "CPU s a study", "MB a study", "peak MiB", "of a decoder"]
-    table = Table("growth", f"The crop cache of {recipe}, {jobs} decoding processes", columns)
+    table = Table("growth", f"The stack cache, {jobs} decoding processes", columns)
     for one in found:
         row = [one.studies, one.wall_s, one.cpu_s, one.cpu_s / one.studies, one.bytes / one.studies / 1e6]
         table.rows.append([*row, one.peak_mib, one.decoder_mib or None])
@@ -95,27 +90,7 @@ def growth(found: Sequence[BuiltCache], recipe: str, jobs: int) -> Table:
     table.remarks = [
         f"CPU seconds = {once_s:.3g} + {each_s:.3g} a study, largest residual {100 * residual:.2g} %: {linear}",
         f"{last.studies / first.studies:.3g} × the studies take {memory:.3g} × the memory: {flat}",
-        f"{REAL_STUDIES:,} studies: {wall_s / 60:.1f} minutes, {real_gb:.1f} GB",
+        f"{REAL_STUDIES:,} studies: {wall_s / 60:.1f} minutes, {real_gb:.1f} GB for all recipes",
         "the same studies are linked under several numbers, so that their files are read from memory",
     ]
     return table
-
-
-def sizes() -> Table:
-    """Sizes of the full profile's caches at the real number of studies; nothing is made for it."""
-    columns = ["recipe", "networks", "files", "GB", "GB of the largest network", "median GB of a network"]
-    table = Table("sizes", f"Crop caches of {REAL_STUDIES:,} studies, full profile", columns)
-    members = {name: list(load_named(name, "full").members()) for name in names_of([])}
-    together = [one for its in members.values() for one in its]
-    table.rows = [[name, *_sizes(its)] for name, its in [*members.items(), ("all", together)]]
-    table.remarks = ["files are mapped: what does not stay in memory is read from the disk again"]
-    return table
-
-
-def _sizes(members: Sequence[MemberRecipe]) -> list[int | float]:
-    each = [_gb([one]) for one in members]
-    return [len(members), len(requests_of(members)), _gb(members), max(each), float(np.median(each))]
-
-
-def _gb(members: Sequence[MemberRecipe]) -> float:
-    return bytes_of(members, REAL_STUDIES) / 1e9

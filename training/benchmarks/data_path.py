@@ -1,10 +1,10 @@
-"""The data path of training, measured in one run: loader, usual ways, growth of the crop cache, sizes.
+"""The data path of training, measured in one run: loader, usual ways, growth of the stack cache.
 
     python -m training.benchmarks.data_path [--data DIR] [--studies N] [--jobs N] [--out FILE] [--markdown] [--quick]
 
-Without --data a phantom of full-size images is made for the run.  The loader's rate is compared with that of a network
-that trains on the same crops, and with PNG and DICOM datasets of them.  Caches grow by the same studies under several
-numbers.  With a GPU, augmentation and networks run there.
+Without --data a phantom of full-size images is made for the run.  The loader's rate is compared with that of the
+networks that train on the same views, and with PNG and DICOM datasets of crops.  Caches grow by the same studies under
+several numbers.  With a GPU, networks run there.
 """
 
 from __future__ import annotations
@@ -23,17 +23,14 @@ from kernels.lumbar.networks.devices import default_device
 from kernels.profiles import Profile
 from training.benchmarks import cache_growth
 from training.benchmarks.command import run_bench, speed_parser
-from training.benchmarks.loader import Loader, Rate, Size, dataloader_rate, usual_datasets
+from training.benchmarks.loader import Crops, Loader, Rate, dataloader_rate, kinds_of_views, usual_datasets, with_batch
 from training.benchmarks.studies import link_training_studies
-from training.benchmarks.tables import BenchError, Cell, Table
-from training.data.cache.crop_cache import CacheError, build_cache
-from training.data.tables import TablesError, read_tables
+from training.benchmarks.tables import BenchError, Table
+from training.data.cache.stack_cache import CacheError, StackCache, build_cache
+from training.data.tables import Tables, TablesError, read_tables
 from training.networks.parts import torchvision_shim
 from training.phantom.dataset import Options
 
-RECIPE = "split_and_global"
-# Stacks a second and core of a loader that no network waits for.
-ENOUGH = 100_000
 GPU_BATCH = 64
 WORKERS = (0, 2)
 
@@ -47,20 +44,17 @@ class DataPathScope:
     scale: float = 1.0
     counts: tuple[int, ...] = (100, 200, 400)
     """Studies of the growing caches."""
-    profile: Profile = "bench"
     jobs: int = 2
-    rounds: int = 5
-    file_bytes: int = 1 << 30
+    profile: Profile = "full"
+    """Of the networks of the views."""
+    batch: int = 2
+    """Of these networks."""
     most_s: float = 10.0
-    """For each of augmentation and network."""
+    """For each measurement of a loader."""
     stacks: int = 100
     """That the usual ways decode."""
-    sizes: tuple[Size, ...] = (
-        Size("test_byobnet", 48, 16, is_trained=True),
-        Size("test_byobnet", 64, 16, is_trained=False),
-        Size("convnext_tiny", 128, 8, is_trained=True),
-    )
-    """The last one is that of the usual ways."""
+    crops: tuple[Crops, ...] = (Crops(48, 3), Crops(64, 3), Crops(128, 5), Crops(224, 5), Crops(512, 5, is_whole=True))
+    """Those of a grader of split_and_global; the second to last are those of the usual ways."""
 
 
 FULL = DataPathScope()
@@ -68,32 +62,12 @@ QUICK = DataPathScope(
     studies=1,
     scale=0.25,
     counts=(1, 2),
-    profile="smoke",
     jobs=1,
-    rounds=1,
-    file_bytes=1 << 22,
+    profile="smoke",
     most_s=0.0,
     stacks=4,
-    sizes=(Size("test_byobnet", 32, 4, is_trained=True),),
+    crops=(Crops(32, 3), Crops(48, 3, is_whole=True)),
 )
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """Measurements of one size; rates in stacks a second."""
-
-    size: Size
-    stack_bytes: int
-    file_bytes: int
-    first: Rate
-    best: Rate
-    augmented: float
-    model: float | None
-
-    @property
-    def name(self) -> str:
-        """The network's."""
-        return f"{self.size.backbone}, 5 × {self.size.size_px}²"
 
 
 def bench(data: Path, scratch: Path, scope: DataPathScope, device: torch.device) -> list[Table]:
@@ -101,60 +75,68 @@ def bench(data: Path, scratch: Path, scope: DataPathScope, device: torch.device)
     studies = list(read_tables(data).labels.index)[: scope.studies]
     base = scratch / "base"
     link_training_studies(base, data, studies, len(studies))
-    built = cache_growth.build_caches(data, studies, scope.counts, scratch, scope.jobs, RECIPE, scope.profile)
-    return [
-        *loader_tables(base, scope, scratch, device),
-        cache_growth.growth(built, f"{RECIPE}/{scope.profile}", scope.jobs),
-        cache_growth.sizes(),
-    ]
+    built = cache_growth.build_caches(data, studies, scope.counts, scratch, scope.jobs)
+    return [*loader_tables(base, scope, scratch, device), cache_growth.growth(built, scope.jobs)]
 
 
 def loader_tables(data: Path, scope: DataPathScope, scratch: Path, device: torch.device) -> list[Table]:
     """Everything that is measured of the loader."""
     tables = read_tables(data)
-    cache = build_cache(data, tables, [size.request() for size in scope.sizes], scratch / "crops", scope.jobs)
-    found, rates = [], {}
-    for size in tqdm(scope.sizes, unit="size", desc="loader"):
-        file = scratch / "repeated.npy"
-        given = Loader(cache, tables, size, file, scope.file_bytes, device)
-        first, best = given.loading(scope.rounds)
-        model = given.training(scope.most_s) if size.is_trained else None
-        augmented = given.augmenting(scope.most_s)
-        found.append(Loaded(size, given.stack_bytes, given.bytes, first, best, augmented, model))
-        file.unlink()
-    ways = usual_datasets(data, tables, cache, scope.sizes[-1], scope.stacks, scratch)
+    cache = build_cache(data, tables, scratch / "stacks", scope.jobs)
+    crops = {one: Loader(cache, tables, one.grader(), device, 1) for one in scope.crops}
+    usual = crops[scope.crops[-2]]
+    best = usual.cutting(scope.most_s)
+    rates = {"stack cache, cut anew": {0: best}}
+    ways = usual_datasets(data, tables, usual, scope.stacks, scratch)
     for way, dataset in tqdm(ways.items(), unit="way", desc="usual ways"):
         rates[way] = {workers: dataloader_rate(dataset, workers) for workers in WORKERS}
-    return [loader_table(found, device.type), usual_table(rates, found[-1])]
-
-
-def loader_table(found: Sequence[Loaded], device: str) -> Table:
-    """Rates by size of the crop; each stack is a grader's sample."""
-    columns = ["network, crop", "KB a stack", "file GB", "first pass /s/core", "loaded /s/core", "GB/s"]
-    columns += ["loaded /s, wall", "augmented /s", "model /s", "loader ÷ model", "augmented ÷ model"]
-    table = Table("loader", f"Stacks from the mapped cache, one thread; augmentation and model: {device}", columns)
-    for one in found:
-        cpu, model, kb = one.best.cpu or 0.0, one.model, one.stack_bytes / 1e3
-        ratios = (one.best.wall / model, one.augmented / model) if model else (None, None)
-        row: list[Cell] = [one.name, kb, one.file_bytes / 1e9, one.first.cpu, cpu, cpu * kb / 1e6]
-        table.rows.append([*row, one.best.wall, one.augmented, model, *ratios])
-    largest_kb = max((one.best.cpu or 0) * one.stack_bytes for one in found) / ENOUGH / 1e3
-    table.remarks = [
-        "first pass: every page of the file is met for the first time; stacks have the margin that is kept for turning",
-        f"at these GB/s {ENOUGH:,} stacks/s/core are met by stacks of up to {largest_kb:.0f} KB",
+    return [
+        crops_table(crops, scope.most_s),
+        usual_table(rates, scope.crops[-2].name, best),
+        views_table(cache, tables, scope, device),
     ]
+
+
+def crops_table(loaders: Mapping[Crops, Loader], most_s: float) -> Table:
+    """Stacks a second and core, as training cuts them: rotated, jittered, from shifted windows."""
+    columns = ["stack", "KB", "cut anew /s/core", "as the kernel's /s/core"]
+    table = Table("crops", "Stacks cut from the cache, one thread", columns)
+    for crops, loader in tqdm(loaders.items(), unit="size", desc="crops"):
+        changed, plain = loader.cutting(most_s), loader.cutting(most_s, is_changed=False)
+        table.rows.append([crops.name, loader.sample_bytes / 1e3, changed.cpu, plain.cpu])
+    table.remarks = ["cut anew: rotation, shear, scale, jitter in mm and of the window, in the one sampling"]
     return table
 
 
-def usual_table(rates: Mapping[str, Mapping[int, Rate]], cache: Loaded) -> Table:
+def views_table(cache: StackCache, tables: Tables, scope: DataPathScope, device: torch.device) -> Table:
+    """A network of each kind of view in the five recipes: how fast its samples are cut, and how fast it takes them."""
+    columns = ["network", "views", "ms a sample", "cut /s/core", "model /s", "cut by 2 threads ÷ model"]
+    kind = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    table = Table(
+        "views", f"Samples a second of loader and network, profile {scope.profile}; network on {kind}", columns
+    )
+    for entry in tqdm(kinds_of_views(scope.profile), unit="network", desc="views"):
+        loader = Loader(cache, tables, with_batch(entry, scope.batch), device, 1)
+        rate, model = loader.cutting(scope.most_s).cpu or 0.0, loader.training(scope.most_s)
+        first = entry.member.inputs[0]
+        views = f"{len(entry.member.inputs)} × {first.slices.count} × {first.size_px}²"
+        table.rows.append([entry.member.name, views, 1e3 / rate, rate, model, 2 * rate / model])
+    table.remarks = [f"networks train on batches of {scope.batch}; a loader above 20 takes less than 5 % of a step"]
+    return table
+
+
+def usual_table(rates: Mapping[str, Mapping[int, Rate]], name: str, cache: Rate) -> Table:
     """The same crops from the cache and through a DataLoader that decodes each sample; way → workers → rate."""
-    columns = ["way", "workers", "stacks/s, wall", "stacks/s/core", "÷ model", "cache × as fast"]
-    table = Table("usual", f"The same crops, {cache.stack_bytes / 1e3:.0f} KB a stack, by other ways", columns)
-    for way, its in {"mapped cache": {0: cache.best}, **rates}.items():
+    table = Table(
+        "usual", f"The same stacks, {name}, by other ways", ["way", "workers", "/s, wall", "/s/core", "cache × as fast"]
+    )
+    for way, its in rates.items():
         for workers, rate in its.items():
-            of_model = rate.wall / cache.model if cache.model else None
-            table.rows.append([way, workers, rate.wall, rate.cpu, of_model, cache.best.wall / rate.wall])
-    table.remarks = ["wall: other load slows all of them; workers have run for an epoch already"]
+            table.rows.append([way, workers, rate.wall, rate.cpu, cache.wall / rate.wall])
+    table.remarks = [
+        "wall: other load slows all of them; workers have run for an epoch already",
+        "the other ways give finished crops that are still to be augmented; those of the cache are augmented",
+    ]
     return table
 
 
@@ -164,7 +146,7 @@ def scope_of(options: argparse.Namespace, device: torch.device) -> DataPathScope
     if options.studies:
         scope = replace(scope, counts=tuple(options.studies * times for times in (1, 2, 4)))
     if device.type == "cuda":
-        scope = replace(scope, sizes=tuple(replace(size, batch=GPU_BATCH) for size in scope.sizes))
+        scope = replace(scope, batch=GPU_BATCH)
     return replace(scope, jobs=options.jobs or scope.jobs)
 
 

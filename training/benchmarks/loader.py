@@ -1,4 +1,4 @@
-"""How fast crops come from the cache as training takes them, beside how fast a network trains on them.
+"""How fast samples are cut from the stack cache as training takes them, beside how fast a network trains on them.
 
 The usual way beside it: a Dataset that decodes every sample, and torch's DataLoader around it.
 """
@@ -9,56 +9,64 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
-import pandas as pd
 import pydicom
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from kernels.lumbar.specs import SeriesKind
+from kernels.profiles import Profile
 from training import networks
-from training.data.cache.crop_cache import Cache, CachedView, CacheRequest, stored
+from training.data.cache.stack_cache import StackCache
 from training.data.samples.batch import Batch
 from training.data.samples.member_samples import MemberSamples
 from training.data.tables import Tables
+from training.fitting.batch_parts import at_least_two
 from training.fitting.device import device_of
 from training.fitting.losses.registry import answer
 from training.fitting.optimise import make_optimiser
-from training.recipe_schema.load import load_named
+from training.recipe_schema.fitting import Augmentation
+from training.recipe_schema.load import load_named, names_of
 from training.recipe_schema.schema import MemberRecipe
 
-MODEL_STEPS = 3
+MODEL_STEPS = 2
 CONDITION = "neural_foraminal_narrowing"
-JITTER_MM = {"sagittal_t1": 3.0}
+JITTER_MM = dict.fromkeys(get_args(SeriesKind), 3.0)
+CHANGES = Augmentation(rotate_deg=15, shear_deg=5, scale=0.1, jitter_mm=3.0, slice_jitter=1)
 PERCENTILES = (1, 99)
 DATALOADER_BATCH = 16
+BATCH = 16
 
 
 @dataclass(frozen=True)
-class Size:
-    """A network to load for, and to train."""
+class Crops:
+    """Stacks to be cut: of one foramen, or of whole images around the middle slice."""
 
-    backbone: str
     size_px: int
-    batch: int
-    is_trained: bool
-    """Whether its own rate is measured too."""
+    slices: int
+    is_whole: bool = False
+
+    @property
+    def name(self) -> str:
+        """Such as 5 × 128²."""
+        return f"{self.slices} × {self.size_px}²{', whole images' if self.is_whole else ''}"
 
     def grader(self) -> MemberRecipe:
-        """A foraminal grader of split_and_global with this backbone, of crops of this size."""
+        """A foraminal grader of split_and_global that sees them."""
         members = load_named("split_and_global", "full").members()
-        given = next(one for one in members if one.member.name.endswith("foraminal_resnet18")).model_dump()
-        given["member"]["inputs"][0]["size_px"] = self.size_px
-        given["backbone"] |= {"timm": self.backbone, "size_px": self.size_px, "pretrained": False}
-        given["fitting"]["optimisation"]["batch_size"] = self.batch
-        return MemberRecipe.model_validate(given)
-
-    def request(self) -> CacheRequest:
-        """The cache file that it needs."""
-        member = self.grader().member
-        return stored(member.unit, member.inputs[0])
+        given = next(one for one in members if one.member.name.endswith("foraminal_resnet18"))
+        slices = {"by": "middle", "count": self.slices} if self.is_whole else {"by": "landmark", "count": self.slices}
+        request = {"series": "sagittal_t1", "slices": slices, "size_px": self.size_px}
+        if not self.is_whole:
+            request |= {"centre": ["neural_foraminal_narrowing"], "size_mm": 50, "mirror_right": True}
+        changed = given.model_dump()
+        changed["member"]["inputs"] = [request]
+        changed["fitting"]["augmentation"] = CHANGES.model_dump()
+        changed["fitting"]["optimisation"]["batch_size"] = BATCH
+        return MemberRecipe.model_validate(changed)
 
 
 @dataclass(frozen=True)
@@ -70,46 +78,39 @@ class Rate:
 
 
 class Loader:
-    """The samples of a grader, from real crops repeated until no processor's cache holds their file."""
+    """The samples of a network, and its training."""
 
-    def __init__(self, cache: Cache, tables: Tables, size: Size, file: Path, least_bytes: int, device: torch.device):
-        self.entry, self.device = size.grader(), device
-        view = cache.views[size.request()]
-        times = -(-least_bytes // view.pixels.nbytes)
-        pixels = np.lib.format.open_memmap(file, "w+", np.uint8, (times * len(view.pixels), *view.pixels.shape[1:]))
-        for number in range(times):
-            pixels[number * len(view.pixels) : (number + 1) * len(view.pixels)] = view.pixels
-        pixels.flush()
-        mapped = np.load(file, mmap_mode="r")  # (N, S, H, W)
-        whole = CachedView(mapped, np.tile(view.present, times), np.tile(view.geometry, (times, 1, 1, 1)))
-        labels = pd.concat([tables.labels] * times)
-        labels.index = pd.Index([str(number) for number in range(len(labels))])
-        studies = tuple(labels.index)
-        of_labels = Tables(labels, {}, pd.DataFrame(), "")
-        repeated = Cache(studies, {}, {size.request(): whole})
-        self.samples = MemberSamples(repeated, of_labels, self.entry, studies, studies[:1], device, 0, JITTER_MM)
-        self.stack_bytes, self.bytes = mapped.nbytes // len(mapped), mapped.nbytes
+    def __init__(
+        self, cache: StackCache, tables: Tables, entry: MemberRecipe, device: torch.device, threads: int
+    ) -> None:
+        self.entry, self.device = entry, device
+        studies = cache.studies
+        self.samples = MemberSamples(cache, tables, entry, studies, studies[:1], device, 0, JITTER_MM, threads)
+        inputs = entry.member.inputs
+        self.sample_bytes = sum(request.slices.count * request.size_px**2 for request in inputs)
 
-    def loading(self, rounds: int) -> tuple[Rate, Rate]:
-        """From the mapped file to the batch's memory: the first time, and the best of some rounds by CPU."""
+    def cutting(self, most_s: float, is_changed: bool = True) -> Rate:
+        """Samples a second from the mapped stacks to a batch's memory, in this thread, the median batch by CPU."""
         order = np.random.default_rng(0).permutation(np.concatenate(self.samples.train_samples))
-        size = self.entry.fitting.optimisation.batch_size
-        batches = [order[start : start + size] for start in range(0, len(order), size)]
-        rates = []
-        for _ in range(1 + rounds):
+        size, generator = self.entry.fitting.optimisation.batch_size, torch.Generator().manual_seed(0)
+        rates: list[Rate] = []
+        begun, first = time.perf_counter(), 0
+        while not rates or time.perf_counter() - begun < most_s:
+            batch = order[first : first + size]
+            first = (first + size) % len(order)
             started, started_cpu = time.perf_counter(), time.process_time()
-            for batch in batches:
-                self.samples.read(batch)
+            self.samples.cutter.cut(batch, self.samples.cutter.draw(len(batch), generator) if is_changed else None)
             wall, cpu = time.perf_counter() - started, time.process_time() - started_cpu
-            rates.append(Rate(len(order) / wall, len(order) / cpu))
-        return rates[0], max(rates[1:], key=lambda rate: rate.cpu or 0)
+            rates.append(Rate(len(batch) / wall, len(batch) / cpu))
+        return sorted(rates, key=lambda rate: rate.cpu or 0)[len(rates) // 2]
 
-    def augmenting(self, most_s: float) -> float:
-        """Stacks a second as training gets them: loaded, sent, augmented and normalised on the device."""
-        return self._rate(self.samples.training(1), lambda batch: None, most_s)
+    def plain(self, count: int) -> np.ndarray:
+        """(N, S, H, W) uint8 first views of so many samples, as the kernel cuts them."""
+        some = np.concatenate(self.samples.train_samples)[:count]
+        return self.samples.cutter.cut(some, None).views[0].numpy()
 
     def training(self, most_s: float) -> float:
-        """Stacks a second of the network alone, on a batch that is on the device already."""
+        """Samples a second of the network alone, on a batch that is on the device already."""
         batch, step = next(iter(self.samples.training(1))), self._step()
         step(batch)  # memory and plans of the first step are no part of the others
         return self._rate([batch] * MODEL_STEPS, step, most_s)
@@ -123,7 +124,7 @@ class Loader:
         def step(batch: Batch) -> None:
             optimiser.zero_grad(set_to_none=True)
             with shared.autocast():
-                loss, _ = answer(net, batch, self.entry.fitting)
+                loss, _ = answer(net, at_least_two(batch), self.entry.fitting)
             shared.scaler.scale(loss.mean).backward()
             shared.step(optimiser)
 
@@ -139,6 +140,23 @@ class Loader:
                 break
         wait(self.device)
         return count / (time.perf_counter() - started)
+
+
+def kinds_of_views(profile: Profile) -> list[MemberRecipe]:
+    """The first network of each kind of view in all recipes: kinds differ in series, slices, pixels or number."""
+    found: dict[tuple[object, ...], MemberRecipe] = {}
+    for name in names_of([]):
+        for entry in load_named(name, profile).members():
+            first = entry.member.inputs[0]
+            choice = first.slices.by, first.slices.count, bool(first.centre)
+            found.setdefault((first.series, first.size_px, len(entry.member.inputs), *choice), entry)
+    return list(found.values())
+
+
+def with_batch(entry: MemberRecipe, batch: int) -> MemberRecipe:
+    """The network with batches of another size, not accumulated."""
+    optimisation = entry.fitting.optimisation.model_copy(update={"batch_size": batch, "accumulate": 1})
+    return entry.model_copy(update={"fitting": entry.fitting.model_copy(update={"optimisation": optimisation})})
 
 
 def wait(device: torch.device) -> None:
@@ -214,16 +232,14 @@ def places_of(data: Path, tables: Tables, condition: str) -> list[Place]:
 
 
 def usual_datasets(
-    data: Path, tables: Tables, cache: Cache, size: Size, stacks: int, folder: Path
+    data: Path, tables: Tables, loader: Loader, stacks: int, folder: Path
 ) -> dict[str, Dataset[torch.Tensor]]:
     """Name of a usual way → its dataset of the same crops, so many stacks at most; PNG files go to a folder."""
-    request = size.request()
-    view = cache.views[request]
-    present = np.flatnonzero(view.present)[:stacks]
-    places = places_of(data, tables, CONDITION)[: len(present)]
-    wanted = request.view
+    wanted = loader.entry.member.inputs[0]
+    crops = loader.plain(stacks)
+    places = places_of(data, tables, CONDITION)[: len(crops)]
     return {
-        "a PNG a slice": PngStacks(np.asarray(view.pixels[present]), folder / f"png{wanted.size_px}"),
+        "a PNG a slice": PngStacks(crops, folder / f"png{wanted.size_px}"),
         "DICOM, pydicom": DicomStacks(places, wanted.slices.count, wanted.size_px, wanted.size_mm or 0.0),
     }
 

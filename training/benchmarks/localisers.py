@@ -41,7 +41,7 @@ from kernels.lumbar.run.submission import replace_json
 from kernels.profiles import Profile
 from training.benchmarks.command import trained_parser
 from training.benchmarks.tables import BenchError, Table
-from training.data.cache.crop_cache import CacheError, build_cache
+from training.data.cache.stack_cache import CacheError, build_cache
 from training.data.tables import TablesError, read_tables
 from training.evaluation.json_safe import finite
 from training.evaluation.localiser_findings import (
@@ -308,7 +308,7 @@ def bench(data: Path, runs: Path, out: Path, names: Sequence[str], profile: Prof
         raise BenchError(f"{data / 'test_images'} lacks {len(absent)} of {len(truth)} studies, {absent[0]} among them")
     out.mkdir(parents=True, exist_ok=True)
     rows = candidates(find_finished(runs, names, profile, fold, data))
-    training = build_cache(data, read_tables(data), [], runs / "cache", jobs).points
+    training = build_cache(data, read_tables(data), runs / "cache", jobs).points
     measured = measure(data, truth, rows, average_offsets(list(training.values())))
     findings = measured["findings"]
     ms = {name: 1e3 * float(np.median(took)) for name, took in measured["seconds"].items()}

@@ -1,1 +1,1 @@
-"""Competition tables, folds, crop caches, targets, batches and augmentation."""
+"""Competition tables, folds, a cache of decoded stacks, targets, batches and augmentation."""

@@ -24,7 +24,7 @@ from kernels.lumbar.networks.weights import WeightsError, find_manifest, read_ma
 from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.competition import read_series_table
 from kernels.profiles import PROFILES, Profile
-from training.data.cache.decode import annotations_of, lift_all
+from training.data.annotations import annotations_of, lift_all
 from training.data.tables import TablesError, read_tables
 from training.evaluation.localiser_findings import Points, findings_of, shown, summary
 from training.evaluation.overlays import draw_located

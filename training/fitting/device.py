@@ -20,6 +20,7 @@ from training.recipe_schema.fitting import Precision
 from . import FitError
 from .losses.registry import outputs_of
 
+MOST_CUTTING_THREADS = 8
 # Environment variables that torchrun sets.
 RANKS, RANKS_HERE = "WORLD_SIZE", "LOCAL_WORLD_SIZE"
 
@@ -60,6 +61,16 @@ class Device:
         self.fabric.launch()
         self.rank = self.fabric.global_rank
         self.device: torch.device = device if alone else self.fabric.device
+
+    @property
+    def cutting_threads(self) -> int:
+        """Threads that cut batches: on a CPU half of those that compute beside them; beside a GPU this process's share
+        of the cores."""
+        if self.device.type == "cpu":
+            return min(MOST_CUTTING_THREADS, max(1, torch.get_num_threads() // 2))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        here = int(os.environ[RANKS_HERE]) if self.ranks > 1 else 1
+        return min(MOST_CUTTING_THREADS, max(2, cores // here))
 
     @property
     def first(self) -> bool:

@@ -45,7 +45,10 @@ class Optimisation(Spec):
 
 
 class Augmentation(Spec):
-    """Augmentation of training inputs, before normalisation, on the device, a batch at a time."""
+    """Augmentation of training inputs before normalisation.
+
+    Rotation, shear, scale and jitter are part of the one sampling that cuts a crop; the rest happens on the device.
+    """
 
     rotate_deg: float = Field(default=0.0, ge=0, le=180)
     shear_deg: float = Field(default=0.0, ge=0, lt=60)
@@ -77,7 +80,7 @@ class Augmentation(Spec):
     jitter_mm: float | Literal["localiser"] = 0.0
     """Standard deviation (each axis) of the crop centre; `localiser`: the fold's localisation error."""
     slice_jitter: int = Field(default=0, ge=0, le=4)
-    """Largest shift of the slice window, in slices."""
+    """Largest shift of a crop's slice window, in slices; whole images keep theirs."""
 
 
 class Pretraining(Spec):

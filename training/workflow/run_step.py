@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 
@@ -64,26 +63,25 @@ def _of_recipe(grid: Grid, step: Step) -> dict[str, object]:
         steps.score_folds(context, grid.folds[step.recipe])
         return {}
     if step.kind == "localiser":
-        steps.train_member(context, grid.member(step), step.fold, lambda member: context.make_crops([member]))
+        steps.train_member(context, grid.member(step), step.fold, context.open_cache)
         return {}
-    errors = steps.measure_localisers(context, step.fold, lambda: context.make_crops([]).landmarks)
+    errors = steps.measure_localisers(context, step.fold, lambda: context.open_cache().landmarks)
     if step.kind == "grader":
-        steps.train_member(context, grid.member(step), step.fold, lambda member: context.make_crops([member]), errors)
+        steps.train_member(context, grid.member(step), step.fold, context.open_cache, errors)
     return {}
 
 
 def _prepare(grid: Grid, context: steps.RecipeContext) -> dict[str, object]:
-    """Check the recipe, make its folds, crops, priors and shape."""
+    """Check the recipe, make its folds, priors and shape, and the cache of stacks that all recipes share."""
     check_recipes([context.recipe], grid.order.localisers_only)
     if context.earlier is not None:
         check_coverage(context.earlier, list(context.tables.labels.index))
-    crops = context.make_crops(context.members)
-    steps.prepare(context, crops.points)
+    steps.prepare(context, context.open_cache().points)
     return {
         "source": Staleness(grid).source,
         "tables": context.tables.fingerprint,
         "images": context.images.fingerprint if context.images else None,
-        "crops": sorted({str(Path(view.pixels.filename).resolve()) for view in crops.views.values()}),  # type: ignore[attr-defined]
+        "cache": str(context.cache_folder.resolve()),
     }
 
 

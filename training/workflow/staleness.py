@@ -60,8 +60,8 @@ class Staleness:
             else:
                 found[step.name] = self._own(step)
         for step in self.grid.steps.values():
-            if step.kind == "prepare" and found[step.name].done and self._lacks_crops(step, found):
-                found[step.name] = Verdict(False, "the crops are gone")
+            if step.kind == "prepare" and found[step.name].done and self._lacks_cache(step, found):
+                found[step.name] = Verdict(False, "the cache is gone")
         return found
 
     def made_of(self, step: Step) -> str | None:
@@ -153,8 +153,8 @@ class Staleness:
             return [folder.localiser_errors(step.fold)]
         return [folder.score, folder.seconds, *map(folder.out_of_fold, self.grid.folds[step.recipe])]
 
-    def _lacks_crops(self, step: Step, found: Mapping[str, Verdict]) -> bool:
-        if not all(Path(file).is_file() for file in self._stamp(step).get("crops", [])):
+    def _lacks_cache(self, step: Step, found: Mapping[str, Verdict]) -> bool:
+        if not Path(self._stamp(step).get("cache", "")).is_dir():
             others = [one for one in self.grid.steps.values() if one.recipe == step.recipe]
             return any(one.kind in (*TRAININGS, "errors") and not found[one.name].done for one in others)
         return False

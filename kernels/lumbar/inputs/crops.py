@@ -47,19 +47,16 @@ class Crops:
     size_px: int
 
     @cached_property
-    def _grids(self) -> list[tuple[float, float, float, float]]:
+    def grids(self) -> list[tuple[float, float, float, float]]:
         """Row and column of the centre, and steps of rows and columns, of each crop, in pixels of its slice."""
-        stack = self.stack
+        stack, step_mm = self.stack, self.size_mm / self.size_px
+        feet = None if self.centre_mm is None else stack.to_pixels(self.centre_mm).tolist()
         grids = []
-        feet = None if self.centre_mm is None else stack.to_pixels(self.centre_mm)
         for index in self.window:
-            row, column = stack.centre if feet is None else feet[index, :2]
+            row, column = stack.centre if feet is None else feet[index][:2]
             between_rows, between_columns = stack.planes[index].spacing_mm
-            step_mm = self.size_mm / self.size_px
             # Rounded, so that the slices of an upright stack share one table; a millionth of a pixel is no loss.
-            grids.append(
-                (round(float(row), 6), round(float(column), 6), step_mm / between_rows, step_mm / between_columns)
-            )
+            grids.append((round(row, 6), round(column, 6), step_mm / between_rows, step_mm / between_columns))
         return grids
 
     def planes(self) -> tuple[Plane, ...]:
@@ -67,14 +64,14 @@ class Crops:
         half = (self.size_px - 1) / 2
         return tuple(
             self.stack.planes[index].grid(row - half * row_step, column - half * column_step, row_step, column_step)
-            for index, (row, column, row_step, column_step) in zip(self.window, self._grids, strict=True)
+            for index, (row, column, row_step, column_step) in zip(self.window, self.grids, strict=True)
         )
 
     def pixels(self) -> np.ndarray:
         """(slice, size_px, size_px) uint8"""
         pixels = np.empty((len(self.window), self.size_px, self.size_px), np.uint8)
         last = None
-        for index, grid, out in zip(self.window, self._grids, pixels, strict=True):
+        for index, grid, out in zip(self.window, self.grids, pixels, strict=True):
             if last is not None and index == last[0]:
                 out[:] = last[1]
             else:

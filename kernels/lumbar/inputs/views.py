@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -28,50 +28,86 @@ SAME_MM = 1e-6
 class View:
     """One input of a network before normalisation; its pixels and planes are made when first asked for."""
 
-    make_pixels: Callable[[], np.ndarray]
-    make_planes: Callable[[], tuple[Plane, ...]]
-    series_id: str
+    request: ViewRequest
+    parts: tuple[Crops, ...]
+    """Crops of one stack, or of several, one after the other."""
+    index: float | None = None
+    """Fractional index of the stack's slice on which the window is centred; None for whole stacks."""
+    positions: np.ndarray | None = None
+    """(slice,) fractional indices of crops, between which the slices are interpolated; None = the crops themselves,
+    then blank slices."""
+    mirrored: bool = False
+    """Whether a right-sided view is shown as a left one."""
+    marks: tuple[np.ndarray | None, ...] = ()
+    """Landmarks (3,) mm that are drawn in place of the pixels; these are then not even sampled."""
+
+    @property
+    def series_id(self) -> str:
+        """The series of the first slice."""
+        return self.parts[0].stack.series_id
 
     @cached_property
     def pixels(self) -> np.ndarray:
         """(slice, size_px, size_px) uint8"""
-        return self.make_pixels()
+        count, size_px = self.request.slices.count, self.request.size_px
+        if self.marks:
+            return draw_marks(self.planes, self.marks, (count, size_px, size_px))
+        pixels = _joined([part.pixels() for part in self.parts])  # (S, H, W)
+        if self.positions is not None:
+            pixels = _interpolated(pixels, self.positions)
+        elif len(pixels) < count:
+            pixels = np.concatenate([pixels, np.zeros((count - len(pixels), size_px, size_px), np.uint8)])
+        return mirror_pixels(pixels, self.request.series) if self.mirrored else pixels
 
     @cached_property
     def planes(self) -> tuple[Plane, ...]:
         """One per slice, of the view's own pixel grid; blank slices, at the end, have none."""
-        return self.make_planes()
+        planes = tuple(plane for part in self.parts for plane in part.planes())
+        if self.positions is not None:
+            planes = tuple(between(planes, position) for position in self.positions)
+        if not self.mirrored:
+            return planes
+        if body_plane(self.request.series) == "sagittal":
+            return planes[::-1]
+        return tuple(plane.grid(0, self.request.size_px - 1, column_step=-1) for plane in planes)
+
+    def moved(self, slices: int) -> View:
+        """The view with its window so many slices further along the stack; a whole stack stays as it is."""
+        if self.index is None:
+            return self
+        (part,) = self.parts
+        window = _window(part.stack, self.index + slices, len(part.window))
+        return replace(self, index=self.index + slices, parts=(replace(part, window=window),))
 
 
 def cut(study: Study, request: ViewRequest, unit: Unit, landmarks: Landmarks) -> View | None:
-    """The view of a request at a unit; None where the series is missing, a landmark unknown or the plane too far."""
+    """The view of a request at a unit; None where the series is missing, a landmark unknown or the plane too far.
+
+    Of a view with marks one of these must be known.
+    """
     stacks = study.of_kind(request.series)
     unit = request.place(unit)
     centre = _mean(landmarks, request.centre, unit)
     if not stacks or (request.centre and centre is None):
         return None
-    if request.slices.by == "all":
-        view = _whole(stacks, request, centre)
-    else:
-        found = _around(stacks, request, unit, landmarks, centre)
-        if found is None:
-            return None
-        stack, index = found
-        window = _window(stack, index, request.slices.count)
-        crops = Crops(stack, window, centre, request.size_mm or longer_side_mm(stack, window), request.size_px)
-        view = View(crops.pixels, crops.planes, stack.series_id)
-    if request.mirror_right and request.side(unit) == "right":
-        view = _mirrored(view, request)
-    return _marked(view, request, unit, landmarks) if request.marks else view
-
-
-def _marked(view: View, request: ViewRequest, unit: Unit, landmarks: Landmarks) -> View | None:
-    """Landmark maps in place of the pixels, which are not even sampled; None where no mark is known."""
-    marks = [landmarks.get(row_of(name, unit)) for name in request.marks]
-    if all(mark is None for mark in marks):
+    marks = tuple(landmarks.get(row_of(name, unit)) for name in request.marks)
+    if marks and all(mark is None for mark in marks):
         return None
-    shape = request.slices.count, request.size_px, request.size_px
-    return View(lambda: draw_marks(view.planes, marks, shape), lambda: view.planes, view.series_id)
+    mirrored = request.mirror_right and request.side(unit) == "right"
+    if request.slices.by == "all":
+        parts, positions = _whole(stacks, request, centre)
+        return View(request, parts, None, positions, mirrored, marks)
+    found = _around(stacks, request, unit, landmarks, centre)
+    if found is None:
+        return None
+    stack, index = found
+    window = _window(stack, index, request.slices.count)
+    crops = Crops(stack, window, centre, request.size_mm or longer_side_mm(stack, window), request.size_px)
+    return View(request, (crops,), index, None, mirrored, marks)
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def mirror_pixels(pixels: Pixels, series_kind: str) -> Pixels:
@@ -87,15 +123,6 @@ def turn_pixels(pixels: torch.Tensor, series_kind: str) -> torch.Tensor:
     return pixels.flip(-1 if body_plane(series_kind) == "sagittal" else -2)
 
 
-def _mirrored(view: View, request: ViewRequest) -> View:
-    def planes() -> tuple[Plane, ...]:
-        if body_plane(request.series) == "sagittal":
-            return view.planes[::-1]
-        return tuple(plane.grid(0, request.size_px - 1, column_step=-1) for plane in view.planes)
-
-    return View(lambda: mirror_pixels(view.make_pixels(), request.series), planes, view.series_id)
-
-
 def _mean(landmarks: Landmarks, names: Sequence[str], unit: Unit) -> np.ndarray | None:
     """Mean of the named landmarks in mm; None where one of them is unknown, or none is named."""
     points = [landmarks.get(row_of(name, unit)) for name in names]
@@ -105,8 +132,11 @@ def _mean(landmarks: Landmarks, names: Sequence[str], unit: Unit) -> np.ndarray 
     return np.asarray(known[0]) if len(known) == 1 else np.mean(known, axis=0)
 
 
-def _whole(stacks: Sequence[Stack], request: ViewRequest, centre_mm: np.ndarray | None) -> View:
-    """All slices of the longest stack, or of all stacks from head to feet, from patient right to left."""
+def _whole(
+    stacks: Sequence[Stack], request: ViewRequest, centre_mm: np.ndarray | None
+) -> tuple[tuple[Crops, ...], np.ndarray | None]:
+    """All slices of the longest stack, or of all stacks from head to feet, from patient right to left; and the
+    fractional positions at which they are interpolated, if they are."""
     choice = request.slices
     if choice.stacks == "longest":
         stacks = [longest(stacks)]
@@ -118,34 +148,23 @@ def _whole(stacks: Sequence[Stack], request: ViewRequest, centre_mm: np.ndarray 
     taken = [(stack, np.array([index for other, index in places if other is stack])) for stack in stacks]
     taken = [(stack, indices) for stack, indices in taken if len(indices)]
     size_mm = request.size_mm or max(longer_side_mm(stack, indices) for stack, indices in taken)
-    parts = [Crops(stack, indices, centre_mm, size_mm, request.size_px) for stack, indices in taken]
-
-    def pixels() -> np.ndarray:
-        return np.concatenate([part.pixels() for part in parts])  # (S, H, W)
-
-    def planes() -> tuple[Plane, ...]:
-        return tuple(plane for part in parts for plane in part.planes())
-
-    if choice.fit == "pad":
-        blank = np.zeros((choice.count - len(places), request.size_px, request.size_px), np.uint8)
-        return View(lambda: np.concatenate([pixels(), blank]), planes, stacks[0].series_id)
-    positions = np.round(np.linspace(0, len(places) - 1, choice.count), 9)
-
-    def planes_between() -> tuple[Plane, ...]:
-        known = planes()
-        return tuple(between(known, position) for position in positions)
-
-    return View(lambda: _interpolated(pixels(), positions), planes_between, stacks[0].series_id)
+    parts = tuple(Crops(stack, indices, centre_mm, size_mm, request.size_px) for stack, indices in taken)
+    positions = np.linspace(0, len(places) - 1, choice.count)
+    return parts, None if choice.fit == "pad" else np.round(positions, 9)
 
 
 def _interpolated(pixels: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """(P, H, W) uint8 at fractional slices of (S, H, W), between their neighbours."""
-    low = np.floor(positions).astype(int)
-    share = (positions - low)[:, None, None].astype(np.float32)
-    high = np.minimum(low + 1, len(pixels) - 1)
-    blend = pixels[low] * (1 - share) + pixels[high] * share  # (P, H, W)
-    # Half to even, once rounding noise is removed, so that a mirrored stack gives mirrored bytes.
-    return np.rint(np.round(blend, 3)).astype(np.uint8)
+    between_slices = np.empty((len(positions), *pixels.shape[1:]), np.uint8)
+    last = len(pixels) - 1
+    for position, out in zip(positions, between_slices, strict=True):  # one by one: their floats stay in the caches
+        low = int(position)
+        share = np.float32(position - low)
+        blend = pixels[low] * (1 - share)
+        blend += pixels[min(low + 1, last)] * share
+        # Half to even, once rounding noise is removed, so that a mirrored stack gives mirrored bytes.
+        np.rint(np.round(blend, 3, out=blend), out=out, casting="unsafe")
+    return between_slices
 
 
 def _around(
@@ -216,4 +235,4 @@ def _window(stack: Stack, index: float, count: int) -> np.ndarray:
         low = min((low, low + 1), key=preference)
     else:
         low = round(start)
-    return np.clip(np.arange(low, low + count), 0, last)
+    return np.minimum(np.maximum(np.arange(low, low + count), 0), last)

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from kernels.lumbar.dicom.geometry import Plane
+from kernels.lumbar.dicom.study import Stack
 from kernels.lumbar.inputs import member_inputs
+from kernels.lumbar.inputs.crops import Crops
 from kernels.lumbar.inputs.member_inputs import CPU, InputCache, stacked
 from kernels.lumbar.inputs.views import View
 from kernels.lumbar.specs import SliceChoice, ViewRequest
@@ -20,7 +23,9 @@ REQUEST = ViewRequest(series="axial_t2", slices=SliceChoice(by="middle", count=2
 
 def test_rows_without_a_view_are_blank():
     pixels = np.arange(512).astype(np.uint8).reshape(2, 16, 16)
-    found = stacked([None, View(lambda: pixels, tuple, "1"), None], REQUEST, pinned=False)
+    planes = tuple(Plane(np.array([0.0, 0, -number]), *np.eye(3)[:2]) for number in range(2))
+    crops = Crops(Stack("1", "axial_t2", pixels, planes, (1, 2)), (0, 1), None, 16.0, 16)
+    found = stacked([None, View(REQUEST, (crops,)), None], REQUEST, pinned=False)
     assert found.dtype == torch.uint8 and found.shape == (3, 2, 16, 16)
     assert np.array_equal(found[1].numpy(), pixels) and not found[0].any() and not found[2].any()
 

@@ -16,9 +16,8 @@ import torch
 from kernels.lumbar.dicom.read_study import read_study
 from training.benchmarks import data_path
 from training.benchmarks.cache_growth import BuiltCache, growth
-from training.benchmarks.loader import DicomStacks, PngStacks, Size, places_of
+from training.benchmarks.loader import Crops, DicomStacks, PngStacks, places_of
 from training.benchmarks.studies import link_training_studies
-from training.data.cache.crop_cache import widened
 from training.data.tables import read_tables
 from training.phantom.dataset import Options, make_dataset
 from training.recipe_schema.load import names_of
@@ -45,7 +44,7 @@ def printed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, 
 
 def test_every_table_is_there_with_numbers(printed):
     text, record = printed
-    assert set(record["tables"]) == {"loader", "usual", "growth", "sizes"}
+    assert set(record["tables"]) == {"crops", "usual", "views", "growth"}
     for table in record["tables"].values():
         assert table["title"] in text
         for row in table["rows"]:
@@ -54,24 +53,20 @@ def test_every_table_is_there_with_numbers(printed):
 
 
 def test_loader_and_model_are_measured_side_by_side(printed):
-    table = printed[1]["tables"]["loader"]
-    (row,) = (dict(zip(table["columns"], row, strict=True)) for row in table["rows"])
-    assert row["loader ÷ model"] == pytest.approx(row["loaded /s, wall"] / row["model /s"])
-    size_px = widened(data_path.QUICK.sizes[0].grader().member.inputs[0]).size_px
-    assert row["KB a stack"] == pytest.approx(7 * size_px**2 / 1e3)
+    table = printed[1]["tables"]["views"]
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+    assert len(rows) > 10
+    for row in rows:
+        assert row["cut by 2 threads ÷ model"] == pytest.approx(2 * row["cut /s/core"] / row["model /s"])
+        assert row["ms a sample"] == pytest.approx(1e3 / row["cut /s/core"])
+    recipes = {name for name in names_of([]) for row in rows if row["network"].startswith(name)}
+    assert recipes == set(names_of([]))
 
 
 def test_both_usual_ways_are_measured_with_and_without_workers(printed):
     ways = [row[:2] for row in printed[1]["tables"]["usual"]["rows"]]
     decoding = [[way, workers] for way in ("a PNG a slice", "DICOM, pydicom") for workers in (0, 2)]
-    assert ways == [["mapped cache", 0], *decoding]
-
-
-def test_sizes_are_those_of_all_recipes(printed):
-    table = printed[1]["tables"]["sizes"]
-    assert [row[0] for row in table["rows"]] == [*names_of([]), "all"]
-    *each, everything = (row[table["columns"].index("GB")] for row in table["rows"])
-    assert max(each) < everything <= sum(each)
+    assert ways == [["stack cache, cut anew", 0], *decoding]
 
 
 def grown(studies: int, cpu_s: float, peak_mib: float = 300.0) -> BuiltCache:
@@ -88,11 +83,11 @@ def grown(studies: int, cpu_s: float, peak_mib: float = 300.0) -> BuiltCache:
 )
 def test_growth_is_judged(cpu_s, peak_mib, verdicts):
     found = [grown(10, cpu_s[0]), grown(20, cpu_s[1]), grown(40, cpu_s[2], peak_mib)]
-    remarks = growth(found, "a recipe", 1).remarks
+    remarks = growth(found, 1).remarks
     assert [remark.rpartition(": ")[2] for remark in remarks[:2]] == list(verdicts)
     if verdicts == ("linear", "flat"):
         assert remarks[0].startswith("CPU seconds = 1 + 0.2 a study")
-        assert remarks[2] == f"1,975 studies: {(9 + 0.2 * 1935) / 60:.1f} minutes, 2.0 GB"
+        assert remarks[2] == f"1,975 studies: {(9 + 0.2 * 1935) / 60:.1f} minutes, 2.0 GB for all recipes"
 
 
 def test_linked_studies_are_the_same_studies_under_new_numbers(data: Path, tmp_path: Path):
@@ -123,11 +118,12 @@ def test_the_usual_ways_give_stacks_of_the_caches_shape(data: Path, tmp_path: Pa
     assert len(places) == 20 and cut.shape == (5, 16, 16) and cut.std() > 10
 
 
-def test_a_grader_of_another_size_is_whole():
-    entry = Size("convnext_tiny", 96, 7, is_trained=True).grader()
-    assert entry.backbone is not None and entry.backbone.timm == "convnext_tiny" and not entry.backbone.pretrained
-    assert entry.member.inputs[0].size_px == entry.backbone.size_px == 96
-    assert entry.fitting.optimisation.batch_size == 7
+def test_a_grader_of_other_crops_is_whole():
+    entry = Crops(96, 7).grader()
+    (request,) = entry.member.inputs
+    assert request.size_px == 96 and request.slices.count == 7 and request.centre
+    (request,) = Crops(512, 5, is_whole=True).grader().member.inputs
+    assert request.slices.by == "middle" and not request.centre and request.size_mm is None
 
 
 def test_no_data_ends_with_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -11,8 +11,7 @@ from tqdm import tqdm
 from kernels.lumbar.inputs.normalise import normalise
 from training.benchmarks.loader import wait
 from training.benchmarks.tables import Cell, Record
-from training.data.samples.batch import Batch, Origin
-from training.data.samples.staging import Staging, send
+from training.data.samples.batch import Batch, Origin, send
 from training.fitting.device import device_of
 from training.fitting.fit_state import FitState
 from training.recipe_schema.load import load_named
@@ -36,10 +35,8 @@ class Noise:
         self.member, self.device, self.batch = recipe.member, device, batch
         self.steps_per_epoch = steps
         shapes = [(batch, one.slices.count, one.size_px, one.size_px) for one in self.member.inputs]
-        self.staging = Staging(shapes, device)
-        for _ in range(2):
-            for view in self.staging.take(batch):
-                view.random_()
+        is_gpu = device.type == "cuda"
+        self.pixels = [torch.empty(shape, dtype=torch.uint8, pin_memory=is_gpu).random_() for shape in shapes]
 
     def training(self, epoch: int) -> Iterator[Batch]:
         """The same noise, sent anew for each step."""
@@ -51,9 +48,8 @@ class Noise:
         yield self._batch()
 
     def _batch(self) -> Batch:
-        pairs = zip(self.staging.take(self.batch), self.member.inputs, strict=True)
+        pairs = zip(self.pixels, self.member.inputs, strict=True)
         views = tuple(normalise(send(view, self.device), request.normalisation) for view, request in pairs)
-        self.staging.sent()
         targets, request = len(self.member.targets), self.member.inputs[0]
         present = torch.ones(self.batch, len(self.member.inputs), device=self.device)
         if self.member.role == "grader":

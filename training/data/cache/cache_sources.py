@@ -1,4 +1,4 @@
-"""Digests of the inputs of crops and networks: tables, image files, and the code that reads and cuts them."""
+"""Digests of the inputs of stacks and networks: tables, image files, and the code that reads them."""
 
 from __future__ import annotations
 
@@ -21,31 +21,37 @@ from training.data.tables import Tables
 from training.digests import digest
 from training.locks import exclusive
 
-# The module that cuts crops, and the packages in which its imports are followed.
-CUTTER, FOLLOWED = "training.data.cache.decode", ("kernels.lumbar.", "training.data.")
+# The module that decodes, and the packages in which its imports are followed.
+DECODER, FOLLOWED = "training.data.cache.decode", ("kernels.lumbar.", "training.data.")
 # Network file systems have a high latency, and answer many requests in parallel.
 LISTING_THREADS = 16
 
 
 @dataclass(frozen=True)
-class CropSources:
-    """The inputs of a data set's crops."""
+class Sources:
+    """The inputs of a data set's stacks."""
 
-    digest: str
+    digests: dict[str, str]
+    """Study → digest of its series' files and kinds, and of the code that decodes them."""
     series: int
     """Series in the tables."""
     missing: tuple[str, ...]
     """<study>/<series> of series without files."""
 
 
-def sources_of(root: Path, tables: Tables) -> CropSources:
-    """Digest of the name, size and modification time of every file of the tables' series, without reading them.
+def sources_of(root: Path, tables: Tables) -> Sources:
+    """Digests of the name, size and modification time of every file of the tables' series, without reading them.
 
     A copy of the data that does not preserve the times counts as other data.
     """
     names, listed = _listed(root, tables)
     missing = tuple(name for name, found in zip(names, listed, strict=True) if found is None)
-    return CropSources(digest(tables.fingerprint, names, listed, code_digest(), cv2.__version__), len(names), missing)
+    listings, code = dict(zip(names, listed, strict=True)), (code_digest(), cv2.__version__)
+    digests = {}
+    for study in map(str, tables.labels.index):
+        series = [(*one, listings[f"{study}/{one[0]}"]) for one in tables.series.get(study, [])]
+        digests[study] = digest(study, series, code)
+    return Sources(digests, len(names), missing)
 
 
 def images_digest(root: Path, tables: Tables, kept: Path, may_read: bool = True) -> str | None:
@@ -109,7 +115,7 @@ def _content(folder: Path) -> str:
         content.update(f"{name}\0".encode("utf-8", "surrogateescape"))
         try:
             content.update(hashlib.sha256((folder / name).read_bytes()).digest())
-        except OSError:  # a broken link, a folder: reported when crops are made
+        except OSError:  # a broken link, a folder: reported when it is decoded
             continue
     return content.hexdigest()
 
@@ -134,8 +140,8 @@ def _listed_file(entry: os.DirEntry[str]) -> tuple[str, int, int]:
 
 @cache
 def code_digest() -> str:
-    """sha256 of all modules that determine a crop's bytes, without comments and docstrings."""
-    waiting, read = [CUTTER], dict[str, str]()
+    """sha256 of all modules that determine a stack's bytes, without comments and docstrings."""
+    waiting, read = [DECODER], dict[str, str]()
     while waiting:
         name = waiting.pop()
         file = _file_of(name) if name not in read else None

@@ -11,7 +11,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from training.data.samples.staging import send
+from training.data.samples.batch import send
 from training.recipe_schema.fitting import Augmentation
 
 SHARPEN = torch.tensor([[-1.0, -1, -1], [-1, 9, -1], [-1, -1, -1]])
@@ -25,7 +25,7 @@ def uniform(generator: torch.Generator, count: int, largest: float) -> torch.Ten
 
 
 def random_affine(settings: Augmentation, count: int, generator: torch.Generator) -> torch.Tensor:
-    """(count, 2, 2) matrices from output to input offsets (column, row) about the centre: rotation, shear, scale."""
+    """(count, 2, 2) matrices from offsets (column, row) in a crop to offsets in its slice: rotation, shear, scale."""
     angle = torch.deg2rad(uniform(generator, count, settings.rotate_deg))
     shear = torch.tan(torch.deg2rad(uniform(generator, count, settings.shear_deg)))
     scale = 1 + uniform(generator, count, settings.scale)
@@ -34,35 +34,6 @@ def random_affine(settings: Augmentation, count: int, generator: torch.Generator
     skew = torch.eye(2).repeat(count, 1, 1)
     skew[:, 0, 1] = shear
     return rotation @ skew * scale[:, None, None]
-
-
-def warp(pixels: torch.Tensor, matrix: torch.Tensor, shift_px: torch.Tensor, size_px: int) -> torch.Tensor:
-    """Sample (B, S, H, W) at matrix · (output offset from the centre) + shift, to (B, S, size_px, size_px).
-
-    Offsets are (column, row) pixels; outside is black.  The identity without shift is the central crop, to the bit of
-    float32 rounding.
-    """
-    count, _, height, width = pixels.shape
-    half = send(torch.tensor([width / 2, height / 2]), pixels.device)
-    to_unit = torch.cat([send(matrix, pixels.device) * (size_px / 2), send(shift_px, pixels.device)[:, :, None]], -1)
-    theta = to_unit / half[None, :, None]
-    grid = F.affine_grid(theta, [count, 1, size_px, size_px], align_corners=False)
-    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-
-
-def warp_points(
-    points: torch.Tensor, matrix: torch.Tensor, shift_px: torch.Tensor, from_px: int, size_px: int
-) -> torch.Tensor:
-    """Points (B, K, 3) slice, row, column of a from_px image after `warp`; NaN outside of the image."""
-    offset = points[..., [2, 1]] - (from_px - 1) / 2 - shift_px[:, None, :]
-    moved = torch.linalg.solve_ex(matrix, offset.transpose(1, 2)).result.transpose(1, 2) + (size_px - 1) / 2
-    return inside_only(torch.cat([points[..., :1], moved[..., 1:], moved[..., :1]], -1), size_px)
-
-
-def inside_only(points: torch.Tensor, size_px: int) -> torch.Tensor:
-    """(B, K, 3) slice, row, column; NaN outside of the image."""
-    inside = ((points[..., 1:] > -0.5) & (points[..., 1:] < size_px - 0.5)).all(-1, keepdim=True)
-    return torch.where(inside, points, torch.nan)
 
 
 def sharpen_or_blur(pixels: torch.Tensor, probability: float, generator: torch.Generator) -> torch.Tensor:

@@ -55,6 +55,11 @@ class Batch:
         return self.distance_mm
 
 
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on a device, asynchronously if it is in pinned memory."""
+    return tensor.to(device, non_blocking=True)
+
+
 class Samples(Protocol):
     """The samples of one member in one fold."""
 

@@ -11,8 +11,7 @@ import torch
 
 from kernels.lumbar.inputs.views import turn_pixels
 from kernels.lumbar.specs import ViewRequest
-from training.data.samples.batch import Batch
-from training.data.samples.staging import send
+from training.data.samples.batch import Batch, send
 from training.recipe_schema.fitting import Augmentation
 
 

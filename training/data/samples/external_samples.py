@@ -9,12 +9,14 @@ import pandas as pd
 import torch
 
 from kernels.lumbar.dicom.geometry import CANONICAL_AXES, Plane, body_plane
-from kernels.lumbar.dicom.study import Stack
+from kernels.lumbar.dicom.study import Stack, Study
 from kernels.lumbar.inputs.crops import Crops, longer_side_mm
+from kernels.lumbar.inputs.views import View
 from kernels.lumbar.labels import LEVELS, UNITS, row_of
-from kernels.lumbar.specs import Member
-from training.data.cache.crop_cache import Cache, CachedView, stored
+from kernels.lumbar.specs import Member, ViewRequest
+from training.data.cache.stack_cache import StackCache
 from training.data.external import SOURCES, LevelImage, LevelImages
+from training.data.samples.cut_batches import Cutter
 from training.data.samples.member_samples import MemberSamples
 from training.data.tables import Tables
 from training.recipe_schema.schema import MemberRecipe
@@ -27,6 +29,19 @@ IMAGE = Plane(np.zeros(3), COLUMNS_TO, ROWS_TO)
 SLICE_STEP_MM = 1e-4
 
 
+class ImageCutter(Cutter):
+    """Shows each image in every slice of its study's first view; of networks of one side, in that of the left one."""
+
+    def place(self, index: int) -> list[View | None]:
+        """The first view, scaled so that the image fills it; the others are missing."""
+        study, unit = divmod(index, len(self.units))
+        (stack,), first = self.cache.decoded[study].stacks, self.member.inputs[0]
+        slices = range(first.slices.count)
+        crops = Crops(stack, slices, None, longer_side_mm(stack, slices), first.size_px)
+        shown = View(first, (crops,)) if unit == 0 else None
+        return [shown, *[None] * (len(self.member.inputs) - 1)]
+
+
 class PretrainingSamples(MemberSamples):
     """Samples of images with a point at each level, for localisers that pass `pretrainable`.
 
@@ -36,6 +51,8 @@ class PretrainingSamples(MemberSamples):
     MemberSamples.  A tenth of the images, drawn by the seed, is held out.
     """
 
+    cutter_type = ImageCutter
+
     def __init__(
         self,
         images: LevelImages,
@@ -43,6 +60,7 @@ class PretrainingSamples(MemberSamples):
         device: torch.device,
         seed: int,
         sources: Sequence[str] = SOURCES,
+        threads: int = 1,
     ) -> None:
         pretrainable(recipe.member)
         chosen = [image for image in images.images if image.source in sources]
@@ -53,11 +71,7 @@ class PretrainingSamples(MemberSamples):
         held_out = max(1, round(HELD_OUT * len(chosen)))
         train, validation = ([cache.studies[place] for place in part] for part in np.split(drawn, [-held_out]))
         unlabelled = Tables(pd.DataFrame(), {}, pd.DataFrame(), images.fingerprint)
-        super().__init__(cache, unlabelled, recipe, train, validation, device, seed, {})
-
-    def read(self, indices: np.ndarray) -> list[torch.Tensor]:
-        """The views (B, slice, H, W) uint8 of some samples, without expanding the slices of all images."""
-        return [torch.from_numpy(view.pixels[_places(view)[indices]]) for view in self.views]
+        super().__init__(cache, unlabelled, recipe, train, validation, device, seed, {}, threads)
 
 
 def pretrainable(member: Member) -> None:
@@ -77,42 +91,21 @@ def _level_of(target: str) -> str:
     return next((level for level in LEVELS if target.endswith(level)), "")
 
 
-def _places(view: CachedView) -> np.ndarray:
-    return np.arange(len(view.pixels)) if view.places is None else view.places
-
-
-def _as_cache(images: Sequence[LevelImage], member: Member) -> Cache:
-    """The images as studies, in the first view; for networks of one side, as left sides."""
-    unit, units = UNITS[member.unit][0], len(UNITS[member.unit])
-    views = {}
-    for place in (stored(member.unit, request) for request in member.inputs):
-        count = len(images) * len(UNITS[place.unit])
-        views[place] = _missing(count, place.view.slices.count, place.view.size_px)
-    first = stored(member.unit, member.inputs[0])
-    views[first] = _shown(images, first.view.slices.count, first.view.size_px, units)
+def _as_cache(images: Sequence[LevelImage], member: Member) -> StackCache:
+    """The images as studies with one stack, that of the first view; for networks of one side, as left sides."""
+    unit = UNITS[member.unit][0]
     names = tuple(f"{image.source}/{image.filename}" for image in images)
     levels = {row_of(target, unit): LEVELS.index(_level_of(target)) for target in member.targets}
     points = [{row: IMAGE.to_patient(*image.points[level]) for row, level in levels.items()} for image in images]
-    return Cache(names, dict(zip(names, points, strict=True)), views)
+    studies = tuple(_as_study(name, image, member.inputs[0]) for name, image in zip(names, images, strict=True))
+    return StackCache(names, studies, dict(zip(names, points, strict=True)))
 
 
-def _missing(count: int, slices: int, size_px: int) -> CachedView:
-    pixels = np.broadcast_to(np.uint8(0), (count, slices, size_px, size_px))
-    return CachedView(pixels, np.zeros(count, bool), np.broadcast_to(np.nan, (count, slices, 3, 3)))
-
-
-def _shown(images: Sequence[LevelImage], slices: int, size_px: int, units: int) -> CachedView:
-    """Each image in every slice of its study's first unit."""
-    pixels = np.empty((len(images), 1, size_px, size_px), np.uint8)
-    geometry = np.empty((len(images), slices, 3, 3))
-    offsets_mm = (np.arange(slices) - (slices - 1) / 2) * SLICE_STEP_MM
-    for place, image in enumerate(images):
-        stack = Stack("", "sagittal_t2", image.pixels[None], (IMAGE,), (1,))
-        only = np.array([0])
-        crops = Crops(stack, only, None, longer_side_mm(stack, only), size_px)
-        pixels[place], (plane,) = crops.pixels(), crops.planes()
-        geometry[place] = plane.origin_mm, plane.column_mm, plane.row_mm
-        geometry[place, :, 0] += np.multiply.outer(offsets_mm, ALONG)
-    places = np.repeat(np.arange(len(images)), units)
-    everywhere = np.broadcast_to(pixels, (len(images), slices, size_px, size_px))
-    return CachedView(everywhere, np.arange(len(places)) % units == 0, geometry[places], places)
+def _as_study(name: str, image: LevelImage, request: ViewRequest) -> Study:
+    """The image as every slice of a stack, without copies."""
+    count = request.slices.count
+    offsets_mm = (np.arange(count) - (count - 1) / 2) * SLICE_STEP_MM
+    planes = tuple(Plane(IMAGE.origin_mm + offset * ALONG, IMAGE.column_mm, IMAGE.row_mm) for offset in offsets_mm)
+    pixels = np.broadcast_to(image.pixels, (count, *image.pixels.shape))
+    stack = Stack("", request.series, pixels, planes, instances=tuple(range(count)))
+    return Study(name, (stack,), [])

@@ -1,7 +1,8 @@
-"""The samples of one network in one fold: cached crops → augmented and normalised batches.
+"""The samples of one network in one fold: stacks → augmented and normalised batches.
 
-Whole batches are copied from the memory map and augmented on the device, without workers or decoding by sample, so that
-the GPU does not wait for data.
+Threads cut the next batches from memory-mapped stacks while the device works on the last one; rotation, scale, jitter
+and the choice of slices are part of that one sampling.  Grey values, mirroring and blending are changed on the device,
+a batch at a time.
 """
 
 from __future__ import annotations
@@ -9,31 +10,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import get_args
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
-from kernels.lumbar.inputs.landmark_maps import draw_marks
-from kernels.lumbar.inputs.mirroring import mirrored_targets
 from kernels.lumbar.inputs.normalise import normalise
-from kernels.lumbar.labels import UNITS, row_of
-from kernels.lumbar.specs import ViewRequest
-from training.data.cache.crop_cache import Cache
-from training.data.samples.augment import (
-    grey_changes,
-    random_affine,
-    sharpen_or_blur,
-    shuffle_slices,
-    warp,
-    warp_points,
-)
-from training.data.samples.batch import Batch, Origin
+from kernels.lumbar.labels import UNITS
+from kernels.lumbar.specs import SeriesKind, ViewRequest
+from training.data.cache.stack_cache import PROGRESS_AFTER_S, StackCache
+from training.data.samples.ahead import ahead
+from training.data.samples.augment import grey_changes, sharpen_or_blur, shuffle_slices
+from training.data.samples.batch import Batch, Origin, send
 from training.data.samples.blend import blended, dihedral_some, turn_some
-from training.data.samples.cached_crops import Change, central, grid_of, mirror_some, slice_window, take, take_slices
-from training.data.samples.sample_targets import groups_of, points, severities
-from training.data.samples.staging import Staging, send
-from training.data.tables import Tables
-from training.recipe_schema.fitting import Augmentation
+from training.data.samples.cut_batches import Cut, Cutter
+from training.data.samples.mirror import mirror_some, mirrored_views
+from training.data.samples.sample_targets import groups_of, severities
+from training.data.tables import MISSING, Tables
 from training.recipe_schema.schema import MemberRecipe
 
 log = logging.getLogger("samples")
@@ -42,14 +37,17 @@ log = logging.getLogger("samples")
 class MemberSamples:
     """training.data.samples.batch.Samples of one network.
 
-    localiser_error_mm: series kind → standard deviation (mm, each axis) of the fold's localisation error.
+    localiser_error_mm: series kind → standard deviation (mm, each axis) of the fold's localisation error.  `threads`:
+    number of threads that cut batches; these are the same for any number.
     A localiser's target slice is its index before slices are shuffled.
     Raises ValueError without usable training studies, or if mirroring lacks a mirrored view or target.
     """
 
+    cutter_type = Cutter
+
     def __init__(
         self,
-        cache: Cache,
+        cache: StackCache,
         tables: Tables,
         recipe: MemberRecipe,
         train_studies: Sequence[str],
@@ -57,200 +55,137 @@ class MemberSamples:
         device: torch.device,
         seed: int,
         localiser_error_mm: Mapping[str, float],
+        threads: int = 1,
     ) -> None:
         self.member, self.fitting = recipe.member, recipe.fitting
-        self.device, self.seed = device, seed
-        self.views = [cache.of(self.member.unit, request) for request in self.member.inputs]
-        if any(request.marks for request in self.member.inputs):
-            self.mark_error_mm = self._error_mm("sagittal_t2", localiser_error_mm)
-        self.jitter_px = [self._jitter_px(request, localiser_error_mm) for request in self.member.inputs]
-        self.partners = self._mirrored_views()
-        if self.member.role == "grader":
-            graded = self.views[0] if self.fitting.loss == "valid_slices_bce" else None
-            self.targets = severities(cache, tables.labels, self.member, graded)
-        else:
-            self.targets = points(cache, self.member, self.views[0])
+        self.device, self.seed, self.threads = device, seed, threads
+        is_sided = UNITS[self.member.unit][0].side is not None  # mirror_right shows both sides as left ones
+        self.partners = mirrored_views(self.member) if self.fitting.augmentation.mirror and not is_sided else None
+        self.is_grader = self.member.role == "grader"
+        self.with_points = not self.is_grader or self.fitting.loss == "valid_slices_bce"
+        augmentation, pinned = self.fitting.augmentation, device.type == "cuda"
+        self.cutter = self.cutter_type(
+            cache, self.member, augmentation, self._jitter_mm(localiser_error_mm), self.with_points, pinned
+        )
+        self.severities = severities(tables.labels, cache.studies, self.member) if self.is_grader else None
         self.groups = send(groups_of(self.member), device)
-        self.marks = self._landmarks_to_draw(cache)
         place = {study: number for number, study in enumerate(cache.studies)}
-        self.train_samples = self._usable([place[study] for study in train_studies])
-        self.validation_samples = self._usable([place[study] for study in validation_studies])
+        usable = self._usable([place[study] for study in (*train_studies, *validation_studies)])
+        self.train_samples = [one for study in train_studies for one in usable[place[study]]]
+        self.validation_samples = [one for study in validation_studies for one in usable[place[study]]]
         if not self.train_samples:
             raise ValueError("no training study has both a label and an image of this network's views")
-        batch = self.fitting.optimisation.batch_size
         # The last, smaller batch is dropped: batch normalisation needs more than one sample.
-        self.steps_per_epoch = max(len(self.train_samples) // batch, 1)
-        if self.fitting.optimisation.whole_studies:
-            batch *= len(UNITS[self.member.unit])
-        self.staging = Staging([(batch, *view.pixels.shape[1:]) for view in self.views], device)
+        self.steps_per_epoch = max(len(self.train_samples) // self.fitting.optimisation.batch_size, 1)
 
-    def _mirrored_views(self) -> list[int] | None:
-        """For each view the index of the view that shows it in the mirrored study; None without mirroring.
-
-        Units of one side are not mirrored: mirror_right shows both sides as left ones.
-        """
-        if not self.fitting.augmentation.mirror or UNITS[self.member.unit][0].side is not None:
-            return None
-        try:
-            partners = [self.member.inputs.index(request.mirrored()) for request in self.member.inputs]
-            mirrored_targets(self.member)
-        except ValueError as error:
-            raise ValueError(
-                f"mirror needs each view and target of a side together with the other one's: {error}"
-            ) from None
-        if self.member.role == "localiser" and partners[0] != 0:
-            raise ValueError("mirror needs a localiser whose first view shows both sides: its points lie in that view")
-        return partners
-
-    def _jitter_px(self, request: ViewRequest, localiser_error_mm: Mapping[str, float]) -> float:
-        if not request.centre or request.size_mm is None:
-            return 0.0
-        return self._error_mm(request.series, localiser_error_mm) * request.size_px / request.size_mm
-
-    def _error_mm(self, series: str, localiser_error_mm: Mapping[str, float]) -> float:
-        """Standard deviation (mm, each axis) of the landmark jitter of a series in training."""
+    def _jitter_mm(self, localiser_error_mm: Mapping[str, float]) -> dict[str, float]:
+        """Series kind → standard deviation (mm, each axis) of the landmark jitter in training."""
         jitter_mm = self.fitting.augmentation.jitter_mm
-        if jitter_mm == "localiser":
-            if series not in localiser_error_mm:
-                log.warning("%s: no localisation error is known for %s", self.member.name, series)
-            return localiser_error_mm.get(series, 0.0)
-        return jitter_mm
+        if jitter_mm != "localiser":
+            return dict.fromkeys(get_args(SeriesKind), jitter_mm)
+        seen = {request.series for request in self.member.inputs if request.centre}
+        seen |= {"sagittal_t2" for request in self.member.inputs if request.marks}
+        for series in sorted(seen - set(localiser_error_mm)):
+            log.warning("%s: no localisation error is known for %s", self.member.name, series)
+        return {series: localiser_error_mm.get(series, 0.0) for series in get_args(SeriesKind)}
 
-    def _usable(self, studies: Sequence[int]) -> list[np.ndarray]:
-        """Indices of samples: each unit with a label and an image, or all such units of each study together."""
-        units = len(UNITS[self.member.unit])
-        usable = np.logical_or.reduce([view.present for view in self.views]) & self.targets.labelled
-        of_study = [np.flatnonzero(usable[study * units : (study + 1) * units]) + study * units for study in studies]
-        if self.fitting.optimisation.whole_studies:
-            return [indices for indices in of_study if len(indices)]
-        return [indices[at : at + 1] for indices in of_study for at in range(len(indices))]
+    def _usable(self, studies: Sequence[int]) -> dict[int, list[np.ndarray]]:
+        """Study → indices of samples: each unit with a label and an image, or all such units together."""
+        units, found = len(UNITS[self.member.unit]), {}
+        for study in tqdm(
+            dict.fromkeys(studies), desc=f"samples of {self.member.name}", unit="study", delay=PROGRESS_AFTER_S
+        ):
+            indices = [index for index in range(study * units, (study + 1) * units) if self._is_usable(index)]
+            whole = self.fitting.optimisation.whole_studies
+            found[study] = [np.array(part) for part in ([indices] if whole else [[one] for one in indices]) if part]
+        return found
+
+    def _is_usable(self, index: int) -> bool:
+        if self.severities is not None and (self.severities[index] == MISSING).all():
+            return False
+        views = self.cutter.place(index)
+        if self.is_grader or views[0] is None:
+            return self.is_grader and any(view is not None for view in views)
+        return bool(np.isfinite(self.cutter.points(index, views[0])[0]).any())
 
     def training(self, epoch: int) -> Iterator[Batch]:
         """Shuffled, augmented batches, determined by the epoch number."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        samples = self.train_samples
-        order = torch.randperm(len(samples), generator=generator).tolist()
-        size = self.fitting.optimisation.batch_size
-        for step in range(self.steps_per_epoch):
-            indices = np.concatenate([samples[number] for number in order[step * size : (step + 1) * size]])
-            batch = self._batch(indices, generator)
-            if self.member.role == "grader":
+        for indices, generator, drawn in self._ahead(epoch):
+            batch = self._augmented(self._sent(drawn, indices), generator)
+            if self.is_grader:
                 batch = blended(batch, self.fitting.augmentation, epoch, generator)
             yield batch
+
+    def _ahead(self, epoch: int) -> Iterator[tuple[np.ndarray, torch.Generator, Cut]]:
+        """Indices, random generator and pixels of each batch of an epoch; the generator is the batch's own."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        samples, size = self.train_samples, self.fitting.optimisation.batch_size
+        order = torch.randperm(len(samples), generator=generator).tolist()
+        seeds = torch.randint(2**62, (self.steps_per_epoch,), generator=generator).tolist()
+
+        def task(step: int) -> tuple[np.ndarray, torch.Generator, Cut]:
+            indices = np.concatenate([samples[number] for number in order[step * size : (step + 1) * size]])
+            own = torch.Generator().manual_seed(seeds[step])
+            return indices, own, self.cutter.cut(indices, self.cutter.draw(len(indices), own))
+
+        return ahead((partial(task, step) for step in range(self.steps_per_epoch)), self.threads)
 
     def validation(self) -> Iterator[Batch]:
         """All samples of the held-out studies, in order, cut as by the kernel at the true landmarks."""
         samples, size = self.validation_samples, self.fitting.optimisation.batch_size
-        for start in range(0, len(samples), size):
-            yield self._batch(np.concatenate(samples[start : start + size]), None)
+        batches = [np.concatenate(samples[start : start + size]) for start in range(0, len(samples), size)]
+        cuts = ahead((partial(self.cutter.cut, indices, None) for indices in batches), self.threads)
+        for indices, cut in zip(batches, cuts, strict=True):
+            batch = self._sent(cut, indices)
+            yield replace(batch, views=self._normalised(batch.views, batch.present))
 
-    def read(self, indices: np.ndarray) -> list[torch.Tensor]:
-        """The cached views (B, slice, H, W) uint8 of some samples, in reused staging memory."""
-        parts = self.staging.take(len(indices))
-        return [take(view, indices, out) for view, out in zip(self.views, parts, strict=True)]
-
-    def _batch(self, indices: np.ndarray, generator: torch.Generator | None) -> Batch:
-        present = torch.from_numpy(np.stack([view.present[indices] for view in self.views], 1)).float()
-        pixels = self.read(indices)
-        for number, marks in self.marks.items():
-            pixels[number], known = self._drawn(number, marks[indices], indices, generator)
-            present[:, number] *= known
-        whole = Batch(
-            tuple(send(view, self.device) for view in pixels),
-            send(present, self.device),
-            send(torch.from_numpy(self.targets.values[indices]), self.device),
-            None
-            if self.targets.distance_mm is None
-            else send(torch.from_numpy(self.targets.distance_mm[indices]), self.device),
+    def _sent(self, cut: Cut, indices: np.ndarray) -> Batch:
+        """The batch on the device, its views still uint8."""
+        target = cut.points if self.severities is None else torch.from_numpy(self.severities[indices])
+        return Batch(
+            tuple(send(view, self.device) for view in cut.views),
+            send(cut.present, self.device),
+            send(target, self.device),
+            send(cut.distance_mm, self.device) if self.with_points else None,
             self._origin(indices),
         )
-        self.staging.sent()
-        if generator is not None and self.partners is not None:
-            chosen = torch.rand(len(indices), generator=generator) < self.fitting.augmentation.mirror
-            whole = mirror_some(whole, self.member, self.partners, send(chosen, self.device))
-        if generator is not None and (share := self.fitting.augmentation.front_to_back):
-            chosen = torch.rand(len(indices), generator=generator) < share
-            whole = turn_some(whole, self.member.inputs, send(chosen, self.device))
-        views, target, distance_mm = [], whole.target, whole.distance_mm
-        changes: dict[ViewRequest, Change] = {}
-        for number, request in enumerate(self.member.inputs):
-            if generator is None:
-                grey, moved, first = central(whole.views[number], whole.target, request)
-            else:
-                grid = grid_of(request)
-                change = changes[grid] = changes.get(grid) or self._change(number, len(indices), generator)
-                grey, moved, first = self._augmented(number, change, whole, generator)
-            if number == 0:
-                target, distance_mm = moved, take_slices(whole.distance_mm, first, request.slices.count)
-            views.append(normalise(grey, request.normalisation) * whole.present[:, number, None, None, None])
-        batch = replace(whole, views=tuple(views), target=target, distance_mm=distance_mm)
-        if generator is not None and (share := self.fitting.augmentation.dihedral):
-            batch = dihedral_some(batch, share, generator)
-        return batch
 
     def _origin(self, indices: np.ndarray) -> Origin | None:
-        if self.member.role != "grader":
+        if not self.is_grader:
             return None
         studies = np.unique(indices // len(UNITS[self.member.unit]), return_inverse=True)[1]
         return Origin(send(torch.from_numpy(studies), self.device), self.groups)
 
-    def _change(self, number: int, count: int, generator: torch.Generator) -> Change:
-        """Affine change of the samples of one view, shared by views of the same pixel grid."""
-        matrix = random_affine(self.fitting.augmentation, count, generator)
-        return Change(matrix, torch.randn(count, 2, generator=generator) * self.jitter_px[number])
+    def _augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """All changes but those of cutting and blending; then normalisation."""
+        settings, count = self.fitting.augmentation, len(batch.target)
+        if self.partners is not None:
+            chosen = torch.rand(count, generator=generator) < settings.mirror
+            batch = mirror_some(batch, self.member, self.partners, send(chosen, self.device))
+        if settings.front_to_back:
+            chosen = torch.rand(count, generator=generator) < settings.front_to_back
+            batch = turn_some(batch, self.member.inputs, send(chosen, self.device))
+        views = [
+            self._grey(view, request, generator) for view, request in zip(batch.views, self.member.inputs, strict=True)
+        ]
+        batch = replace(batch, views=self._normalised(views, batch.present))
+        return dihedral_some(batch, settings.dihedral, generator) if settings.dihedral else batch
 
-    def _augmented(
-        self, number: int, change: Change, whole: Batch, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """One augmented view (B, S, H, W), its points if it has any, and (B, 1) its first slice."""
-        request, settings, points = self.member.inputs[number], self.fitting.augmentation, whole.target
-        window, first = slice_window(whole.views[number], request.slices.count, settings.slice_jitter, generator)
-        grey = window.float()
-        matrix, shift_px = change
-        from_px = grey.shape[-1]
-        if not _is_identity(settings) or self.jitter_px[number] or from_px != request.size_px:
-            grey = warp(grey, matrix, shift_px, request.size_px)
-        if points.dim() == 3:
-            points = warp_points(
-                points, send(matrix, points.device), send(shift_px, points.device), from_px, request.size_px
-            )
-            points[..., 0] -= send(first, points.device)
+    def _grey(self, view: torch.Tensor, request: ViewRequest, generator: torch.Generator) -> torch.Tensor:
+        """(B, S, H, W) with changed grey values and order of slices."""
+        settings, grey = self.fitting.augmentation, view.float()
         if not request.marks:
             grey = sharpen_or_blur(grey, settings.sharpen_or_blur, generator)
             grey = grey_changes(grey, settings, generator)
             if request.slices.fit == "pad":  # blank slices stay zero
-                grey = grey * (window.amax((2, 3), keepdim=True) > 0)
+                grey = grey * (view.amax((2, 3), keepdim=True) > 0)
         if settings.slice_shuffle and request.series in settings.slice_shuffle_series:
             grey = shuffle_slices(grey, settings.slice_shuffle, generator)
-        return grey, points, first
+        return grey
 
-    def _landmarks_to_draw(self, cache: Cache) -> dict[int, np.ndarray]:
-        """View → (N, M, 3) mm of the landmarks that it draws in place of an image; NaN = unknown."""
-        units, marks = UNITS[self.member.unit], {}
-        for number, request in enumerate(self.member.inputs):
-            if request.marks:
-                nowhere = np.full(3, np.nan)
-                marks[number] = np.array(
-                    [
-                        [cache.landmarks.get(study, {}).get(row_of(name, unit), nowhere) for name in request.marks]
-                        for study in cache.studies
-                        for unit in units
-                    ]
-                )
-        return marks
-
-    def _drawn(
-        self, number: int, marks: np.ndarray, indices: np.ndarray, generator: torch.Generator | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, slice, H, W) uint8 landmark maps, jittered in training, and (B,) whether any landmark is known."""
-        if generator is not None:
-            seed = int(torch.randint(2**62, (), generator=generator))
-            marks = marks + np.random.default_rng(seed).normal(0, self.mark_error_mm, marks.shape)
-        view = self.views[number]
-        shape = view.pixels.shape[1:]
-        drawn = [draw_marks(view.planes(index), list(one), shape) for index, one in zip(indices, marks, strict=True)]
-        return torch.from_numpy(np.stack(drawn)), torch.from_numpy(np.isfinite(marks).all(2).any(1))
-
-
-def _is_identity(settings: Augmentation) -> bool:
-    return not (settings.rotate_deg or settings.shear_deg or settings.scale)
+    def _normalised(self, views: Sequence[torch.Tensor], present: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Network inputs; zeros where a view is missing."""
+        return tuple(
+            normalise(view, request.normalisation) * present[:, number, None, None, None]
+            for number, (view, request) in enumerate(zip(views, self.member.inputs, strict=True))
+        )

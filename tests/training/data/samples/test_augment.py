@@ -1,4 +1,4 @@
-"""Augmentation: points move as pixels do, the grey scale is kept, nothing happens where nothing is asked for."""
+"""Augmentation: the grey scale is kept, nothing happens where nothing is asked for."""
 
 from __future__ import annotations
 
@@ -8,13 +8,9 @@ import torch
 from training.data.samples.augment import (
     BLUR_PX,
     grey_changes,
-    inside_only,
     random_affine,
     sharpen_or_blur,
     shuffle_slices,
-    uniform,
-    warp,
-    warp_points,
 )
 from training.recipe_schema.fitting import Augmentation
 
@@ -29,74 +25,15 @@ def texture(count=4, slices=3, size=40, seed=1):
     return torch.rand(count, slices, size, size, generator=generator(seed)) * 255
 
 
-def dots(points, size, sigma=1.5):
-    """(B, 1, size, size) a bright dot at each of (B, 2) row, column."""
-    axis = torch.arange(size, dtype=torch.float32)
-    profiles = torch.exp(-0.5 * ((axis - points[..., None]) / sigma) ** 2)
-    return 255 * (profiles[:, 0, :, None] * profiles[:, 1, None, :])[:, None]
-
-
-def centroids(images):
-    """(B, 2) row, column of the middle of what is bright."""
-    mass = images[:, 0]
-    axis = torch.arange(mass.shape[-1], dtype=torch.float32)
-    total = mass.sum((1, 2))
-    return torch.stack([(mass.sum(2) * axis).sum(1) / total, (mass.sum(1) * axis).sum(1) / total], 1)
-
-
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("from_px", "size_px"), [(96, 64), (65, 65), (64, 97)])
-def test_points_move_as_pixels_do(seed, from_px, size_px):
-    count = 32
-    matrix = random_affine(STRONG, count, generator(seed))
-    shift_px = torch.randn(count, 2, generator=generator(seed + 9)) * 4
-    near = (from_px - 1) / 2 + uniform(generator(seed + 5), 2 * count, 12).view(count, 2)
-    moved = centroids(warp(dots(near, from_px), matrix, shift_px, size_px))
-    points = torch.cat([torch.full((count, 1), 2.0), near], 1)[:, None]
-    expected = warp_points(points, matrix, shift_px, from_px, size_px)[:, 0]
-    inside = expected.isfinite().all(1) & ((expected[:, 1:] > 8) & (expected[:, 1:] < size_px - 9)).all(1)
-    assert inside.sum() > count / 2
-    assert (moved - expected[:, 1:])[inside].abs().max() < 0.2
-    assert (expected[inside, 0] == 2).all()
-
-
-def test_columns_and_rows_are_not_exchanged():
-    shift = torch.tensor([[5.0, 0.0]])  # to the right in the input: the image moves to the left
-    image = dots(torch.tensor([[20.0, 30.0]]), 64)
-    assert centroids(warp(image, torch.eye(2)[None], shift, 64))[0].tolist() == pytest.approx([20, 25], abs=1e-3)
-    moved = warp_points(torch.tensor([[[0.0, 20, 30]]]), torch.eye(2)[None], shift, 64, 64)
-    assert moved[0, 0].tolist() == [0, 20, 25]
-
-
-def test_unknown_and_outside_points_are_nan():
-    points = torch.tensor([[[0.0, 5, 5], [1, -0.4, 9.4], [1, -0.6, 3], [1, 3, 9.6], [torch.nan] * 3]])
-    assert inside_only(points, 10).isfinite().all(-1)[0].tolist() == [True, True, False, False, False]
-    away = torch.tensor([[0.0, 100.0]])
-    assert warp_points(points, torch.eye(2)[None], away, 10, 10).isnan().all()
-
-
-@pytest.mark.parametrize(("from_px", "size_px"), [(40, 40), (61, 41), (60, 40)])
-def test_without_changes_the_middle_is_kept(from_px, size_px):
-    pixels = texture(size=from_px)
-    matrix = random_affine(Augmentation(), len(pixels), generator())
-    assert torch.equal(matrix, torch.eye(2).expand(len(pixels), 2, 2))
-    edge = (from_px - size_px) // 2
-    middle = pixels[..., edge : edge + size_px, edge : edge + size_px]
-    same = warp(pixels, matrix, torch.zeros(len(pixels), 2), size_px)
-    assert (same - middle).abs().max() < 2e-3
-    points = torch.rand(len(pixels), 5, 3, generator=generator()) * (size_px - 1)
-    moved = warp_points(points + torch.tensor([0, edge, edge]), matrix, torch.zeros(len(pixels), 2), from_px, size_px)
-    assert (moved - points).abs().max() < 1e-4
-
-
 def test_zero_changes_nothing_to_the_bit():
+    assert torch.equal(random_affine(Augmentation(), 4, generator()), torch.eye(2).expand(4, 2, 2))
     pixels = texture()
     assert torch.equal(grey_changes(pixels, Augmentation(), generator()), pixels)
     assert torch.equal(sharpen_or_blur(pixels, 0.0, generator()), pixels)
     assert torch.equal(shuffle_slices(pixels, 0.0, generator()), pixels)
 
 
-@pytest.mark.parametrize("kind", ["grey", "sharpen or blur", "warp"])
+@pytest.mark.parametrize("kind", ["grey", "sharpen or blur"])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_grey_scale_is_kept(kind, seed):
     pixels = texture(32, 3, 24, seed)
@@ -105,7 +42,6 @@ def test_the_grey_scale_is_kept(kind, seed):
     changed = {
         "grey": lambda: grey_changes(pixels, STRONG, generator(seed)),
         "sharpen or blur": lambda: sharpen_or_blur(pixels, 1.0, generator(seed)),
-        "warp": lambda: warp(pixels, random_affine(STRONG, 32, generator(seed)), torch.zeros(32, 2), 24),
     }[kind]()
     assert torch.equal(pixels, before)  # pure
     assert changed.shape == pixels.shape and changed.isfinite().all()
@@ -171,7 +107,8 @@ def test_the_generator_decides_alone(seed):
     def changed(number):
         torch.manual_seed(torch.randint(100, ()))
         rng = generator(number)
-        image = warp(pixels, random_affine(STRONG, 16, rng), torch.zeros(16, 2), 40)
-        return shuffle_slices(grey_changes(sharpen_or_blur(image, 0.5, rng), STRONG, rng), 0.5, rng)
+        image = sharpen_or_blur(pixels, 0.5, rng)
+        image = shuffle_slices(grey_changes(image, STRONG, rng), 0.5, rng)
+        return torch.cat([image.flatten(), random_affine(STRONG, 16, rng).flatten()])
 
     assert torch.equal(changed(seed), changed(seed)) and not torch.equal(changed(seed), changed(seed + 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,14 +11,14 @@ import torch
 
 from kernels.lumbar.dicom.geometry import Plane, lift_points, project_points, slice_distances
 from kernels.lumbar.dicom.read_study import read_study
+from kernels.lumbar.dicom.study import Stack, Study
 from kernels.lumbar.inputs.member_inputs import InputCache
 from kernels.lumbar.inputs.mirroring import mirrored_targets, mirrored_tensors
-from kernels.lumbar.labels import LEVELS, ROWS, UNITS, mirrored, row_of
+from kernels.lumbar.labels import LEVELS, ROWS, UNITS, Unit, mirrored, row_of
 from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
 from tests.support.dicom.dicom_factory import write_foreign_dataset
-from training.data.cache.crop_cache import Cache, CachedView, build_cache, requests_of, stored
+from training.data.cache.stack_cache import StackCache, build_cache
 from training.data.samples.member_samples import MemberSamples
-from training.data.samples.staging import Staging
 from training.data.tables import MISSING, Tables, read_tables
 from training.recipe_schema.fitting import Augmentation, Fitting, Network, Optimisation
 from training.recipe_schema.load import load_named
@@ -98,7 +100,7 @@ def real(tmp_path_factory):
     lost = [pair for pair in tables.series[studies[2]] if pair[1] != "sagittal_t2"]
     tables.series[studies[2]] = lost
     tables.labels.iloc[3, 3:20] = MISSING
-    return root, tables, build_cache(root, tables, requests_of(MEMBERS), root / "cache", 1)
+    return root, tables, build_cache(root, tables, root / "cache", 1)
 
 
 def samples_of(real, recipe):
@@ -224,7 +226,7 @@ def test_sided_units_are_not_mirrored(real):
         assert torch.equal(one.views[0], other.views[0]) and torch.equal(one.target, other.target)
 
 
-# What can be said of made-up caches, where every pixel is known.
+# What can be said of made-up studies, where every pixel is known.
 
 CROP = ViewRequest.model_validate(
     {
@@ -237,6 +239,7 @@ CROP = ViewRequest.model_validate(
     }
 )
 CANAL = CROP.model_copy(update={"series": "sagittal_t2", "centre": ("spinal_canal_stenosis",)})
+AT_CANAL = CROP.model_copy(update={"centre": ("spinal_canal_stenosis",)})
 STUDIES = tuple(str(number) for number in range(40))
 
 
@@ -252,28 +255,36 @@ def recipe_of(views=(CROP,), augmentation=None, role="grader", targets=("spinal_
     )
 
 
-def made_up(recipe, pixels, present=None, labels=None, landmarks=None, studies=STUDIES):
-    """Cache and tables whose views are all `pixels` (slice, H, W), with 1 mm slices and 0.5 mm pixels around zero."""
-    views = {}
-    for number, request in enumerate(recipe.member.inputs):
-        key = stored("level", request)
-        slices, size = key.view.slices.count, key.view.size_px
-        count = len(studies) * len(UNITS[key.unit])
-        assert pixels.shape == (slices, size, size)
-        corner = [-(size - 1) / 4, -(size - 1) / 4, (slices - 1) / 2]
-        geometry = [[np.add(corner, [0, 0, -place]), [0.5, 0, 0], [0, 0.5, 0]] for place in range(slices)]
-        here = np.ones(count, bool) if present is None else present[:, number]
-        every = np.where(here[:, None, None, None], pixels, 0).astype(np.uint8)
-        views[key] = CachedView(every, here, np.tile(geometry, (count, 1, 1, 1)))
+def grid(shape):
+    """Planes of a stack around zero, 1 mm apart, with pixels of 0.5 mm: crops of 0.5 mm a pixel have its own pixels."""
+    slices, height, width = shape
+    corner = [-(width - 1) / 4, -(height - 1) / 4, (slices - 1) / 2]
+    steps = np.array([0.5, 0, 0]), np.array([0, 0.5, 0])
+    return tuple(Plane(np.add(corner, [0, 0, -place]), *steps) for place in range(slices))
+
+
+def made_up(recipe, pixels, missing=None, labels=None, landmarks=None, studies=STUDIES):
+    """Cache and tables of studies whose stacks are all `pixels` (slice, H, W), with all landmarks at zero but for given
+    ones; `missing`: view → (study, level) pairs that lack its landmarks."""
+    every = {study: dict.fromkeys(ROWS, np.zeros(3)) | (landmarks or {}).get(study, {}) for study in studies}
+    for number, places in (missing or {}).items():
+        for study, level in places:
+            for name in recipe.member.inputs[number].centre:
+                every[studies[study]].pop(row_of(name, Unit(LEVELS[level])), None)
+    kinds = {request.series for request in recipe.member.inputs}
+    stacks = tuple(Stack(kind, kind, pixels, grid(pixels.shape), tuple(range(len(pixels)))) for kind in kinds)
+    decoded = tuple(Study(study, stacks, []) for study in studies)
     if labels is None:
         labels = np.random.default_rng(0).integers(0, 3, (len(studies), 25))
     table = pd.DataFrame(labels, index=list(studies), columns=list(ROWS))
-    return Cache(tuple(studies), landmarks or {}, views), Tables(table, {}, pd.DataFrame(), "")
+    return StackCache(tuple(studies), decoded, every), Tables(table, {}, pd.DataFrame(), "")
 
 
-def made_samples(recipe, pixels, train=STUDIES, held_out=STUDIES, seed=0, errors=ERRORS_MM, device=CPU, **what):
+def made_samples(
+    recipe, pixels, train=STUDIES, held_out=STUDIES, seed=0, errors=ERRORS_MM, device=CPU, threads=1, **what
+):
     cache, tables = made_up(recipe, pixels, **what)
-    return MemberSamples(cache, tables, recipe, train, held_out, device, seed, errors)
+    return MemberSamples(cache, tables, recipe, train, held_out, device, seed, errors, threads)
 
 
 def textures(seed=0):
@@ -294,13 +305,13 @@ def same(one, other):
     return all(torch.equal(a, b) for a, b in pairs) and torch.allclose(one.target, other.target, equal_nan=True)
 
 
-def test_an_epoch_is_the_same_whatever_ran_before():
+def test_an_epoch_is_the_same_whatever_ran_before_and_whatever_the_number_of_threads():
     recipe = recipe_of((CANAL, CROP), EVERYTHING)
     samples = made_samples(recipe, textures())
     first, second = list(samples.training(1)), list(samples.training(2))
     list(samples.validation())
     torch.manual_seed(5)
-    fresh = made_samples(recipe, textures())
+    fresh = made_samples(recipe, textures(), threads=3)
     assert all(same(a, b) for a, b in zip(second, fresh.training(2), strict=True))
     assert all(same(a, b) for a, b in zip(first, fresh.training(1), strict=True))
     assert not any(same(a, b) for a, b in zip(first, second, strict=True))
@@ -316,27 +327,37 @@ def test_samples_without_a_label_or_a_view_are_left_out():
     left = [ROWS.index(f"left_subarticular_stenosis_{level}") for level in LEVELS]
     labels[0, spinal] = MISSING
     labels[1, spinal] = labels[1, left] = MISSING
-    present = np.ones((200, 2), bool)
-    present[10:15] = False
-    present[15:20, 0] = False
-    samples = made_samples(recipe, textures(), STUDIES[:4], STUDIES[:1], labels=labels, present=present)
+    whole, lost = [(2, level) for level in range(5)], [(3, level) for level in range(5)]
+    what = {"labels": labels, "missing": {0: whole + lost, 1: whole}}
+    samples = made_samples(recipe, textures(), STUDIES[:4], STUDIES[:1], **what)
     assert np.concatenate(samples.train_samples).tolist() == [*range(5), *range(15, 20)]
     (held_out,) = samples.validation()
     assert held_out.target.tolist() == [[MISSING, 0]] * 5
-    (batch,) = (made_samples(recipe, textures(), STUDIES[3:7], (), labels=labels, present=present)).training(1)
+    (batch,) = (made_samples(recipe, textures(), STUDIES[3:7], (), **what)).training(1)
     missing = batch.present[:, 0] == 0
     assert missing.sum() >= 1 and (batch.present[:, 1] == 1).all()
     assert not batch.views[0][missing].any() and (batch.views[0][~missing].flatten(1) > 0).any(1).all()
     with pytest.raises(ValueError, match="no training study has both a label and an image"):
-        made_samples(recipe, textures(), STUDIES[1:3], STUDIES, labels=labels, present=present)
+        made_samples(recipe, textures(), STUDIES[1:3], STUDIES, **what)
 
 
 def test_labels_stay_with_their_pictures():
-    """The grey of each view says its sample."""
+    """The grey of each view says its sample: each level has five slices of its own."""
     recipe = recipe_of(batch_size=10)
-    samples = made_samples(recipe, textures())
-    samples.views[0].pixels[:] = np.arange(200)[:, None, None, None]
-    severities = torch.from_numpy(samples.targets.values[:, 0])
+    depths = {level: {f"{side}_subarticular_stenosis_{level}" for side in ("left", "right")} for level in LEVELS}
+    landmarks = {
+        name: np.array([0, 0, 10.0 - 5 * place]) for place, level in enumerate(LEVELS) for name in depths[level]
+    }
+    cache, tables = made_up(recipe, np.zeros((25, 48, 48), np.uint8), landmarks=dict.fromkeys(STUDIES, landmarks))
+    decoded = []
+    for number, study in enumerate(cache.decoded):
+        grey = np.repeat(np.arange(5) + 5 * number, 5).astype(np.uint8)[:, None, None]
+        pixels = np.broadcast_to(grey, (25, 48, 48))
+        decoded.append(replace(study, stacks=(replace(study.stacks[0], pixels=pixels),)))
+    samples = MemberSamples(
+        replace(cache, decoded=tuple(decoded)), tables, recipe, STUDIES, STUDIES, CPU, 0, ERRORS_MM, threads=3
+    )
+    severities = torch.from_numpy(samples.severities[:, 0])
     seen = []
     for batch in samples.training(3):
         which = (batch.views[0].mean((1, 2, 3)) * 255).round().long()
@@ -364,11 +385,12 @@ def test_crops_are_jittered_by_what_localisers_miss_by(caplog):
     assert "no localisation error is known for axial_t2" in caplog.text
 
 
-@pytest.mark.parametrize(("jitter", "firsts"), [(0, {1}), (1, {0, 1, 2}), (4, {0, 1, 2})])
-def test_slices_are_jittered_within_the_margin(jitter, firsts):
-    samples = made_samples(recipe_of(augmentation=Augmentation(slice_jitter=jitter)), ramp(0))
-    slices = torch.cat([batch.views[0] for batch in samples.training(1)])[:, :, 16, 16] * 255 / 50
-    assert set(slices[:, 0].round().long().tolist()) == firsts
+@pytest.mark.parametrize("jitter", [0, 1, 4])
+def test_windows_are_jittered_by_as_many_slices_as_the_recipe_says(jitter):
+    pixels = np.broadcast_to(np.arange(15)[:, None, None] * 15, (15, 48, 48)).astype(np.uint8)
+    samples = made_samples(recipe_of(augmentation=Augmentation(slice_jitter=jitter)), pixels)
+    slices = torch.cat([batch.views[0] for batch in samples.training(1)])[:, :, 16, 16] * 255 / 15
+    assert set(slices[:, 0].round().long().tolist()) == set(range(6 - jitter, 7 + jitter))
     assert (slices - slices[:, :1] - torch.arange(3)).abs().max() < 1e-3
 
 
@@ -387,20 +409,16 @@ def dotted(points):
         255 * np.exp(-0.5 * (((rows - r) / 1.2) ** 2 + ((columns - c) / 1.2) ** 2)) * (slices == s)
         for s, r, c in points
     )
-    planes = [
-        Plane(np.array([-47 / 4, -47 / 4, 2.0 - place]), np.array([0.5, 0, 0]), np.array([0, 0.5, 0]))
-        for place in range(5)
-    ]
-    mm = lift_points(planes, np.array(points, float))
+    mm = lift_points(grid((5, 48, 48)), np.array(points, float))
     names = [f"{side}_subarticular_stenosis_{level}" for level in LEVELS for side in ("left", "right")]
     return {study: dict(zip(names, [*mm] * 5, strict=True)) for study in STUDIES}, image.clip(0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize("augmentation", [Augmentation(), EVERYTHING.model_copy(update={"noise": 0.0})])
-def test_points_of_crops_move_with_margin_jitter_and_slices(augmentation):
-    """A localiser that looks at a crop: its points lie in the crop, not in the wider cached view."""
+def test_points_of_crops_move_with_rotation_jitter_and_slices(augmentation):
+    """A localiser that looks at a crop: its points lie in the crop."""
     targets = ("left_subarticular_stenosis", "right_subarticular_stenosis")
-    recipe = recipe_of((CROP,), augmentation.model_copy(update={"slice_shuffle": 0.0}), "localiser", targets)
+    recipe = recipe_of((AT_CANAL,), augmentation.model_copy(update={"slice_shuffle": 0.0}), "localiser", targets)
     landmarks, image = dotted([(2, 20, 30), (2, 27, 16)])
     samples = made_samples(recipe, image, landmarks=landmarks)
     for batch in samples.validation():
@@ -418,15 +436,13 @@ def test_points_of_crops_move_with_margin_jitter_and_slices(augmentation):
 
 
 def test_points_outside_the_crop_are_unknown():
-    recipe = recipe_of((CROP,), None, "localiser", ("left_subarticular_stenosis", "right_subarticular_stenosis"))
+    recipe = recipe_of((AT_CANAL,), None, "localiser", ("left_subarticular_stenosis", "right_subarticular_stenosis"))
     landmarks, image = dotted([(2, 20, 30), (2, 3, 40)])
     batch = next(iter(made_samples(recipe, image, landmarks=landmarks).validation()))
     assert batch.target[:, 0].isfinite().all() and batch.target[:, 1].isnan().all()
     for points in landmarks.values():
         for row in [row for row in points if row.startswith("left")]:
-            points[row] = np.array([500.0, 0, 0])  # outside the cached view as well
-        for row in [row for row in points if row.startswith("right")]:
-            del points[row]
+            points[row] = np.array([500.0, 0, 0])  # outside of the image as well
     with pytest.raises(ValueError, match="no training study has both"):
         made_samples(recipe, image, landmarks=landmarks)
 
@@ -434,9 +450,8 @@ def test_points_outside_the_crop_are_unknown():
 def test_a_missing_view_is_missing_on_the_other_side_of_the_mirror():
     left = CROP.model_copy(update={"centre": ("left_subarticular_stenosis",), "mirror_right": True})
     recipe = recipe_of((CANAL, left, left.mirrored()), Augmentation(mirror=1.0), batch_size=200)
-    samples = made_samples(recipe, textures())
-    samples.views[1].present[:50] = False
-    samples.views[2].present[50:60] = False
+    first, second = ([(study, level) for study in some for level in range(5)] for some in (range(10), range(10, 12)))
+    samples = made_samples(recipe, textures(), missing={1: first, 2: second})
     (batch,) = samples.training(1)
     assert batch.present.sum(0).tolist() == [200, 190, 150]
     (batch,) = samples.validation()
@@ -456,7 +471,6 @@ def test_mirroring_what_has_no_partner_is_refused():
 
 def test_batches_do_not_change_after_they_were_given():
     samples = made_samples(recipe_of((CANAL, CROP), Augmentation()), textures())
-    samples.views[0].pixels[:] = np.random.default_rng(1).integers(0, 256, samples.views[0].pixels.shape)
     for run in (samples.validation, lambda: samples.training(1)):
         copies = [[view.clone() for view in batch.views] for batch in run()]
         kept = [batch.views for batch in list(run())]
@@ -480,9 +494,7 @@ def test_whole_studies_come_together_and_say_whose_levels_they_are():
     recipe = recipe_of(batch_size=4)
     optimisation = recipe.fitting.optimisation.model_copy(update={"whole_studies": True})
     recipe = recipe.model_copy(update={"fitting": recipe.fitting.model_copy(update={"optimisation": optimisation})})
-    present = np.ones((200, 1), bool)
-    present[7] = False  # a level that no slice shows
-    samples = made_samples(recipe, textures(), present=present)
+    samples = made_samples(recipe, textures(), missing={0: [(1, 2)]})
     assert samples.steps_per_epoch == 10
     sizes = [len(batch.target) for batch in samples.training(1)]
     assert sorted(sizes) == [19] + [20] * 9
@@ -503,36 +515,9 @@ def test_only_training_batches_are_blended():
 def test_losses_by_slice_know_how_far_each_slice_lies_from_the_target():
     recipe = recipe_of((CANAL,), Augmentation(slice_jitter=1))
     recipe = recipe.model_copy(update={"fitting": recipe.fitting.model_copy(update={"loss": "valid_slices_bce"})})
-    landmarks = {study: {f"spinal_canal_stenosis_{level}": np.zeros(3) for level in LEVELS} for study in STUDIES[:20]}
-    samples = made_samples(recipe, textures(), landmarks=landmarks)
+    samples = made_samples(recipe, textures())
     for batch in samples.validation():
-        known = batch.known_distances[~batch.known_distances.isnan().all(2).all(1)]
-        assert (known[:, :, 0].abs() == torch.tensor([1.0, 0.0, 1.0])).all(), "1 mm slices around the landmark"
+        known = batch.known_distances[:, :, 0].abs()
+        assert (known == torch.tensor([1.0, 0.0, 1.0])).all(), "1 mm slices around the landmark"
     seen = {tuple(one) for batch in samples.training(1) for one in batch.known_distances[:, :, 0].abs().tolist()}
     assert (1.0, 0.0, 1.0) in seen and len(seen) > 2
-
-
-def test_memory_is_not_filled_while_a_copy_from_it_is_under_way(monkeypatch):
-    said = []
-
-    class Event:
-        def record(self):
-            said.append(("recorded", self))
-
-        def synchronize(self):
-            said.append(("waited for", self))
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(
-        torch, "empty", lambda shape, dtype, pin_memory: torch.full(shape, int(pin_memory), dtype=dtype)
-    )
-    staging = Staging([(4, 2), (4, 3)], torch.device("cuda"))
-    places = []
-    for count in (4, 3, 2):
-        taken = staging.take(count)
-        assert [tensor.shape for tensor in taken] == [(count, 2), (count, 3)] and all(one.all() for one in taken)
-        places.append(taken[0].data_ptr())
-        staging.sent()
-    assert places[0] == places[2] != places[1]
-    assert [what for what, _ in said] == ["recorded", "recorded", "waited for", "recorded"]
-    assert said[0][1] is said[2][1]

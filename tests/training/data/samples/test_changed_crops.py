@@ -1,0 +1,129 @@
+"""Changed crops: one sampling, real pixels at the border, and planes that say where each pixel is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernels.lumbar.dicom.geometry import Plane
+from kernels.lumbar.dicom.study import Stack, Study
+from kernels.lumbar.inputs.views import cut, mirror_pixels
+from kernels.lumbar.labels import Unit
+from kernels.lumbar.specs import SliceChoice, ViewRequest
+from training.data.samples.changed_crops import Change
+
+POINT = "left_subarticular_stenosis"
+NO_SHIFT = np.zeros(2)
+
+
+def turned(degrees: float, scale: float = 1.0) -> np.ndarray:
+    angle = np.radians(degrees)
+    return scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+
+def study_of(pixels: np.ndarray, spacing: tuple[float, float] = (0.5, 0.5), shear_mm: float = 0.0) -> Study:
+    """One axial stack around zero, 4 mm apart; `shear_mm`: how far each slice lies to the left of the one above."""
+    slices, height, width = pixels.shape
+    steps = np.array([spacing[1], 0, 0]), np.array([0, spacing[0], 0])
+    corner = -(width - 1) / 2 * steps[0] - (height - 1) / 2 * steps[1]
+    places = np.arange(slices) - (slices - 1) / 2
+    planes = tuple(Plane(corner + [shear_mm * place, 0, -4.0 * place], *steps) for place in places)
+    return Study("1", (Stack("1", "axial_t2", pixels, planes, tuple(range(slices))),), [])
+
+
+def asked(count: int = 5, size_px: int = 32, size_mm: float = 16.0, mirror_right: bool = False) -> ViewRequest:
+    slices = SliceChoice(by="landmark", count=count)
+    return ViewRequest(
+        series="axial_t2", centre=(POINT,), slices=slices, size_px=size_px, size_mm=size_mm, mirror_right=mirror_right
+    )
+
+
+def seen(study: Study, request: ViewRequest, point_mm: np.ndarray, side: str = "left"):
+    row = f"{side}_subarticular_stenosis_l4_l5"
+    view = cut(
+        study, request.model_copy(update={"centre": ("subarticular_stenosis",)}), Unit("l4_l5", side), {row: point_mm}
+    )
+    assert view is not None
+    return view
+
+
+def textures(shape: tuple[int, int, int] = (9, 96, 80)) -> np.ndarray:
+    """Smooth noise, so that interpolation at slightly other places gives slightly other values."""
+    noise = np.random.default_rng(0).normal(size=shape)
+    for axis in (1, 2):
+        noise = sum(np.roll(noise, step, axis) for step in range(-3, 4))
+    return (128 + 40 * noise / noise.std()).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9])
+@pytest.mark.parametrize("shear_mm", [0.0, 0.003, 0.7])
+def test_a_change_that_changes_nothing_gives_the_kernels_crop(count, shear_mm):
+    """But for rounding: the kernel's coordinates are multiples of 1/32 pixel, and slices may share one."""
+    view = seen(study_of(textures(), shear_mm=shear_mm), asked(count), np.array([3.1, -2.2, 1.0]))
+    same = Change(np.eye(2), NO_SHIFT).of(view)
+    assert np.abs(same.pixels.astype(int) - view.pixels).max() <= 4
+    for one, other in zip(same.planes, view.planes, strict=True):
+        assert np.allclose(one.origin_mm, other.origin_mm) and np.allclose(one.column_mm, other.column_mm)
+
+
+@given(
+    degrees=st.floats(-180, 180),
+    scale=st.floats(0.8, 1.2),
+    shift=st.tuples(st.floats(-5, 5), st.floats(-5, 5)),
+    slices=st.integers(-4, 4),
+    side=st.sampled_from(["left", "right"]),
+)
+def test_each_pixel_is_what_lies_at_the_place_that_its_plane_names(degrees, scale, shift, slices, side):
+    """The image's grey is its place: x in one stack, y in another."""
+    x = np.broadcast_to((np.arange(200) + 20)[None, None, :], (9, 200, 200)).astype(np.uint8)
+    for axis, pixels in ((0, x), (1, x.transpose(0, 2, 1))):
+        view = seen(study_of(np.ascontiguousarray(pixels)), asked(3, 24, 12.0, mirror_right=True), np.zeros(3), side)
+        changed = Change(turned(degrees, scale), np.array(shift), slices).of(view)
+        rows, columns = np.mgrid[0:24, 0:24]
+        for image, plane in zip(changed.pixels, changed.planes, strict=True):
+            place_mm = plane.to_patient(rows, columns)[..., axis]
+            assert np.abs(place_mm / 0.5 + 199 / 2 + 20 - image).max() < 1.1
+
+
+def test_windows_move_along_the_stack_and_repeat_its_ends():
+    pixels = np.broadcast_to(np.arange(9, dtype=np.uint8)[:, None, None] * 20, (9, 60, 60))
+    view = seen(study_of(np.ascontiguousarray(pixels)), asked(3), np.zeros(3))
+    for slices, expected in ((-6, [0, 0, 0]), (-4, [0, 0, 1]), (0, [3, 4, 5]), (2, [5, 6, 7]), (5, [8, 8, 8])):
+        found = Change(np.eye(2), NO_SHIFT, slices).of(view)
+        assert (found.pixels[:, 16, 16] // 20).tolist() == expected
+        assert [round(4 - plane.origin_mm[2] / 4) for plane in found.planes] == expected
+
+
+def test_a_turned_crop_shows_the_real_pixels_beside_it():
+    pixels = np.full((3, 96, 96), 200, np.uint8)
+    view = seen(study_of(pixels), asked(3), np.zeros(3))
+    assert (Change(turned(45, 1.2), np.array([3.0, -3.0])).of(view).pixels == 200).all()
+
+
+def test_outside_of_the_image_is_black():
+    view = seen(study_of(np.full((3, 40, 40), 200, np.uint8)), asked(3), np.array([9.0, 9.0, 0]))
+    assert not Change(np.eye(2), np.array([200.0, 0])).of(view).pixels.any()
+    half = Change(np.eye(2), NO_SHIFT).of(view).pixels
+    assert half[:, :14, :14].all() and not half[:, 22:, 22:].any()
+
+
+@pytest.mark.parametrize("shrink", [2, 3])
+def test_a_shrunk_image_is_averaged(shrink):
+    pixels = (np.indices((5, 120, 120)).sum(0) % 2 * 200).astype(np.uint8)
+    view = seen(study_of(pixels), asked(5, 16, 8.0 * shrink), np.zeros(3))
+    found = Change(turned(5), NO_SHIFT).of(view).pixels
+    assert np.abs(found.astype(int) - 100).max() < 45, "plain sampling gives 0 and 200"
+
+
+def test_a_mirrored_study_gives_the_mirrored_change():
+    """A turn to the left of one is a turn to the right of the other."""
+    pixels = textures((5, 96, 96))
+    study, other = study_of(pixels), study_of(mirror_pixels(pixels, "axial_t2"))
+    request = asked(3, mirror_right=True)
+    right = seen(study, request, np.array([-4.0, 1.0, 0]), "right")
+    left = seen(other, request, np.array([4.0, 1.0, 0]), "left")
+    one = Change(turned(20), np.array([1.0, 2.0])).of(right).pixels.astype(int)
+    two = Change(turned(-20), np.array([-1.0, 2.0])).of(left).pixels.astype(int)
+    assert np.abs(one - two).max() <= 4

@@ -1,0 +1,191 @@
+"""The stack cache: every study of a data set decoded once, for all recipes, profiles and folds.
+
+A file a study, written whole or not at all, so that a killed build resumes with the studies it lacks, and of changed
+data only the changed studies are decoded again.  Crops are cut from the stacks as the kernel cuts them.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pydicom
+from tqdm import tqdm
+
+from kernels.lumbar.answers.spine_shape import stack_centres
+from kernels.lumbar.dicom.study import Study
+from kernels.lumbar.problems import Problem, summary
+from kernels.lumbar.run.submission import replace_text
+from training.data.annotations import annotations_of, lift_all
+from training.data.cache.cache_sources import Sources, sources_of
+from training.data.cache.decode import Task, decode_all
+from training.data.cache.stack_file import DAMAGE, StaleError, read_stacks
+from training.data.tables import Tables
+from training.locks import LOCK, exclusive
+
+PROGRESS_AFTER_S = 5
+# The size of the cache is estimated from the headers of so many studies.
+STUDIES_TO_ESTIMATE = 24
+# Of a file beside its pixels: geometry and names.
+MOST_BESIDES_BYTES = 100_000
+PROBLEMS = "problems.csv"
+log = logging.getLogger("cache")
+
+
+class CacheError(Exception):
+    """A cache that cannot be made, with the reason."""
+
+
+@dataclass(frozen=True)
+class StackCache:
+    """The decoded studies of a data set, memory-mapped, and its landmarks."""
+
+    studies: tuple[str, ...]
+    decoded: tuple[Study, ...]
+    """One per study."""
+    landmarks: Mapping[str, Mapping[str, np.ndarray]]
+    """Study → row → (3,) patient mm, as annotated."""
+    points: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    """The landmarks, and the centres of the stacks (kernels.lumbar.answers.spine_shape.STACK_CENTRES)."""
+
+
+def stack_file(folder: Path, study: str) -> Path:
+    """The file of a study in a cache."""
+    return folder / f"{study}.safetensors"
+
+
+def build_cache(root: Path, tables: Tables, out: Path, jobs: int) -> StackCache:
+    """Open the cache in `out`; studies that are missing, damaged or stale are decoded, by so many processes.
+
+    Raises CacheError.
+    """
+    sources = sources_of(root, tables)
+    out.mkdir(parents=True, exist_ok=True)
+    with exclusive(out / LOCK, f"another process makes a cache in {out}: waiting for it"):
+        found = _opened(out, sources)
+        missing = [study for study in sources.digests if study not in found]
+        if missing:
+            _decode(root, tables, out, sources, missing, jobs)
+            found |= _opened(out, sources, missing)
+    if len(found) < len(sources.digests):
+        raise CacheError(f"{out} does not return what was written there: check that disk, or name another")
+    return _with_landmarks(found, tables, out)
+
+
+def _opened(out: Path, sources: Sources, some: Sequence[str] | None = None) -> dict[str, Study]:
+    """The studies whose files are sound and current; logs the damaged ones."""
+    found = {}
+    for study in tqdm(some or sources.digests, desc="opening the cache", unit="study", delay=PROGRESS_AFTER_S):
+        file = stack_file(out, study)
+        try:
+            found[study] = read_stacks(file, sources.digests[study])
+        except (FileNotFoundError, StaleError):
+            continue
+        except DAMAGE as error:
+            log.warning("%s is damaged and is made again: %s", file, error)
+    return found
+
+
+def _decode(root: Path, tables: Tables, out: Path, sources: Sources, missing: Sequence[str], jobs: int) -> None:
+    """Write the files of the missing studies.  Raises CacheError."""
+    for unfinished in out.glob(".*.part"):
+        unfinished.unlink()
+    _log_missing_series(sources)
+    _check_space(root, tables, out, missing, len(sources.digests))
+    images = root / "train_images"
+    tasks = [
+        Task(study, images / study, tables.series.get(study, []), stack_file(out, study), sources.digests[study])
+        for study in missing
+    ]
+    try:
+        done = len(sources.digests) - len(missing)
+        with tqdm(initial=done, total=len(sources.digests), unit="study", desc="decoding") as bar:
+            for _ in decode_all(tasks, jobs):
+                bar.update()
+    except BrokenProcessPool as error:
+        raise CacheError("a decoding process died, most often for lack of memory: use fewer with JOBS=") from error
+    except OSError as error:
+        raise CacheError(
+            f"{out} cannot be written: {error}; the same command resumes with the studies that are missing"
+        ) from error
+
+
+def _log_missing_series(sources: Sources) -> None:
+    if sources.missing:
+        some = (len(sources.missing), sources.series, ", ".join(sources.missing[:3]))
+        log.warning("%d of %d series of the tables have no file, the first: %s", *some)
+    else:
+        log.info("all %d series of the tables are there", sources.series)
+
+
+def _check_space(root: Path, tables: Tables, out: Path, missing: Sequence[str], studies: int) -> None:
+    """Say what the missing studies will take.  Raises CacheError where the disk has less."""
+    needed, free = bytes_of(root, tables, missing), shutil.disk_usage(out).free
+    kept = f"; {studies - len(missing)} of {studies} are there" if len(missing) < studies else ""
+    log.info(
+        "decoding %d studies into %s: about %.2g GB needed, %.3g GB free%s",
+        len(missing),
+        out,
+        needed / 1e9,
+        free / 1e9,
+        kept,
+    )
+    if needed > free:
+        raise CacheError(
+            f"{out} needs about {needed / 1e9:.2g} GB and has {free / 1e9:.2g} GB free: "
+            "make room, or name another with RUNS="
+        )
+
+
+def bytes_of(root: Path, tables: Tables, studies: Sequence[str]) -> int:
+    """Room that studies take in a cache, estimated from the first header of each series of some of them."""
+    places = np.unique(np.linspace(0, len(studies) - 1, STUDIES_TO_ESTIMATE).round().astype(int))
+    some = [studies[place] for place in places]
+    pixels = sum(
+        _pixels_of(root / "train_images" / study / series)
+        for study in some
+        for series, _ in tables.series.get(study, [])
+    )
+    return round((pixels / len(some) + MOST_BESIDES_BYTES) * len(studies))
+
+
+def _pixels_of(folder: Path) -> int:
+    """Pixels of a series whose files are all like the first readable one; 0 where none is."""
+    files = sorted(path for path in folder.glob("*") if not path.name.startswith("."))
+    for file in files:
+        try:
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["Rows", "Columns", "NumberOfFrames"])
+            return len(files) * int(header.Rows) * int(header.Columns) * int(header.get("NumberOfFrames") or 1)
+        except Exception as error:  # noqa: BLE001 - pydicom raises many kinds; decoding names them
+            log.debug("%s has no size: %s", file, error)
+    return 0
+
+
+def _with_landmarks(found: Mapping[str, Study], tables: Tables, out: Path) -> StackCache:
+    """The cache of some studies; their problems go to a file beside it, which is announced if it changed."""
+    annotations = {str(study): annotations_of(own) for study, own in tables.coordinates.groupby("study_id")}
+    landmarks, points, decoded, problems = {}, {}, [], list[Problem]()
+    for study in map(str, tables.labels.index):
+        its = found[study]
+        landmarks[study] = lift_all(its, annotations.get(study, []))
+        points[study] = landmarks[study] | stack_centres(its)
+        problems += its.problems
+        decoded.append(replace(its, source_planes={}))  # needed no more, and large
+    _report(out / PROBLEMS, problems)
+    return StackCache(tuple(landmarks), tuple(decoded), landmarks, points)
+
+
+def _report(path: Path, problems: Sequence[Problem]) -> None:
+    rows = [asdict(problem) for problem in problems]
+    text = pd.DataFrame(rows, columns=["study", "where", "kind", "detail"]).to_csv(index=False)
+    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text:
+        return
+    replace_text(path, text)
+    if rows:
+        log.warning("while decoding, %s", summary(rows, str(path)))

@@ -1,0 +1,138 @@
+"""Cuts the samples of a batch from the stacks of their studies, as the kernel cuts them, with random changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from kernels.lumbar.inputs.views import View, cut
+from kernels.lumbar.labels import UNITS
+from kernels.lumbar.specs import Member, ViewRequest
+from training.data.cache.stack_cache import StackCache
+from training.data.samples.augment import random_affine
+from training.data.samples.changed_crops import Change
+from training.data.samples.sample_targets import in_view
+from training.recipe_schema.fitting import Augmentation
+
+
+@dataclass(frozen=True)
+class Cut:
+    """B samples before any other augmentation, in the CPU's memory."""
+
+    views: tuple[torch.Tensor, ...]
+    """One (B, slices, size_px, size_px) uint8 tensor a view; zeros where the view is missing."""
+    present: torch.Tensor
+    """(B, views) float32 of 0 and 1."""
+    points: torch.Tensor
+    """(B, K, 3) float32 targets as landmarks in the first view: slice, row, column; NaN where unknown or outside."""
+    distance_mm: torch.Tensor
+    """(B, S, K) float32, as in training.data.samples.batch.Batch."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The random changes of a batch, drawn beforehand, so that they do not depend on the threads that cut."""
+
+    of_grids: Mapping[int, Sequence[Change]]
+    """Number of a pixel grid → a change a sample; empty = none."""
+    mark_errors_mm: Mapping[int, np.ndarray]
+    """View → (B, marks, 3) error of the landmarks that it draws."""
+
+
+class Cutter:
+    """Cuts samples of N = studies × units, studies first, of one network.
+
+    `jitter_mm`: series kind → standard deviation (each axis) of the centres of crops and of drawn landmarks, which are
+    those of sagittal T2.  `with_points`: whether targets are landmarks in the first view, or a loss needs their
+    distances.  `pinned`: whether batches are in page-locked memory, for a GPU.
+    """
+
+    def __init__(
+        self,
+        cache: StackCache,
+        member: Member,
+        augmentation: Augmentation,
+        jitter_mm: Mapping[str, float],
+        with_points: bool,
+        pinned: bool,
+    ) -> None:
+        self.cache, self.member, self.units = cache, member, UNITS[member.unit]
+        self._augmentation, self._jitter_mm = augmentation, jitter_mm
+        self._with_points, self._pinned = with_points, pinned
+        # Views whose pixels show the same places are changed alike.
+        places = [request.model_copy(update={"marks": (), "normalisation": "unit"}) for request in member.inputs]
+        self._grids = [places.index(place) for place in places]
+
+    def place(self, index: int) -> list[View | None]:
+        """The views of a sample as the kernel cuts them; their pixels are not sampled yet."""
+        study, unit = self.cache.decoded[index // len(self.units)], self.units[index % len(self.units)]
+        landmarks = self._landmarks(index)
+        return [cut(study, request, unit, landmarks) for request in self.member.inputs]
+
+    def points(self, index: int, view: View | None) -> tuple[np.ndarray, np.ndarray]:
+        """A sample's targets in its first view, and their distances from its slices (`in_view`)."""
+        return in_view(view, self.member, self.units[index % len(self.units)], self._landmarks(index))
+
+    def draw(self, count: int, generator: torch.Generator) -> Changes:
+        """Random changes of a batch, in the order of the views."""
+        of_grids: dict[int, Sequence[Change]] = {}
+        errors = {}
+        for number, (grid, request) in enumerate(zip(self._grids, self.member.inputs, strict=True)):
+            if grid == number:
+                of_grids[grid] = self._changes(request, count, generator)
+            if request.marks:
+                seed = int(torch.randint(2**62, (), generator=generator))
+                shape = count, len(request.marks), 3
+                errors[number] = np.random.default_rng(seed).normal(0, self._jitter_mm["sagittal_t2"], shape)
+        return Changes(of_grids, errors)
+
+    def _changes(self, request: ViewRequest, count: int, generator: torch.Generator) -> Sequence[Change]:
+        """A change a sample of one view; none where the recipe has none: the kernel's own sampling is used."""
+        settings = self._augmentation
+        is_crop = bool(request.centre) and request.size_mm is not None
+        jitter_mm = self._jitter_mm[request.series] if is_crop else 0.0
+        reach = settings.slice_jitter if is_crop else 0
+        matrices = random_affine(settings, count, generator).double().numpy()
+        shifts_mm = (torch.randn(count, 2, generator=generator) * jitter_mm).double().numpy()
+        slices = torch.randint(-reach, reach + 1, (count,), generator=generator).tolist()
+        if not (settings.rotate_deg or settings.shear_deg or settings.scale or jitter_mm or reach):
+            return ()
+        return [Change(*one) for one in zip(matrices, shifts_mm, slices, strict=True)]
+
+    def cut(self, indices: Sequence[int] | np.ndarray, changes: Changes | None) -> Cut:
+        """The samples `indices`, changed or as the kernel sees them."""
+        count, inputs, targets = len(indices), self.member.inputs, len(self.member.targets)
+        views = [self._zeros(count, request) for request in inputs]
+        pixels = [view.numpy() for view in views]
+        present = np.zeros((count, len(inputs)), np.float32)
+        points = np.full((count, targets, 3), np.nan, np.float32)
+        distance_mm = np.full((count, inputs[0].slices.count, targets), np.nan, np.float32)
+        for row, index in enumerate(map(int, indices)):
+            for number, view in enumerate(self.place(index)):
+                if view is None:
+                    continue
+                changed = view if changes is None else self._changed(view, number, row, changes)
+                pixels[number][row] = changed.pixels
+                present[row, number] = 1
+                if number == 0 and self._with_points:
+                    points[row], distance_mm[row] = self.points(index, changed)
+        return Cut(tuple(views), *map(torch.from_numpy, (present, points, distance_mm)))
+
+    def _changed(self, view: View, number: int, row: int, changes: Changes) -> View:
+        of_samples = changes.of_grids[self._grids[number]]
+        changed = of_samples[row].of(view) if of_samples else view
+        if number not in changes.mark_errors_mm:
+            return changed
+        errors = changes.mark_errors_mm[number][row]
+        marks = tuple(None if at is None else at + off for at, off in zip(view.marks, errors, strict=True))
+        return replace(changed, marks=marks)
+
+    def _zeros(self, count: int, request: ViewRequest) -> torch.Tensor:
+        shape = count, request.slices.count, request.size_px, request.size_px
+        return torch.zeros(shape, dtype=torch.uint8, pin_memory=self._pinned)
+
+    def _landmarks(self, index: int) -> Mapping[str, np.ndarray]:
+        return self.cache.landmarks.get(self.cache.studies[index // len(self.units)], {})
