@@ -3,5 +3,5 @@
 study folder ─ dicom ─▶ stacks ─ geometry ─▶ views ─ locate ─▶ landmarks (patient mm) ─ views ─▶ crops ─ grade ─▶
 member rows ─ ensemble ─▶ 25 rows ─ submission ─▶ submission.csv
 
-Imports only what Kaggle's image holds: the standard library, numpy, pandas, cv2, pydicom, torch, pydantic, tqdm.
+Imports only what Kaggle's image holds: the standard library, numpy, cv2, pydicom, torch, pydantic, tqdm.
 """

@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         "notebook": (str, "", "what the report names as the code that ran"),
         "devices": (str, "", "torch devices, one worker each, such as cuda:0,cuda:1; default: all that compute"),
         "batch": (int, 0, "studies that go through a network together; default: 8 on GPUs, 1 on a CPU"),
-        "patience": (float, PATIENCE_S, "seconds without a study read after which the reads in progress time out"),
+        "patience": (float, PATIENCE_S, "seconds without a study read or a forward of a batch, after which it hangs"),
     }
     found = argparse.ArgumentParser(prog="lumbar.predict", allow_abbrev=False)
     for name, (convert, default, text) in defaults.items():

@@ -7,33 +7,35 @@ exit code 0, a complete valid submission.csv and run_report.json.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
-
-import pandas as pd
-import torch
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .answers.priors import public_priors
-from .networks.devices import choose_devices
-from .networks.weights import WeightsError, find_manifest, manifest_digest, read_manifest
 from .options import RESTART, STARTED, parser
 from .problems import Problem, outcome
 from .run import output_check
 from .run.clock import Clock
 from .run.competition import CompetitionNotFound, find_competition, read_series_table
 from .run.in_progress import InProgress
-from .run.results import Results
-from .run.rounds import DevicesLost, Resources, Round, Rounds
 from .run.submission import Submission, SubmissionError, replace_json, replace_text
+from .run.tables import table_text
+
+if TYPE_CHECKING:
+    import torch
+
+    from .run.results import Results
+    from .run.rounds import Round
 
 # Seconds between two replacements of submission.csv.
 WRITE_EVERY_S = 30.0
@@ -66,6 +68,7 @@ class KernelRun:
         self.notebook: str | None = None
         self.manifest_sha256: str | None = None
         self.devices: list[torch.device] = []
+        self.torch_version, self.threads = "none", 0
         self._written = 0.0
 
     @property
@@ -115,8 +118,8 @@ class KernelRun:
             "manifest": results.manifest.name if results else None,
             "manifest_sha256": self.manifest_sha256,
             "device": ", ".join(map(str, self.devices)) or "none",
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
+            "torch": self.torch_version,
+            "threads": self.threads,
             "seconds": {"total": round(time.monotonic() - self.started, 3), **self.clock.totals_s()},
             "studies": {"asked": len(self.submission.studies), "graded": len(graded)},
             "members_used": [name for name in names if results and name in results.used],
@@ -145,10 +148,10 @@ class KernelRun:
         if self.progress is not None:
             output_check.remove_progress(self.out)
         self.write()
-        columns = ["study_id", "route", "row", "x_mm", "y_mm", "z_mm", "confidence", "guessed"]
-        table = pd.DataFrame(self.results.landmark_table() if self.results else [], columns=columns)
+        columns = ("study_id", "route", "row", "x_mm", "y_mm", "z_mm", "confidence", "guessed")
+        text = table_text(columns, self.results.landmark_table() if self.results else ())
         try:
-            replace_text(self.out / "landmarks.csv", table.to_csv(index=False))
+            replace_text(self.out / "landmarks.csv", text)
         except OSError as error:
             self._unwritten(error)
         return self.write_report()
@@ -172,29 +175,53 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"No submission can be written: {error}", file=sys.stderr)
         return 2
     print(f"test studies in {competition}: {len(run.submission.studies)}; submission.csv is complete from here on")
+    are_devices_lost = False
     try:
-        _improve(run, options)
+        are_devices_lost = _improve(run, options)
     except ForeignWeights as error:
         run.problems.append(Problem("", "weights", "foreign-weights", str(error)))
         run.finish()
         print(f"Stopped: {error}", file=sys.stderr)
         return 3
-    except DevicesLost as error:
-        run.problems.append(Problem("", "device", "devices-lost", str(error)))
-        if run.progress is not None:
-            run.write()
-            run.write_report()
-            return 4
     except Exception as error:  # noqa: BLE001 - no one can debug an offline run: keep the file so far
         run.problems.append(Problem("", "predict", "run-cut-short", f"{type(error).__name__}: {error}"))
         traceback.print_exc()
+    if are_devices_lost and run.progress is not None:
+        run.write()
+        run.write_report()
+        return 4
     report = run.finish()
     print(f"{outcome(report)}\nthe run took {report['seconds']['total']:.1f} s on {report['device']}")
     return 0
 
 
-def _improve(run: KernelRun, options: argparse.Namespace) -> None:
-    """Run the networks of the manifest round by round, within the time limit."""
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Around the first import of torch: without garbage collections, then and later, of all that it makes.
+
+    They would take a fifth of the start-up.
+    """
+    if "torch" in sys.modules:  # a process that does more than this run
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _improve(run: KernelRun, options: argparse.Namespace) -> bool:
+    """Run the networks of the manifest round by round, within the time limit; whether all devices are lost."""
+    with _without_collections():  # imported only now: by then the first file is written
+        import torch
+
+        from .networks.devices import choose_devices
+        from .networks.weights import WeightsError, find_manifest, manifest_digest, read_manifest
+        from .run.results import Results
+        from .run.rounds import DevicesLost, Resources, Rounds
+    run.torch_version, run.threads = torch.__version__, torch.get_num_threads()
     try:
         roots = [options.weights] if options.weights else [options.input_root]
         path = find_manifest(roots, wanted=options.manifest or None)
@@ -202,7 +229,7 @@ def _improve(run: KernelRun, options: argparse.Namespace) -> None:
         manifest = read_manifest(path)
     except WeightsError as error:
         run.problems.append(Problem("", "weights", "no-manifest", str(error)))
-        return
+        return False
     _check_expected(run, options.manifest)
     run.submission.set_priors(manifest.priors)
     table = read_series_table(run.competition / "test_series_descriptions.csv")
@@ -223,9 +250,14 @@ def _improve(run: KernelRun, options: argparse.Namespace) -> None:
         run.problems.append(
             Problem("", "weights", "no-job", "no grader of a route has a weight: every study keeps its prior")
         )
-    rounds.run(run.keep)
+    try:
+        rounds.run(run.keep)
+    except DevicesLost as error:
+        run.problems.append(Problem("", "device", "devices-lost", str(error)))
+        return True
     if not run.results.used and rounds.unusable:
         run.problems.append(Problem("", "weights", "no-usable-member", "every study keeps its prior"))
+    return False
 
 
 def _check_expected(run: KernelRun, expected: str) -> None:

@@ -32,7 +32,7 @@ TEXT_SUFFIXES = {
     ".j2",
     ".lock",
 }
-IN_KAGGLE_IMAGE = {"numpy", "pandas", "cv2", "pydicom", "torch", "pydantic", "tqdm"}
+IN_KAGGLE_IMAGE = {"numpy", "cv2", "pydicom", "torch", "pydantic", "tqdm"}
 LONGEST_MODULE = 400
 MOST_MODULES = 16
 # Folders whose files are many of one kind; tests have as many as there is to test.

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from kernels.lumbar import predict
 from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.networks.weights import manifest_digest
 from kernels.lumbar.run.submission import check
+from tests.support import ROOT
 from tests.support.dicom.dicom_factory import write_foreign_dataset
 
 STUDIES = 3
@@ -218,3 +221,33 @@ def test_expected_weights_are_found_among_several(data, weights, healthy, tmp_pa
     assert predict.main(given) == 0
     report = json.loads((tmp_path / "run_report.json").read_text())
     assert report["manifest_sha256"] == wanted and report["studies"]["graded"] == STUDIES
+
+
+KERNEL_WITHOUT = """
+import sys
+sys.modules.update(dict.fromkeys(sys.argv.pop(1).split(","), None))  # importing these raises ImportError
+from kernels.lumbar import predict
+predict.run_process()
+"""
+
+
+def run_without(modules: str, competition: Path, weights: Path, out: Path) -> tuple[pd.DataFrame, dict]:
+    """A kernel process that cannot import some modules."""
+    given = ["--competition", str(competition), "--weights", str(weights), "--out", str(out)]
+    done = subprocess.run([sys.executable, "-c", KERNEL_WITHOUT, modules, *given], cwd=ROOT, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    frame = pd.read_csv(out / "submission.csv", dtype={"row_id": str})
+    return frame, json.loads((out / "run_report.json").read_text())
+
+
+def test_the_first_file_needs_no_torch(data: Path, weights: Path, tmp_path: Path) -> None:
+    frame, report = run_without("torch,cv2,pydicom,pandas,pydantic", data, weights, tmp_path)
+    check(frame, list(pd.read_csv(data / "sample_submission.csv", dtype={"row_id": str})["row_id"]))
+    assert len(frame[list(SEVERITIES)].drop_duplicates()) == 15, "public priors"
+    assert report["problem_counts"] == {"run-cut-short": 1} and report["torch"] == "none"
+
+
+def test_the_kernel_imports_no_pandas(data: Path, weights: Path, healthy: pd.DataFrame, tmp_path: Path) -> None:
+    frame, report = run_without("pandas,matplotlib,torchvision", data, weights, tmp_path)
+    np.testing.assert_allclose(frame[list(SEVERITIES)], healthy[list(SEVERITIES)], atol=1e-6)
+    assert report["studies"]["graded"] == STUDIES and report["threads"] >= 1

@@ -50,8 +50,9 @@ def export(net: nn.Module, recipe: MemberRecipe, out: Path, provenance: Provenan
     with torch.no_grad(), quiet_torchscript(torch.jit.TracerWarning), torch.jit.optimized_execution(False):
         # Only the first trace of a class in a process has names without numbers: a first trace is thrown away, so that
         # the file does not depend on earlier exports.
-        torch.jit.trace(net, tuple(golden_inputs(member, seed, 1)), check_trace=False)
-        traced = torch.jit.trace(net, tuple(golden_inputs(member, seed)), check_trace=False)
+        flat = Flat(net).eval()
+        torch.jit.trace(flat, tuple(golden_inputs(member, seed, 1)), check_trace=False)
+        traced = torch.jit.trace(flat, tuple(golden_inputs(member, seed)), check_trace=False)
         buffer = io.BytesIO()
         torch.jit.save(traced, buffer)
         data = canonical(buffer.getvalue())
@@ -79,6 +80,26 @@ def export(net: nn.Module, recipe: MemberRecipe, out: Path, provenance: Provenan
         temporary.write_bytes(data)
     replace_text(out / ARTEFACT, artefact.model_dump_json(indent=2) + "\n")
     return artefact
+
+
+class Flat(nn.Module):
+    """A network whose trace is one module with one method, and holds all parameters and buffers itself.
+
+    The operations are the same.  A class for each of hundreds of submodules would make loading three times slower.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self._hidden = (net,)  # in a tuple, so that it is no submodule
+        for number, parameter in enumerate(net.parameters()):
+            self.register_parameter(f"parameter{number}", parameter)
+        for number, buffer in enumerate(net.buffers()):
+            self.register_buffer(f"buffer{number}", buffer)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """What the network answers."""
+        answer: Tensor = self._hidden[0](*inputs)
+        return answer
 
 
 # Debug information (source lines with paths of this machine), and a digest of the whole file that torch never checks.

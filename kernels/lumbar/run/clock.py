@@ -12,7 +12,7 @@ RESERVE = 0.05
 FINISH_S = 2.0
 # Weight of the newest measurement in the moving average: a disk or GPU that slows down shows within a few studies.
 NEWEST = 0.2
-# Timeout of reads: seconds without a study read.
+# Timeout: seconds without a study read, without a forward of a batch, or without a network loaded.
 PATIENCE_S = 300.0
 
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
-
 from ..labels import SERIES_KINDS
 from ..problems import Problem
+from .tables import read_table
 
 MARKERS = ("test_series_descriptions.csv", "sample_submission.csv")
+COLUMNS = ("study_id", "series_id", "series_description")
 SEARCH_DEPTH = 4
 LISTED = 80  # characters of an id in a message
 
@@ -65,17 +65,15 @@ def read_series_table(path: Path) -> SeriesTable:
     """Read a …_series_descriptions.csv; unusable lines are Problems."""
     table = SeriesTable()
     try:
-        frame = pd.read_csv(path, dtype=str, encoding="utf-8-sig", index_col=False)
+        columns = {name.strip(): cells for name, cells in reversed(read_table(path).items())}
     except (OSError, ValueError) as error:
         table.problems.append(Problem("", path.name, "unreadable-table", str(error)))
         return table
-    frame.columns = [str(column).strip() for column in frame.columns]
-    missing = {"study_id", "series_id", "series_description"} - set(frame.columns)
-    if missing:
+    if missing := set(COLUMNS) - set(columns):
         table.problems.append(Problem("", path.name, "wrong-table", f"missing columns: {', '.join(sorted(missing))}"))
         return table
-    columns = frame[["study_id", "series_id", "series_description"]].dropna().apply(lambda column: column.str.strip())
-    for study, series, description in columns.drop_duplicates().itertuples(index=False):
+    whole = [row for row in zip(*(columns[name] for name in COLUMNS), strict=True) if all(row)]
+    for study, series, description in dict.fromkeys(tuple(cell.strip() for cell in row) for row in whole):
         kind = SERIES_KINDS.get(description)
         if not (_names_folder(study) and _names_folder(series)):
             detail = f"'{series[:LISTED]}' of study '{study[:LISTED]}' cannot be a folder in its images"

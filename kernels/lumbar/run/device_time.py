@@ -66,6 +66,8 @@ class Lane:
         self.executor = ThreadPoolExecutor(1, thread_name_prefix=f"cut-{name}")
         self.share_s = 0.0
         """Kept by DeviceTime."""
+        self.silent_s = 0.0
+        """Seconds since its last heartbeat, the begin or end of a forward: counted up by the worker's monitor."""
 
     def seconds(self) -> float:
         """The share of the elapsed time so far: differences between two calls are what a step took."""
@@ -85,7 +87,9 @@ class Lane:
         """Around each forward: waits until no other one runs on the device."""
         with self._time.one_forward:
             self._time.in_forward(self)
+            self.silent_s = 0.0
             try:
                 yield
             finally:
                 self._time.in_forward(None)
+                self.silent_s = 0.0

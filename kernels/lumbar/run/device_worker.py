@@ -54,8 +54,6 @@ class DeviceWorker:
         """Of all members that were ever loaded: half or single."""
         self.refused: list[Problem] = []
         """Members in single precision on a GPU or not optimised on a CPU, and why."""
-        self.silent_s = 0.0
-        """Seconds since the last heartbeat: reset after each step of any batch, counted up by the worker's monitor."""
 
     def load(self, names: Collection[str]) -> None:
         """Load these members and free all others."""
@@ -66,7 +64,7 @@ class DeviceWorker:
         with archives_of(self._folder).shared(missing) as archive_of:
             for artefact in missing:
                 name = artefact.member.name
-                self.silent_s = 0.0
+                self.lanes[0].silent_s = 0.0  # of the thread that loads
                 try:
                     one = self.members[name] = load_fastest(artefact, archive_of(artefact), self.device)
                     self.precision[name] = one.precision
@@ -97,7 +95,7 @@ class DeviceWorker:
                     self._loaded([grader for its_route, grader in effort.jobs if its_route == route], lane),
                     self._expectation,
                     self.device,
-                    self._record,
+                    self._clock.record,
                     effort.tta,
                     lane.executor,
                     lane.seconds,
@@ -106,10 +104,6 @@ class DeviceWorker:
 
     def _loaded(self, names: Collection[str], lane: Lane) -> list[LoadedMember]:
         return [replace(self.members[name], turn=lane.forward) for name in names if name in self.members]
-
-    def _record(self, name: str, seconds: float, studies: int, passes: int) -> None:
-        self.silent_s = 0.0
-        self._clock.record(name, seconds, studies, passes)
 
 
 def batches_in_flight(device: torch.device) -> int:

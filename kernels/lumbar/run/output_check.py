@@ -1,6 +1,6 @@
 """Validate submission.csv after the kernel exits, fall back to priors, record the exit in run_report.json.
 
-pandas takes more memory than the rest of the supervisor: it is imported in functions that run after the kernel.
+NumPy takes more memory than the rest of the supervisor: it is imported in functions that run after the kernel.
 """
 
 from __future__ import annotations
@@ -32,16 +32,15 @@ def submission_fault(out: Path, sample: Path | None) -> str:
 
     Without a readable sample, as after a failed mount, its rows are not compared.
     """
-    import pandas as pd
-
     from .submission import SubmissionError, check, read_row_ids
+    from .tables import read_table
 
     try:
-        frame = pd.read_csv(out / SUBMISSION, dtype={"row_id": str}, keep_default_na=False)
+        table = read_table(out / SUBMISSION)
         row_ids: list[str] = []
         with contextlib.suppress(SubmissionError):
             row_ids = [] if sample is None else read_row_ids(sample)
-        check(frame, row_ids or list(frame["row_id"]))
+        check(table, row_ids or table["row_id"])
     except KeyError:
         return f"{SUBMISSION} has no column row_id"
     except (OSError, ValueError, SubmissionError) as error:

@@ -45,7 +45,7 @@ class Resources:
     at_once: int | None = None
     """Batch size in studies; None = the default of the devices."""
     patience_s: float = PATIENCE_S
-    """Timeout: seconds without a study read, or without a step of a worker."""
+    """Timeout: seconds without a study read, without a forward of a batch, or without a network loaded."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,8 @@ class WorkerPool:
         self.out_of_time = False
         self.lost: dict[DeviceWorker, str] = {}
         """Workers whose device failed or hangs, and why."""
+        self.hung: list[str] = []
+        """Studies of the batches that hang, still in progress by the journal: in a new process each runs alone."""
 
     def run(self, names: set[str], graders: set[str], answer: Answer, clock: Clock) -> Iterator[BatchAnswers]:
         """Load the members `names` and yield `answer` for each batch, which is None where no time is left.
@@ -89,14 +91,15 @@ class WorkerPool:
         `graders`: a worker that could load none of these takes no batch.
         """
         for worker in dict.fromkeys(self._running.values()):
-            worker.silent_s = 0.0
+            worker.lanes[0].silent_s = 0.0
             self._start(self._load, worker, names, graders, answer)
         ticked = time.monotonic()
         while self._running and clock.left_s() > FINISH_S / 2:
             now = time.monotonic()
             passed_s, ticked = min(now - ticked, LONGEST_TICK_S), now
             for worker in dict.fromkeys(self._running.values()):
-                if self._hangs(worker, passed_s):
+                if hung := self._hung(worker, passed_s):
+                    self.hung += [study for lane in hung for study in self._busy.pop(lane, [])]
                     self._lose(worker, f"nothing came of it for {self._patience_s:.0f} s")
             try:
                 lane, message = self._messages.get(timeout=WAIT_S)
@@ -119,12 +122,15 @@ class WorkerPool:
         lanes = None if worker is None else worker.lanes
         return sum(len(studies) for lane, studies in self._busy.copy().items() if lanes is None or lane in lanes)
 
-    def _hangs(self, worker: DeviceWorker, passed_s: float) -> bool:
-        """Whether a worker finished no step for too long: neither a forward nor a load takes minutes."""
-        if not any(lane in self._busy for lane in worker.lanes):
-            return False
-        worker.silent_s += passed_s
-        return worker.silent_s > self._patience_s
+    def _hung(self, worker: DeviceWorker, passed_s: float) -> list[Lane]:
+        """The lanes that made no step for too long: neither a forward, nor a load, nor what is between takes minutes.
+
+        Each by itself, as the other one of the device may go on for hours.
+        """
+        busy = [lane for lane in worker.lanes if lane in self._busy]
+        for lane in busy:
+            lane.silent_s += passed_s
+        return [lane for lane in busy if lane.silent_s > self._patience_s]
 
     def _lose(self, worker: DeviceWorker, reason: str) -> None:
         """Leave a worker's batches in flight to the next attempt."""
@@ -165,7 +171,7 @@ class WorkerPool:
                 if worker in self.lost:
                     return  # the next attempt has this batch
                 studies = list(batch.names)
-                worker.silent_s, self._busy[lane] = 0.0, studies
+                lane.silent_s, self._busy[lane] = 0.0, studies
                 self._in_progress.take(studies)
                 answers = answer(worker, lane, batch)
                 if self._busy.pop(lane, None) is None:
@@ -236,6 +242,7 @@ class Rounds:
                     self.workers.remove(worker)
                 if not self.workers:
                     raise DevicesLost("; ".join(pool.lost.values()))
+                self._resources.in_progress.release(pool.hung)  # another worker tries them
                 self.schedule.workers = len(self.workers)
                 any_lost |= bool(pool.lost)
                 if pool.out_of_time:

@@ -7,12 +7,14 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
 
 from ..labels import ROW_INDEX, SEVERITIES
+from .tables import read_table, table_text
+
+COLUMNS = ("row_id", *SEVERITIES)
 
 
 class SubmissionError(Exception):
@@ -45,26 +47,31 @@ class Submission:
         for place, row in self._places[study]:
             self._values[place] = rows[row] / rows[row].sum()
 
-    def frame(self) -> pd.DataFrame:
-        """row_id and the three severities, in the order of sample_submission.csv."""
-        frame = pd.DataFrame(self._values, columns=list(SEVERITIES))
-        frame.insert(0, "row_id", self.row_ids)
-        return frame
-
     def write(self, path: Path) -> None:
         """Check the table and replace the file atomically.  Raises SubmissionError (nothing is replaced), OSError."""
-        frame = self.frame()
-        check(frame, self.row_ids)
-        replace_text(path, frame.to_csv(index=False, lineterminator="\n"))
+        columns = (self.row_ids, *self._values.T.tolist())
+        check(dict(zip(COLUMNS, columns, strict=True)), self.row_ids)
+        replace_text(path, table_text(COLUMNS, zip(*columns, strict=True)))
 
 
-def check(frame: pd.DataFrame, row_ids: list[str]) -> None:
-    """Raise SubmissionError unless the ids are these in this order, all finite, not negative, and rows sum to 1."""
-    if list(frame.columns) != ["row_id", *SEVERITIES]:
-        raise SubmissionError(f"the columns are {', '.join(map(str, frame.columns))}")
-    if list(frame["row_id"]) != row_ids:
+class Table(Protocol):
+    """Columns by name: a dict of lists, or a DataFrame of pandas."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __getitem__(self, name: str, /) -> Any: ...
+
+
+def check(table: Table, row_ids: list[str]) -> None:
+    """Raise SubmissionError unless the ids are these in this order, all finite, not negative, and rows sum to 1.
+
+    Raises ValueError where a cell is no number.
+    """
+    if tuple(table) != COLUMNS:
+        raise SubmissionError(f"the columns are {', '.join(map(str, table))}")
+    if list(table["row_id"]) != row_ids:
         raise SubmissionError("row ids are not those of sample_submission.csv, in its order")
-    values = frame[list(SEVERITIES)].to_numpy(np.float64)
+    values = np.stack([np.asarray(table[severity], np.float64) for severity in SEVERITIES], axis=1)
     wrong = ~np.isfinite(values).all(1) | (values < 0).any(1) | (np.abs(values.sum(1) - 1) > 1e-9)
     if wrong.any():
         first = row_ids[int(wrong.argmax())]
@@ -74,12 +81,12 @@ def check(frame: pd.DataFrame, row_ids: list[str]) -> None:
 def read_row_ids(sample: Path) -> list[str]:
     """The row ids of a sample_submission.csv, in order.  Raises SubmissionError."""
     try:
-        frame = pd.read_csv(sample, dtype=str, encoding="utf-8-sig")
+        row_ids = read_table(sample).get("row_id")
     except (OSError, ValueError) as error:
         raise SubmissionError(f"{sample}: cannot be read: {error}") from error
-    if "row_id" not in frame.columns or frame["row_id"].isna().any() or frame.empty:
+    if not row_ids or not all(row_ids):
         raise SubmissionError(f"{sample}: has no complete column row_id")
-    return [row_id.strip() for row_id in frame["row_id"]]
+    return [row_id.strip() for row_id in row_ids]
 
 
 @contextlib.contextmanager

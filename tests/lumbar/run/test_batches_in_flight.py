@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -11,13 +12,14 @@ import pandas as pd
 import pytest
 import torch
 
+from kernels.lumbar import predict
 from kernels.lumbar.networks.loading import LoadedMember
 from kernels.lumbar.run import device_worker, kept_studies
 from kernels.lumbar.run import read_ahead as reading
 from kernels.lumbar.run.device_worker import DeviceWorker
 from tests.lumbar.run.test_rounds import CPU, STUDIES, rounds_of, run, studies_of
 from tests.support.dicom.dicom_factory import write_foreign_dataset
-from tests.support.faults.fault_runs import Answered
+from tests.support.faults.fault_runs import Answered, answered
 from tests.support.faults.held_clock import HeldClock, hold_clock
 
 
@@ -179,3 +181,55 @@ def test_every_study_is_read_once_for_all_rounds_where_memory_holds_it(data, see
     assert len(names) == len(found.report["rounds"]) * STUDIES
     pd.testing.assert_frame_equal(found.frame, plain.frame, check_exact=True)
     assert found.report["problems"] == plain.report["problems"]
+
+
+def hang(monkeypatch: pytest.MonkeyPatch, victim: str) -> threading.Event:
+    """A batch with the victim hangs outside of all forwards until the event."""
+    work, never = DeviceWorker.work, threading.Event()
+
+    def hanging(self: DeviceWorker, lane: object, batch: reading.StudyBatch, *given: object) -> object:
+        if victim in batch.names:
+            never.wait()
+        return work(self, lane, batch, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(DeviceWorker, "work", hanging)
+    monkeypatch.setattr(device_worker.os, "cpu_count", lambda: 2)
+    return never
+
+
+def test_a_batch_that_hangs_is_noticed_although_the_other_one_goes_on(data, seeing, tmp_path, monkeypatch):
+    """Beside it the other batch is worked on for a minute, or until the device is given up."""
+    victim = studies_of(data)[0]
+    never = hang(monkeypatch, victim)
+    work, given_up, end = DeviceWorker.work, threading.Event(), time.monotonic() + 60
+
+    def busy(self: DeviceWorker, lane: object, batch: reading.StudyBatch, *given: object) -> object:
+        while victim not in batch.names and time.monotonic() < end and not given_up.is_set():
+            work(self, lane, batch, *given)  # type: ignore[arg-type]
+        return work(self, lane, batch, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(DeviceWorker, "work", busy)
+    started = time.monotonic()
+    found = run(data, seeing, tmp_path, "--patience", "2")
+    took_s = time.monotonic() - started
+    for event in (given_up, never):
+        event.set()
+    assert took_s < 40 and found.report["problem_counts"]["devices-lost"] == 1
+
+
+def test_a_study_that_hangs_time_and_again_costs_itself_alone(data, seeing, plain, tmp_path, monkeypatch):
+    """Three processes, as the supervisor starts them: in the second one it runs alone, the third does without."""
+    victim, *others = studies_of(data)
+    never = hang(monkeypatch, victim)
+    given = ["--competition", str(data), "--weights", str(seeing), "--out", str(tmp_path), "--patience", "4"]
+    for restart, code in enumerate((4, 4, 0)):
+        monkeypatch.setenv("LUMBAR_RESTART", str(restart))
+        assert predict.main(given) == code
+        if code == 4:
+            journal = json.loads((tmp_path / ".progress" / "in_progress.json").read_text())
+            assert journal["now"] == [victim] and journal["deaths"].get(victim, 0) == restart
+    never.set()
+    found = answered(0, data, tmp_path)
+    for study in others:
+        assert (found.rows(study) == plain.rows(study)).all()
+    assert found.problems(victim) == {"given-up"} and found.report["studies"]["graded"] == STUDIES - 1

@@ -20,6 +20,12 @@ def ids(*studies: str) -> list[str]:
     return [f"{study}_{row}" for study in studies for row in ROWS]
 
 
+def frame_of(submission: Submission, folder: Path) -> pd.DataFrame:
+    """What it writes."""
+    submission.write(folder / "written.csv")
+    return pd.read_csv(folder / "written.csv", dtype={"row_id": str})
+
+
 def test_priors_fill_every_row_in_the_samples_own_order(tmp_path: Path) -> None:
     order = ids("44036939", "7")[::-1]
     submission = Submission(sample(tmp_path / "sample.csv", order, remark="x"), public_priors())
@@ -33,9 +39,9 @@ def test_priors_fill_every_row_in_the_samples_own_order(tmp_path: Path) -> None:
 
 def test_setting_a_study_changes_that_study_alone(tmp_path: Path) -> None:
     submission = Submission(sample(tmp_path / "sample.csv", ids("1", "2")), public_priors())
-    before = submission.frame()
+    before = frame_of(submission, tmp_path)
     submission.set("2", np.tile([0.2, 0.3, 0.5], (25, 1)))
-    after = submission.frame()
+    after = frame_of(submission, tmp_path)
     assert after.iloc[:25].equals(before.iloc[:25])
     assert np.allclose(after.iloc[25:][list(SEVERITIES)], [0.2, 0.3, 0.5])
 
@@ -52,8 +58,7 @@ def test_line_ends_byte_order_mark_and_unknown_rows(tmp_path: Path) -> None:
     path.write_bytes(text.encode())
     submission = Submission(path, public_priors())
     assert submission.unknown_rows == ["9_elbow_pain_l1_l2"]
-    submission.write(tmp_path / "submission.csv")
-    assert np.allclose(submission.frame().iloc[1][list(SEVERITIES)].astype(float), 1 / 3)
+    assert np.allclose(frame_of(submission, tmp_path).iloc[1][list(SEVERITIES)].astype(float), 1 / 3)
 
 
 @pytest.mark.parametrize("content", ["", "row_id\n", "id,severe\n1,2\n"])
@@ -71,6 +76,19 @@ def test_an_invalid_table_never_replaces_the_file(tmp_path: Path) -> None:
     with pytest.raises(SubmissionError, match="not probabilities"):
         submission.write(tmp_path / "submission.csv")
     assert (tmp_path / "submission.csv").read_bytes() == good
-    frame = submission.frame().fillna(1 / 3)
+
+
+def test_a_table_is_checked_by_columns_ids_and_values_of_pandas_or_not(tmp_path: Path) -> None:
+    submission = Submission(sample(tmp_path / "sample.csv", ids("1")), public_priors())
+    frame = frame_of(submission, tmp_path)
+    texts = {name: [str(cell) for cell in frame[name]] for name in frame}
+    check(frame, submission.row_ids)
+    check(texts, submission.row_ids)
     with pytest.raises(SubmissionError, match="order"):
         check(frame.iloc[::-1], submission.row_ids)
+    with pytest.raises(SubmissionError, match="the columns are row_id, normal_mild, severe, moderate"):
+        check(frame[["row_id", "normal_mild", "severe", "moderate"]], submission.row_ids)
+    with pytest.raises(ValueError, match="none"):
+        check(texts | {"severe": ["none"] * 25}, submission.row_ids)
+    with pytest.raises(SubmissionError, match="25 rows are not probabilities"):
+        check(texts | {"severe": ["0.9"] * 25}, submission.row_ids)
