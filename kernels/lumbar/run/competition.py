@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
-
 from ..labels import SERIES_KINDS
 from ..problems import Problem
+from .text_table import read_text_table
 
 MARKERS = ("test_series_descriptions.csv", "sample_submission.csv")
 SEARCH_DEPTH = 4
@@ -65,7 +64,7 @@ def read_series_table(path: Path) -> SeriesTable:
     """Read a …_series_descriptions.csv; unusable lines are Problems."""
     table = SeriesTable()
     try:
-        frame = pd.read_csv(path, dtype=str, encoding="utf-8-sig", index_col=False)
+        frame = read_text_table(path)
     except (OSError, ValueError) as error:
         table.problems.append(Problem("", path.name, "unreadable-table", str(error)))
         return table
@@ -74,7 +73,8 @@ def read_series_table(path: Path) -> SeriesTable:
     if missing:
         table.problems.append(Problem("", path.name, "wrong-table", f"missing columns: {', '.join(sorted(missing))}"))
         return table
-    columns = frame[["study_id", "series_id", "series_description"]].dropna().apply(lambda column: column.str.strip())
+    columns = frame[["study_id", "series_id", "series_description"]].apply(lambda column: column.str.strip())
+    columns = columns[(columns[["study_id", "series_id"]] != "").all(axis=1)]
     for study, series, description in columns.drop_duplicates().itertuples(index=False):
         kind = SERIES_KINDS.get(description)
         if not (_names_folder(study) and _names_folder(series)):

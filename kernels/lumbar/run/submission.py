@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..labels import ROW_INDEX, SEVERITIES
+from ..labels import ROW_INDEX, SEVERITIES, split_row_ids
+from .text_table import read_text_table
 
 
 class SubmissionError(Exception):
@@ -24,12 +25,14 @@ class Submission:
 
     def __init__(self, sample: Path, priors: Mapping[str, tuple[float, float, float]]) -> None:
         self.row_ids = read_row_ids(sample)
-        parts = [row_id.partition("_") for row_id in self.row_ids]
-        self.studies = list(dict.fromkeys(study for study, _, _ in parts))
-        self.unknown_rows = [f"{study}_{row}" for study, _, row in parts if row not in ROW_INDEX]
+        parts = split_row_ids(self.row_ids)
+        self.studies = list(dict.fromkeys(study for study, _ in parts))
+        self.unknown_rows = [
+            row_id for row_id, (_, row) in zip(self.row_ids, parts, strict=True) if row not in ROW_INDEX
+        ]
         self._places: dict[str, list[tuple[int, int]]] = {study: [] for study in self.studies}
         self._values = np.full((len(parts), len(SEVERITIES)), 1 / 3)
-        for place, (study, _, row) in enumerate(parts):
+        for place, (study, row) in enumerate(parts):
             if row in ROW_INDEX:
                 self._places[study].append((place, ROW_INDEX[row]))
         self.set_priors(priors)
@@ -74,10 +77,10 @@ def check(frame: pd.DataFrame, row_ids: list[str]) -> None:
 def read_row_ids(sample: Path) -> list[str]:
     """The row ids of a sample_submission.csv, in order.  Raises SubmissionError."""
     try:
-        frame = pd.read_csv(sample, dtype=str, encoding="utf-8-sig")
+        frame = read_text_table(sample)
     except (OSError, ValueError) as error:
         raise SubmissionError(f"{sample}: cannot be read: {error}") from error
-    if "row_id" not in frame.columns or frame["row_id"].isna().any() or frame.empty:
+    if "row_id" not in frame.columns or frame["row_id"].eq("").any() or frame.empty:
         raise SubmissionError(f"{sample}: has no complete column row_id")
     return [row_id.strip() for row_id in frame["row_id"]]
 
