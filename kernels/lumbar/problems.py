@@ -36,6 +36,8 @@ CONSEQUENCES = {
     "submission.csv holds public priors alone": "priors-by-supervisor",
     "the annotation is not trained on": "annotation-without-image",
     "the last annotation counts": "annotated-twice",
+    "trained on as it is: correct the line, or remove it": "point-outside point-far-off",
+    "trained on as they are: correct the study's lines, or remove them": "sides-exchanged levels-exchanged",
 }
 MEANINGS = {kind: consequence for consequence, kinds in CONSEQUENCES.items() for kind in kinds.split()}
 

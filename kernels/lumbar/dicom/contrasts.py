@@ -14,8 +14,9 @@ from .placing import SAME_PLACE_MM
 
 # Echo times of one contrast differ by rounding.
 SAME_ECHO = 1.1
-# Steps below this share of the usual one are no steps of a stack; no usual step is smaller than this.
-CROWDED, LEAST_STEP_MM = 0.25, 0.4
+# Steps below this share of the usual one, and of this size, are no steps of a stack; gaps between discs are longer.
+CROWDED, LARGEST_CROWDED_MM = 0.25, 1.0
+LEAST_STEP_MM = 0.4
 # A second contrast covers at least this share of the places, and so many.
 LEAST_SHARE, LEAST_SLICES = 0.5, 3
 # How well images of a type suit the networks, which see spin echoes: the first that applies counts.
@@ -78,7 +79,7 @@ def usual_step_mm(steps_mm: np.ndarray) -> float:
 
 def limit_mm(steps_mm: np.ndarray) -> float:
     """What is nearer is no step of a stack."""
-    return max(CROWDED * usual_step_mm(steps_mm), SAME_PLACE_MM)
+    return max(min(CROWDED * usual_step_mm(steps_mm), LARGEST_CROWDED_MM), SAME_PLACE_MM)
 
 
 def told_apart(images: Sequence[Image], places: Places, kind: str, report: Report) -> list[list[int]]:

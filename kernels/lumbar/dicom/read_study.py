@@ -82,12 +82,14 @@ TWO_NUMBERS = re.compile(r"(\d+)\.(\d+)(?:\.[^.\d][^.]*)?")
 
 
 def _numbers(names: Sequence[str]) -> list[int | None]:
-    """The number that each file's name is, None for other names; of two numbers the one that tells files apart."""
+    """The number that each file's name is, or the second one of two that tells files apart; None for other names."""
     stems = [os.path.splitext(name)[0] for name in names]
-    pairs = {name: pair for name in names if name.count(".") in (1, 2) and (pair := TWO_NUMBERS.fullmatch(name))}
-    which = 2 if len({pair[2] for pair in pairs.values()}) == len(pairs) else 1
-    texts = [pairs[name][which] if name in pairs else stem for name, stem in zip(names, stems, strict=True)]
-    return [int(text) if text.isdecimal() else None for text in texts]
+    pairs = {name: pair for name in names if "." in name and (pair := TWO_NUMBERS.fullmatch(name))}
+    if pairs:
+        series, numbers = ({pair[place] for pair in pairs.values()} for place in (1, 2))
+        if len(numbers) == len(pairs) and (len(pairs) == len(names) or len(series) < len(pairs)):
+            stems = [pairs[name][2] if name in pairs else stem for name, stem in zip(names, stems, strict=True)]
+    return [int(stem) if stem.isdecimal() else None for stem in stems]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
