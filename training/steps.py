@@ -21,6 +21,7 @@ from training.data.external import LevelImages, read_pretraining, with_improved_
 from training.data.fit_spine_shape import fit_shape
 from training.data.folds import read_or_make_folds
 from training.data.label_correction import EarlierPredictions, read_predictions
+from training.data.label_points import report_label_points
 from training.data.samples.external_samples import pretrainable
 from training.data.tables import read_tables
 from training.digests import fingerprint_of
@@ -61,7 +62,12 @@ def begin(
 
 
 def prepare(context: RecipeContext, points: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """Write the label priors and the landmark shape model; `points`: study → row → mm, of the cache."""
+    """Write the label priors and the landmark shape model, and name label points that cannot be right.
+
+    `points`: study → row → mm, of the cache.
+    """
+    problems = context.folder.priors.with_name("label_problems.csv")
+    report_label_points(context.options.data, context.tables, points, problems)
     replace_json(context.folder.priors, weighted_priors(context.tables.labels))
     shape = fit_shape(list(points.values()))
     replace_json(context.folder.shape, None if shape is None else shape.model_dump(mode="json"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 LEVELS = ("l1_l2", "l2_l3", "l3_l4", "l4_l5", "l5_s1")
@@ -18,6 +19,7 @@ CONDITIONS = (
 )
 ROWS = tuple(f"{condition}_{level}" for condition in CONDITIONS for level in LEVELS)
 ROW_INDEX = {row: index for index, row in enumerate(ROWS)}
+ROW_WORDS = sorted({row.count("_") + 1 for row in ROWS})
 GROUPS = ("spinal", "foraminal", "subarticular")
 SERIES_KINDS = {
     "Sagittal T1": "sagittal_t1",
@@ -32,6 +34,33 @@ def group_of(row: str) -> str:
         if group in row:
             return group
     raise ValueError(f"'{row}' names none of {GROUPS}")
+
+
+def split_row_ids(row_ids: Iterable[str]) -> list[tuple[str, str]]:
+    """Study and row of ids such as "1001_spinal_canal_stenosis_l1_l2"; the study's name may hold underscores, too.
+
+    Split from the right, by one of the 25 rows.  What ends in none of them is split behind a study of another id, else
+    at the first underscore; its row is none of ROWS.
+    """
+    ids = list(row_ids)
+    parts = [_split_at_row(row_id) for row_id in ids]
+    studies = {part[0] for part in parts if part is not None}
+    return [part or _split_unknown(row_id, studies) for part, row_id in zip(parts, ids, strict=True)]
+
+
+def _split_at_row(row_id: str) -> tuple[str, str] | None:
+    for words in ROW_WORDS:
+        study, *its = row_id.rsplit("_", words)
+        if len(its) == words and (row := "_".join(its)) in ROW_INDEX:
+            return study, row
+    return None
+
+
+def _split_unknown(row_id: str, studies: set[str]) -> tuple[str, str]:
+    places = [place for place, letter in enumerate(row_id) if letter == "_"]
+    known = [place for place in places if row_id[:place] in studies]
+    end = (known or [*places[:1], len(row_id)])[-1 if known else 0]
+    return row_id[:end], row_id[end + 1 :]
 
 
 def mirrored(name: str) -> str:

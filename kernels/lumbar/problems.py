@@ -9,11 +9,12 @@ from typing import Any
 # Consequence → the kinds of problem that have it.
 CONSEQUENCES = {
     "this file or slice is left out, the rest of its series is read": "unreadable-file empty-file no-image not-grey "
-    "multi-frame no-geometry off-orientation duplicate-slice",
+    "multi-frame no-geometry off-orientation duplicate-slice other-contrast",
     "the series is left out": "no-folder empty-folder wrong-id unknown-series-description",
     "used as it is, its landmarks may be less accurate": "assumed-geometry assumed-spacing unexpected-orientation "
-    "several-stacks duplicate-number constant-pixels",
-    "corrected while reading": "bad-rescale stray-bits fast-path-differs",
+    "several-stacks duplicate-number constant-pixels crowded-slices",
+    "corrected while reading": "bad-rescale stray-bits larger-values missing-element missing-delimiter "
+    "fast-path-differs",
     "the other series answer, or the rows keep their prior": "missing-kind single-slice nothing-to-look-at",
     "this output of a network is left out": "outside-the-image not-finite",
     "a located point contradicts the shape of the spine: it is dropped and imputed": "implausible-landmark",
@@ -35,6 +36,8 @@ CONSEQUENCES = {
     "submission.csv holds public priors alone": "priors-by-supervisor",
     "the annotation is not trained on": "annotation-without-image",
     "the last annotation counts": "annotated-twice",
+    "trained on as it is: correct the line, or remove it": "point-outside point-far-off",
+    "trained on as they are: correct the study's lines, or remove them": "sides-exchanged levels-exchanged",
 }
 MEANINGS = {kind: consequence for consequence, kinds in CONSEQUENCES.items() for kind in kinds.split()}
 

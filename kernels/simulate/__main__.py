@@ -28,6 +28,7 @@ import pandas as pd
 
 from kernels.build_notebook import NOTEBOOK_NAME
 from kernels.commands import ends_with_a_sentence
+from kernels.lumbar.run.tables import read_table
 from kernels.simulate.mounting import NEEDED, SAMPLE, SimulationError, fingerprint, first_study, mount
 from kernels.simulate.session import GIGABYTE, Session, execute
 
@@ -80,9 +81,9 @@ def check_submission(path: Path, sample: Path) -> int:
     """Number of rows of a submission that the competition would score.  Raises SimulationError where it would not."""
     if not path.is_file():
         raise SimulationError("the notebook wrote no submission.csv")
-    expected = pd.read_csv(sample)
+    expected = pd.DataFrame(read_table(sample))
     try:
-        submission = pd.read_csv(path)
+        submission = pd.DataFrame(read_table(path))
     except ValueError as error:
         raise SimulationError(f"submission.csv is no table: {error}") from error
     if list(submission.columns) != list(expected.columns):

@@ -9,6 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from kernels.build_notebook import COMPETITION, DATASET_SLUG
+from kernels.lumbar.labels import split_row_ids
+from kernels.lumbar.run.tables import read_table
 
 # The competition's entries; others (the truth of a phantom data set) are not mounted.
 TEST_TABLE, SAMPLE, TEST_IMAGES = NEEDED = ("test_series_descriptions.csv", "sample_submission.csv", "test_images")
@@ -52,7 +54,7 @@ def mount(data: Path, weights: Path, root: Path, layout: str, study: str | None 
 
 def first_study(data: Path) -> str:
     """The study of the public test set: the first of the table.  Raises SimulationError where there is none."""
-    table = _read_table(data / TEST_TABLE)
+    table = pd.DataFrame(read_table(data / TEST_TABLE))
     if "study_id" not in table or table.empty:
         raise SimulationError(f"{data / TEST_TABLE} names no study: it needs a column study_id and a row")
     return str(table["study_id"].iloc[0])
@@ -65,21 +67,16 @@ def _mount_one_study(source: Path, target: Path, study: str) -> None:
         if (source / study).exists():
             (target / study).symlink_to(source / study)
         return
-    table = _read_table(source)
+    table = pd.DataFrame(read_table(source))
     if target.name == TEST_TABLE:
         kept = table[table["study_id"] == study]
     elif "row_id" in table:
-        kept = table[table["row_id"].str.startswith(f"{study}_")]
+        kept = table[[its == study for its, _ in split_row_ids(table["row_id"])]]
     else:
         raise SimulationError(f"{source} has no column row_id: take the sample_submission.csv of the competition")
     if kept.empty:
         raise SimulationError(f"{source} has no row of study {study}, the first of {TEST_TABLE}: add its rows")
     kept.to_csv(target, index=False)
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    # As text: ids stay what they are, and numbers are written back as they were read.
-    return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
 
 
 def _link(source: Path, target: Path) -> None:

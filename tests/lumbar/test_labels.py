@@ -37,3 +37,14 @@ def test_units_cover_both_sides_and_all_levels() -> None:
     assert [len(labels.UNITS[kind]) for kind in ("study", "side", "level", "level_side")] == [1, 2, 5, 10]
     for units in labels.UNITS.values():
         assert {unit.mirrored() for unit in units} == set(units)
+
+
+@given(st.lists(st.tuples(st.text("a_1L.", max_size=12), st.sampled_from(labels.ROWS)), max_size=6))
+def test_a_row_id_is_split_in_front_of_its_row_whatever_the_study_is_called(parts: list[tuple[str, str]]) -> None:
+    assert labels.split_row_ids(f"{study}_{row}" for study, row in parts) == parts
+
+
+def test_an_unknown_row_is_split_behind_a_study_of_another_id() -> None:
+    known, unknown = "PAT_001_spinal_canal_stenosis_l1_l2", "PAT_001_elbow_pain_l1_l2"
+    assert labels.split_row_ids([unknown, known])[0] == ("PAT_001", "elbow_pain_l1_l2")
+    assert labels.split_row_ids([unknown, "7", ""]) == [("PAT", "001_elbow_pain_l1_l2"), ("7", ""), ("", "")]

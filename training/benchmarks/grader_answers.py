@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from kernels.lumbar.labels import ROWS, SEVERITIES
+from kernels.lumbar.labels import ROWS, SEVERITIES, split_row_ids
 from kernels.lumbar.manifest import Artefact, Manifest, Route
 from kernels.lumbar.networks.devices import default_device
 from kernels.lumbar.networks.loading import LoadedMember
@@ -133,8 +133,8 @@ def grade_test_studies(
 
 def labels_of(solution: pd.DataFrame) -> pd.DataFrame:
     """Study × 25 severities of a one-hot solution; -100 where a row is missing."""
-    parts = solution["row_id"].str.partition("_")
+    studies, rows = zip(*split_row_ids(solution["row_id"]), strict=True)
     severities = solution[list(SEVERITIES)].to_numpy(float).argmax(1)
-    table = pd.DataFrame({"study": parts[0], "row": parts[2], "severity": severities})
+    table = pd.DataFrame({"study": studies, "row": rows, "severity": severities})
     wide = table.pivot(index="study", columns="row", values="severity").reindex(columns=list(ROWS))
     return wide.fillna(out_of_fold.MISSING).astype(int)

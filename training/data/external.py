@@ -30,10 +30,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-import pydicom
-from pydicom.errors import InvalidDicomError
 from tqdm import tqdm
 
+from kernels.lumbar.dicom.file_header import UnreadableHeader, read_file_header
 from kernels.lumbar.labels import LEVELS
 from training.data.tables import CONDITION_TEXTS, LEVEL_TEXTS, Tables, TablesError, read_csv, translate
 from training.digests import digest, file_digest
@@ -232,10 +231,10 @@ def _in_pixels(lines: pd.DataFrame, images: Path) -> pd.DataFrame:
 def image_size(path: Path) -> tuple[int, int] | None:
     """Rows and columns of a DICOM file; None if it cannot be read."""
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
-        return int(header.Rows), int(header.Columns)
-    except (OSError, InvalidDicomError, AttributeError):
+        header = read_file_header(path).frames[0]
+    except UnreadableHeader:
         return None
+    return (header.rows, header.columns) if header.rows and header.columns else None
 
 
 def _keys(frame: pd.DataFrame, columns: list[str]) -> pd.Series:

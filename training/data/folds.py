@@ -26,7 +26,7 @@ def read_or_make_folds(path: Path, tables: Tables, folds: int, seed: int) -> dic
         replace_text(path, frame.to_csv(index=False))
         return made
     try:
-        frame = pd.read_csv(path, dtype={"study_id": str, "fold": int})
+        frame = pd.read_csv(path, dtype={"study_id": str, "fold": int}, keep_default_na=False)
         assignment = dict(zip(frame["study_id"], frame["fold"].tolist(), strict=True))
     except (ValueError, KeyError) as error:
         raise FoldsError(f"{path} is no table of study_id and fold ({error}): delete it, it is made again") from error

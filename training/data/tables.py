@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,7 @@ SEVERITY_TEXTS = {"Normal/Mild": 0, "Moderate": 1, "Severe": 2}
 CONDITION_TEXTS = {condition.replace("_", " ").title(): condition for condition in CONDITIONS}
 LEVEL_TEXTS = {level.upper().replace("_", "/"): level for level in LEVELS}
 MISSING = -100
+DECIMAL_ID = re.compile(r"\d+\.0*")
 TABLES = ("train.csv", "train_series_descriptions.csv", "train_label_coordinates.csv")
 log = logging.getLogger("tables")
 
@@ -44,13 +47,19 @@ def read_tables(root: Path) -> Tables:
     if not root.is_dir():
         raise TablesError(f"{root} is no folder: name one in the competition's layout with DATA=")
     labels_file, series_file, coordinates_file = (root / name for name in TABLES)
+    images = root / "train_images"
     labels = _labels(labels_file)
-    series, coordinates = _series(series_file, set(labels.index)), _coordinates(coordinates_file)
-    absent = [study for study in labels.index if not (root / "train_images" / study).is_dir()]
+    labels.index = pd.Index(
+        _as_known(labels_file, labels.index, lambda study: (images / study).is_dir()), name="study_id"
+    )
+    known = set(labels.index)
+    series = _series(series_file, known, images)
+    coordinates = _coordinates(coordinates_file, known, series)
+    absent = [study for study in labels.index if not (images / study).is_dir()]
     if absent:
         first = ", ".join(absent[:3])
         raise TablesError(
-            f"{root / 'train_images'} lacks {len(absent)} of {len(labels)} studies of train.csv "
+            f"{images} lacks {len(absent)} of {len(labels)} studies of train.csv "
             f"(the first: {first}): unpack the whole archive, or remove these studies from train.csv"
         )
     without = sorted(set(labels.index) - set(series))
@@ -112,9 +121,38 @@ def _labels(path: Path) -> pd.DataFrame:
     return pd.DataFrame(columns).set_index(frame["study_id"].rename("study_id"))
 
 
-def _series(path: Path, studies: set[str]) -> dict[str, list[tuple[str, str]]]:
+def _as_known(path: Path, ids: Iterable[str], is_known: Callable[[str], bool]) -> list[str]:
+    """The ids; those that are known only without the decimals that a spreadsheet added (123.0) without these."""
+    found = list(ids)
+    decimal = {one for one in found if DECIMAL_ID.fullmatch(one) and not is_known(one)}
+    meant = {one: short for one in decimal if is_known(short := one.partition(".")[0])}
+    if meant:
+        first = min(meant)
+        count = sum(one in meant for one in found)
+        log.warning("%s: %d ids have decimals, such as %s: they are read as %s", path, count, first, meant[first])
+    return [meant.get(one, one) for one in found]
+
+
+def _warn_of_foreign(path: Path, frame: pd.DataFrame, is_foreign: pd.Series, whose: str) -> None:
+    """Name rows that belong to nothing, and count them."""
+    if is_foreign.any():
+        row = frame[is_foreign].iloc[0]
+        first = (frame.index[is_foreign][0] + 2, row["study_id"], row["series_id"])
+        log.warning(
+            "%s: %d of %d rows are left out, as they are of no %s (the first: line %d, study %s, series %s)",
+            *(path, int(is_foreign.sum()), len(frame), whose, *first),
+        )
+
+
+def _series(path: Path, studies: set[str], images: Path) -> dict[str, list[tuple[str, str]]]:
     frame = read_csv(path, {"study_id", "series_id", "series_description"})
     kinds = translate(path, frame, "series_description", dict(SERIES_KINDS))
+    frame["study_id"] = _as_known(path, frame["study_id"], studies.__contains__)
+    written = frame["study_id"][frame["series_id"].str.fullmatch(DECIMAL_ID.pattern)]
+    folders = [images / study for study in set(written) & studies if (images / study).is_dir()]
+    there = {entry.name for folder in folders for entry in folder.iterdir()}
+    frame["series_id"] = _as_known(path, frame["series_id"], there.__contains__)
+    _warn_of_foreign(path, frame, ~frame["study_id"].isin(studies), "study of train.csv")
     series: dict[str, list[tuple[str, str]]] = {}
     for study, identifier, kind in zip(frame["study_id"], frame["series_id"], kinds, strict=True):
         if study in studies and (identifier, kind) not in series.setdefault(study, []):
@@ -122,7 +160,7 @@ def _series(path: Path, studies: set[str]) -> dict[str, list[tuple[str, str]]]:
     return series
 
 
-def _coordinates(path: Path) -> pd.DataFrame:
+def _coordinates(path: Path, studies: set[str], series: dict[str, list[tuple[str, str]]]) -> pd.DataFrame:
     frame = read_csv(path, {"study_id", "series_id", "instance_number", "condition", "level", "x", "y"})
     conditions = translate(path, frame, "condition", dict(CONDITION_TEXTS))
     levels = translate(path, frame, "level", dict(LEVEL_TEXTS))
@@ -133,6 +171,15 @@ def _coordinates(path: Path) -> pd.DataFrame:
         raise TablesError(
             f"{path}, line {line}: instance_number is no whole number, or x or y no number: correct or remove the line"
         )
+    known = {study: {identifier for identifier, _ in pairs} for study, pairs in series.items()}
+    identifiers = {identifier for its in known.values() for identifier in its}
+    frame["study_id"] = _as_known(path, frame["study_id"], studies.__contains__)
+    frame["series_id"] = _as_known(path, frame["series_id"], identifiers.__contains__)
+    is_of_study = frame["study_id"].isin(studies)
+    pairs = zip(frame["study_id"], frame["series_id"], strict=True)
+    is_of_series = pd.Series([identifier in known.get(study, ()) for study, identifier in pairs], frame.index)
+    _warn_of_foreign(path, frame, ~is_of_study, "study of train.csv")
+    _warn_of_foreign(path, frame, is_of_study & ~is_of_series, f"series of its study in {TABLES[1]}")
     table = pd.DataFrame(
         {
             "study_id": frame["study_id"],

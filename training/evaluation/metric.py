@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kernels.lumbar.labels import GROUPS, ROW_INDEX, ROWS, SEVERITIES, SEVERITY_WEIGHTS
+from kernels.lumbar.labels import GROUPS, ROW_INDEX, ROWS, SEVERITIES, SEVERITY_WEIGHTS, split_row_ids
 from training.data.tables import ROW_GROUPS
 
 # What sklearn.metrics.log_loss clips float64 probabilities at.
@@ -67,7 +67,7 @@ def score(solution: pd.DataFrame, submission: pd.DataFrame) -> Score:
     Raises MetricError for missing, repeated or invalid rows.
     """
     row_ids, truth, predicted = _aligned(solution, submission)
-    names = [row_id.partition("_")[::2] for row_id in row_ids]
+    names = split_row_ids(row_ids)
     unknown = [row for _, row in names if row not in ROW_INDEX]
     if unknown:
         raise MetricError(f"the solution's row {unknown[0]} is none of the 25 rows")

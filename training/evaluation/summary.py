@@ -100,7 +100,7 @@ def summarise(data: Path, weights: Path, out: Path, overlays: int) -> str:
 
 def read_located(path: Path) -> dict[str, dict[str, np.ndarray]]:
     """Study → row → patient mm, from the kernel's landmarks.csv (the mean over routes)."""
-    frame = pd.read_csv(path, dtype={"study_id": str})
+    frame = pd.read_csv(path, dtype={"study_id": str}, keep_default_na=False)  # a study may be called NA
     means = frame.groupby(["study_id", "row"])[["x_mm", "y_mm", "z_mm"]].mean()
     located: dict[str, dict[str, np.ndarray]] = {}
     for (study, row), point in zip(means.index, means.to_numpy(float), strict=True):

@@ -31,4 +31,5 @@ def _read(data: Path, name: str) -> pd.DataFrame:
     path = data / "truth" / name
     if not path.is_file():
         raise TruthError(f"{path} does not exist: only a phantom data set (python -m training.phantom) has its truth")
-    return pd.read_csv(path, dtype={"study_id": str, "row_id": str})
+    ids = {"study_id": str, "row_id": str}
+    return pd.read_csv(path, dtype=ids, keep_default_na=False, na_values=[""])  # a study may be called NA

@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 
 from kernels.build_notebook import PACKAGE, read_modules, sources_digest
-from kernels.lumbar.labels import ROWS, SEVERITIES
+from kernels.lumbar.labels import ROWS, SEVERITIES, split_row_ids
 from kernels.lumbar.networks.devices import STUDIES_ON_GPU
 from kernels.lumbar.run.submission import SubmissionError, check, replace_json, replace_text
+from kernels.lumbar.run.tables import read_table
 from training.data.cache.cache_sources import LISTING_THREADS, listing_of
 from training.data.series_kinds import COLUMNS, series_table
 from training.digests import digest, file_digest
@@ -93,14 +94,14 @@ def _tables(data: Path) -> tuple[Path, pd.DataFrame, pd.DataFrame]:
 def _read(path: Path) -> pd.DataFrame:
     """A table as text.  Raises ShardError."""
     try:
-        return pd.read_csv(path, dtype=str)
+        return pd.DataFrame(read_table(path))
     except (OSError, ValueError) as error:
         raise ShardError(f"{path} cannot be read: {error}") from error
 
 
 def _studies_of(sample: pd.DataFrame) -> pd.Series[str]:
     """The study of each row."""
-    return sample["row_id"].str.partition("_")[0]
+    return pd.Series([study for study, _ in split_row_ids(sample["row_id"])], sample.index, dtype=object)
 
 
 def _remove_stale_answers(folder: Path, series: pd.DataFrame, made_by: Mapping[str, str]) -> None:

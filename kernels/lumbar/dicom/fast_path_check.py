@@ -15,23 +15,9 @@ import numpy as np
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
 
-from .header import (
-    BITS_ALLOCATED,
-    BITS_STORED,
-    PHOTOMETRIC,
-    PIXEL_DATA,
-    RLE_UID,
-    SAMPLES,
-    SIGNED,
-    Header,
-    Scan,
-    parse,
-    raw_values,
-)
+from .header import PIXEL_DATA, RLE_UID, Header, Scan, parse, raw_values
 from .pixels import rle_segments, unpack_planes
 
-# Without these pydicom refuses an image, where the fast path would assume the usual values.
-REQUIRED = frozenset((SAMPLES, PHOTOMETRIC, BITS_ALLOCATED, BITS_STORED, SIGNED))
 COMPARED_BYTES = 256
 # In front of the pixels' value: the tag and its length, explicit ones with their value representation.
 ELEMENT_HEADS = (8, 12)
@@ -41,8 +27,7 @@ def agrees(buffer: np.ndarray, size: int, scan: Scan, header: Header, words: np.
     """Whether scan, header and (rows, columns) words of a file are confirmed.  Raises what pydicom raises."""
     file = io.BytesIO(buffer.data[:size])
     dataset = read_partial(file, stop_when=_is_pixel_data)
-    is_sound = scan.values.keys() >= REQUIRED and parse(*raw_values(dataset)) == header
-    if not is_sound or scan.pixel_offset - file.tell() not in ELEMENT_HEADS:
+    if parse(*raw_values(dataset)) != header or scan.pixel_offset - file.tell() not in ELEMENT_HEADS:
         return False
     if scan.syntax != RLE_UID:
         plain = np.frombuffer(buffer, "<u2", words.size, scan.pixel_offset)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import operator
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
@@ -19,9 +19,13 @@ from pydicom.dataelem import RawDataElement
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 TRANSFER_SYNTAX = 0x00020010
+IMAGE_TYPE = 0x00080008
+ECHO_TIME = 0x00180081
+ACQUISITION_NUMBER = 0x00200012
 INSTANCE_NUMBER = 0x00200013
 POSITION = 0x00200032
 ORIENTATION = 0x00200037
+SLICE_LOCATION = 0x00201041
 SAMPLES = 0x00280002
 PHOTOMETRIC = 0x00280004
 FRAMES = 0x00280008
@@ -32,15 +36,23 @@ BITS_ALLOCATED = 0x00280100
 BITS_STORED = 0x00280101
 HIGH_BIT = 0x00280102
 SIGNED = 0x00280103
+LARGEST_VALUE = 0x00280107
+LARGEST_IN_SERIES = 0x00280109
 INTERCEPT = 0x00281052
 SLOPE = 0x00281053
 PIXEL_DATA = 0x7FE00010
 FUNCTIONAL_GROUPS = (0x52009229, 0x52009230)
+# Bit position of an overlay, which may lie beside the stored bits of the pixels.
+OVERLAYS = tuple(0x60000102 + (group << 17) for group in range(16))
 COMMON = (
-    ORIENTATION, SAMPLES, PHOTOMETRIC, FRAMES, ROWS, COLUMNS, SPACING, BITS_ALLOCATED, BITS_STORED, HIGH_BIT, SIGNED,
-    INTERCEPT, SLOPE,
+    IMAGE_TYPE, ECHO_TIME, ACQUISITION_NUMBER, ORIENTATION, SAMPLES, PHOTOMETRIC, FRAMES, ROWS, COLUMNS, SPACING,
+    BITS_ALLOCATED, BITS_STORED, HIGH_BIT, SIGNED, INTERCEPT, SLOPE,
 )  # fmt: skip
-WANTED = frozenset((TRANSFER_SYNTAX, INSTANCE_NUMBER, POSITION, *COMMON))
+WANTED = frozenset(
+    (TRANSFER_SYNTAX, INSTANCE_NUMBER, POSITION, SLICE_LOCATION, LARGEST_VALUE, LARGEST_IN_SERIES, *OVERLAYS, *COMMON)
+)
+# Without these pydicom refuses an image; each has one plain default.
+REQUIRED = (SAMPLES, PHOTOMETRIC, BITS_ALLOCATED, BITS_STORED, SIGNED)
 
 IMPLICIT_UID, EXPLICIT_UID, RLE_UID = (
     str(uid).encode() for uid in (ImplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless)
@@ -58,6 +70,15 @@ LONG_FORM = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b
 SPACING_MM = (0.05, 10.0)
 FARTHEST_MM = 5000.0
 LARGEST_RESCALE = 1e9
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """What tells images of one place apart; None or empty where missing or invalid."""
+
+    echo_ms: float | None = None
+    image_type: tuple[str, ...] = ()
+    acquisition: int | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +103,11 @@ class Header:
     intercept: float
     rescale_usable: bool
     """False where slope or intercept is present but invalid: then they are 1 and 0."""
+    contrast: Contrast
+    location: bytes | None = None
+    """The slice location as it is stored: only series without positions need it."""
+    largest_value: int | None = None
+    """The largest stored value as the header claims it; None where an overlay may use the bits above."""
 
     @property
     def encoding(self) -> tuple[object, ...]:
@@ -100,8 +126,8 @@ class Scan:
     pixel_length: int
 
 
-def scan(data: memoryview) -> Scan | None:
-    """Scan the top level of a DICOM file.  None for anything unusual; never raises."""
+def scan(data: memoryview, wanted: frozenset[int] = WANTED) -> Scan | None:
+    """Scan the top level of a DICOM file for some elements.  None for anything unusual; never raises."""
     if len(data) < PREAMBLE + 4 or data[PREAMBLE : PREAMBLE + 4] != b"DICM":
         return None
     values: dict[int, bytes] = {}
@@ -123,17 +149,17 @@ def scan(data: memoryview) -> Scan | None:
             return Scan(values, syntax, start, length)
         if tag <= previous or start + length > end or tag in FUNCTIONAL_GROUPS:
             return None  # out of order or too long: misread or damaged; an undefined length ends here too
-        if tag in WANTED:
+        if tag in wanted:
             values[tag] = bytes(data[start : start + length])
         offset, previous = start + length, tag
     return None
 
 
-def raw_values(dataset: Dataset) -> tuple[dict[int, bytes], Literal["little", "big"]]:
+def raw_values(dataset: Dataset, wanted: Iterable[int] = WANTED) -> tuple[dict[int, bytes], Literal["little", "big"]]:
     """The same raw values from a pydicom dataset, and their byte order."""
     values: dict[int, bytes] = {}
     order: Literal["little", "big"] = "little"
-    for tag in WANTED:
+    for tag in wanted:
         element = dataset.get_item(tag)
         if isinstance(element, RawDataElement) and element.value is not None:
             values[tag] = element.value
@@ -143,30 +169,36 @@ def raw_values(dataset: Dataset) -> tuple[dict[int, bytes], Literal["little", "b
 
 def parse(values: Mapping[int, bytes], order: Literal["little", "big"] = "little") -> Header | None:
     """Decode raw values; None where the file has no image (no rows and columns)."""
-    common = _parse_common(tuple(values.get(tag) for tag in COMMON), order)
-    if common is None:
-        return None
-    instance = _numbers(values.get(INSTANCE_NUMBER), 1)
-    position = checked_position(_numbers(values.get(POSITION), 3))
-    return replace(common, instance_number=int(instance[0]) if instance else None, position_mm=position)
+    header = parse_any(values, order)
+    return header if header.rows and header.columns else None
+
+
+def parse_any(values: Mapping[int, bytes], order: Literal["little", "big"] = "little") -> Header:
+    """As parse, of a file with or without an image."""
+    common = _parse_common(tuple(map(values.get, COMMON)), order)
+    instance = numbers(values.get(INSTANCE_NUMBER), 1)
+    largest = values.get(LARGEST_VALUE) or values.get(LARGEST_IN_SERIES)
+    header = object.__new__(Header)  # dataclasses.replace takes as long as all of the rest
+    header.__dict__.update(
+        common.__dict__,
+        instance_number=int(instance[0]) if instance else None,
+        position_mm=checked_position(numbers(values.get(POSITION), 3)),
+        location=values.get(SLICE_LOCATION),
+        largest_value=int.from_bytes(largest[:2], order) if largest and not any(map(values.get, OVERLAYS)) else None,
+    )
+    return header
 
 
 @lru_cache(maxsize=64)
-def _parse_common(texts: tuple[bytes | None, ...], order: Literal["little", "big"]) -> Header | None:
-    """All but number and position, from the values of COMMON, which the files of a stack repeat."""
+def _parse_common(texts: tuple[bytes | None, ...], order: Literal["little", "big"]) -> Header:
+    """All but what differs from file to file, from the values of COMMON, which the files of a stack repeat."""
     values = dict(zip(COMMON, texts, strict=True))
 
     def short(tag: int, default: int) -> int:
         value = values[tag] or b""
         return int.from_bytes(value[:2], order) if len(value) >= 2 else default
 
-    def scale(tag: int, missing: float, invalid: float) -> float:
-        text = values[tag] or b""
-        return (_numbers(text, 1) or (invalid if text.strip(b"\0 ") else missing,))[0]
-
     rows, columns = short(ROWS, 0), short(COLUMNS, 0)
-    if rows == 0 or columns == 0:
-        return None
     allocated = short(BITS_ALLOCATED, 16)
     stored = short(BITS_STORED, allocated)
     if not 1 <= stored <= allocated:
@@ -174,9 +206,8 @@ def _parse_common(texts: tuple[bytes | None, ...], order: Literal["little", "big
     high_bit = short(HIGH_BIT, stored - 1)
     if not stored - 1 <= high_bit < allocated:
         high_bit = stored - 1
-    frames = _numbers(values[FRAMES], 1)
-    slope, intercept = scale(SLOPE, missing=1.0, invalid=0.0), scale(INTERCEPT, missing=0.0, invalid=math.nan)
-    rescale_usable = 1 / LARGEST_RESCALE < abs(slope) < LARGEST_RESCALE and abs(intercept) < LARGEST_RESCALE
+    frames = numbers(values[FRAMES], 1)
+    slope, intercept, rescale_usable = checked_rescale(values[SLOPE], values[INTERCEPT])
     photometric = values[PHOTOMETRIC]
     if photometric is None:
         photometric = b"MONOCHROME2"
@@ -192,15 +223,44 @@ def _parse_common(texts: tuple[bytes | None, ...], order: Literal["little", "big
         signed=short(SIGNED, 0) == 1,
         instance_number=None,
         position_mm=None,
-        orientation=checked_orientation(_numbers(values[ORIENTATION], 6)),
-        spacing_mm=checked_spacing(_numbers(values[SPACING], 2), max(rows, columns)),
-        slope=slope if rescale_usable else 1.0,
-        intercept=intercept if rescale_usable else 0.0,
+        orientation=checked_orientation(numbers(values[ORIENTATION], 6)),
+        spacing_mm=checked_spacing(numbers(values[SPACING], 2), max(rows, columns)),
+        slope=slope,
+        intercept=intercept,
         rescale_usable=rescale_usable,
+        contrast=contrast_of(numbers(values[ECHO_TIME], 1), values[IMAGE_TYPE], numbers(values[ACQUISITION_NUMBER], 1)),
     )
 
 
-def _numbers(text: bytes | None, count: int) -> tuple[float, ...] | None:
+def contrast_of(
+    echo_ms: tuple[float, ...] | None, image_type: bytes | None, acquisition: tuple[float, ...] | None
+) -> Contrast:
+    """A contrast of decoded numbers and raw text; an echo time of 0 or less is none."""
+    return Contrast(
+        echo_ms=echo_ms[0] if echo_ms and echo_ms[0] > 0 else None,
+        image_type=words(image_type),
+        acquisition=int(acquisition[0]) if acquisition else None,
+    )
+
+
+def words(text: bytes | None) -> tuple[str, ...]:
+    """The values of a text, in capitals."""
+    decoded = (text or b"").decode("latin-1").upper().strip(" \0")
+    return tuple(word.strip() for word in decoded.split("\\")) if decoded else ()
+
+
+def checked_rescale(slope: bytes | None, intercept: bytes | None) -> tuple[float, float, bool]:
+    """Slope and intercept, 1 and 0 where missing; (1, 0, False) where one of them is no usable number."""
+
+    def number(text: bytes | None, missing: float) -> float:
+        return (numbers(text, 1) or (math.nan if (text or b"").strip(b"\0 ") else missing,))[0]
+
+    found = number(slope, 1.0), number(intercept, 0.0)
+    usable = 1 / LARGEST_RESCALE < abs(found[0]) < LARGEST_RESCALE and abs(found[1]) < LARGEST_RESCALE
+    return (*found, True) if usable else (1.0, 0.0, False)
+
+
+def numbers(text: bytes | None, count: int) -> tuple[float, ...] | None:
     """Decimal or integer strings, separated by backslashes; None unless exactly `count` finite numbers."""
     if text is None:
         return None

@@ -15,6 +15,7 @@ import threading
 import warnings
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -255,24 +256,28 @@ def _write_tiff(buffer: np.ndarray, size: int, width: int, height: int, segments
     # fmt: on
 
 
-def to_offset_binary(words: np.ndarray, header: Header) -> tuple[np.ndarray, int, bool]:
-    """Words without unused bits, as uint16 in the order of the values: (array, offset to subtract, clean).
+Bits = Literal["", "stray-bits", "larger-values"]
 
-    Signed values are offset by half the range.  `clean` is False where an unsigned image has bits set outside of
-    BitsStored (an overlay, or garbage), which are dropped.
+
+def to_offset_binary(words: np.ndarray, header: Header) -> tuple[np.ndarray, int, Bits]:
+    """Words without unused bits, as uint16 in the order of the values: (array, offset to subtract, problem).
+
+    Signed values are offset by half the range.  The problem is of an unsigned image that has bits set outside of
+    BitsStored: values that the header's largest one includes are kept, all else (an overlay, garbage) is dropped.
     """
     mask = (1 << header.bits_stored) - 1
     shift = header.high_bit + 1 - header.bits_stored
     offset = 1 << (header.bits_stored - 1) if header.signed else 0
-    clean = True
+    problem: Bits = ""
     if shift:
         words = words >> np.uint16(shift)
     if header.bits_stored < 16 and (header.signed or int(words.max()) > mask):
-        clean = header.signed
-        words = words & np.uint16(mask)
+        is_meant = not header.signed and header.largest_value is not None and words.max() <= header.largest_value
+        problem = "" if header.signed else "larger-values" if is_meant else "stray-bits"
+        words = words if is_meant else words & np.uint16(mask)
     if offset:
         words = words ^ np.uint16(offset)
-    return words, offset, clean
+    return words, offset, problem
 
 
 def to_words(values: np.ndarray) -> tuple[np.ndarray, float, float]:

@@ -13,8 +13,10 @@ import pydicom
 from ..problems import Problem, Report
 from .fast_path_check import agrees
 from .geometry import Plane
-from .header import Header, parse, raw_values, scan
-from .multiframe import frame_headers
+from .header import REQUIRED, Header, parse, raw_values, scan
+from .images import Image, grids_of
+from .missing_elements import with_last_delimiter, with_usual_values
+from .multiframe import frame_headers, group_count
 from .pixels import (
     NotRead,
     decode_by_pydicom,
@@ -25,7 +27,8 @@ from .pixels import (
     to_offset_binary,
     to_words,
 )
-from .stacks import Image, build_stacks, grids_of, with_geometry
+from .placing import with_geometry
+from .stacks import build_stacks
 from .study import Stack, Study
 
 
@@ -70,8 +73,23 @@ def _files(folder: Path, report: Report) -> list[tuple[int | None, Path]]:
         return []
     if not paths:
         report.add("empty-folder", "the series folder holds no files")
-    numbered = [(int(path.stem) if path.stem.isdecimal() else None, path) for path in paths]
+    numbered = list(zip(_numbers([path.name for path in paths]), paths, strict=True))
     return sorted(numbered, key=lambda one: (one[0] is None, one[0] or 0, one[1].name))
+
+
+# As archives name files: 3.12 or 3.12.dcm, where 3 is the series.
+TWO_NUMBERS = re.compile(r"(\d+)\.(\d+)(?:\.[^.\d][^.]*)?")
+
+
+def _numbers(names: Sequence[str]) -> list[int | None]:
+    """The number that each file's name is, or the second one of two that tells files apart; None for other names."""
+    stems = [os.path.splitext(name)[0] for name in names]
+    pairs = {name: pair for name in names if "." in name and (pair := TWO_NUMBERS.fullmatch(name))}
+    if pairs:
+        series, numbers = ({pair[place] for pair in pairs.values()} for place in (1, 2))
+        if len(numbers) == len(pairs) and (len(pairs) == len(names) or len(series) < len(pairs)):
+            stems = [pairs[name][2] if name in pairs else stem for name, stem in zip(names, stems, strict=True)]
+    return [int(stem) if stem.isdecimal() else None for stem in stems]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -115,7 +133,7 @@ class _SeriesReader:
     def _read_fast(self, path: Path, buffer: np.ndarray, size: int, number: int | None) -> list[Image]:
         found = scan(buffer.data[:size]) if self._fast_allowed else None
         header = parse(found.values) if found is not None else None
-        if found is None or header is None:
+        if found is None or header is None or not all(map(found.values.get, REQUIRED)):
             return []
         words = decode_fast(buffer, size, found, header)
         if words is None:
@@ -126,12 +144,15 @@ class _SeriesReader:
                 self._report.add("fast-path-differs", "the series is read by pydicom instead", path.name)
                 return []
             self._confirmed.add(kind)
-        return [self._image(path, number, header, words)]
+        return [self._image(path.name, number, header, words)]
 
     def _read_by_pydicom(self, path: Path, buffer: np.ndarray, size: int, number: int | None) -> list[Image]:
         dataset = read_dataset(buffer, size)
-        header = parse(*raw_values(dataset))
-        if header is None or not _has_pixels(dataset):
+        if not _has_pixels(dataset) and (longer := with_last_delimiter(buffer, size)):
+            self._report.add("missing-delimiter", "the file ends behind its last fragment of pixels", path.name)
+            dataset = read_dataset(buffer, longer)
+        header, missing = with_usual_values(dataset, *raw_values(dataset))
+        if not (header.rows and header.columns and _has_pixels(dataset)):
             self._report.add("no-image", "the file holds no DICOM image", path.name)
             return []
         if header.samples != 1 or not header.photometric.startswith("MONOCHROME"):
@@ -142,43 +163,51 @@ class _SeriesReader:
         if count > max(LARGEST_RATIO * size, LARGEST_UNQUESTIONED_PIXELS):
             self._report.add("unreadable-file", f"{size} bytes cannot hold the {count} pixels claimed", path.name)
             return []
+        if missing:
+            self._report.add("missing-element", f"{', '.join(missing)}: the usual value instead", path.name)
         headers = frame_headers(dataset, header)
         if headers is None:
             self._report.add("multi-frame", f"{header.frames} frames without a geometry each", path.name)
             return []
         words = decode_by_pydicom(dataset).reshape(len(headers), header.rows, header.columns)
         if header.frames == 1:
-            return [self._image(path, number, headers[0], words[0])]
+            return [self._image(path.name, number, headers[0], words[0])]
+        if (count := group_count(dataset)) != header.frames:
+            detail = f"{count} groups for {header.frames} frames: those without a group are left out"
+            self._report.add("multi-frame", detail, path.name)
         frames = enumerate(zip(headers, words, strict=True), 1)
-        return [self._image(path, index, one, frame) for index, (one, frame) in frames]
+        return [self._image(f"{path.name} frame {index}", index, one, frame) for index, (one, frame) in frames]
 
-    def _image(self, path: Path, number: int | None, header: Header, words: np.ndarray) -> Image:
-        slope, intercept = header.slope, header.intercept
+    def _image(self, file: str, number: int | None, header: Header, words: np.ndarray) -> Image:
         if not header.rescale_usable:
-            self._report.add("bad-rescale", "slope or intercept is no usable number: 1 and 0", path.name)
+            detail = "slope or intercept is no usable number: those of the other files, or 1 and 0"
+            self._report.add("bad-rescale", detail, file)
+        step, low = 1.0, 0.0
         if words.dtype == np.uint16:
-            words, offset, clean = to_offset_binary(words, header)
-            intercept -= slope * offset
-            if not clean:
-                self._report.add("stray-bits", f"bits beside the {header.bits_stored} stored ones", path.name)
+            words, offset, problem = to_offset_binary(words, header)
+            low = float(-offset)
+            if problem:
+                kept = "kept, as the header's largest value includes them" if problem == "larger-values" else "dropped"
+                self._report.add(problem, f"bits beside the {header.bits_stored} stored ones are {kept}", file)
         else:
             words, step, low = to_words(words)
-            slope, intercept = slope * step, intercept + slope * low
-        if header.photometric == "MONOCHROME1":  # bright means low
-            slope, intercept = -slope, -intercept
         if number is None:
             number = header.instance_number if header.instance_number is not None else self._count
         in_header = number if header.instance_number is None else header.instance_number
         return Image(
-            file=path.name,
+            file=file,
             instance=number,
             order=(in_header, number),
             words=words,
-            slope=slope,
-            intercept=intercept,
+            step=step,
+            low=low,
+            sign=-1 if header.photometric == "MONOCHROME1" else 1,  # there bright means low
+            rescale=(header.slope, header.intercept) if header.rescale_usable else None,
             position_mm=header.position_mm,
             orientation=header.orientation,
             spacing_mm=header.spacing_mm,
+            location=header.location,
+            contrast=header.contrast,
         )
 
 

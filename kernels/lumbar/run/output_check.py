@@ -6,12 +6,15 @@ NumPy takes more memory than the rest of the supervisor: it is imported in funct
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from ..labels import split_row_ids
 
 SUBMISSION, REPORT, SAMPLE = "submission.csv", "run_report.json", "sample_submission.csv"
 PROGRESS, STORE, IN_PROGRESS = ".progress", "store.npz", "in_progress.json"
@@ -111,10 +114,10 @@ def add_to_report(
 def _minimal_report(out: Path, seconds: float) -> dict[str, Any]:
     """The report of a kernel that wrote none: no study counts as graded."""
     try:
-        rows = (out / SUBMISSION).read_text(encoding="utf-8").splitlines()[1:]
-    except (OSError, ValueError):
+        rows = list(csv.reader((out / SUBMISSION).read_text(encoding="utf-8").splitlines()))[1:]
+    except (OSError, ValueError, csv.Error):
         rows = []
-    asked = len({row.partition("_")[0] for row in rows})
+    asked = len({study for study, _ in split_row_ids(row[0] for row in rows if row)})
     return {
         "format": "lumbar-kit-run-report",
         "notebook": None,

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..labels import ROW_INDEX, SEVERITIES
+from ..labels import ROW_INDEX, SEVERITIES, split_row_ids
 from .tables import read_table, table_text
 
 COLUMNS = ("row_id", *SEVERITIES)
@@ -26,12 +26,14 @@ class Submission:
 
     def __init__(self, sample: Path, priors: Mapping[str, tuple[float, float, float]]) -> None:
         self.row_ids = read_row_ids(sample)
-        parts = [row_id.partition("_") for row_id in self.row_ids]
-        self.studies = list(dict.fromkeys(study for study, _, _ in parts))
-        self.unknown_rows = [f"{study}_{row}" for study, _, row in parts if row not in ROW_INDEX]
+        parts = split_row_ids(self.row_ids)
+        self.studies = list(dict.fromkeys(study for study, _ in parts))
+        self.unknown_rows = [
+            row_id for row_id, (_, row) in zip(self.row_ids, parts, strict=True) if row not in ROW_INDEX
+        ]
         self._places: dict[str, list[tuple[int, int]]] = {study: [] for study in self.studies}
         self._values = np.full((len(parts), len(SEVERITIES)), 1 / 3)
-        for place, (study, _, row) in enumerate(parts):
+        for place, (study, row) in enumerate(parts):
             if row in ROW_INDEX:
                 self._places[study].append((place, ROW_INDEX[row]))
         self.set_priors(priors)

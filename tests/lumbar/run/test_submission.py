@@ -1,5 +1,6 @@
 """The file that Kaggle reads."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,10 @@ import pytest
 
 from kernels.lumbar.answers.priors import public_priors
 from kernels.lumbar.labels import ROWS, SEVERITIES
+from kernels.lumbar.run.competition import read_series_table
+from kernels.lumbar.run.output_check import add_to_report, submission_fault
 from kernels.lumbar.run.submission import Submission, SubmissionError, check
+from kernels.lumbar.run.tables import read_table
 
 
 def sample(path: Path, row_ids: list[str], **extra: object) -> Path:
@@ -59,6 +63,32 @@ def test_line_ends_byte_order_mark_and_unknown_rows(tmp_path: Path) -> None:
     submission = Submission(path, public_priors())
     assert submission.unknown_rows == ["9_elbow_pain_l1_l2"]
     assert np.allclose(frame_of(submission, tmp_path).iloc[1][list(SEVERITIES)].astype(float), 1 / 3)
+
+
+NAMES = ("PAT_001", "PAT_002", "NA", "007", "123.0", "null", "1_spinal_canal_stenosis_l1_l2", "a,b", "-1")
+
+
+def test_a_study_keeps_its_name_whatever_it_is_called(tmp_path: Path) -> None:
+    submission = Submission(sample(tmp_path / "sample.csv", ids(*NAMES)), public_priors())
+    assert submission.studies == list(NAMES) and submission.unknown_rows == []
+    for number, name in enumerate(NAMES, 1):
+        submission.set(name, np.tile([number, 1.0, 1.0], (25, 1)))
+    submission.write(tmp_path / "submission.csv")
+    assert submission_fault(tmp_path, tmp_path / "sample.csv") == ""
+    written = pd.DataFrame(read_table(tmp_path / "submission.csv"))
+    assert list(written["row_id"]) == ids(*NAMES)
+    found = written["normal_mild"].astype(float).to_numpy().reshape(len(NAMES), 25)
+    assert np.allclose(found, [[number / (number + 2)] for number in range(1, len(NAMES) + 1)])
+    add_to_report(tmp_path, [], [], 1.0)
+    assert json.loads((tmp_path / "run_report.json").read_text())["studies"]["asked"] == len(NAMES)
+
+
+def test_the_series_of_a_study_are_found_whatever_it_is_called(tmp_path: Path) -> None:
+    rows = [f'"{name}",{series},Sagittal T1' for name in NAMES for series in ("NA", "01.0")]
+    (tmp_path / "series.csv").write_text("\n".join(["study_id,series_id,series_description", *rows, "NA", ",1,"]))
+    table = read_series_table(tmp_path / "series.csv")
+    assert table.problems == []
+    assert table.series == dict.fromkeys(NAMES, [("NA", "sagittal_t1"), ("01.0", "sagittal_t1")])
 
 
 @pytest.mark.parametrize("content", ["", "row_id\n", "id,severe\n1,2\n"])

@@ -97,6 +97,28 @@ def test_studies_without_a_usable_series_are_asked_for_all_the_same(tmp_path, te
     assert shards.without_series(folders) == 1
 
 
+def test_names_of_studies_survive_the_split_and_the_merge(ten_studies, whole, seeing, tmp_path):
+    names = ["PAT_001", "PAT_002", "NA", "007", "123.0", "None", "a_l1_l2", "x_y_z", "8", "true"]
+    studies = sorted(path.name for path in (ten_studies / "test_images").iterdir())
+    data = tmp_path / "data"
+    (data / "test_images").mkdir(parents=True)
+    for name, study in zip(names, studies, strict=True):
+        (data / "test_images" / name).symlink_to(ten_studies / "test_images" / study)
+    for table in ("sample_submission.csv", "test_series_descriptions.csv"):
+        text = (ten_studies / table).read_text()
+        for name, study in zip(names, studies, strict=True):
+            text = text.replace(f"\n{study}", f"\n{name}")
+        (data / table).write_text(text)
+    folders = split(data, tmp_path / "out", 2)
+    assert shards.without_series(folders) == 0
+    answer(folders, seeing)
+    assert merge(tmp_path / "out")["studies"] == {"asked": 10, "graded": 10}
+    merged = (tmp_path / "out" / "submission.csv").read_text()
+    for name, study in zip(names, studies, strict=True):
+        merged = merged.replace(f"\n{name}_", f"\n{study}_")
+    assert merged == (whole / "submission.csv").read_text()
+
+
 @pytest.mark.parametrize("name", ["sample_submission.csv", "test_series_descriptions.csv"])
 def test_an_empty_table_is_named(ten_studies, tmp_path, name):
     data = Path(shutil.copytree(ten_studies, tmp_path / "data"))
