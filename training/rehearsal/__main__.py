@@ -1,14 +1,13 @@
-"""`python -m training.rehearsal --out DIR`: can each network of a profile learn, in which memory, and be exported?
+"""`python -m training.rehearsal --data DIR`: can each network of a profile learn, in which memory, and be exported?
 
-Each takes one fixed batch of samples of a phantom (or of --data), as training takes it, and must lower its loss by half
-within some steps, and below that of the best constant answer.  Results are one JSON line each in DIR/rehearsal.jsonl; a
+Each takes one fixed batch of samples, as training takes it, and must lower its loss by half within some steps, and
+below that of the best constant answer.  Results are one JSON line each in OUT/rehearsal.jsonl; a
 second run does what is missing or failed.  Exit code 1: a network failed.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from training.locks import BusyError, alone
 from training.recipe_schema.load import load_named, names_of
 from training.recipe_schema.schema import RecipeError
 
-from .fixed_batch import make_phantom, read_some
+from .fixed_batch import read_some
 from .one_network import STEPS, Setting
 from .own_process import Chosen, rehearsed
 from .results import FILE, add_result, read_results, result_digest, table_of
@@ -34,15 +33,14 @@ from .work import Progress, gflops
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(prog="python -m training.rehearsal", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("rehearsal"), help="folder for results, phantom and crops")
-    parser.add_argument("--data", type=Path, help="a folder in the competition's layout; default: a phantom")
+    parser.add_argument("--out", type=Path, default=Path("rehearsal"), help="folder for results and crops")
+    parser.add_argument("--data", type=Path, required=True, help="a folder in the competition's layout")
     parser.add_argument("--recipes", nargs="*", default=[], help="names of training/recipes, or YAML files")
     parser.add_argument("--networks", nargs="*", default=[], help="those whose names contain one of these words")
     parser.add_argument("--profile", choices=PROFILES, default="full")
     parser.add_argument("--memory-gb", type=float, default=16.0, help="of the GPU to train on (16)")
     parser.add_argument("--samples", type=int, help="in the batch; default: as published, on a CPU 2 to 4")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"at each learning rate ({STEPS})")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that make the phantom")
     return parser.parse_args(argv)
 
 
@@ -60,12 +58,11 @@ def chosen_networks(options: argparse.Namespace) -> list[Chosen]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Rehearse what is not done.  Raises RecipeError, TablesError, BusyError, FileExistsError."""
+    """Rehearse what is not done.  Raises RecipeError, TablesError."""
     chosen, device, out = chosen_networks(options), default_device(), options.out
     file = out / FILE
-    data = options.data or make_phantom(out / "phantom", options.jobs)
-    source = read_some(data).fingerprint
-    setting = Setting(data, out / "crops", options.memory_gb, options.samples, options.steps)
+    source = read_some(options.data).fingerprint
+    setting = Setting(options.data, out / "crops", options.memory_gb, options.samples, options.steps)
     about = (source, device.type, options.memory_gb, options.samples, options.steps)
     digests = {pair[1].member.name: result_digest(pair[1], about) for pair in chosen}
     known = {one.name: one for one in read_results(file).values() if digests.get(one.name) == one.digest}
@@ -89,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
     return 1 if any(one.failure for one in results) else 0
 
 
-@ends_with_a_sentence("rehearsal stopped", RecipeError, TablesError, BusyError, FileExistsError)
+@ends_with_a_sentence("rehearsal stopped", RecipeError, TablesError, BusyError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     options = parse(argv)

@@ -19,8 +19,10 @@ from training.networks.coordinates import Places
 from training.recipe_schema.fitting import Fitting
 
 # Adam brings answers of any scale near, L-BFGS to the end.
-NEAR, RATE = 60, 1.0
+NEAR, RATE = 60, 2.0
 CLOSE, HISTORY = 30, 4
+# Networks mark blank slices by large values, which the loss leaves out.
+FARTHEST = 10.0
 
 
 def best_loss(outputs: Any, batch: Batch, fitting: Fitting, *, constant: bool) -> float:
@@ -65,7 +67,7 @@ def best_loss(outputs: Any, batch: Batch, fitting: Fitting, *, constant: bool) -
 
 
 def _start(part: Tensor, constant: bool) -> Tensor:
-    start = part.detach().float()
+    start = part.detach().float().clamp(-FARTHEST, FARTHEST)
     if constant:
         is_map = part.dim() >= 4 and part.shape[-1] == part.shape[-2]
         start = start.mean((0, -2, -1) if is_map else 0, keepdim=True)

@@ -1,4 +1,4 @@
-"""One fixed batch of a network's samples, of a phantom or of other data, as training would take it."""
+"""One fixed batch of a network's samples, as training would take it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from training.data.samples.batch import Batch, Samples
 from training.data.samples.member_samples import MemberSamples
 from training.data.tables import MISSING, Tables, read_tables
 from training.fitting.losses.target_heatmaps import known_points
-from training.phantom.dataset import Options, make_dataset
 from training.recipe_schema.schema import MemberRecipe
 
 SEED = 42
 # The largest published batch of whole studies is 16, and some studies lack a view.
 STUDIES = 20
-PHANTOM = Options(train=STUDIES, test=0, seed=7, scale=0.6)
 # Standard deviation (mm, each axis) that localisers have on the phantom.
 LOCALISER_ERROR_MM = {"sagittal_t1": 1.5, "sagittal_t2": 1.5, "axial_t2": 1.5}
 # The batch is chosen from so many.
@@ -41,12 +39,6 @@ class FixedBatch:
     def validation(self) -> Iterator[Batch]:
         """The batch."""
         yield self.batch
-
-
-def make_phantom(folder: Path, jobs: int) -> Path:
-    """The phantom, completed if it was begun.  Raises FileExistsError if the folder holds anything else."""
-    make_dataset(folder, PHANTOM, jobs, keep=True)
-    return folder
 
 
 def read_some(data: Path) -> Tables:

@@ -34,8 +34,9 @@ FASTER, FASTEST = 10.0, 1e-3
 # The loss is that of the mean of the last steps, as dropout makes single ones vary.
 LAST = 3
 SHARE = 0.5
-# Less than this share of the first loss between the best constant answer and the floor cannot be told apart.
-LEAST_CONSTANT = 0.02
+# Of what the best constant answer has above the floor, at most this may be left; where that is less than so little of
+# the first loss, it cannot be told apart.
+OF_CONSTANT, LEAST_CONSTANT = 0.9, 0.02
 # Samples of a batch on a CPU: batch normalisation needs more than one.
 CPU_GRADED, CPU_LOCATED = 4, 2
 
@@ -70,9 +71,9 @@ class Fit:
 
     @property
     def has_learned(self) -> bool:
-        """Whether half of the loss above the floor is gone, and more than any constant answer takes away."""
+        """Whether half of the loss above the floor is gone, and clearly more than any constant answer takes away."""
         span = self.before - self.floor
-        goal = min(SHARE * span, max(self.constant - self.floor, LEAST_CONSTANT * span))
+        goal = min(SHARE * span, max(OF_CONSTANT * (self.constant - self.floor), LEAST_CONSTANT * span))
         return len(self.losses) > LAST and self.after - self.floor <= goal
 
     def reason(self) -> str:

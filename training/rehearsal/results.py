@@ -179,7 +179,7 @@ def table_of(results: Iterable[Rehearsed], device: str, memory_gb: float) -> Tab
     remarks = [
         f"{len(results) - len(failed)} of {len(results)} networks learned one fixed batch and were exported alike, on "
         f"{device}, from scratch, without published weights",
-        "learned: half of the loss above its floor is gone, and it is below that of the best constant answer",
+        "learned: half of the loss above its floor is gone, and a tenth of what the best constant answer has above it",
         "rate: of the recipe, without warm-up, then a higher one where it was too low for so few steps",
         f"accumulate: what {memory_gb:g} GB need, on a CPU by an estimate from what autograd keeps of one sample",
         f"hours: the full training on {REAL_STUDIES:,} studies here, all folds; {hours:,.0f} in all",
