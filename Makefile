@@ -10,6 +10,7 @@ STUDY ?=
 OUT ?=
 PROFILE ?= full
 RECIPES ?=
+NETWORKS ?=
 FOLDS ?=
 COORDINATES ?=
 LABELS ?=
@@ -45,7 +46,7 @@ DEMO_SCALE ?= 0.6
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo doctor data train-all plan status predict ensemble report package kernel simulate upload push submit ship push-train show picture
-.PHONY: gpu gpu-prepare test test-all test-newest test-image lock lint bench bench-locate bench-grade bench-train fuzz pretrained clean
+.PHONY: gpu gpu-prepare rehearse test test-all test-newest test-image lock lint bench bench-locate bench-grade bench-train fuzz pretrained clean
 
 ##@ First steps
 
@@ -222,6 +223,11 @@ bench-grade: .venv/installed ## compare all graders and ensembles on a phantom [
 	$(PY) -m training.train_all --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) --folds 0 --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES))
 	$(PY) -m training.benchmarks.graders --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(OUT),--out "$(OUT)")
 
+REHEARSAL = $(or $(OUT),rehearsal)
+rehearse: .venv/installed ## can each network learn, in which memory, and be exported? [RECIPES="…"] [NETWORKS="…"] [PROFILE=full] [DATA=DIR] [MEMORY_GB=16] [OUT=DIR]
+	$(if $(DATA),,$(PY) -m training.phantom --out "$(REHEARSAL)/phantom" --train 20 --test 0 --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep)
+	$(PY) -m training.rehearsal --data "$(or $(DATA),$(REHEARSAL)/phantom)" --out "$(REHEARSAL)" --profile $(PROFILE) --memory-gb $(if $(filter file,$(origin MEMORY_GB)),16,$(MEMORY_GB)) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(NETWORKS),--networks $(NETWORKS))
+
 gpu: .venv/installed ## all that only a GPU can show, in a few minutes [OUT=DIR] [MINUTES=8]
 	$(PY) -m training.benchmarks.gpu --out "$(or $(OUT),gpu-bench)" --minutes $(or $(MINUTES),8)
 
@@ -233,4 +239,4 @@ fuzz: .venv/installed ## damaged files, tables and manifests [MINUTES=10] [SEED=
 	$(PY) -m tests.fuzz --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0) --out "$(or $(OUT),fuzzed)"
 
 clean: ## remove what the commands made (not .venv)
-	rm -rf demo demo-bench demo-full simulated shown fuzzed
+	rm -rf demo demo-bench demo-full simulated shown fuzzed rehearsal

@@ -45,3 +45,13 @@ def test_the_demo_is_one_command_of_five_stages_that_is_not_printed():
 def test_the_missing_owner_is_said_where_a_push_comes_next(target):
     assert "OWNER=<your Kaggle name>" in make(target, "OWNER=your-kaggle-name")[-1]
     assert "Kaggle name" not in "".join(make(target, "OWNER=ann"))
+
+
+@NEEDS_MAKE
+def test_a_rehearsal_is_on_a_phantom_or_on_the_data_that_are_named():
+    phantom, rehearsal = make("-s", "rehearse", "NETWORKS=spinal foraminal")
+    assert phantom.startswith("-m training.phantom --out rehearsal/phantom --train 20 --test 0")
+    assert "--data rehearsal/phantom --out rehearsal --profile full --memory-gb 16" in rehearsal
+    assert rehearsal.endswith("--networks spinal foraminal")
+    (rehearsal,) = make("-s", "rehearse", "DATA=data", "MEMORY_GB=24", "OUT=there", "RECIPES=a b", "PROFILE=bench")
+    assert rehearsal.endswith("--data data --out there --profile bench --memory-gb 24 --recipes a b")

@@ -69,6 +69,7 @@ FLOORS = (
     "training.benchmarks.gpu",
     "build_dataset",
     "training.workflow",
+    "training.rehearsal",
 )
 
 

@@ -112,7 +112,7 @@ class FitState:
                 mine, resumed = resumed["processes"][self.device.rank], None
                 total, weight = mine["total"].to(device), mine["weight"].to(device)
                 set_generators(mine["generators"], device)
-            loss = self._step(batch, first_step + count - 1)
+            loss = self.step(batch, first_step + count - 1)
             total += loss.total
             weight += loss.weight
             bar.update()
@@ -138,7 +138,7 @@ class FitState:
             )
         return mean
 
-    def _step(self, batch: Batch, step: int) -> LossSum:
+    def step(self, batch: Batch, step: int) -> LossSum:
         """One optimiser step on this process's part of a batch, in `accumulate` rounds; the loss of that part."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate_at(self.optimisation, step, self.samples.steps_per_epoch)

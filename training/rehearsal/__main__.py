@@ -1,0 +1,99 @@
+"""`python -m training.rehearsal --data DIR`: can each network of a profile learn, in which memory, and be exported?
+
+Each takes one fixed batch of samples, as training takes it, and must lower its loss by half within some steps, and
+below that of the best constant answer.  Results are one JSON line each in OUT/rehearsal.jsonl; a
+second run does what is missing or failed.  Exit code 1: a network failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from kernels.commands import ends_with_a_sentence
+from kernels.lumbar.networks.devices import default_device
+from kernels.profiles import PROFILES
+from training.data.tables import TablesError
+from training.fitting.preflight import check_losses
+from training.locks import BusyError, alone
+from training.recipe_schema.load import load_named, names_of
+from training.recipe_schema.schema import RecipeError
+
+from .fixed_batch import read_some
+from .one_network import STEPS, Setting
+from .own_process import Chosen, rehearsed
+from .results import FILE, add_result, read_results, result_digest, table_of
+from .work import Progress, gflops
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(prog="python -m training.rehearsal", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("rehearsal"), help="folder for results and crops")
+    parser.add_argument("--data", type=Path, required=True, help="a folder in the competition's layout")
+    parser.add_argument("--recipes", nargs="*", default=[], help="names of training/recipes, or YAML files")
+    parser.add_argument("--networks", nargs="*", default=[], help="those whose names contain one of these words")
+    parser.add_argument("--profile", choices=PROFILES, default="full")
+    parser.add_argument("--memory-gb", type=float, default=16.0, help="of the GPU to train on (16)")
+    parser.add_argument("--samples", type=int, help="in the batch; default: as published, on a CPU 2 to 4")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"at each learning rate ({STEPS})")
+    return parser.parse_args(argv)
+
+
+def chosen_networks(options: argparse.Namespace) -> list[Chosen]:
+    """The networks of the recipes, of which some may be named.  Raises RecipeError."""
+    recipes = [load_named(name, options.profile) for name in names_of(options.recipes)]
+    whole = [(recipe, member) for recipe in recipes for member in recipe.members()]
+    for _, member in whole:
+        check_losses(member)
+    for word in options.networks:
+        if not any(word in member.member.name for _, member in whole):
+            raise RecipeError(f"no network of {', '.join(recipe.name for recipe in recipes)} is named like '{word}'")
+    words = options.networks or [""]
+    return [pair for pair in whole if any(word in pair[1].member.name for word in words)]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Rehearse what is not done.  Raises RecipeError, TablesError."""
+    chosen, device, out = chosen_networks(options), default_device(), options.out
+    file = out / FILE
+    source = read_some(options.data).fingerprint
+    setting = Setting(options.data, out / "crops", options.memory_gb, options.samples, options.steps)
+    about = (source, device.type, options.memory_gb, options.samples, options.steps)
+    digests = {pair[1].member.name: result_digest(pair[1], about) for pair in chosen}
+    known = {one.name: one for one in read_results(file).values() if digests.get(one.name) == one.digest}
+    todo = [pair for pair in chosen if pair[1].member.name not in known or known[pair[1].member.name].failure]
+    if todo:
+        print(f"rehearsal: {len(todo)} of {len(chosen)} networks, the smallest first", flush=True)
+    works = {pair[1].member.name: gflops(pair[1]) for pair in todo}
+    todo.sort(key=lambda pair: works[pair[1].member.name])
+    progress = Progress(sorted(works.values()))
+    for pair in todo:
+        name = pair[1].member.name
+        one = rehearsed(pair, setting, device, digests[name], works[name])
+        add_result(file, one)
+        known[name] = one
+        learned = f"{one.before:.3g} → {one.after:.3g} in {one.steps} steps" if one.before is not None else ""
+        print(progress.line(name, f"FAILED {one.failure}" if one.failure else learned), flush=True)
+    results = [known[pair[1].member.name] for pair in chosen]
+    table = table_of(results, torch.cuda.get_device_name() if device.type == "cuda" else "the CPU", options.memory_gb)
+    print(table.text())
+    (out / "rehearsal.md").write_text(table.text(markdown=True), encoding="utf-8")
+    return 1 if any(one.failure for one in results) else 0
+
+
+@ends_with_a_sentence("rehearsal stopped", RecipeError, TablesError, BusyError)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    options = parse(argv)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with alone(options.out):
+        return run(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""Memory of a training step: measured on a GPU; estimated on a CPU, from what autograd keeps for the backward pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from training.recipe_schema.fitting import Precision
+
+GIB = 2**30
+# Of a parameter: itself, its gradient and the two moments of AdamW, in single precision; and its copy in half.
+BYTES_A_PARAMETER, BYTES_OF_COPY = 16, 2
+
+
+@dataclass
+class Saved:
+    """Storages that autograd keeps, each counted once."""
+
+    storages: dict[int, int] = field(default_factory=dict)
+    """Address → bytes."""
+
+    @property
+    def bytes(self) -> int:
+        """Of all."""
+        return sum(self.storages.values())
+
+
+@contextmanager
+def saved_bytes(net: nn.Module) -> Iterator[Saved]:
+    """Counts what the forward passes inside it save, without the network's own weights."""
+    own = {one.untyped_storage().data_ptr() for one in (*net.parameters(), *net.buffers())}
+    saved = Saved()
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved.storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield saved
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a step needs on a GPU."""
+
+    parameters: int
+    sample_bytes: float
+    """What autograd keeps of one sample, in single precision."""
+    precision: Precision
+
+    def gib(self, samples: int, accumulate: int) -> float:
+        """Of a batch in so many parts.  Workspaces of the libraries are not in it."""
+        half = self.precision != "float32"
+        weights = self.parameters * (BYTES_A_PARAMETER + BYTES_OF_COPY * half)
+        return (weights + math.ceil(samples / accumulate) * self.sample_bytes / (1 + half)) / GIB
+
+    def accumulate_for(self, samples: int, most: int, published: int, memory_gb: float) -> int:
+        """The least number of parts, from the published one to `most`, that fits; `most` where none does."""
+        fits = (parts for parts in range(published, most + 1) if self.gib(samples, parts) <= memory_gb)
+        return next(fits, max(most, published))
