@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from training.data.cache.crop_cache import build_cache, requests_of
+from training.data.cache.stack_cache import build_cache
 from training.data.samples.batch import Batch, Samples
 from training.data.samples.member_samples import MemberSamples
 from training.data.tables import MISSING, Tables, read_tables
@@ -53,7 +53,7 @@ def read_some(data: Path) -> Tables:
 def samples_of(member: MemberRecipe, data: Path, cache: Path, device: torch.device) -> Samples:
     """A network's samples of the first studies, for training.  Raises ValueError, CacheError, TablesError."""
     tables = read_some(data)
-    opened = build_cache(data, tables, requests_of([member]), cache, jobs=1)
+    opened = build_cache(data, tables, cache, jobs=1)
     studies = list(tables.labels.index)
     return MemberSamples(opened, tables, member, studies, [], device, SEED, LOCALISER_ERROR_MM)
 
