@@ -8,7 +8,7 @@ a batch at a time.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import get_args
@@ -31,6 +31,8 @@ from training.data.samples.sample_targets import groups_of, severities
 from training.data.tables import MISSING, Tables
 from training.recipe_schema.schema import MemberRecipe
 
+# Pixels of the held-out studies that stay in memory from epoch to epoch.
+MOST_KEPT_BYTES = 1 << 28
 log = logging.getLogger("samples")
 
 
@@ -77,6 +79,7 @@ class MemberSamples:
             raise ValueError("no training study has both a label and an image of this network's views")
         # The last, smaller batch is dropped: batch normalisation needs more than one sample.
         self.steps_per_epoch = max(len(self.train_samples) // self.fitting.optimisation.batch_size, 1)
+        self._kept: list[Cut] | None = None
 
     def _jitter_mm(self, localiser_error_mm: Mapping[str, float]) -> dict[str, float]:
         """Series kind → standard deviation (mm, each axis) of the landmark jitter in training."""
@@ -134,10 +137,20 @@ class MemberSamples:
         """All samples of the held-out studies, in order, cut as by the kernel at the true landmarks."""
         samples, size = self.validation_samples, self.fitting.optimisation.batch_size
         batches = [np.concatenate(samples[start : start + size]) for start in range(0, len(samples), size)]
-        cuts = ahead((partial(self.cutter.cut, indices, None) for indices in batches), self.threads)
-        for indices, cut in zip(batches, cuts, strict=True):
+        for indices, cut in zip(batches, self._held_out(batches), strict=True):
             batch = self._sent(cut, indices)
             yield replace(batch, views=self._normalised(batch.views, batch.present))
+
+    def _held_out(self, batches: Sequence[np.ndarray]) -> Iterable[Cut]:
+        """The batches' pixels: kept where they are few, else cut anew."""
+        if self._kept is not None:
+            return self._kept
+        cuts = ahead((partial(self.cutter.cut, indices, None) for indices in batches), self.threads)
+        of_sample = sum(request.slices.count * request.size_px**2 for request in self.member.inputs)
+        if sum(map(len, batches)) * of_sample > MOST_KEPT_BYTES:
+            return cuts
+        self._kept = list(cuts)
+        return self._kept
 
     def _sent(self, cut: Cut, indices: np.ndarray) -> Batch:
         """The batch on the device, its views still uint8."""

@@ -18,6 +18,7 @@ from kernels.lumbar.labels import LEVELS, ROWS, UNITS, Unit, mirrored, row_of
 from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
 from tests.support.dicom.dicom_factory import write_foreign_dataset
 from training.data.cache.stack_cache import StackCache, build_cache
+from training.data.samples import member_samples
 from training.data.samples.member_samples import MemberSamples
 from training.data.tables import MISSING, Tables, read_tables
 from training.recipe_schema.fitting import Augmentation, Fitting, Network, Optimisation
@@ -503,6 +504,17 @@ def test_whole_studies_come_together_and_say_whose_levels_they_are():
         assert len(counts) == 4 and set(counts.tolist()) <= {4, 5}
         assert batch.origin.groups.tolist() == [0], "the canal"
     assert sum(len(batch.target) for batch in samples.validation()) == 199
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 1 << 28])
+def test_every_validation_is_the_same_whether_its_pixels_are_kept_or_not(kept_bytes, monkeypatch):
+    monkeypatch.setattr(member_samples, "MOST_KEPT_BYTES", kept_bytes)
+    samples = made_samples(recipe_of((CANAL, CROP)), textures(), threads=2)
+    cut = []
+    monkeypatch.setattr(samples.cutter, "cut", lambda *given, whole=samples.cutter.cut: cut.append(1) or whole(*given))
+    first, second = list(samples.validation()), list(samples.validation())
+    assert all(same(one, other) for one, other in zip(first, second, strict=True))
+    assert len(cut) == len(first) * (1 if kept_bytes else 2)
 
 
 def test_only_training_batches_are_blended():
