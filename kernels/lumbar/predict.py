@@ -199,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _without_collections() -> Iterator[None]:
     """Around the first import of torch: without garbage collections, then and later, of all that it makes.
 
-    They would take a fifth of the start-up.
+    They would take a tenth of the start-up.
     """
     if "torch" in sys.modules:  # a process that does more than this run
         yield

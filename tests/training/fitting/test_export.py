@@ -48,6 +48,10 @@ def test_archive_equals_the_network(exported, recipe):
     assert len(data) == artefact.weights.bytes and hashlib.sha256(data).hexdigest() == artefact.weights.sha256
     assert baked_devices(data) == []
     archive = torch.jit.load(io.BytesIO(data)).eval()
+    # Flat, and what moves with .to and .half is all that the network has of it: nothing has become a constant.
+    assert list(archive.children()) == []
+    assert [value.shape for value in archive.parameters()] == [value.shape for value in net.parameters()]
+    assert [value.shape for value in archive.buffers()] == [value.shape for value in net.buffers()]
     loaded = load_member(folder, artefact, CPU)
     for batch in (1, 3, 17):
         *views, present = parity_inputs(recipe.member, 2, batch)
