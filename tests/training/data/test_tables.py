@@ -102,11 +102,10 @@ def test_ids_with_the_decimals_of_a_spreadsheet_are_read_without_them_and_counte
     for name in ("train.csv", "train_series_descriptions.csv", "train_label_coordinates.csv"):
         header, *lines = (root / name).read_text().splitlines()
         cells = [line.split(",") for line in lines]
-        whole = 1 if name == "train.csv" else 2
-        written = [
-            [f"{one}.0" if place < whole and one != "011" else one for place, one in enumerate(its)] for its in cells
-        ]
-        (root / name).write_text("\n".join([header, *(",".join(its) for its in written)]))
+        for its in cells:
+            for place in range(1 if name == "train.csv" else 2):
+                its[place] += "" if its[place] == "011" else ".0"
+        (root / name).write_text("\n".join([header, *map(",".join, cells)]))
     (root / "train_images" / "007" / "12").mkdir()
     after = read_tables(root)
     pd.testing.assert_frame_equal(after.labels, before.labels)
