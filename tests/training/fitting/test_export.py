@@ -135,7 +135,7 @@ class NotFinite(nn.Module):
         (Bakes, "tied to a device"),
         (ForgetsBatch, "at batch 1.*write its forward without Python numbers"),
         (FixesBatch, "at batch 1 .*write its forward without"),
-        (LargeBatchesElsewhere, "at batch 16.*or branches that depend on the batch"),
+        (LargeBatchesElsewhere, "at batch 17.*or branches that depend on the batch"),
         (Untraceable, "cannot be traced .KeyError: 'no such view'.: write"),
         (NotFinite, "finite"),
     ],
