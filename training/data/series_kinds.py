@@ -57,7 +57,7 @@ WORDS = {
     "diffusion": r"DWI?|DTI|DIFF\w*|ADC|EADC|TRACEW?|EP2D|REVEAL|B[- ]?(?:50|[1-9]\d{2,3})",
     "a calculated map or projection": r"T[12]\*? ?MAPS?|MAPIT|MIP|MINIP|SUB|SUBTRACTION|MYELO\w*|PERF\w*|FIELD ?MAP",
     "proton density": r"PDW?|PDFS|PROTON|DP",
-    "fluid-attenuated": r"FLAIR|DARK[ -]?FLUID|TIRM[ -]?DARK",
+    "FLAIR": r"FLAIR|DARK[ -]?FLUID|TIRM[ -]?DARK",
 }
 # Vertebrae and ranges of them: T12-S1, T10-S2, T1-T12.  T2-L5 would be a weighting and a level.
 VERTEBRAE = re.compile(r"(?<![A-Z0-9])[CT]?(?:C[1-7]|T(?:[3-9]|1[0-2])|T[12](?= ?(?:-|–|TO) ?T\d))(?![0-9])"
@@ -99,7 +99,7 @@ def kind_of(series: Path) -> str | None:
 def kind_and_reason(series: Path) -> tuple[str | None, str]:
     """The kind of a series; or None, and why where there is more to say than that it is none of the three."""
     files = _headers(series)
-    planes = Counter(_plane(header) for file in files for header in file.frames)
+    planes = Counter(_plane(header) for file in files for header in file.frames if header.orientation is not None)
     plane, count = planes.most_common(1)[0] if planes else (None, 0)
     if plane not in ("sagittal", "axial") or 2 * count <= planes.total():
         return None, "" if plane is None or 2 * count > planes.total() else "slices of several planes"
@@ -182,11 +182,11 @@ def _weighting(files: Sequence[FileHeader]) -> tuple[str | None, str]:
     for tag in (SERIES_DESCRIPTION, PROTOCOL_NAME):
         name = _names(files, tag)
         named = {"T2" if found[1] == "2" or found[2] else "T1" for found in WEIGHTING.finditer(name)}
-        is_density, is_attenuated = _is_said("proton density", name), _is_said("fluid-attenuated", name)
+        is_density, is_attenuated = _is_said("proton density", name), _is_said("FLAIR", name)
         if named == {"T1"}:  # FLAIR or not
             return "T1", ""
         if is_attenuated:
-            return None, "fluid-attenuated"
+            return None, "FLAIR"
         if named == {"T2"} and not is_density:
             return "T2", ""
         if is_density and not named:
@@ -211,7 +211,7 @@ def _weighting_by_times(files: Sequence[FileHeader]) -> tuple[str | None, str]:
         return None, "neither its name nor an echo time says the weighting"
     echo_ms = max(usual)
     if inversion_ms and inversion_ms >= T1_INVERSION_MS[1]:
-        return None, "fluid-attenuated"
+        return None, "FLAIR"
     if echo_ms >= LONGEST_T1_ECHO_MS:
         return "T2", ""
     is_inverted = bool(inversion_ms and inversion_ms >= T1_INVERSION_MS[0])

@@ -28,7 +28,10 @@ from training.recipe_schema.schema import MemberRecipe
 from training.runs import ARTEFACT, WEIGHTS
 
 NEWEST_TESTED_TORCH = (2, 13)
-PARITY_BATCHES = (1, 3, 7)
+# Small and large, odd and even: what a trace keeps of its batch shows at another one.
+PARITY_BATCHES = (1, 3, 7, 17)
+# Larger batches than 7 are tried up to so many pixels, for the sake of memory.
+SMALL_BATCH, MOST_PIXELS = 7, 1 << 26
 PARITY_TOLERANCE = 1e-5
 
 
@@ -51,8 +54,8 @@ def export(net: nn.Module, recipe: MemberRecipe, out: Path, provenance: Provenan
         # Only the first trace of a class in a process has names without numbers: a first trace is thrown away, so that
         # the file does not depend on earlier exports.
         flat = Flat(net).eval()
-        torch.jit.trace(flat, tuple(golden_inputs(member, seed, 1)), check_trace=False)
-        traced = torch.jit.trace(flat, tuple(golden_inputs(member, seed)), check_trace=False)
+        _traced(member, flat, golden_inputs(member, seed, 1))
+        traced = _traced(member, flat, golden_inputs(member, seed))
         buffer = io.BytesIO()
         torch.jit.save(traced, buffer)
         data = canonical(buffer.getvalue())
@@ -62,8 +65,10 @@ def export(net: nn.Module, recipe: MemberRecipe, out: Path, provenance: Provenan
                 f"{member.name}: the trace is tied to a device, so it fails on others: {'; '.join(baked)}"
             )
         loaded = torch.jit.load(io.BytesIO(data), map_location="cpu").eval()
+        pixels = sum(view.numel() for view in golden_inputs(member, seed, 1))
         for batch in PARITY_BATCHES:
-            _check_parity(member, net, loaded, parity_inputs(member, seed, batch))
+            if batch <= SMALL_BATCH or batch * pixels <= MOST_PIXELS:
+                _check_parity(member, net, loaded, parity_inputs(member, seed, batch))
         golden = loaded(*golden_inputs(member, seed)).flatten().tolist()
         gflops = gflops_per_study(net, member)
     weights = Weights(
@@ -154,15 +159,46 @@ def parity_inputs(member: Member, seed: int, batch: int) -> list[Tensor]:
     return [*views, present]
 
 
+REMEDY = (
+    "write its forward without Python numbers or branches that depend on the batch, such as int(x.shape[0]), "
+    "len(x) or `if x.shape[0] > 1`"
+)
+
+
+def _traced(member: Member, net: nn.Module, inputs: list[Tensor]) -> torch.jit.ScriptModule:
+    try:
+        traced: torch.jit.ScriptModule = torch.jit.trace(net, tuple(inputs), check_trace=False)
+    except Exception as error:
+        raise ExportError(f"{member.name}: the network cannot be traced ({_last_line(error)}): {REMEDY}") from error
+    return traced
+
+
+def _last_line(error: Exception) -> str:
+    """The last line of an error of TorchScript, whose other lines are its stack."""
+    line = (str(error).strip().splitlines() or [""])[-1]
+    return f"{type(error).__name__}: {line.removeprefix(f'{type(error).__name__}: ')}"
+
+
 def _check_parity(member: Member, net: nn.Module, saved: nn.Module, inputs: list[Tensor]) -> None:
-    expected = net(*inputs)
+    try:
+        expected = net(*inputs)
+    except Exception as error:
+        raise ExportError(f"{member.name}: the network fails at batch {len(inputs[0])}: {_last_line(error)}") from error
     if not expected.isfinite().all():
         raise ExportError(f"{member.name}: the network's answer is not finite")
-    difference = ((saved(*inputs) - expected).abs() / expected.abs().clamp_min(1)).max().item()
+    try:
+        answer = saved(*inputs)
+    except RuntimeError as error:
+        reason = f"the saved network fails at batch {len(expected)} ({_last_line(error)})"
+        raise ExportError(f"{member.name}: {reason}: {REMEDY}") from error
+    if answer.shape != expected.shape:
+        shapes = f"{tuple(answer.shape)} for {tuple(expected.shape)}"
+        raise ExportError(f"{member.name}: the saved network answers {shapes} at batch {len(expected)}: {REMEDY}")
+    difference = ((answer - expected).abs() / expected.abs().clamp_min(1)).max().item()
     if not difference <= PARITY_TOLERANCE:
         raise ExportError(
             f"{member.name}: the saved network differs from the fitted one by {difference:.2g} at batch "
-            f"{len(expected)}, allowed are {PARITY_TOLERANCE:g}"
+            f"{len(expected)}, allowed are {PARITY_TOLERANCE:g}: {REMEDY}"
         )
 
 

@@ -15,7 +15,7 @@ from .placing import SAME_PLACE_MM
 # Echo times of one contrast differ by rounding.
 SAME_ECHO = 1.1
 # Steps below this share of the usual one, and of this size, are no steps of a stack; gaps between discs are longer.
-CROWDED, LARGEST_CROWDED_MM = 0.25, 1.0
+CROWDED, LARGEST_CROWDED_MM = 0.3, 1.0
 LEAST_STEP_MM = 0.4
 # A second contrast covers at least this share of the places, and so many.
 LEAST_SHARE, LEAST_SLICES = 0.5, 3

@@ -208,9 +208,7 @@ def _parse_common(texts: tuple[bytes | None, ...], order: Literal["little", "big
         high_bit = stored - 1
     frames = numbers(values[FRAMES], 1)
     slope, intercept, rescale_usable = checked_rescale(values[SLOPE], values[INTERCEPT])
-    photometric = values[PHOTOMETRIC]
-    if photometric is None:
-        photometric = b"MONOCHROME2"
+    photometric = values[PHOTOMETRIC] or b"MONOCHROME2"
     return Header(
         rows=rows,
         columns=columns,

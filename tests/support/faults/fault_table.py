@@ -105,7 +105,7 @@ FILE_FAULTS = {
 }
 GEOMETRY_FAULTS = {
     "no position": fault(anew(ImagePositionPatient=None), "assumed-geometry"),
-    "no orientation": fault(anew(ImageOrientationPatient=None), "assumed-geometry"),
+    "no orientation": harmless(anew(ImageOrientationPatient=None), "assumed-geometry"),
     "no spacing": fault(anew(PixelSpacing=None), "assumed-spacing"),
     "no geometry at all": fault(anew(AXIAL, **NO_PLACE, PixelSpacing=None), "assumed-geometry", "assumed-spacing"),
     "one file without geometry": fault(one_file(**NO_PLACE), "no-geometry"),
@@ -115,7 +115,7 @@ GEOMETRY_FAULTS = {
     "NaN spacing": fault(anew(PixelSpacing=["NaN", "NaN"]), "assumed-spacing"),
     "NaN position": fault(anew(ImagePositionPatient=NAN3), "assumed-geometry"),
     "absurd position": fault(one_file(ImagePositionPatient=["1e12", "0", "0"]), "no-geometry"),
-    "zero orientation": fault(anew(ImageOrientationPatient=ZERO6), "assumed-geometry"),
+    "zero orientation": harmless(anew(ImageOrientationPatient=ZERO6), "assumed-geometry"),
     "NaN and nonsense in tags that are not needed": harmless(anew(**WINDOWS)),
     "no instance number": harmless(anew(InstanceNumber=None)),
     "reversed order": harmless(anew(numbers=REVERSED)),

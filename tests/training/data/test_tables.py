@@ -95,6 +95,38 @@ def test_a_study_without_series_is_said(root, caplog):
     assert "1 studies have no usable series" in caplog.text
 
 
+def test_ids_with_the_decimals_of_a_spreadsheet_are_read_without_them_and_counted(root, caplog):
+    before = read_tables(root)
+    assert caplog.text == ""
+    (root / "train_images" / "007" / "11").mkdir()
+    for name in ("train.csv", "train_series_descriptions.csv", "train_label_coordinates.csv"):
+        header, *lines = (root / name).read_text().splitlines()
+        cells = [line.split(",") for line in lines]
+        for its in cells:
+            for place in range(1 if name == "train.csv" else 2):
+                its[place] += "" if its[place] == "011" else ".0"
+        (root / name).write_text("\n".join([header, *map(",".join, cells)]))
+    (root / "train_images" / "007" / "12").mkdir()
+    after = read_tables(root)
+    pd.testing.assert_frame_equal(after.labels, before.labels)
+    pd.testing.assert_frame_equal(after.coordinates, before.coordinates)
+    assert after.series == before.series
+    assert "train.csv: 2 ids have decimals, such as 007.0: they are read as 007" in caplog.text
+    assert "train_label_coordinates.csv: 2 ids have decimals" in caplog.text
+
+
+def test_rows_that_belong_to_nothing_are_counted_and_the_first_is_named(root, caplog):
+    points = root / "train_label_coordinates.csv"
+    line = points.read_text().splitlines()[1]
+    points.write_text(points.read_text() + line.replace("007,", "9,") + "\n" + line.replace(",12,", ",77,") + "\n")
+    series = root / "train_series_descriptions.csv"
+    series.write_text(series.read_text() + "8,1,Axial T2\n")
+    read_tables(root)
+    assert "1 of 4 rows are left out, as they are of no study of train.csv (the first: line 4, study 9" in caplog.text
+    assert "1 of 4 rows are left out, as they are of no series of its study" in caplog.text
+    assert "1 of 4 rows are left out, as they are of no study of train.csv (the first: line 5, study 8" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new", "sentence"),
     [

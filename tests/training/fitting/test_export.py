@@ -108,13 +108,41 @@ class ForgetsBatch(nn.Module):
         return inputs[0].mean((1, 2, 3))[:, None, None].repeat(1, 1, 3) * float(inputs[0].shape[0])
 
 
+class FixesBatch(nn.Module):
+    """Reshapes to the size of the batch that it was traced with."""
+
+    def forward(self, *inputs):
+        return inputs[0].mean((1, 2, 3)).reshape(int(inputs[0].shape[0]), 1, 1).repeat(1, 1, 3)
+
+
+class LargeBatchesElsewhere(nn.Module):
+    """Takes another branch for a large batch."""
+
+    def forward(self, *inputs):
+        mean = inputs[0].mean((1, 2, 3))[:, None, None].repeat(1, 1, 3)
+        return mean * 2 if inputs[0].shape[0] >= 12 else mean
+
+
+class Untraceable(nn.Module):
+    def forward(self, *inputs):
+        raise KeyError("no such view")
+
+
 class NotFinite(nn.Module):
     def forward(self, *inputs):
         return inputs[0].mean((1, 2, 3))[:, None, None].repeat(1, 1, 3) / 0
 
 
 @pytest.mark.parametrize(
-    ("broken", "message"), [(Bakes, "tied to a device"), (ForgetsBatch, "at batch 1"), (NotFinite, "finite")]
+    ("broken", "message"),
+    [
+        (Bakes, "tied to a device"),
+        (ForgetsBatch, "at batch 1.*write its forward without Python numbers"),
+        (FixesBatch, "at batch 1 .*write its forward without"),
+        (LargeBatchesElsewhere, "at batch 17.*or branches that depend on the batch"),
+        (Untraceable, "cannot be traced .KeyError: 'no such view'.: write"),
+        (NotFinite, "finite"),
+    ],
 )
 def test_what_would_not_work_on_kaggle_is_refused(tmp_path, broken, message):
     with pytest.raises(ExportError, match=f"tiny_split_gru: .*{message}"):
