@@ -16,6 +16,7 @@ import torch
 
 from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.networks.devices import default_device
+from kernels.lumbar.run.submission import replace_text
 from kernels.profiles import PROFILES
 from training.data.tables import TablesError
 from training.fitting.preflight import check_losses
@@ -26,7 +27,7 @@ from training.recipe_schema.schema import RecipeError
 from .fixed_batch import read_some
 from .one_network import STEPS, Setting
 from .own_process import Chosen, rehearsed
-from .results import FILE, add_result, read_results, result_digest, table_of
+from .results import FILE, TABLE, Rehearsed, add_result, read_results, result_digest, table_of
 from .work import Progress, gflops
 
 
@@ -40,7 +41,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--profile", choices=PROFILES, default="full")
     parser.add_argument("--memory-gb", type=float, default=16.0, help="of the GPU to train on (16)")
     parser.add_argument("--samples", type=int, help="in the batch; default: as published, on a CPU 2 to 4")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"at each learning rate ({STEPS})")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"at the recipe's learning rate ({STEPS})")
     return parser.parse_args(argv)
 
 
@@ -79,11 +80,18 @@ def run(options: argparse.Namespace) -> int:
         known[name] = one
         learned = f"{one.before:.3g} → {one.after:.3g} in {one.steps} steps" if one.before is not None else ""
         print(progress.line(name, f"FAILED {one.failure}" if one.failure else learned), flush=True)
+        _write_table(out, [known[pair[1].member.name] for pair in chosen if pair[1].member.name in known], options)
     results = [known[pair[1].member.name] for pair in chosen]
-    table = table_of(results, torch.cuda.get_device_name() if device.type == "cuda" else "the CPU", options.memory_gb)
-    print(table.text())
-    (out / "rehearsal.md").write_text(table.text(markdown=True), encoding="utf-8")
+    print(_write_table(out, results, options))
     return 1 if any(one.failure for one in results) else 0
+
+
+def _write_table(out: Path, results: Sequence[Rehearsed], options: argparse.Namespace) -> str:
+    """Replace OUT/rehearsal.md by the table of what is done; returns it for the screen."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU"
+    table = table_of(results, device, options.memory_gb)
+    replace_text(out / TABLE, table.text(markdown=True))
+    return table.text()
 
 
 @ends_with_a_sentence("rehearsal stopped", RecipeError, TablesError, BusyError)

@@ -23,7 +23,7 @@ from training.fitting.losses import LOSSES
 from training.recipe_schema.schema import MemberRecipe, Recipe
 from training.workflow.costs import epochs_of
 
-FILE = "rehearsal.jsonl"
+FILE, TABLE = "rehearsal.jsonl", "rehearsal.md"
 # Counts up when earlier results no longer compare.
 VERSION = 1
 FOLLOWED = ("training.networks.", "training.fitting.")
