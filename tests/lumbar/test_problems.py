@@ -10,7 +10,7 @@ from kernels.lumbar.problems import CONSEQUENCES, MEANINGS, Problem, outcome, su
 from tests.support import ROOT
 
 # Slugs in the same sources that are no kinds.
-OTHERS = {"crop-groups", "input-root", "time-limit", "lumbar-kit-manifest", "lumbar-kit-run-report"}
+OTHERS = {"input-root", "time-limit", "lumbar-kit-manifest", "lumbar-kit-run-report"}
 
 
 def slugs() -> set[str]:

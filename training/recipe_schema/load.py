@@ -103,4 +103,4 @@ def add_order(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--coordinates", type=Path, help="a folder of published coordinates, for better points")
     parser.add_argument("--labels", type=Path, help="RUNS/<recipe>/<profile> of an earlier run, to correct labels by")
     parser.add_argument("--localisers-only", action="store_true", help="leave the graders out")
-    parser.add_argument("--cache", type=Path, help="where crops are kept; default: RUNS/cache")
+    parser.add_argument("--cache", type=Path, help="where decoded studies are kept; default: RUNS/cache")

@@ -1,1 +1,1 @@
-"""Decoded studies and their crops on disk, memory-mapped, resumable, stale by content."""
+"""Decoded studies on disk: memory-mapped 8-bit stacks, resumable, stale by content."""

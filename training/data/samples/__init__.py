@@ -1,1 +1,1 @@
-"""Cached crops → augmented batches on the device."""
+"""Stacks → augmented batches of a network."""

@@ -24,18 +24,6 @@ def uniform(generator: torch.Generator, count: int, largest: float) -> torch.Ten
     return (torch.rand(count, generator=generator) * 2 - 1) * largest
 
 
-def random_affine(settings: Augmentation, count: int, generator: torch.Generator) -> torch.Tensor:
-    """(count, 2, 2) matrices from offsets (column, row) in a crop to offsets in its slice: rotation, shear, scale."""
-    angle = torch.deg2rad(uniform(generator, count, settings.rotate_deg))
-    shear = torch.tan(torch.deg2rad(uniform(generator, count, settings.shear_deg)))
-    scale = 1 + uniform(generator, count, settings.scale)
-    cos, sin = torch.cos(angle), torch.sin(angle)
-    rotation = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)  # (B, 2, 2)
-    skew = torch.eye(2).repeat(count, 1, 1)
-    skew[:, 0, 1] = shear
-    return rotation @ skew * scale[:, None, None]
-
-
 def sharpen_or_blur(pixels: torch.Tensor, probability: float, generator: torch.Generator) -> torch.Tensor:
     """Sharpen or motion-blur (with equal odds) some samples of (B, S, H, W); the range stays 0–255."""
     chosen = torch.nonzero(torch.rand(len(pixels), generator=generator) < probability).flatten()

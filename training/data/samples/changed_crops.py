@@ -12,10 +12,13 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+import torch
 
 from kernels.lumbar.dicom.geometry import Plane
 from kernels.lumbar.inputs.crops import LARGEST_PLAIN_SHRINK, Crops
 from kernels.lumbar.inputs.views import View
+from training.data.samples.augment import uniform
+from training.recipe_schema.fitting import Augmentation
 
 # OpenCV samples so many slices in one call in little more time than one.
 SLICES_AT_ONCE = 4
@@ -24,6 +27,18 @@ SAME_PX = 1 / 64
 # Rows of a matrix (2, 3) from (column, row, 1) to column and row.
 Map = tuple[tuple[float, float, float], tuple[float, float, float]]
 INTERPOLATION = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+
+
+def random_affine(settings: Augmentation, count: int, generator: torch.Generator) -> torch.Tensor:
+    """(count, 2, 2) matrices from offsets (column, row) in a crop to offsets in its slice: rotation, shear, scale."""
+    angle = torch.deg2rad(uniform(generator, count, settings.rotate_deg))
+    shear = torch.tan(torch.deg2rad(uniform(generator, count, settings.shear_deg)))
+    scale = 1 + uniform(generator, count, settings.scale)
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    rotation = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)  # (B, 2, 2)
+    skew = torch.eye(2).repeat(count, 1, 1)
+    skew[:, 0, 1] = shear
+    return rotation @ skew * scale[:, None, None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,7 @@ from kernels.lumbar.inputs.views import View, cut
 from kernels.lumbar.labels import UNITS
 from kernels.lumbar.specs import Member, ViewRequest
 from training.data.cache.stack_cache import StackCache
-from training.data.samples.augment import random_affine
-from training.data.samples.changed_crops import Change
+from training.data.samples.changed_crops import Change, random_affine
 from training.data.samples.sample_targets import in_view
 from training.recipe_schema.fitting import Augmentation
 

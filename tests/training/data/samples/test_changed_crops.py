@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +13,8 @@ from kernels.lumbar.dicom.study import Stack, Study
 from kernels.lumbar.inputs.views import cut, mirror_pixels
 from kernels.lumbar.labels import Unit
 from kernels.lumbar.specs import SliceChoice, ViewRequest
-from training.data.samples.changed_crops import Change
+from training.data.samples.changed_crops import Change, random_affine
+from training.recipe_schema.fitting import Augmentation
 
 POINT = "left_subarticular_stenosis"
 NO_SHIFT = np.zeros(2)
@@ -85,6 +87,20 @@ def test_each_pixel_is_what_lies_at_the_place_that_its_plane_names(degrees, scal
         for image, plane in zip(changed.pixels, changed.planes, strict=True):
             place_mm = plane.to_patient(rows, columns)[..., axis]
             assert np.abs(place_mm / 0.5 + 199 / 2 + 20 - image).max() < 1.1
+
+
+def test_random_changes_are_of_the_size_asked_for():
+    none = random_affine(Augmentation(), 4, torch.Generator().manual_seed(0))
+    assert torch.equal(none, torch.eye(2).expand(4, 2, 2))
+    settings = Augmentation(rotate_deg=15, scale=0.1)
+    matrix = random_affine(settings, 2000, torch.Generator().manual_seed(0))
+    scale = torch.linalg.det(matrix).sqrt()
+    angle = torch.rad2deg(torch.atan2(matrix[:, 1, 0], matrix[:, 0, 0]))
+    assert scale.min() >= 0.9 and scale.max() <= 1.1 and scale.std() == pytest.approx(0.2 / 12**0.5, rel=0.1)
+    assert angle.abs().max() <= 15.001 and angle.std() == pytest.approx(30 / 12**0.5, rel=0.1)
+    sheared = random_affine(Augmentation(shear_deg=10), 2000, torch.Generator().manual_seed(0))
+    assert torch.linalg.det(sheared).sub(1).abs().max() < 1e-5
+    assert torch.rad2deg(torch.atan(sheared[:, 0, 1])).abs().max() == pytest.approx(10, abs=0.1)
 
 
 def test_windows_move_along_the_stack_and_repeat_its_ends():
