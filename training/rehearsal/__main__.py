@@ -12,8 +12,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.networks.devices import default_device
 from kernels.lumbar.run.submission import replace_text
@@ -88,8 +86,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _write_table(out: Path, results: Sequence[Rehearsed], options: argparse.Namespace) -> str:
     """Replace OUT/rehearsal.md by the table of what is done; returns it for the screen."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU"
-    table = table_of(results, device, options.memory_gb)
+    table = table_of(results, options.memory_gb)
     replace_text(out / TABLE, table.text(markdown=True))
     return table.text()
 

@@ -95,6 +95,7 @@ def rehearse(member: MemberRecipe, setting: Setting, device: torch.device) -> di
     run, fit, found = _fitted(recipe, member, batch, shared, setting)
     published = samples_in(member, member.fitting.optimisation.batch_size)
     found |= {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "parameters": sum(one.numel() for one in run.net.parameters()),
         "samples": len(batch.target),
         "published_samples": published,

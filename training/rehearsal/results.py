@@ -50,6 +50,7 @@ class Rehearsed(BaseModel, frozen=True):
     name: str
     digest: str
     device: str
+    """cpu, or the name of the GPU."""
     failure: str = ""
     """Why it failed; empty where it learned and its export agrees."""
     seconds: float = 0.0
@@ -171,14 +172,15 @@ def training_steps(recipe: Recipe, member: MemberRecipe) -> int:
     return max(samples // member.fitting.optimisation.batch_size, 1) * epochs_of(member) * len(folds)
 
 
-def table_of(results: Iterable[Rehearsed], device: str, memory_gb: float) -> Table:
+def table_of(results: Iterable[Rehearsed], memory_gb: float) -> Table:
     """The table of all networks, with its remarks."""
     results = list(results)
     failed = [one for one in results if one.failure]
+    devices = " and ".join(sorted({one.device for one in results}))
     hours = sum(one.hours or 0.0 for one in results)
     remarks = [
         f"{len(results) - len(failed)} of {len(results)} networks learned one fixed batch and were exported alike, on "
-        f"{device}, from scratch, without published weights",
+        f"{devices}, from scratch, without published weights",
         "learned: half of the loss above its floor is gone, and a tenth of what the best constant answer has above it",
         "rate: of the recipe, without warm-up, then a higher one where it was too low for so few steps",
         f"accumulate: what {memory_gb:g} GB need, on a CPU by an estimate from what autograd keeps of one sample",

@@ -219,5 +219,5 @@ def test_the_table_names_what_differs_from_the_recipe():
         rates=(1e-4, 1e-3),
         hours=12.0,
     )
-    text = results.table_of([one], "the CPU", 16).text()
+    text = results.table_of([one], 16).text()
     assert "4 of 32" in text and "2, not 1" in text and "0.0001 then 0.001" in text and "12 in all" in text
