@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import json
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import BaseModel, ValidationError
 
-from kernels.imports import imports_of, package_of
 from kernels.lumbar.labels import UNITS
 from training.benchmarks.cache_growth import REAL_STUDIES
 from training.benchmarks.tables import Cell, Table
-from training.data.cache.cache_sources import meaning
-from training.digests import digest
+from training.digests import code_digest, digest
 from training.fitting.losses import LOSSES
 from training.recipe_schema.schema import MemberRecipe, Recipe
 from training.workflow.costs import epochs_of
@@ -135,33 +130,7 @@ def result_digest(member: MemberRecipe, setting: Sequence[object]) -> str:
         "training.fitting.fit_state",
         "training.fitting.export",
     )
-    return digest(VERSION, member.model_dump(mode="json"), code_digest(start), torch.__version__, *setting)
-
-
-@cache
-def code_digest(start: tuple[str, ...]) -> str:
-    """Digest of modules and of what they import from networks and fitting, without comments and docstrings."""
-    waiting, read = list(start), dict[str, str]()
-    while waiting:
-        name = waiting.pop()
-        file = _file_of(name) if name not in read else None
-        if file is not None:
-            tree = ast.parse(file.read_text(encoding="utf-8"))
-            package = package_of(name, file.name == "__init__.py")
-            waiting += [
-                one for found in imports_of(tree, package) for one in found.candidates if one.startswith(FOLLOWED)
-            ]
-            read[name] = meaning(tree)
-    return digest(sorted(read.items()))
-
-
-def _file_of(module: str) -> Path | None:
-    """The source of a module; None for a name inside a module."""
-    try:
-        spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
-        return None
-    return Path(spec.origin) if spec is not None and spec.origin is not None else None
+    return digest(VERSION, member.model_dump(mode="json"), code_digest(start, FOLLOWED), torch.__version__, *setting)
 
 
 def training_steps(recipe: Recipe, member: MemberRecipe) -> int:

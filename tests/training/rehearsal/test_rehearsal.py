@@ -13,6 +13,7 @@ import yaml
 
 from tests.support.networks.tiny_grid import write_recipe
 from tests.support.networks.tiny_members import grader, localiser
+from training import digests
 from training.data.samples.batch import Batch
 from training.fitting.export import ExportError
 from training.phantom.dataset import Options, make_dataset
@@ -160,7 +161,7 @@ def test_a_result_hangs_on_the_recipe_and_on_the_networks_code(monkeypatch, tmp_
     before = result_digest(member, ())
     assert result_digest(member, ()) == before != result_digest(member, ("cuda",))
     assert result_digest(grader(learning_rate=1e-4), ()) != before
-    found = results._file_of
+    found = digests._file_of
     read = []
     for file, changes in (("sequences.py", True), ("heat_pointer.py", False), ("map_losses.py", False)):
 
@@ -173,10 +174,10 @@ def test_a_result_hangs_on_the_recipe_and_on_the_networks_code(monkeypatch, tmp_
             copy.write_text(path.read_text() + "\nCHANGED = True\n")
             return copy
 
-        results.code_digest.cache_clear()
-        monkeypatch.setattr(results, "_file_of", changed)
+        digests.code_digest.cache_clear()
+        monkeypatch.setattr(digests, "_file_of", changed)
         assert (result_digest(member, ()) != before) is changes
-    results.code_digest.cache_clear()
+    digests.code_digest.cache_clear()
     assert read == ["sequences.py"]
 
 

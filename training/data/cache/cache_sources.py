@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import importlib.util
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import cv2
 
-from kernels.imports import imports_of, package_of
 from kernels.lumbar.run.submission import replace_json
 from training.data.tables import Tables
-from training.digests import digest
+from training.digests import code_digest, digest
 from training.locks import exclusive
 
 # The module that decodes, and the packages in which its imports are followed.
-DECODER, FOLLOWED = "training.data.cache.decode", ("kernels.lumbar.", "training.data.")
+DECODER, FOLLOWED = ("training.data.cache.decode",), ("kernels.lumbar.", "training.data.")
 # Network file systems have a high latency, and answer many requests in parallel.
 LISTING_THREADS = 16
 
@@ -46,7 +42,7 @@ def sources_of(root: Path, tables: Tables) -> Sources:
     """
     names, listed = _listed(root, tables)
     missing = tuple(name for name, found in zip(names, listed, strict=True) if found is None)
-    listings, code = dict(zip(names, listed, strict=True)), (code_digest(), cv2.__version__)
+    listings, code = dict(zip(names, listed, strict=True)), (code_digest(DECODER, FOLLOWED), cv2.__version__)
     digests = {}
     for study in map(str, tables.labels.index):
         series = [(*one, listings[f"{study}/{one[0]}"]) for one in tables.series.get(study, [])]
@@ -136,42 +132,3 @@ def _listed_file(entry: os.DirEntry[str]) -> tuple[str, int, int]:
     except OSError:  # a broken link: reported when it is read
         return entry.name, -1, -1
     return entry.name, found.st_size, found.st_mtime_ns
-
-
-@cache
-def code_digest() -> str:
-    """sha256 of all modules that determine a stack's bytes, without comments and docstrings."""
-    waiting, read = [DECODER], dict[str, str]()
-    while waiting:
-        name = waiting.pop()
-        file = _file_of(name) if name not in read else None
-        if file is not None:
-            tree = ast.parse(file.read_text(encoding="utf-8"))
-            package = package_of(name, file.name == "__init__.py")
-            named = (one for found in imports_of(tree, package) for one in found.candidates)
-            waiting += [one for one in named if one.startswith(FOLLOWED)]
-            read[name] = meaning(tree)
-    return digest(sorted(read.items()))
-
-
-def _file_of(module: str) -> Path | None:
-    """The source file of a module; None for a name inside a module."""
-    try:
-        spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
-        return None
-    return Path(spec.origin) if spec is not None and spec.origin is not None else None
-
-
-def meaning(tree: ast.Module) -> str:
-    """The code of a module without its comments, docstrings and layout."""
-    for node in ast.walk(tree):
-        body: Sequence[ast.stmt] | None = getattr(node, "body", None)
-        if isinstance(body, list):
-            body[:] = [one for one in body if not _is_text(one)]
-    return ast.dump(tree)
-
-
-def _is_text(statement: ast.stmt) -> bool:
-    value = statement.value if isinstance(statement, ast.Expr) else None
-    return isinstance(value, ast.Constant) and isinstance(value.value, str)

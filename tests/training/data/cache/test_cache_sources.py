@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 
 import pytest
 
 from tests.support.dicom.dicom_factory import write_foreign_dataset
+from training import digests
 from training.data.cache import cache_sources
 from training.data.tables import read_tables
 
@@ -34,24 +34,6 @@ def test_files_and_kinds_of_a_study_count_for_it_alone(data, tmp_path):
     assert cache_sources.sources_of(root, tables).digests[second] != before.digests[second]
 
 
-def test_code_counts_and_what_is_said_of_it_does_not():
-    def meaning(text):
-        return cache_sources.meaning(cache_sources.ast.parse(text))
-
-    assert meaning('"""Said."""\ndef f():\n    """More."""\n    return 1  # why') == meaning("def f():\n\n    return 1")
-    assert meaning("def f():\n    return 1") != meaning("def f():\n    return 2")
-
-
-def test_a_change_of_any_module_that_decodes_makes_another_cache(monkeypatch):
-    monkeypatch.setattr(cache_sources, "code_digest", cache_sources.code_digest.__wrapped__)
-    before, whole = cache_sources.code_digest(), cache_sources.meaning
-    digests = set()
-    for changed in (1, 3, 99):
-        number = itertools.count(1)
-
-        def spoilt(tree, number=number, changed=changed):
-            return whole(tree) + ("changed" if next(number) == changed else "")
-
-        monkeypatch.setattr(cache_sources, "meaning", spoilt)
-        digests.add(cache_sources.code_digest())
-    assert len(digests) == 3 and before in digests and next(number) > 10
+def test_the_code_that_decodes_counts():
+    modules = digests.code_digest.__wrapped__
+    assert modules(cache_sources.DECODER, cache_sources.FOLLOWED) != modules(cache_sources.DECODER, ("training.data.",))
