@@ -13,7 +13,7 @@ from kernels.imports import imports_of
 ROOT = PACKAGE.parents[1]
 RECIPES = "training/recipes"
 # What training begins with.  Architectures and losses are found by their names in recipes, so no import leads to them.
-ENTRANCES = ("training/session.py", "training/networks/*.py", "training/fitting/losses/*.py", "kernels/lumbar/**/*.py")
+ENTRANCES = ("training/session.py", "training/networks/*.py", "training/fitting/losses/*.py")
 # lightning_fabric comes with pytorch-lightning, huggingface_hub and safetensors with timm.
 IN_IMAGE = {
     "cv2", "huggingface_hub", "lightning_fabric", "matplotlib", "numpy", "pandas", "pydantic", "pydicom", "safetensors",

@@ -53,7 +53,7 @@ class DataPathScope:
     """For each measurement of a loader."""
     stacks: int = 100
     """That the usual ways decode."""
-    crops: tuple[Crops, ...] = (Crops(48, 3), Crops(64, 3), Crops(128, 5), Crops(224, 5), Crops(512, 5, is_whole=True))
+    crops: tuple[Crops, ...] = (Crops(48, 3), Crops(64, 3), Crops(224, 5), Crops(128, 5), Crops(512, 5, is_whole=True))
     """Those of a grader of split_and_global; the second to last are those of the usual ways."""
 
 

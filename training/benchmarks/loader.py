@@ -26,6 +26,7 @@ from training.data.samples.member_samples import MemberSamples
 from training.data.tables import Tables
 from training.fitting.batch_parts import at_least_two
 from training.fitting.device import device_of
+from training.fitting.fit_state import channels_last
 from training.fitting.losses.registry import answer
 from training.fitting.optimise import make_optimiser
 from training.recipe_schema.fitting import Augmentation
@@ -118,7 +119,7 @@ class Loader:
     def _step(self) -> Callable[[Batch], None]:
         """A step of the grader's training: forward, backward, and the optimiser's."""
         net = networks.for_member(self.entry, pretrained=False)
-        net = net.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        net = channels_last(net.to(self.device)).train()
         optimiser, shared = make_optimiser(net, self.entry.fitting.optimisation), device_of(self.device)
 
         def step(batch: Batch) -> None:

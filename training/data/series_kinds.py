@@ -40,7 +40,7 @@ FAT_INVERSION_MS, T1_INVERSION_MS = (60.0, 350.0), (350.0, 1500.0)
 THICKEST_SLICE_MM = 7.5
 # Slices that are more oblique than this are of no kind.
 SMALLEST_COSINE = np.cos(np.radians(50))
-# A property of a series is one of so many of its files.
+# A property of a series is one of so many of the files that say it.
 LEAST_SHARE = 0.2
 # What an image type, or a word of a name, says that no network grades.
 TYPES = {
@@ -140,9 +140,10 @@ def _plane(header: Header) -> str | None:
 
 
 def _said(files: Sequence[FileHeader], tag: int) -> set[str]:
-    """The texts of an element that at least a fifth of the files have."""
-    counts = Counter(text for file in files for text in set(file.text(tag)))
-    return {text for text, count in counts.items() if count >= LEAST_SHARE * len(files)}
+    """The texts of an element that at least a fifth of the files have, of those that have any."""
+    said = [texts for file in files if (texts := set(file.text(tag)) - {""})]
+    counts = Counter(text for texts in said for text in texts)
+    return {text for text, count in counts.items() if count >= LEAST_SHARE * len(said)}
 
 
 def _typical(files: Sequence[FileHeader], tag: int) -> float | None:
@@ -167,7 +168,7 @@ def _not_graded(files: Sequence[FileHeader]) -> str:
     for reason in TYPES:
         if TYPES[reason] & usual_types or _is_said(reason, name):
             return reason
-    modality = _said(files, MODALITY) - {""}
+    modality = _said(files, MODALITY)
     if modality and "MR" not in modality:
         return f"modality {', '.join(sorted(modality))}"
     if "EP" in _said(files, SCANNING_SEQUENCE):

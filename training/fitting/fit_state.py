@@ -52,7 +52,7 @@ class FitState:
         self.optimisation = recipe.fitting.optimisation
         with published_weights.noted() as self.published:
             net = networks.for_member(recipe, pretrained=pretrained)
-        self.net = _channels_last(net.to(device.device))
+        self.net = channels_last(net.to(device.device))
         if initial is not None:
             reinitialised = {name: value for name, value in self.net.state_dict().items() if self._is_fitted(name)}
             self.net.load_state_dict(initial if not only else initial | reinitialised)
@@ -239,7 +239,7 @@ class FitState:
         return self.net.eval()
 
 
-def _channels_last(net: nn.Module) -> nn.Module:
+def channels_last(net: nn.Module) -> nn.Module:
     """The network with channels-last convolutions, which take a quarter to a half less time on any device."""
     for part in net.modules():
         if isinstance(part, nn.Conv2d):

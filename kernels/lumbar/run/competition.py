@@ -72,8 +72,8 @@ def read_series_table(path: Path) -> SeriesTable:
     if missing := set(COLUMNS) - set(columns):
         table.problems.append(Problem("", path.name, "wrong-table", f"missing columns: {', '.join(sorted(missing))}"))
         return table
-    rows = zip(*([cell.strip() for cell in columns[name]] for name in COLUMNS), strict=True)
-    for study, series, description in dict.fromkeys(row for row in rows if row[0] and row[1]):
+    rows = [row for row in zip(*(columns[name] for name in COLUMNS), strict=True) if row[0] and row[1]]
+    for study, series, description in dict.fromkeys(tuple(cell.strip() for cell in row) for row in rows):
         kind = SERIES_KINDS.get(description)
         if not (_names_folder(study) and _names_folder(series)):
             detail = f"'{series[:LISTED]}' of study '{study[:LISTED]}' cannot be a folder in its images"

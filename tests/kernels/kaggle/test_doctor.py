@@ -192,7 +192,7 @@ def test_torch_is_one_whose_exports_load_on_kaggle(monkeypatch, version, mark):
 
 
 def test_packages_are_those_of_the_kernel_and_the_missing_one_is_named(monkeypatch):
-    assert set(checks.kernel_packages()) == {"cv2", "numpy", "pandas", "pydantic", "pydicom", "torch", "tqdm"}
+    assert set(checks.kernel_packages()) == {"cv2", "numpy", "pydantic", "pydicom", "torch", "tqdm"}
     assert checks.check_packages().mark is Mark.OK
     monkeypatch.setitem(sys.modules, "cv2", None)
     finding = checks.check_packages()
