@@ -53,7 +53,7 @@ def train_recipe(
     (fitting/preflight.py).
     """
     context = begin(recipe, options, clock)
-    cache = context.open_cache()
+    cache = context.open_cache(check_pixels=True)
     prepare(context, cache.points)
     graders = [member for member in context.members if member.member.role == "grader"]
     started = (recipe.name, recipe.profile, len(context.members), ", ".join(map(str, folds)), context.device)

@@ -93,9 +93,9 @@ class RecipeContext:
         """Folder of the decoded stacks."""
         return self.options.cache or self.options.runs / "cache"
 
-    def open_cache(self) -> StackCache:
+    def open_cache(self, check_pixels: bool = False) -> StackCache:
         """The decoded stacks of all studies; missing ones are made.  Raises CacheError."""
-        return build_cache(self.options.data, self.tables, self.cache_folder, self.options.jobs)
+        return build_cache(self.options.data, self.tables, self.cache_folder, self.options.jobs, check_pixels)
 
 
 @dataclass(frozen=True)

@@ -19,5 +19,13 @@ def test_expected_errors_are_one_sentence_and_exit_code_1(capsys):
         main(["other"])
 
 
+def test_ctrl_c_is_no_traceback(capsys):
+    @ends_with_a_sentence("training", ValueError)
+    def main(argv=None):
+        raise KeyboardInterrupt
+
+    assert main([]) == 130 and capsys.readouterr().err == "training: interrupted\n"
+
+
 def test_a_command_that_ends_well_keeps_its_exit_code():
     assert ends_with_a_sentence("never", ValueError)(lambda argv: len(argv))(["a", "b", "c"]) == 3

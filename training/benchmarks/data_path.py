@@ -117,7 +117,7 @@ def views_table(cache: StackCache, tables: Tables, scope: DataPathScope, device:
     )
     for entry in tqdm(kinds_of_views(scope.profile), unit="network", desc="views"):
         loader = Loader(cache, tables, with_batch(entry, scope.batch), device, 1)
-        rate, model = loader.cutting(scope.most_s).cpu or 0.0, loader.training(scope.most_s)
+        rate, model = loader.cutting(scope.most_s / 5).cpu or 0.0, loader.training(scope.most_s)
         first = entry.member.inputs[0]
         views = f"{len(entry.member.inputs)} × {first.slices.count} × {first.size_px}²"
         table.rows.append([entry.member.name, views, 1e3 / rate, rate, model, 2 * rate / model])

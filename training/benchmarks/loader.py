@@ -144,13 +144,14 @@ class Loader:
 
 
 def kinds_of_views(profile: Profile) -> list[MemberRecipe]:
-    """The first network of each kind of view in all recipes: kinds differ in series, slices, pixels or number."""
+    """The first network of all recipes for each kind of view: of a series, as crops, windows or whole stacks, in one
+    view or several."""
     found: dict[tuple[object, ...], MemberRecipe] = {}
     for name in names_of([]):
         for entry in load_named(name, profile).members():
             first = entry.member.inputs[0]
-            choice = first.slices.by, first.slices.count, bool(first.centre)
-            found.setdefault((first.series, first.size_px, len(entry.member.inputs), *choice), entry)
+            kind = first.series, bool(first.centre), first.slices.by == "all", len(entry.member.inputs) > 1
+            found.setdefault(kind, entry)
     return list(found.values())
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kernels.lumbar.labels import CONDITIONS, GROUPS, LEVELS, ROW_INDEX, ROWS, SERIES_KINDS, group_of
+from kernels.lumbar.run.competition import names_folder
 
 SEVERITY_TEXTS = {"Normal/Mild": 0, "Moderate": 1, "Severe": 2}
 CONDITION_TEXTS = {condition.replace("_", " ").title(): condition for condition in CONDITIONS}
@@ -52,6 +53,8 @@ def read_tables(root: Path) -> Tables:
     labels.index = pd.Index(
         _as_known(labels_file, labels.index, lambda study: (images / study).is_dir()), name="study_id"
     )
+    if wrong := [study for study in labels.index if not names_folder(study)]:
+        raise TablesError(f"{labels_file}: '{wrong[0]}' cannot be the name of a study's folder")
     known = set(labels.index)
     series = _series(series_file, known, images)
     coordinates = _coordinates(coordinates_file, known, series)

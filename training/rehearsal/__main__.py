@@ -8,6 +8,7 @@ second run does what is missing or failed.  Exit code 1: a network failed.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ from .work import Progress, gflops
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(prog="python -m training.rehearsal", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("rehearsal"), help="folder for results and crops")
+    parser.add_argument("--out", type=Path, default=Path("rehearsal"), help="folder for results and decoded studies")
     parser.add_argument("--data", type=Path, required=True, help="a folder in the competition's layout")
     parser.add_argument("--recipes", nargs="*", default=[], help="names of training/recipes, or YAML files")
     parser.add_argument("--networks", nargs="*", default=[], help="those whose names contain one of these words")
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     chosen, device, out = chosen_networks(options), default_device(), options.out
     file = out / FILE
     source = read_some(options.data).fingerprint
-    setting = Setting(options.data, out / "crops", options.memory_gb, options.samples, options.steps)
+    setting = Setting(options.data, out / "cache", options.memory_gb, options.samples, options.steps)
     about = (source, device.type, options.memory_gb, options.samples, options.steps)
     digests = {pair[1].member.name: result_digest(pair[1], about) for pair in chosen}
     known = {one.name: one for one in read_results(file).values() if digests.get(one.name) == one.digest}
@@ -95,6 +96,8 @@ def _write_table(out: Path, results: Sequence[Rehearsed], options: argparse.Name
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     options = parse(argv)
+    if not 0 < options.memory_gb < math.inf:
+        raise RecipeError(f"MEMORY_GB is the memory of the GPU in GB, above 0, not {options.memory_gb}")
     options.out.mkdir(parents=True, exist_ok=True)
     with alone(options.out):
         return run(options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 
+from training.data.cache.decode import end_with_parent
 from training.recipe_schema.schema import MemberRecipe, Recipe
 
 from .one_network import Setting, rehearse
@@ -43,6 +45,9 @@ def rehearsed(pair: Chosen, setting: Setting, device: torch.device, digest: str,
         found = in_own_process(quietly, member, setting, device)
     except RuntimeError as error:
         found = {"failure": str(error)}
+    gib, parts = found.get("memory_gib") or 0.0, found.get("accumulate")
+    if not found.get("failure") and found.get("memory_is") == "estimated" and gib > setting.memory_gb:
+        found["failure"] = f"a step takes {gib:.3g} GiB even in {parts} parts, and there are {setting.memory_gb:g}"
     if step_s := found.get("seconds_a_step"):
         found["hours"] = step_s * training_steps(recipe, member) / 3600
     about = {"name": member.member.name, "digest": digest, "device": device.type, "work": work}
@@ -51,9 +56,14 @@ def rehearsed(pair: Chosen, setting: Setting, device: torch.device, digest: str,
 
 def quietly(member: MemberRecipe, setting: Setting, device: torch.device) -> dict[str, Any]:
     """`rehearse` without the warnings of libraries; what it raises is a result too."""
-    warnings.simplefilter("ignore")
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        return rehearse(member, setting, device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return rehearse(member, setting, device)
     except Exception as error:  # noqa: BLE001 - one network that cannot be rehearsed is a result
         return {"failure": f"{type(error).__name__}: {str(error).strip()[:500]}"}
+    finally:
+        logging.disable(before)

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kernels.commands import ends_with_a_sentence
+from training.data.cache.stack_cache import CacheError, room_sentence
 from training.data.out_of_fold import OutOfFoldError
-from training.data.tables import TablesError
+from training.data.tables import TablesError, read_tables
 from training.locks import BusyError
 from training.recipe_schema.load import add_order
 from training.recipe_schema.schema import RecipeError
@@ -29,7 +30,9 @@ from training.workflow.grid_workers import bench
 from training.workflow.plan_and_status import plan_of, status_of
 
 
-@ends_with_a_sentence("train-all stopped", RecipeError, TablesError, OutOfFoldError, BusyError, ExecutorError, OSError)
+@ends_with_a_sentence(
+    "train-all stopped", CacheError, RecipeError, TablesError, OutOfFoldError, BusyError, ExecutorError, OSError
+)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     given = list(sys.argv[1:] if argv is None else argv)
@@ -81,8 +84,16 @@ def _do(options: argparse.Namespace, further: Sequence[str]) -> int:
         if execution.executor is not None:
             profile_of(execution.executor)
         print(plan_of(grid, slots_of(grid, execution)))
+        _print_room(order)
         return 0
+    _print_room(order)
     return run(grid, execution)
+
+
+def _print_room(order: GridOrder) -> None:
+    """What decoding will take, if anything is to be decoded.  Raises CacheError where the disk has less."""
+    if room := room_sentence(order.data, read_tables(order.data), order.cache or order.runs / "cache"):
+        print(room, flush=True)
 
 
 def _kept_grid(runs: Path) -> Grid:

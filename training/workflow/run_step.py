@@ -76,7 +76,7 @@ def _prepare(grid: Grid, context: steps.RecipeContext) -> dict[str, object]:
     check_recipes([context.recipe], grid.order.localisers_only)
     if context.earlier is not None:
         check_coverage(context.earlier, list(context.tables.labels.index))
-    steps.prepare(context, context.open_cache().points)
+    steps.prepare(context, context.open_cache(check_pixels=True).points)
     return {
         "source": Staleness(grid).source,
         "tables": context.tables.fingerprint,

@@ -75,7 +75,7 @@ def read_series_table(path: Path) -> SeriesTable:
     rows = [row for row in zip(*(columns[name] for name in COLUMNS), strict=True) if row[0] and row[1]]
     for study, series, description in dict.fromkeys(tuple(cell.strip() for cell in row) for row in rows):
         kind = SERIES_KINDS.get(description)
-        if not (_names_folder(study) and _names_folder(series)):
+        if not (names_folder(study) and names_folder(series)):
             detail = f"'{series[:LISTED]}' of study '{study[:LISTED]}' cannot be a folder in its images"
             table.problems.append(Problem(study[:LISTED], path.name, "wrong-id", detail))
         elif kind is None:
@@ -86,6 +86,6 @@ def read_series_table(path: Path) -> SeriesTable:
     return table
 
 
-def _names_folder(name: str) -> bool:
+def names_folder(name: str) -> bool:
     """Whether a name is that of a direct subfolder: no path, not "." or ".."."""
     return name not in ("", ".", "..") and not set(name) & set("/\\\0")

@@ -148,6 +148,7 @@ def test_rows_that_belong_to_nothing_are_counted_and_the_first_is_named(root, ca
         ("train_series_descriptions.csv", "Axial T2", "Axial T3", "line 3: series_description is 'Axial T3'"),
         ("train_series_descriptions.csv", "\n007,12", "\n007,", "line 3: series_id is empty: fill it in"),
         ("train.csv", "\n007,", "\n,", "line 2: study_id is empty"),
+        ("train.csv", "\n007,", "\n../x,", "'../x' cannot be the name of a study's folder"),
         ("train_label_coordinates.csv", "Left Sub", "Sub", "line 2: condition is 'Subarticular Stenosis'"),
         ("train_label_coordinates.csv", "L5/S1", "L6/S1", "line 3: level is 'L6/S1', which is none of 'L1/L2'"),
         ("train_label_coordinates.csv", "20.25", "", "line 2: instance_number is no whole number, or x or y no number"),

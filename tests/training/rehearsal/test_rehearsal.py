@@ -19,7 +19,7 @@ from training.fitting.export import ExportError
 from training.phantom.dataset import Options, make_dataset
 from training.recipe_schema.load import load_named
 from training.rehearsal import __main__ as command
-from training.rehearsal import one_network, results
+from training.rehearsal import one_network, own_process, results
 from training.rehearsal.fixed_batch import FixedBatch, fixed_batch
 from training.rehearsal.one_network import Fit, Setting
 from training.rehearsal.own_process import in_own_process, quietly
@@ -74,6 +74,21 @@ def test_a_word_that_names_no_network_is_refused(tmp_path, capsys):
     given = ["--out", str(tmp_path), "--data", str(tmp_path), "--profile", "smoke", "--recipes", str(recipe)]
     assert command.main([*given, "--networks", "canal", "heart"]) == 1
     assert capsys.readouterr().err == "rehearsal stopped: no network of mine is named like 'heart'\n"
+
+
+@pytest.mark.parametrize("memory", ["0", "-1", "nan", "inf"])
+def test_memory_that_no_gpu_has_is_refused(memory, tmp_path, capsys):
+    assert command.main(["--out", str(tmp_path / "out"), "--data", str(tmp_path), "--memory-gb", memory]) == 1
+    assert "MEMORY_GB is the memory of the GPU in GB, above 0, not" in capsys.readouterr().err
+
+
+def test_a_step_that_fits_in_no_parts_is_a_failure(monkeypatch):
+    recipe = load_named("split_and_global", "smoke")
+    found = {"memory_gib": 3.0, "memory_is": "estimated", "accumulate": 16}
+    monkeypatch.setattr(own_process, "in_own_process", lambda *_: dict(found))
+    setting = Setting(Path(), Path(), memory_gb=2.0, samples=None, steps=1)
+    one = own_process.rehearsed((recipe, recipe.members()[0]), setting, torch.device("cpu"), "digest", 1.0)
+    assert one.failure == "a step takes 3 GiB even in 16 parts, and there are 2"
 
 
 def test_a_process_that_dies_is_a_failure():

@@ -48,10 +48,10 @@ def decode_all(tasks: Sequence[Task], jobs: int) -> Iterator[str]:
 
 def _begin_worker() -> None:
     cv2.setNumThreads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Ends a worker whose parent was killed, which would wait for work for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:

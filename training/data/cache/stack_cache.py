@@ -7,9 +7,11 @@ data only the changed studies are decoded again.  Crops are cut from the stacks 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -60,35 +62,55 @@ def stack_file(folder: Path, study: str) -> Path:
     return folder / f"{study}.safetensors"
 
 
-def build_cache(root: Path, tables: Tables, out: Path, jobs: int) -> StackCache:
+def build_cache(root: Path, tables: Tables, out: Path, jobs: int, check_pixels: bool = False) -> StackCache:
     """Open the cache in `out`; studies that are missing, damaged or stale are decoded, by so many processes.
 
-    Raises CacheError.
+    `check_pixels`: read all pixels and compare them with their checksums, a minute for 25 GB.  A complete cache may lie
+    on a read-only file system.  Raises CacheError.
     """
     sources = sources_of(root, tables)
+    try:
+        with _locked(out):
+            found = _opened(out, sources, check_pixels)
+            missing = [study for study in sources.digests if study not in found]
+            if missing:
+                _decode(root, tables, out, sources, missing, jobs)
+                found |= _opened(out, sources, check_pixels, missing)
+            if len(found) < len(sources.digests):
+                raise CacheError(f"{out} does not return what was written there: check that disk, or name another")
+            return _with_landmarks(found, tables, out)
+    except OSError as error:
+        raise CacheError(f"{out} cannot be used: {error}; remove what is in the way, or name another folder") from error
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the cache's lock; nothing changes on a read-only file system, and no lock can lie there."""
+    if out.is_dir() and not os.access(out, os.W_OK):
+        yield
+        return
     out.mkdir(parents=True, exist_ok=True)
     with exclusive(out / LOCK, f"another process makes a cache in {out}: waiting for it"):
-        found = _opened(out, sources)
-        missing = [study for study in sources.digests if study not in found]
-        if missing:
-            _decode(root, tables, out, sources, missing, jobs)
-            found |= _opened(out, sources, missing)
-    if len(found) < len(sources.digests):
-        raise CacheError(f"{out} does not return what was written there: check that disk, or name another")
-    return _with_landmarks(found, tables, out)
+        yield
 
 
-def _opened(out: Path, sources: Sources, some: Sequence[str] | None = None) -> dict[str, Study]:
-    """The studies whose files are sound and current; logs the damaged ones."""
-    found = {}
+def _opened(out: Path, sources: Sources, check_pixels: bool, some: Sequence[str] | None = None) -> dict[str, Study]:
+    """The studies whose files are sound and current; logs the damaged ones, and how many are stale."""
+    found, stale = {}, 0
     for study in tqdm(some or sources.digests, desc="opening the cache", unit="study", delay=PROGRESS_AFTER_S):
         file = stack_file(out, study)
         try:
-            found[study] = read_stacks(file, sources.digests[study])
-        except (FileNotFoundError, StaleError):
+            found[study] = read_stacks(file, sources.digests[study], check_pixels)
+        except FileNotFoundError:
             continue
+        except StaleError:
+            stale += 1
         except DAMAGE as error:
+            if file.is_dir():
+                raise CacheError(f"{file} is a folder where a file of the cache would be: remove it") from error
             log.warning("%s is damaged and is made again: %s", file, error)
+    if stale:
+        log.info("of %d studies the files (names, sizes, times), the kinds or the decoding code changed", stale)
     return found
 
 
@@ -97,7 +119,7 @@ def _decode(root: Path, tables: Tables, out: Path, sources: Sources, missing: Se
     for unfinished in out.glob(".*.part"):
         unfinished.unlink()
     _log_missing_series(sources)
-    _check_space(root, tables, out, missing, len(sources.digests))
+    log.info(room_sentence(root, tables, out, missing))
     images = root / "train_images"
     tasks = [
         Task(study, images / study, tables.series.get(study, []), stack_file(out, study), sources.digests[study])
@@ -111,9 +133,8 @@ def _decode(root: Path, tables: Tables, out: Path, sources: Sources, missing: Se
     except BrokenProcessPool as error:
         raise CacheError("a decoding process died, most often for lack of memory: use fewer with JOBS=") from error
     except OSError as error:
-        raise CacheError(
-            f"{out} cannot be written: {error}; the same command resumes with the studies that are missing"
-        ) from error
+        reason = f"{error}; the same command resumes with the studies that are missing"
+        raise CacheError(f"{out} cannot be written: {reason}") from error
 
 
 def _log_missing_series(sources: Sources) -> None:
@@ -124,23 +145,31 @@ def _log_missing_series(sources: Sources) -> None:
         log.info("all %d series of the tables are there", sources.series)
 
 
-def _check_space(root: Path, tables: Tables, out: Path, missing: Sequence[str], studies: int) -> None:
-    """Say what the missing studies will take.  Raises CacheError where the disk has less."""
-    needed, free = bytes_of(root, tables, missing), shutil.disk_usage(out).free
-    kept = f"; {studies - len(missing)} of {studies} are there" if len(missing) < studies else ""
-    log.info(
-        "decoding %d studies into %s: about %.2g GB needed, %.3g GB free%s",
-        len(missing),
-        out,
-        needed / 1e9,
-        free / 1e9,
-        kept,
-    )
+def room_sentence(root: Path, tables: Tables, out: Path, missing: Sequence[str] | None = None) -> str:
+    """What decoding will take, before it begins; "" where every study has a file.
+
+    `missing`: the studies to decode; default: those without a file.  Raises CacheError where the disk has less room.
+    """
+    studies = [str(study) for study in tables.labels.index]
+    files = {study: stack_file(out, study) for study in studies}
+    todo = [study for study in studies if not files[study].is_file()] if missing is None else missing
+    if not todo:
+        return ""
+    replaced = sum(files[study].stat().st_size for study in todo if files[study].is_file())
+    needed, free = max(bytes_of(root, tables, todo) - replaced, 0), shutil.disk_usage(_existing(out)).free
+    count = f"{len(todo)} {'study' if len(todo) == 1 else 'studies'}"
     if needed > free:
         raise CacheError(
-            f"{out} needs about {needed / 1e9:.2g} GB and has {free / 1e9:.2g} GB free: "
+            f"{out} needs about {needed / 1e9:.2g} GB for {count} and has {free / 1e9:.2g} GB free: "
             "make room, or name another with RUNS="
         )
+    kept = f"; {len(studies) - len(todo)} of {len(studies)} are there" if len(todo) < len(studies) else ""
+    return f"decoding {count} into {out}: about {needed / 1e9:.2g} GB needed, {free / 1e9:.3g} GB free{kept}"
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
 
 
 def bytes_of(root: Path, tables: Tables, studies: Sequence[str]) -> int:
@@ -184,7 +213,8 @@ def _with_landmarks(found: Mapping[str, Study], tables: Tables, out: Path) -> St
 def _report(path: Path, problems: Sequence[Problem]) -> None:
     rows = [asdict(problem) for problem in problems]
     text = pd.DataFrame(rows, columns=["study", "where", "kind", "detail"]).to_csv(index=False)
-    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text:
+    is_known = path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text
+    if is_known or not os.access(path.parent, os.W_OK):
         return
     replace_text(path, text)
     if rows:

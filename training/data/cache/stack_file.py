@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from kernels.lumbar.dicom.geometry import Plane
 from kernels.lumbar.dicom.study import Stack, Study
@@ -37,7 +38,8 @@ def write_stacks(path: Path, study: Study, made_of: str) -> None:
     for number, stack in enumerate(study.stacks):
         tensors[f"{number}.pixels"] = np.ascontiguousarray(stack.pixels)
         tensors[f"{number}.planes"] = _vectors(stack.planes)
-        stacks.append([stack.series_id, stack.kind, list(stack.instances), stack.assumed, list(stack.pixels.shape)])
+        pixels = zlib.crc32(tensors[f"{number}.pixels"].data), *stack.pixels.shape
+        stacks.append([stack.series_id, stack.kind, list(stack.instances), stack.assumed, list(pixels)])
     content = {
         "study": study.study_id,
         "stacks": stacks,
@@ -48,16 +50,14 @@ def write_stacks(path: Path, study: Study, made_of: str) -> None:
     whole = {"made_of": made_of, "content": content, "checksum": _checksum(made_of, content, planes)}
     metadata = {"study": json.dumps(whole)}  # one entry, as the format does not keep the order of several
     with whole_file(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata)
-        except SafetensorError as error:  # a full disk, among others
-            raise OSError(str(error)) from error
+        temporary.write_bytes(save(tensors, metadata))
 
 
-def read_stacks(path: Path, made_of: str) -> Study:
+def read_stacks(path: Path, made_of: str, check_pixels: bool = False) -> Study:
     """The study of a file, its pixels memory-mapped and read-only.
 
-    Everything but the pixels is compared with its checksum.  Raises StaleError, or an error of DAMAGE.
+    Everything is compared with its checksum, pixels if wished: these must be read for it.  Raises StaleError, or an
+    error of DAMAGE.
     """
     with safe_open(path, framework="pt") as file:  # this framework maps the file, NumPy's copies it
         whole = json.loads((file.metadata() or {})["study"])
@@ -71,10 +71,11 @@ def read_stacks(path: Path, made_of: str) -> Study:
     if whole["checksum"] != _checksum(made_of, content, [source, *planes]):
         raise ValueError("its content is not what was written")
     stacks = []
-    for its_pixels, its_planes, (series_id, kind, instances, assumed, shape) in zip(
+    for its_pixels, its_planes, (series_id, kind, instances, assumed, (checksum, *shape)) in zip(
         pixels, planes, content["stacks"], strict=True
     ):
-        if (list(its_pixels.shape), its_pixels.dtype) != (shape, np.uint8):
+        is_whole = (list(its_pixels.shape), its_pixels.dtype) == (shape, np.uint8)
+        if not is_whole or (check_pixels and zlib.crc32(its_pixels.data) != checksum):
             raise ValueError("its pixels are not what was written")
         its_pixels.flags.writeable = False
         stacks.append(Stack(series_id, kind, its_pixels, _planes(its_planes), tuple(instances), assumed))

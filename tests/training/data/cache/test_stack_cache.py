@@ -283,6 +283,55 @@ def test_room_is_estimated_from_headers(data, tables, folder):
     assert bytes_of(data, tables, studies[3:]) == stack_cache.MOST_BESIDES_BYTES, "no file can be read"
 
 
+def test_a_changed_pixel_is_found_where_pixels_are_checked(data, tables, folder, tmp_path, caplog):
+    out = shutil.copytree(folder, tmp_path / "cache")
+    spoilt(-1)(stack_file(out, tables.labels.index[0]))
+    build_cache(data, tables, out, 1)
+    assert "damaged" not in caplog.text, "not read for each network"
+    with caplog.at_level(logging.WARNING):
+        build_cache(data, tables, out, 1, check_pixels=True)
+    assert caplog.text.count("is damaged and is made again: its pixels are not what was written") == 1
+    assert contents(out) == contents(folder)
+
+
+def test_stale_studies_need_only_the_room_that_they_add(data, tables, folder, tmp_path, monkeypatch):
+    out = shutil.copytree(folder, tmp_path / "cache")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "total used free")(10, 10, 10**6))
+    studies = [str(study) for study in tables.labels.index[:2]]
+    assert "decoding 2 studies" in stack_cache.room_sentence(data, tables, out, studies)
+    stack_file(out, studies[0]).unlink()
+    stack_file(out, studies[1]).unlink()
+    with pytest.raises(CacheError, match="for 2 studies"):
+        stack_cache.room_sentence(data, tables, out)
+
+
+def test_nothing_is_said_of_room_where_every_study_is_there(data, tables, folder):
+    assert stack_cache.room_sentence(data, tables, folder) == ""
+
+
+def test_a_complete_cache_is_read_where_nothing_can_be_written(data, tables, folder, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(stack_cache, "exclusive", fails)
+    monkeypatch.setattr(stack_cache, "decode_all", fails)
+    assert len(build_cache(data, tables, folder, 1).decoded) == 4
+
+
+def test_what_is_in_the_way_is_named(data, tables, folder, tmp_path):
+    out = shutil.copytree(folder, tmp_path / "cache")
+    file = stack_file(out, tables.labels.index[0])
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(CacheError, match="is a folder where a file of the cache would be: remove it"):
+        build_cache(data, tables, out, 1)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CacheError, match="cannot be used"):
+        build_cache(data, tables, tmp_path / "file", 1)
+
+
+def test_files_are_as_readable_as_others(folder, tables):
+    assert stack_file(folder, tables.labels.index[0]).stat().st_mode == (folder / "problems.csv").stat().st_mode
+
+
 def test_all_series_are_looked_for(data, tables, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         build_cache(data, tables, tmp_path, 1)
