@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from kernels.lumbar.dicom.geometry import Plane
@@ -24,7 +24,9 @@ from kernels.lumbar.problems import Problem
 from kernels.lumbar.run.submission import whole_file
 
 # What missing, truncated, foreign or corrupt files raise.
-DAMAGE = (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError)
+DAMAGE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError)
+# Of any study: names of a few hundred files and stacks.
+MOST_HEADER_BYTES = 1 << 26
 
 
 class StaleError(ValueError):
@@ -59,15 +61,18 @@ def read_stacks(path: Path, made_of: str, check_pixels: bool = False) -> Study:
     Everything is compared with its checksum, pixels if wished: these must be read for it.  Raises StaleError, or an
     error of DAMAGE.
     """
-    with safe_open(path, framework="pt") as file:  # this framework maps the file, NumPy's copies it
-        whole = json.loads((file.metadata() or {})["study"])
+    with open(path, "rb") as file:
+        header, first = _header(file)
+        whole = json.loads(header["__metadata__"]["study"])
         if whole["made_of"] != made_of:
             raise StaleError("made of other data, or by other code")
         content: dict[str, Any] = whole["content"]
-        source = file.get_tensor("source.planes").numpy()
         numbers = range(len(content["stacks"]))
-        pixels = [file.get_tensor(f"{number}.pixels").numpy() for number in numbers]
-        planes = [file.get_tensor(f"{number}.planes").numpy() for number in numbers]
+        source = _loaded(file, first, header["source.planes"])
+        planes = [_loaded(file, first, header[f"{number}.planes"]) for number in numbers]
+    # Not by the library, whose arrays are copies, or pages that count as this process's memory.
+    mapped = np.memmap(path, np.uint8, "r").view(np.ndarray)
+    pixels = [_part(mapped, first, header[f"{number}.pixels"]) for number in numbers]
     if whole["checksum"] != _checksum(made_of, content, [source, *planes]):
         raise ValueError("its content is not what was written")
     stacks = []
@@ -77,11 +82,36 @@ def read_stacks(path: Path, made_of: str, check_pixels: bool = False) -> Study:
         is_whole = (list(its_pixels.shape), its_pixels.dtype) == (shape, np.uint8)
         if not is_whole or (check_pixels and zlib.crc32(its_pixels.data) != checksum):
             raise ValueError("its pixels are not what was written")
-        its_pixels.flags.writeable = False
         stacks.append(Stack(series_id, kind, its_pixels, _planes(its_planes), tuple(instances), assumed))
     sources = ((series_id, instance) for series_id, instance in content["sources"])
     problems = [Problem(**problem) for problem in content["problems"]]
     return Study(content["study"], tuple(stacks), problems, dict(zip(sources, _planes(source), strict=True)))
+
+
+def _header(file: BinaryIO) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file, and where the tensors begin.  Raises ValueError where the file is not whole."""
+    length = int.from_bytes(file.read(8), "little")
+    if length > MOST_HEADER_BYTES:
+        raise ValueError("its header is not what was written")
+    header: dict[str, Any] = json.loads(file.read(length))
+    first = 8 + length
+    end = max(its["data_offsets"][1] for name, its in header.items() if name != "__metadata__")
+    if os.fstat(file.fileno()).st_size != first + end:
+        raise ValueError("its size is not what was written")
+    return header, first
+
+
+def _loaded(file: BinaryIO, first: int, tensor: Mapping[str, Any]) -> np.ndarray:
+    """A tensor of float64, in memory."""
+    begin, end = tensor["data_offsets"]
+    file.seek(first + begin)
+    return np.frombuffer(file.read(end - begin), np.float64).reshape(tensor["shape"])
+
+
+def _part(mapped: np.ndarray, first: int, tensor: Mapping[str, Any]) -> np.ndarray:
+    """A tensor of uint8, as a part of the mapped file; read-only."""
+    begin, end = tensor["data_offsets"]
+    return mapped[first + begin : first + end].reshape(tensor["shape"])
 
 
 def _vectors(planes: Iterable[Plane]) -> np.ndarray:
