@@ -116,6 +116,11 @@ def read_artefact(folder: Path) -> Artefact:
     return Artefact.model_validate_json((folder / ARTEFACT).read_text(encoding="utf-8"))
 
 
+def cache_of(runs: Path) -> Path:
+    """Folder of the decoded stacks, unless another is given."""
+    return runs / "cache"
+
+
 def image_digests(runs: Path) -> Path:
     """Cache of the digests of all series, so that their files are read once."""
     return runs / "image_digests.json"

@@ -91,7 +91,7 @@ class RecipeContext:
     @property
     def cache_folder(self) -> Path:
         """Folder of the decoded stacks."""
-        return self.options.cache or self.options.runs / "cache"
+        return self.options.cache or runs.cache_of(self.options.runs)
 
     def open_cache(self, check_pixels: bool = False) -> StackCache:
         """The decoded stacks of all studies; missing ones are made.  Raises CacheError."""
@@ -203,10 +203,7 @@ def _pretrained(training: NetworkTraining, member: MemberRecipe, shared: Device,
     pretraining = member.fitting.pretraining
     if pretraining is None or training.context.images is None:
         return None
-    changes = {"epochs": pretraining.epochs, "learning_rate": pretraining.learning_rate}
-    optimisation = member.fitting.optimisation.model_copy(update=changes)
-    fitting = member.fitting.model_copy(update={"optimisation": optimisation})
-    first = member.model_copy(update={"fitting": fitting})
+    first = member.with_optimisation(epochs=pretraining.epochs, learning_rate=pretraining.learning_rate)
     images, out = training.context.images, training.out / PRETRAINING
     samples = PretrainingSamples(images, first, shared.device, seed, pretraining.sources, shared.cutting_threads)
     return fit(first, samples, out, shared.device, seed, clock=training.context.clock)
@@ -219,8 +216,9 @@ def _second_fit(
     options = member.fitting.second_step
     if options is None:
         return []
-    changes = {"loss": options.loss, "loss_options": options.loss_options, "optimisation": options.optimisation}
-    second = member.model_copy(update={"fitting": member.fitting.model_copy(update=changes)})
+    second = member.with_fitting(
+        loss=options.loss, loss_options=options.loss_options, optimisation=options.optimisation
+    )
     started, out = first.net.state_dict(), training.out / SECOND
     return [fit(second, samples, out, samples.device, seed, started, only=options.parts, clock=training.context.clock)]
 

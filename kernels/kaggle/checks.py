@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from kernels.build_notebook import PACKAGE
+from kernels.disk import free_bytes
 from kernels.imports import imports_of
 
 from .client import KaggleError
@@ -27,7 +28,6 @@ from .contents import (
     is_other_data,
 )
 from .dataset import MOST_FILES, read_package
-from .unpack import free_bytes
 
 # TorchScript exported by torch versions of this range loads in READERS with the same outputs.
 OLDEST_TORCH, NEWEST_TORCH = (2, 6), (2, 13)

@@ -13,6 +13,8 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from kernels.disk import free_bytes
+
 CHUNK_BYTES = 1 << 20
 # Upper bound of a file's size on disk beyond its bytes.
 BLOCK_BYTES = 4096
@@ -59,12 +61,6 @@ def check_space(folder: Path, needed_bytes: int, purpose: str) -> None:
             f"{folder} has {free / 1e9:.1f} GB free and {needed_bytes / 1e9:.1f} GB are needed to {purpose}: "
             "free some, or choose a folder on another disk"
         )
-
-
-def free_bytes(folder: Path) -> int:
-    """Free bytes where a folder is or will be made."""
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(existing).free
 
 
 def is_there(out: Path, entry: zipfile.ZipInfo) -> bool:

@@ -83,7 +83,7 @@ def loader_tables(data: Path, scope: DataPathScope, scratch: Path, device: torch
     """Everything that is measured of the loader."""
     tables = read_tables(data)
     cache = build_cache(data, tables, scratch / "stacks", scope.jobs)
-    crops = {one: Loader(cache, tables, one.grader(), device, 1) for one in scope.crops}
+    crops = {one: Loader(cache, tables, one.grader(), device) for one in scope.crops}
     usual = crops[scope.crops[-2]]
     best = usual.cutting(scope.most_s)
     rates = {"stack cache, cut anew": {0: best}}
@@ -116,7 +116,7 @@ def views_table(cache: StackCache, tables: Tables, scope: DataPathScope, device:
         "views", f"Samples a second of loader and network, profile {scope.profile}; network on {kind}", columns
     )
     for entry in tqdm(kinds_of_views(scope.profile), unit="network", desc="views"):
-        loader = Loader(cache, tables, with_batch(entry, scope.batch), device, 1)
+        loader = Loader(cache, tables, with_batch(entry, scope.batch), device)
         rate, model = loader.cutting(scope.most_s / 5).cpu or 0.0, loader.training(scope.most_s)
         first = entry.member.inputs[0]
         views = f"{len(entry.member.inputs)} × {first.slices.count} × {first.size_px}²"

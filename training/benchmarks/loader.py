@@ -81,12 +81,10 @@ class Rate:
 class Loader:
     """The samples of a network, and its training."""
 
-    def __init__(
-        self, cache: StackCache, tables: Tables, entry: MemberRecipe, device: torch.device, threads: int
-    ) -> None:
+    def __init__(self, cache: StackCache, tables: Tables, entry: MemberRecipe, device: torch.device) -> None:
         self.entry, self.device = entry, device
         studies = cache.studies
-        self.samples = MemberSamples(cache, tables, entry, studies, studies[:1], device, 0, JITTER_MM, threads)
+        self.samples = MemberSamples(cache, tables, entry, studies, studies[:1], device, 0, JITTER_MM)
         inputs = entry.member.inputs
         self.sample_bytes = sum(request.slices.count * request.size_px**2 for request in inputs)
 
@@ -157,8 +155,7 @@ def kinds_of_views(profile: Profile) -> list[MemberRecipe]:
 
 def with_batch(entry: MemberRecipe, batch: int) -> MemberRecipe:
     """The network with batches of another size, not accumulated."""
-    optimisation = entry.fitting.optimisation.model_copy(update={"batch_size": batch, "accumulate": 1})
-    return entry.model_copy(update={"fitting": entry.fitting.model_copy(update={"optimisation": optimisation})})
+    return entry.with_optimisation(batch_size=batch, accumulate=1)
 
 
 def wait(device: torch.device) -> None:

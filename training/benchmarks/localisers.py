@@ -57,7 +57,7 @@ from training.evaluation.truth import TruthError, read_landmarks
 from training.evaluation.validate import fold_manifest
 from training.recipe_schema.load import load_named, names_of
 from training.recipe_schema.schema import RecipeError
-from training.runs import RunFolder, UnusableRun
+from training.runs import RunFolder, UnusableRun, cache_of
 
 MEAN_SHAPE = "mean shape (always the average position)"
 ALL_RECIPES = "all recipes together"
@@ -308,7 +308,7 @@ def bench(data: Path, runs: Path, out: Path, names: Sequence[str], profile: Prof
         raise BenchError(f"{data / 'test_images'} lacks {len(absent)} of {len(truth)} studies, {absent[0]} among them")
     out.mkdir(parents=True, exist_ok=True)
     rows = candidates(find_finished(runs, names, profile, fold, data))
-    training = build_cache(data, read_tables(data), runs / "cache", jobs).points
+    training = build_cache(data, read_tables(data), cache_of(runs), jobs).points
     measured = measure(data, truth, rows, average_offsets(list(training.values())))
     findings = measured["findings"]
     ms = {name: 1e3 * float(np.median(took)) for name, took in measured["seconds"].items()}

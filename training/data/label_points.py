@@ -8,12 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from kernels.lumbar.labels import CONDITIONS, LEVELS, ROWS, mirrored
 from kernels.lumbar.problems import Problem, summary
 from kernels.lumbar.run.submission import replace_text
 from training.data.external import image_size
+from training.data.problem_table import as_csv
 from training.data.tables import Tables
 
 # Annotators click between pixels, and at most on the border.
@@ -42,12 +42,9 @@ def report_label_points(root: Path, tables: Tables, points: Mapping[str, Points]
     annotated, series = tables.coordinates["study_id"].nunique(), sum(map(len, tables.series.values()))
     counts = (len(tables.labels), series, len(tables.coordinates), annotated)
     log.info("the tables hold %d studies, %d series and %d label points in %d studies", *counts)
-    replace_text(path, pd.DataFrame([asdict(one) for one in found], columns=COLUMNS).to_csv(index=False))
+    replace_text(path, as_csv(found))
     if found:
         log.warning("label points: %s", summary(map(asdict, found), str(path)))
-
-
-COLUMNS = ["study", "where", "kind", "detail"]
 
 
 def outside_points(root: Path, tables: Tables) -> Iterator[Problem]:
@@ -78,23 +75,22 @@ def _is_inside(x: float, y: float, size: tuple[int, int]) -> bool:
 
 def contradictions(study: str, points: Points) -> list[Problem]:
     """What the points of a study, row → (3,) patient mm, say against each other."""
-    found = _far_off(study, points)
-    if found:  # they would spoil the comparisons
-        far = {row for one in found for row in (one.detail.partition(":")[0],)}
-        points = {row: point for row, point in points.items() if row not in far}
+    far_mm = _far_off(points)
+    found = [
+        Problem(study, "", "point-far-off", f"{row}: {distance_mm:.0f} mm from the middle of all points")
+        for row, distance_mm in far_mm.items()
+    ]
+    points = {row: point for row, point in points.items() if row not in far_mm}  # they would spoil the comparisons
     return found + _sides(study, points) + _orders(study, points) + _other_levels(study, points)
 
 
-def _far_off(study: str, points: Points) -> list[Problem]:
+def _far_off(points: Points) -> dict[str, float]:
+    """Row → distance (mm) from the middle of all points, of those that are too far from it."""
     if len(points) < 3:
-        return []
+        return {}
     middle = np.median(np.stack(list(points.values())), axis=0)
     apart_mm = {row: float(np.linalg.norm(point - middle)) for row, point in points.items()}
-    return [
-        Problem(study, "", "point-far-off", f"{row}: {distance:.0f} mm from the middle of all points")
-        for row, distance in apart_mm.items()
-        if distance > FARTHEST_MM
-    ]
+    return {row: distance_mm for row, distance_mm in apart_mm.items() if distance_mm > FARTHEST_MM}
 
 
 def _sides(study: str, points: Points) -> list[Problem]:

@@ -105,6 +105,14 @@ class MemberRecipe(Spec):
                 raise ValueError(f"{place}.loss: needs all levels of a study: set fitting.optimisation.whole_studies")
         return self
 
+    def with_fitting(self, **changes: Any) -> MemberRecipe:
+        """The network with other values of `fitting`."""
+        return self.model_copy(update={"fitting": self.fitting.model_copy(update=changes)})
+
+    def with_optimisation(self, **changes: Any) -> MemberRecipe:
+        """The network with other values of `fitting.optimisation`."""
+        return self.with_fitting(optimisation=self.fitting.optimisation.model_copy(update=changes))
+
     @property
     def pooled_as(self) -> str:
         """The name under which its out-of-fold predictions are pooled."""

@@ -131,13 +131,7 @@ def _for_one_batch(member: MemberRecipe, setting: Setting, device: torch.device)
     parts = 1 if is_cpu else min(optimisation.accumulate, size)
     changes = {"schedule": "constant", "warmup": 0.0, "ema_decay": None, "batch_size": size, "accumulate": parts}
     augmentation = member.fitting.augmentation.model_copy(update={"mixup": 0.0, "cutmix": 0.0})
-    changed = _with(member, **changes)
-    return changed.model_copy(update={"fitting": changed.fitting.model_copy(update={"augmentation": augmentation})})
-
-
-def _with(recipe: MemberRecipe, **changes: Any) -> MemberRecipe:
-    optimisation = recipe.fitting.optimisation.model_copy(update=changes)
-    return recipe.model_copy(update={"fitting": recipe.fitting.model_copy(update={"optimisation": optimisation})})
+    return member.with_optimisation(**changes).with_fitting(augmentation=augmentation)
 
 
 def _fitted(
@@ -156,7 +150,7 @@ def _fitted(
                 raise
             parts = min(2 * optimisation.accumulate, optimisation.batch_size)
         # After the exception, which holds the tensors of its frames.
-        recipe = _with(recipe, accumulate=parts)
+        recipe = recipe.with_optimisation(accumulate=parts)
         if device.device.type == "cuda":
             torch.cuda.empty_cache()
 

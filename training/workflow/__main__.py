@@ -23,6 +23,7 @@ from training.data.tables import TablesError, read_tables
 from training.locks import BusyError
 from training.recipe_schema.load import add_order
 from training.recipe_schema.schema import RecipeError
+from training.runs import cache_of
 from training.workflow.engine import ExecutionOptions, ExecutorError, profile_of, run, slots_of
 from training.workflow.gpus import gpus_here
 from training.workflow.grid import GRID, PATHS, Grid, GridOrder, make_grid, own_folder, read_grid
@@ -92,7 +93,7 @@ def _do(options: argparse.Namespace, further: Sequence[str]) -> int:
 
 def _print_room(order: GridOrder) -> None:
     """What decoding will take, if anything is to be decoded.  Raises CacheError where the disk has less."""
-    if room := room_sentence(order.data, read_tables(order.data), order.cache or order.runs / "cache"):
+    if room := room_sentence(order.data, read_tables(order.data), order.cache or cache_of(order.runs)):
         print(room, flush=True)
 
 

@@ -38,13 +38,12 @@ def with_usual_values(
     """
     if "PixelData" not in dataset:
         return parse_any(values, order), []
+    named: list[int] = []
     if not values.get(BITS_ALLOCATED):
         bits = _bits_allocated(dataset, parse_any(values, order))
         values = {**values, BITS_ALLOCATED: bits.to_bytes(2, order)}
         dataset.BitsAllocated = bits
-        named = [BITS_ALLOCATED]
-    else:
-        named = []
+        named.append(BITS_ALLOCATED)
     header = parse_any(values, order)
     usual: dict[int, int | str] = {
         SAMPLES: header.samples,

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-import pydicom
 from tqdm import tqdm
 
+from kernels.disk import free_bytes
 from kernels.lumbar.answers.spine_shape import stack_centres
+from kernels.lumbar.dicom.file_header import UnreadableHeader, read_file_header
 from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.problems import Problem, summary
 from kernels.lumbar.run.submission import replace_text
@@ -28,6 +27,7 @@ from training.data.annotations import annotations_of, lift_all
 from training.data.cache.cache_sources import Sources, sources_of
 from training.data.cache.decode import Task, decode_all
 from training.data.cache.stack_file import DAMAGE, StaleError, read_stacks
+from training.data.problem_table import as_csv
 from training.data.tables import Tables
 from training.locks import LOCK, exclusive
 
@@ -156,7 +156,7 @@ def room_sentence(root: Path, tables: Tables, out: Path, missing: Sequence[str] 
     if not todo:
         return ""
     replaced = sum(files[study].stat().st_size for study in todo if files[study].is_file())
-    needed, free = max(bytes_of(root, tables, todo) - replaced, 0), shutil.disk_usage(_existing(out)).free
+    needed, free = max(bytes_of(root, tables, todo) - replaced, 0), free_bytes(out)
     count = f"{len(todo)} {'study' if len(todo) == 1 else 'studies'}"
     if needed > free:
         raise CacheError(
@@ -165,11 +165,6 @@ def room_sentence(root: Path, tables: Tables, out: Path, missing: Sequence[str] 
         )
     kept = f"; {len(studies) - len(todo)} of {len(studies)} are there" if len(todo) < len(studies) else ""
     return f"decoding {count} into {out}: about {needed / 1e9:.2g} GB needed, {free / 1e9:.3g} GB free{kept}"
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
-    return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
 
 
 def bytes_of(root: Path, tables: Tables, studies: Sequence[str]) -> int:
@@ -188,11 +183,10 @@ def _pixels_of(folder: Path) -> int:
     """Pixels of a series whose files are all like the first readable one; 0 where none is."""
     files = sorted(path for path in folder.glob("*") if not path.name.startswith("."))
     for file in files:
-        try:
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["Rows", "Columns", "NumberOfFrames"])
-            return len(files) * int(header.Rows) * int(header.Columns) * int(header.get("NumberOfFrames") or 1)
-        except Exception as error:  # noqa: BLE001 - pydicom raises many kinds; decoding names them
-            log.debug("%s has no size: %s", file, error)
+        with suppress(UnreadableHeader):  # decoding names it
+            header = read_file_header(file).frames[0]
+            if pixels := header.rows * header.columns * header.frames:
+                return len(files) * pixels
     return 0
 
 
@@ -211,11 +205,10 @@ def _with_landmarks(found: Mapping[str, Study], tables: Tables, out: Path) -> St
 
 
 def _report(path: Path, problems: Sequence[Problem]) -> None:
-    rows = [asdict(problem) for problem in problems]
-    text = pd.DataFrame(rows, columns=["study", "where", "kind", "detail"]).to_csv(index=False)
+    text = as_csv(problems)
     is_known = path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text
     if is_known or not os.access(path.parent, os.W_OK):
         return
     replace_text(path, text)
-    if rows:
-        log.warning("while decoding, %s", summary(rows, str(path)))
+    if problems:
+        log.warning("while decoding, %s", summary(map(asdict, problems), str(path)))
