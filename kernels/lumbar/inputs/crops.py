@@ -36,13 +36,14 @@ def longer_side_mm(stack: Stack, indices: Sequence[int] | np.ndarray) -> float:
 class Crops:
     """Square crops of some slices of a stack: where they are, and, when asked for, their planes and pixels.
 
-    Each is centred on the projection of `centre_mm` onto its slice; without a centre, on the middle of the slice.
+    Each is centred on the foot of a point on its slice (Stack.to_pixels); without a point, on the middle of the slice.
     """
 
     stack: Stack
     window: Sequence[int] | np.ndarray
     """(slice,) indices of the slices; a repeated one follows itself."""
-    centre_mm: np.ndarray | None
+    feet: np.ndarray | None
+    """(slice of the stack, 2 or more) row and column of the point's foot."""
     size_mm: float
     size_px: int
 
@@ -50,10 +51,9 @@ class Crops:
     def grids(self) -> list[tuple[float, float, float, float]]:
         """Row and column of the centre, and steps of rows and columns, of each crop, in pixels of its slice."""
         stack, step_mm = self.stack, self.size_mm / self.size_px
-        feet = None if self.centre_mm is None else stack.to_pixels(self.centre_mm).tolist()
+        middles = [stack.centre] * len(self.window) if self.feet is None else self.feet[self.window, :2].tolist()
         grids = []
-        for index in self.window:
-            row, column = stack.centre if feet is None else feet[index][:2]
+        for index, (row, column) in zip(self.window, middles, strict=True):
             between_rows, between_columns = stack.planes[index].spacing_mm
             # Rounded, so that the slices of an upright stack share one table; a millionth of a pixel is no loss.
             grids.append((round(row, 6), round(column, 6), step_mm / between_rows, step_mm / between_columns))

@@ -73,7 +73,7 @@ class View:
 
     def moved(self, slices: int) -> View:
         """The view with its window so many slices further along the stack; a whole stack stays as it is."""
-        if self.index is None:
+        if self.index is None or not slices:
             return self
         (part,) = self.parts
         window = _window(part.stack, self.index + slices, len(part.window))
@@ -100,9 +100,9 @@ def cut(study: Study, request: ViewRequest, unit: Unit, landmarks: Landmarks) ->
     found = _around(stacks, request, unit, landmarks, centre)
     if found is None:
         return None
-    stack, index = found
+    stack, index, feet = found
     window = _window(stack, index, request.slices.count)
-    crops = Crops(stack, window, centre, request.size_mm or longer_side_mm(stack, window), request.size_px)
+    crops = Crops(stack, window, feet, request.size_mm or longer_side_mm(stack, window), request.size_px)
     return View(request, (crops,), index, None, mirrored, marks)
 
 
@@ -148,7 +148,9 @@ def _whole(
     taken = [(stack, np.array([index for other, index in places if other is stack])) for stack in stacks]
     taken = [(stack, indices) for stack, indices in taken if len(indices)]
     size_mm = request.size_mm or max(longer_side_mm(stack, indices) for stack, indices in taken)
-    parts = tuple(Crops(stack, indices, centre_mm, size_mm, request.size_px) for stack, indices in taken)
+    parts = tuple(
+        Crops(stack, indices, _feet(stack, centre_mm), size_mm, request.size_px) for stack, indices in taken
+    )
     positions = np.linspace(0, len(places) - 1, choice.count)
     return parts, None if choice.fit == "pad" else np.round(positions, 9)
 
@@ -169,38 +171,49 @@ def _interpolated(pixels: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 def _around(
     stacks: Sequence[Stack], request: ViewRequest, unit: Unit, landmarks: Landmarks, centre: np.ndarray | None
-) -> tuple[Stack, float] | None:
-    """The stack and the fractional index to centre the slices on; None where no plane is near enough."""
+) -> tuple[Stack, float, np.ndarray | None] | None:
+    """The stack, the fractional index to centre the slices on, and the centre's feet on all slices; None where no
+    plane is near enough."""
     choice = request.slices
     if choice.by == "landmark":
         near = _mean(landmarks, choice.near, unit) if choice.near else centre
-        return None if near is None else _nearest_plane(stacks, near, choice.max_distance_mm)
+        found = None if near is None else _nearest_plane(stacks, near, choice.max_distance_mm)
+        if found is None or near is centre:
+            return found
+        return found[0], found[1], _feet(found[0], centre)
     stack = longest(stacks)
     wanted_mm = _wanted_position_mm(stack, choice, unit, request.side(unit))
     if np.abs(stack.positions_mm - wanted_mm).min() > (choice.max_distance_mm or math.inf):
         return None
-    return stack, float(np.interp(wanted_mm, stack.positions_mm, np.arange(len(stack.planes))))
+    index = float(np.interp(wanted_mm, stack.positions_mm, np.arange(len(stack.planes))))
+    return stack, index, _feet(stack, centre)
+
+
+def _feet(stack: Stack, point_mm: np.ndarray | None) -> np.ndarray | None:
+    return None if point_mm is None else stack.to_pixels(point_mm)
 
 
 def _nearest_plane(
     stacks: Sequence[Stack], point_mm: np.ndarray, farthest_mm: float | None
-) -> tuple[Stack, float] | None:
-    """The stack with the nearest plane that has the point in its field of view, and the fractional index there."""
-    best: tuple[float, Stack, np.ndarray] | None = None
+) -> tuple[Stack, float, np.ndarray] | None:
+    """The stack with the nearest plane that has the point in its field of view, the fractional index there, and the
+    point's feet on all slices."""
+    best: tuple[float, Stack, np.ndarray, np.ndarray] | None = None
     for stack in stacks:
-        rows, columns, distances = stack.to_pixels(point_mm).T
+        feet = stack.to_pixels(point_mm)
+        rows, columns, distances = feet.T
         height, width = stack.pixels.shape[1:]
         inside = (np.abs(rows - stack.centre[0]) <= height / 2) & (np.abs(columns - stack.centre[1]) <= width / 2)
         distances = np.where(inside, np.abs(distances), np.inf)
         nearest = int(distances.argmin())
         if np.isfinite(distances[nearest]) and (best is None or distances[nearest] < best[0] - SAME_MM):
-            best = float(distances[nearest]), stack, np.flatnonzero(distances <= distances[nearest] + SAME_MM)
+            best = float(distances[nearest]), stack, np.flatnonzero(distances <= distances[nearest] + SAME_MM), feet
     if best is None or best[0] > (farthest_mm or math.inf):
         return None
-    _, stack, near = best
+    _, stack, near, feet = best
     index = float(np.interp(stack.position_mm(point_mm), stack.positions_mm, np.arange(len(stack.planes))))
     # Halfway between two planes `_window` breaks the tie, alike on any processor.
-    return stack, min(max(index, float(near[0]) - 0.49), float(near[-1]) + 0.49)
+    return stack, min(max(index, float(near[0]) - 0.49), float(near[-1]) + 0.49), feet
 
 
 def _wanted_position_mm(stack: Stack, choice: SliceChoice, unit: Unit, side: str | None) -> float:

@@ -67,7 +67,7 @@ class ChangedCrops(Crops):
     @classmethod
     def from_crops(cls, crops: Crops, change: Change) -> ChangedCrops:
         """The crops with a change."""
-        return cls(crops.stack, crops.window, crops.centre_mm, crops.size_mm, crops.size_px, change)
+        return cls(crops.stack, crops.window, crops.feet, crops.size_mm, crops.size_px, change)
 
     def planes(self) -> tuple[Plane, ...]:
         """The plane of each crop."""

@@ -17,6 +17,10 @@ from training.data.samples.sample_targets import in_view
 from training.recipe_schema.fitting import Augmentation
 
 
+# Views whose places stay in memory from epoch to epoch, some 100 MB of them.
+MOST_PLACED = 1 << 16
+
+
 @dataclass(frozen=True)
 class Cut:
     """B samples before any other augmentation, in the CPU's memory."""
@@ -61,9 +65,19 @@ class Cutter:
         self.cache, self.member, self.units = cache, member, UNITS[member.unit]
         self._augmentation, self._jitter_mm = augmentation, jitter_mm
         self._with_points, self._pinned = with_points, pinned
+        self._placed: dict[int, list[View | None]] = {}
         # Views whose pixels show the same places are changed alike.
         places = [request.model_copy(update={"marks": (), "normalisation": "unit"}) for request in member.inputs]
         self._grids = [places.index(place) for place in places]
+
+    def placed(self, index: int) -> list[View | None]:
+        """`place`, which is done once for the first MOST_PLACED views, as annotations stay where they are."""
+        views = self._placed.get(index)
+        if views is None:
+            views = self.place(index)
+            if (len(self._placed) + 1) * len(views) <= MOST_PLACED:
+                self._placed[index] = views
+        return [None if view is None else replace(view) for view in views]  # what these compute goes with them
 
     def place(self, index: int) -> list[View | None]:
         """The views of a sample as the kernel cuts them; their pixels are not sampled yet."""
@@ -110,7 +124,7 @@ class Cutter:
         points = np.full((count, targets, 3), np.nan, np.float32)
         distance_mm = np.full((count, inputs[0].slices.count, targets), np.nan, np.float32)
         for row, index in enumerate(map(int, indices)):
-            for number, view in enumerate(self.place(index)):
+            for number, view in enumerate(self.placed(index)):
                 if view is None:
                     continue
                 changed = view if changes is None else self._changed(view, number, row, changes)

@@ -106,7 +106,7 @@ class MemberSamples:
     def _is_usable(self, index: int) -> bool:
         if self.severities is not None and (self.severities[index] == MISSING).all():
             return False
-        views = self.cutter.place(index)
+        views = self.cutter.placed(index)
         if self.is_grader or views[0] is None:
             return self.is_grader and any(view is not None for view in views)
         return bool(np.isfinite(self.cutter.points(index, views[0])[0]).any())
