@@ -148,9 +148,7 @@ def _whole(
     taken = [(stack, np.array([index for other, index in places if other is stack])) for stack in stacks]
     taken = [(stack, indices) for stack, indices in taken if len(indices)]
     size_mm = request.size_mm or max(longer_side_mm(stack, indices) for stack, indices in taken)
-    parts = tuple(
-        Crops(stack, indices, _feet(stack, centre_mm), size_mm, request.size_px) for stack, indices in taken
-    )
+    parts = tuple(Crops(stack, indices, _feet(stack, centre_mm), size_mm, request.size_px) for stack, indices in taken)
     positions = np.linspace(0, len(places) - 1, choice.count)
     return parts, None if choice.fit == "pad" else np.round(positions, 9)
 

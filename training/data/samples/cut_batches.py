@@ -16,7 +16,6 @@ from training.data.samples.changed_crops import Change, random_affine
 from training.data.samples.sample_targets import in_view
 from training.recipe_schema.fitting import Augmentation
 
-
 # Views whose places stay in memory from epoch to epoch, some 100 MB of them.
 MOST_PLACED = 1 << 16
 
