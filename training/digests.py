@@ -6,7 +6,7 @@ import ast
 import hashlib
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,15 +36,16 @@ def training_digest(
     fold: int,
     seed: int,
     fingerprint: str,
-    jitter_mm: dict[str, float],
+    errors: Mapping[str, Any],
     images: str | None = None,
     labels: str | None = None,
 ) -> str:
     """Digest of everything a network's weights depend on.
 
-    `images`, `labels`: digests of the images it is pretrained on, and of the predictions that correct its labels.
+    `errors`: series kind → what is drawn from of the fold's localisation error.  `images`, `labels`: digests of the
+    images it is pretrained on, and of the predictions that correct its labels.
     """
-    return digest(member.model_dump(mode="json"), fold, seed, fingerprint, jitter_mm, images, labels)
+    return digest(member.model_dump(mode="json"), fold, seed, fingerprint, errors, images, labels)
 
 
 @cache

@@ -28,7 +28,7 @@ from training.digests import fingerprint_of
 from training.evaluation.landmark_errors import LandmarkError
 from training.evaluation.metric import Score
 from training.evaluation.training_priors import weighted_priors
-from training.evaluation.validate import localiser_errors, validate
+from training.evaluation.validate import cautions, localiser_errors, validate
 from training.fitting.time_limit import TimeLimit
 from training.recipe_schema.schema import MemberRecipe, Recipe, RecipeError
 from training.runs import RunFolder, git_commit, image_digests
@@ -84,8 +84,7 @@ def train_member(
 
     Raises TrainingError; OutOfTime between two epochs.
     """
-    jitter_mm = {kind: error.sigma_mm for kind, error in (errors or {}).items()}
-    training = NetworkTraining(context, member, fold, cache, jitter_mm)
+    training = NetworkTraining(context, member, fold, cache, errors or {})
     train_network(training)
     return training
 
@@ -105,8 +104,12 @@ def measure_localisers(
 
 def score_folds(context: RecipeContext, folds: Sequence[int]) -> Score:
     """Validate the trained folds: out-of-fold score, predictions and seconds."""
-    score = validate(context.folder, context.members, context.options.data, context.tables, context.folds, folds)
+    data = (context.options.data, context.tables, context.folds)
+    corrected = context.earlier is not None
+    score = validate(context.folder, context.members, *data, folds, corrected)
     log.info("%s/%s out of fold: %s", context.recipe.name, context.recipe.profile, score)
+    for caution in cautions(context.members, corrected):
+        log.warning("%s/%s: %s", context.recipe.name, context.recipe.profile, caution)
     return score
 
 

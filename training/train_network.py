@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from training.data.samples.external_samples import PretrainingSamples
 from training.data.samples.member_samples import MemberSamples
 from training.data.tables import Tables
 from training.digests import training_digest
+from training.evaluation.landmark_errors import LandmarkError, offsets_by_group
 from training.fitting import FitError
 from training.fitting.device import Device, device_of
 from training.fitting.export import ExportError, export
@@ -107,8 +108,8 @@ class NetworkTraining:
     fold: int
     cache: Callable[[], StackCache]
     """Opens the decoded stacks, making missing ones; called for unfinished networks only."""
-    jitter_mm: dict[str, float]
-    """Series kind → standard deviation (mm, each axis) of the fold's localisation error."""
+    errors: Mapping[str, LandmarkError]
+    """Series kind → the fold's localisation error; empty for localisers."""
 
     @property
     def out(self) -> Path:
@@ -120,7 +121,8 @@ class NetworkTraining:
         """Digest of everything the weights depend on."""
         images = self.context.images.fingerprint if self.context.images and self.member.fitting.pretraining else None
         earlier = self.context.earlier.fingerprint if self.context.earlier and self.member.fitting.labels.any else None
-        made_of = (self.context.tables.fingerprint, self.jitter_mm, images, earlier)
+        drawn = {kind: error.drawn for kind, error in self.errors.items()}
+        made_of = (self.context.tables.fingerprint, drawn, images, earlier)
         return training_digest(self.member, self.fold, self.context.recipe.seed, *made_of)
 
     @property
@@ -154,7 +156,8 @@ def train_network(training: NetworkTraining) -> None:
         studies = [study for study, fold in context.folds.items() if fold != training.fold]
         tables = with_corrected_labels(context.tables, context.earlier, member.fitting.labels, studies)
         cache = _cache(training, shared)
-        own = (shared.device, seed, training.jitter_mm, shared.cutting_threads)
+        sigma_mm = {kind: error.sigma_mm for kind, error in training.errors.items()}
+        own = (shared.device, seed, sigma_mm, shared.cutting_threads, offsets_by_group(training.errors))
         samples = MemberSamples(cache, tables, member, studies, held_out, *own)
         first = _pretrained(training, member, shared, seed)
         initial = None if first is None else first.net.state_dict()

@@ -2,6 +2,10 @@
 
 Source: the 2nd place's teams dropped labels that their models contradicted ("noise reduction" in the write-up), and
 imputed missing ones from the models.
+
+Not nested, as theirs was: what the earlier run predicts for a training study of fold f comes from networks that were
+trained on the labels of f.  These reach the new network by way of the corrected labels, and its out-of-fold score is
+better than that on other studies.  Validation says so (training/evaluation/validate.py).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,10 @@ SLICE_AXIS = {"sagittal_t1": 0, "sagittal_t2": 0, "axial_t2": 2}
 MEDIAN_OF_SIGMA = float(np.sqrt(2 * np.log(2)))
 # Upper limit of the jitter: with more, crops miss the landmark.
 LARGEST_SIGMA_MM = 6.0
+# Points that are farther off lie at another level, or on slices that no crop of this landmark should show.
+LARGEST_OFFSET_MM = 15.0
+# So many measured errors of a view are kept.
+MOST_OFFSETS = 400
 
 
 def in_plane_mm(point: np.ndarray, other: np.ndarray, group: str) -> float:
@@ -37,6 +41,14 @@ class LandmarkError:
     p95_mm: float
     sigma_mm: float
     """Standard deviation (each axis), from the median, which wrong levels hardly change."""
+    offsets_mm: Sequence[Sequence[float]] = ()
+    """At most MOST_OFFSETS of the errors themselves, (3,) patient mm from the annotated to the located point, those of
+    right sides mirrored; without those that exceed LARGEST_OFFSET_MM."""
+
+    @property
+    def drawn(self) -> tuple[float, list[list[float]]]:
+        """What training draws from, as JSON has it."""
+        return self.sigma_mm, [list(offset) for offset in self.offsets_mm]
 
 
 def landmark_errors(
@@ -44,6 +56,7 @@ def landmark_errors(
 ) -> dict[str, LandmarkError]:
     """View → error, from study → row → point in mm.  A landmark that was not located has an infinite error."""
     distances: dict[str, list[float]] = {view: [] for view in VIEW_OF_GROUP.values()}
+    offsets: dict[str, list[list[float]]] = {view: [] for view in VIEW_OF_GROUP.values()}
     for study, points in truth.items():
         for row, point in points.items():
             view = VIEW_OF_GROUP[group_of(row)]
@@ -52,11 +65,22 @@ def landmark_errors(
                 distances[view].append(np.inf)
             else:
                 distances[view].append(in_plane_mm(np.asarray(found), np.asarray(point), group_of(row)))
+                offset = (np.asarray(found) - np.asarray(point)) * [-1 if row.startswith("right_") else 1, 1, 1]
+                if np.linalg.norm(offset) <= LARGEST_OFFSET_MM:
+                    offsets[view].append(np.round(offset, 1).tolist())
     errors = {}
     for view, values in distances.items():
         if values:
             median_mm = float(np.median(values))
             sigma_mm = min(median_mm / MEDIAN_OF_SIGMA, LARGEST_SIGMA_MM)
             p95_mm = float(np.quantile(values, 0.95, method="lower"))
-            errors[view] = LandmarkError(len(values), median_mm, p95_mm, sigma_mm)
+            kept = np.linspace(0, len(offsets[view]) - 1, min(len(offsets[view]), MOST_OFFSETS)).astype(int)
+            its_offsets = [offsets[view][number] for number in kept]
+            errors[view] = LandmarkError(len(values), median_mm, p95_mm, sigma_mm, its_offsets)
     return errors
+
+
+def offsets_by_group(errors: Mapping[str, LandmarkError]) -> dict[str, np.ndarray]:
+    """Condition group → (N, 3) measured errors in mm, of the views in which any were measured."""
+    pairs = [(group, errors[view].offsets_mm) for group, view in VIEW_OF_GROUP.items() if view in errors]
+    return {group: np.reshape(offsets, (-1, 3)).astype(float) for group, offsets in pairs if len(offsets)}

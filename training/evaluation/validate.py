@@ -75,7 +75,8 @@ def localiser_errors(
     made_by = {artefact.member.name: artefact.weights.sha256 for artefact in manifest.artefacts}
     path = folder.localiser_errors(fold)
     kept = read_object(path)
-    if kept.get("made_by") == made_by and "errors" in kept:
+    whole = all("offsets_mm" in error for error in kept.get("errors", {}).values())
+    if kept.get("made_by") == made_by and "errors" in kept and whole:
         return {view: LandmarkError(**error) for view, error in kept["errors"].items()}
     # Without the calibration of an attempt that was killed: it is fitted to the networks' own confidence.
     plain = tuple(artefact.model_copy(update={"calibration": None}) for artefact in manifest.artefacts)
@@ -96,10 +97,12 @@ def validate(
     tables: Tables,
     folds: Mapping[str, int],
     trained: Sequence[int],
+    corrected: bool = False,
 ) -> Score:
     """Out-of-fold score, pooled over the studies of the trained folds; saved as JSON, predictions as Parquet.
 
-    Does nothing where all results of the same networks, studies and code exist (validation_stamp.py).
+    `corrected`: whether labels were corrected by an earlier run.  Does nothing where all results of the same networks,
+    studies and code exist (validation_stamp.py).
     """
     studies = {fold: [study for study, its_fold in folds.items() if its_fold == fold] for fold in trained}
     manifests = {fold: fold_manifest(folder, members, fold) for fold in trained}
@@ -120,10 +123,32 @@ def validate(
     pooled = pd.concat(frames, ignore_index=True)
     scored = [study for study, fold in folds.items() if fold in trained]
     result = score(solution_of(tables.labels.loc[scored]), pooled)
-    replace_json(folder.score, {"folds": list(trained), "studies": len(scored), **asdict(result)})
+    known = {"folds": list(trained), "studies": len(scored), **asdict(result)}
+    replace_json(folder.score, {**known, "cautions": cautions(members, corrected)})
     replace_json(folder.seconds, seconds_of(folder.recipe.name, members, trained, clock))
     validation_stamp.keep(folder, made, trained)
     return result
+
+
+def cautions(members: Sequence[MemberRecipe], corrected: bool) -> list[str]:
+    """What makes an out-of-fold score look better than it would on other studies, a sentence each."""
+    found = []
+    chosen = [one.member.name for one in members if "best" in kept_epochs(one)]
+    if chosen:
+        found.append(f"the epoch of {', '.join(chosen)} was chosen on the studies of this score (keep: best)")
+    changed = [one.member.name for one in members if corrected and one.fitting.labels.any]
+    if changed:
+        found.append(
+            f"the labels of {', '.join(changed)} were corrected by networks that were trained on the labels of the "
+            "studies of this score (LABELS= is not nested): confirm a gain on other studies"
+        )
+    return found
+
+
+def kept_epochs(member: MemberRecipe) -> set[str]:
+    """`keep` of all fits of a network."""
+    second = member.fitting.second_step
+    return {member.fitting.optimisation.keep, *([second.optimisation.keep] if second else [])}
 
 
 def all_of(manifest: Manifest, folder: RunFolder) -> Predictor:

@@ -51,6 +51,8 @@ def _changed(batch: Batch, change: Callable[[torch.Tensor], torch.Tensor]) -> Ba
     return replace(
         batch,
         views=tuple(change(view) for view in batch.views),
-        origin=None if batch.origin is None else replace(batch.origin, studies=change(batch.origin.studies)),
+        origin=None
+        if batch.origin is None
+        else replace(batch.origin, studies=change(batch.origin.studies), units=changed(batch.origin.units)),
         **{name: changed(getattr(batch, name)) for name in ("present", "target", "distance_mm", "other")},
     )

@@ -25,7 +25,6 @@ from training.fitting.randomness import generators, seed_everything, set_generat
 from training.networks.parts import published_weights
 from training.recipe_schema.schema import MemberRecipe
 
-GRADIENT_NORM = 1.0
 # The loss is checked every so many steps, as each check synchronises the GPU.
 CHECK_EVERY = 20
 
@@ -160,7 +159,8 @@ class FitState:
             for parameter in self.net.parameters():
                 if parameter.grad is not None:
                     parameter.grad *= factor
-        nn.utils.clip_grad_norm_(self.net.parameters(), GRADIENT_NORM)
+        if self.optimisation.gradient_norm is not None:
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.optimisation.gradient_norm)
         self.device.step(self.optimiser)
         if self.ema is not None:
             self.ema.update(self.net, step + 1)

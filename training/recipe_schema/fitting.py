@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -35,13 +35,16 @@ class Optimisation(Spec):
     """Batches of batch_size studies with all their units, for losses over all levels of a study."""
     accumulate: int = Field(default=1, ge=1)
     """Gradient accumulation: a batch is split into so many parts, which need that much less memory."""
+    gradient_norm: float | None = Field(default=1.0, gt=0)
+    """Longer gradients are shortened to this norm; None = they are not."""
     precision: Precision = "float16"
     """Autocast dtype on a GPU; a CPU computes in float32."""
     deterministic: bool = False
     """On a GPU: deterministic algorithms only, which is slower."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
-    keep: Literal["best", "last"] = "best"
-    """Epoch whose weights are exported: the best validation loss, or the last."""
+    keep: Literal["best", "last"] = "last"
+    """Epoch whose weights are exported: the last; or that of the best validation loss, which is chosen on the studies
+    of the out-of-fold score and so makes it look better than it is."""
 
 
 class Augmentation(Spec):
@@ -70,17 +73,21 @@ class Augmentation(Spec):
     dihedral: float = Field(default=0.0, ge=0, le=1)
     """Graders of one target: probability of a random turn by quarters and a flip, the same for all slices."""
     mixup: float = Field(default=0.0, ge=0, le=1)
-    """Graders: probability that a batch is blended, images and loss, with itself in another order."""
+    """Graders: probability that a batch is blended, images and loss, with itself in another order; with
+    `whole_studies` in another order of its studies, each level with the same level."""
     mixup_epochs: int | None = Field(default=None, ge=1)
     """Only in the first so many epochs; None = in all."""
     cutmix: float = Field(default=0.0, ge=0, le=1)
-    """Graders: probability that one box of all images of a batch is taken from the batch in another order."""
+    """Graders: probability that one box of all images of a batch is taken from the batch in another order, as in
+    `mixup`."""
     blend_alpha: float = Field(default=4.0, gt=0)
     """Both parameters of the Beta distribution of a blend's share."""
     jitter_mm: float | Literal["localiser"] = 0.0
     """Standard deviation (each axis) of the crop centre; `localiser`: the fold's localisation error."""
-    slice_jitter: int = Field(default=0, ge=0, le=4)
-    """Largest shift of a crop's slice window, in slices; whole images keep theirs."""
+    slice_jitter: Annotated[int, Field(ge=0, le=4)] | Literal["localiser"] = 0
+    """Largest shift of a crop's slice window, in slices; whole images keep theirs.  `localiser`: the landmark that
+    chooses the slices is off by one of the fold's measured localisation errors, along the normal of the slices; crops
+    whose slices no landmark chooses keep theirs."""
 
 
 class Pretraining(Spec):

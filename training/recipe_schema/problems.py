@@ -79,11 +79,45 @@ def _wrong_members(recipe: Recipe) -> Iterator[str]:
 def _wrong_member(place: str, make: Callable[[], MemberRecipe], places: dict[str, str]) -> Iterator[str]:
     """Problems of one network of the recipe, among them a name that another one has."""
     try:
-        name = make().member.name
+        recipe = make()
     except ValidationError as error:
         # Problems of `fitting` have a path; others concern the whole stage.
         yield from (f"{place}{'.' if one.startswith('fitting.') else ': '}{one}" for one in schema_problems(error))
         return
+    yield from (f"{place}.{one}" for one in (*_undone_changes(recipe), *_untrained_flips(recipe), *_half_sided(recipe)))
+    name = recipe.member.name
     if name in places:
         yield f"{place}: its network is named {name}, as that of {places[name]} is"
     places[name] = place
+
+
+def _undone_changes(recipe: MemberRecipe) -> Iterator[str]:
+    """Changes of brightness and contrast that the z-score of a view takes away again."""
+    zscored = [one.series for one in recipe.member.inputs if one.normalisation == "zscore"]
+    for change in ("brightness", "contrast"):
+        if getattr(recipe.fitting.augmentation, change) and zscored:
+            yield (
+                f"fitting.augmentation.{change}: is undone by the normalisation zscore of the {zscored[0]} view: "
+                "set normalisation: unit there"
+            )
+
+
+def _untrained_flips(recipe: MemberRecipe) -> Iterator[str]:
+    """Test-time augmentation by a flip that the network never sees in training."""
+    augmentation = recipe.fitting.augmentation
+    axial = all(one.series == "axial_t2" for one in recipe.member.inputs)
+    # A dihedral change flips columns and rows: left and right of axial slices alone, front and back of all.
+    trained = {
+        "mirror": augmentation.mirror or (augmentation.dihedral and axial),
+        "front_to_back": augmentation.front_to_back or augmentation.dihedral,
+    }
+    for flip in recipe.member.tta:
+        if not trained[flip]:
+            yield f"tta: {flip} is not trained: set fitting.augmentation.{flip}, or leave it out"
+
+
+def _half_sided(recipe: MemberRecipe) -> Iterator[str]:
+    """Networks of one side that see some views of a right side as those of a left one, and others as they are."""
+    shown = {one.mirror_right for one in recipe.member.inputs}
+    if recipe.member.unit in ("side", "level_side") and len(shown) > 1:
+        yield "inputs: mirror_right is set for some views only: a right side would be shown half mirrored"

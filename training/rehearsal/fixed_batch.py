@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from kernels.lumbar.labels import GROUPS
 from training.data.cache.stack_cache import build_cache
 from training.data.samples.batch import Batch, Samples
 from training.data.samples.member_samples import MemberSamples
@@ -21,6 +23,7 @@ SEED = 42
 STUDIES = 20
 # Standard deviation (mm, each axis) that localisers have on the phantom.
 LOCALISER_ERROR_MM = {"sagittal_t1": 1.5, "sagittal_t2": 1.5, "axial_t2": 1.5}
+OFFSETS_MM = dict.fromkeys(GROUPS, np.random.default_rng(SEED).normal(0, 1.5, (100, 3)))
 # The batch is chosen from so many.
 CANDIDATES = 8
 
@@ -55,7 +58,7 @@ def samples_of(member: MemberRecipe, data: Path, cache: Path, device: torch.devi
     tables = read_some(data)
     opened = build_cache(data, tables, cache, jobs=1)
     studies = list(tables.labels.index)
-    return MemberSamples(opened, tables, member, studies, [], device, SEED, LOCALISER_ERROR_MM)
+    return MemberSamples(opened, tables, member, studies, [], device, SEED, LOCALISER_ERROR_MM, 1, OFFSETS_MM)
 
 
 def fixed_batch(samples: Samples) -> Batch:

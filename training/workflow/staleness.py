@@ -19,6 +19,7 @@ from training.data.label_correction import read_predictions
 from training.data.tables import read_tables
 from training.digests import digest, file_digest, fingerprint_of, training_digest
 from training.evaluation import validation_stamp
+from training.evaluation.landmark_errors import LandmarkError
 from training.runs import (
     ARTEFACT,
     BEGUN,
@@ -168,7 +169,7 @@ class Staleness:
         pretrained = any(one.fitting.pretraining is not None for one in self.grid.members(step.recipe))
         return digest(self.source, views, recipe.folds, recipe.seed, pretrained, str(order.cache))
 
-    def _of_training(self, step: Step, jitter_mm: dict[str, float]) -> str | None:
+    def _of_training(self, step: Step, errors: Mapping[str, Any]) -> str | None:
         source = self.source_of(step.recipe)
         if source is None:
             return None
@@ -177,7 +178,7 @@ class Staleness:
         images = images if member.fitting.pretraining else None
         predictions = predictions if member.fitting.labels.any else None
         return training_digest(
-            member, step.fold, self.grid.recipes[step.recipe].seed, tables, jitter_mm, images, predictions
+            member, step.fold, self.grid.recipes[step.recipe].seed, tables, errors, images, predictions
         )
 
     def _of_localiser(self, step: Step) -> str | None:
@@ -185,7 +186,8 @@ class Staleness:
 
     def _of_grader(self, step: Step) -> str | None:
         kept = read_object(self.grid.folder(step.recipe).localiser_errors(step.fold))
-        return self._of_training(step, {kind: one["sigma_mm"] for kind, one in kept.get("errors", {}).items()})
+        errors = {kind: LandmarkError(**one).drawn for kind, one in kept.get("errors", {}).items()}
+        return self._of_training(step, errors)
 
     def _of_errors(self, step: Step) -> str:
         located = [self.grid.steps[name] for name in step.needs]

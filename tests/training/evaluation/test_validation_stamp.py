@@ -151,3 +151,15 @@ def test_localisers_are_measured_again_without_the_calibration_of_an_attempt_tha
     with pytest.raises(Measured) as found:
         validate.localiser_errors(folder, localisers, folder.runs, tables, [], {}, 0)
     assert found.value.args == ([None] * len(localisers),)
+
+
+def test_what_flatters_a_score_is_said() -> None:
+    """The epoch chosen on the studies of the score, and labels corrected by networks that had seen theirs."""
+    members = load_named("slice_experts", "smoke").members()
+    assert validate.cautions(members, corrected=False) == []
+    (corrected,) = validate.cautions(members, corrected=True)
+    assert "slice_experts_spinal_tiny" in corrected and "LABELS= is not nested" in corrected
+    assert validate.cautions(load_named("split_and_global", "smoke").members(), corrected=True) == []
+    best = [members[0].with_optimisation(keep="best"), *members[1:]]
+    (chosen,) = validate.cautions(best, corrected=False)
+    assert chosen == "the epoch of slice_experts_sagittal_t2 was chosen on the studies of this score (keep: best)"

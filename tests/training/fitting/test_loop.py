@@ -20,6 +20,8 @@ from training import networks
 from training.data.samples.batch import Batch
 from training.fitting import FitError, checkpoint
 from training.fitting.checkpoint import CheckpointError
+from training.fitting.device import device_of
+from training.fitting.fit_state import FitState
 from training.fitting.history import EpochRecord, draw_curves
 from training.fitting.loop import fit
 from training.fitting.optimise import make_ema, make_optimiser, rate_at
@@ -33,7 +35,7 @@ def same(left: nn.Module, right: nn.Module) -> bool:
 
 
 def test_a_localiser_learns(tmp_path):
-    recipe = localiser(epochs=8, batch_size=8)
+    recipe = localiser(epochs=8, batch_size=8, keep="best")
     result = fit(recipe, TinySamples(recipe, steps=16, held_out=16), tmp_path, CPU, seed=1)
     assert result.history[-1].train_loss < 0.5 * result.history[0].train_loss
     assert result.median_error_px is not None and result.median_error_px < 3  # of 32
@@ -53,8 +55,8 @@ def test_a_grader_learns_the_severity(tmp_path):
 
 
 RESUMED = [
-    pytest.param(localiser(epochs=3), id="localiser"),
-    pytest.param(grader(epochs=3, ema_decay=0.9, options={"view_dropout": 0.4}), id="ema-and-dropout"),
+    pytest.param(localiser(epochs=3, keep="best"), id="localiser"),
+    pytest.param(grader(epochs=3, keep="best", ema_decay=0.9, options={"view_dropout": 0.4}), id="ema-and-dropout"),
     pytest.param(grader(epochs=3, keep="last", schedule="step", warmup=0.3), id="last-and-warm-up"),
 ]
 
@@ -207,7 +209,7 @@ def test_a_batch_of_one_can_be_trained_on(tmp_path):
 
 
 def test_without_held_out_labels_the_last_epoch_is_kept(tmp_path):
-    recipe = grader(epochs=2)
+    recipe = grader(epochs=2, keep="best")
     result = fit(recipe, TinySamples(recipe, held_out=0), tmp_path, CPU, seed=1)
     assert result.best_epoch == 2 and math.isnan(result.validation_loss)
 
@@ -219,6 +221,17 @@ def test_the_best_epoch_is_kept_or_the_last(tmp_path):
         result = fit(recipe, TinySamples(recipe), tmp_path / keep, CPU, seed=3)
         best = min(result.history, key=lambda record: record.validation_loss).epoch
         assert result.best_epoch == (best if keep == "best" else epoch)
+
+
+@pytest.mark.parametrize("longest", [0.01, None])
+def test_gradients_are_as_long_as_the_recipe_lets_them_be(longest):
+    recipe = grader(epochs=1, gradient_norm=longest)
+    samples = TinySamples(recipe)
+    run = FitState(recipe, samples, device_of(CPU, "float32"), pretrained=False)
+    run.step(next(iter(samples.training(1))), 0)
+    gradients = [one.grad for one in run.net.parameters() if one.grad is not None]
+    length = torch.stack([one.norm() for one in gradients]).norm().item()
+    assert length == pytest.approx(0.01, rel=1e-3) if longest else length > 0.1
 
 
 def test_learning_rates_by_hand():

@@ -5,16 +5,20 @@ The networks of the smoke profiles with random weights; those of the published s
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 
 from kernels.lumbar.answers.grade import grade
 from kernels.lumbar.inputs.member_inputs import InputCache
-from kernels.lumbar.inputs.mirroring import turned_tensors
+from kernels.lumbar.inputs.mirroring import mirrored_tensors, turned_tensors
 from kernels.lumbar.labels import UNITS, mirrored, row_of
 from kernels.lumbar.networks.loading import load_member
 from kernels.lumbar.networks.weights import golden_inputs
+from kernels.lumbar.specs import Member
+from kernels.profiles import Profile
 from tests.support.anatomy.studies import MINUS_X, mirror_study
 from tests.support.networks.bare_torch import bare_answers
 from tests.support.networks.recipe_members import export_untrained, members
@@ -79,22 +83,15 @@ def test_exported_networks_need_no_source(exported, tmp_path):
         np.testing.assert_allclose(answer.ravel(), artefact.weights.golden_output, rtol=1e-4, atol=1e-4)
 
 
-def sided_as_left(recipe) -> bool:
-    return all(request.mirror_right for request in recipe.member.inputs if request.side(UNITS[recipe.member.unit][0]))
-
-
-SYMMETRIC = [
-    one
-    for one in SMALL
-    if "mirror" in one.member.tta or (one.member.unit in ("side", "level_side") and sided_as_left(one))
-]
-
-
-@pytest.mark.parametrize("recipe", SYMMETRIC, ids=[one.member.name for one in SYMMETRIC])
+@every_grader
 def test_a_mirrored_study_is_graded_with_left_and_right_exchanged(exported, recipe, foreign_study):
+    """Networks of one side by themselves; those that see both sides once they answer for the mirrored study too."""
     study, landmarks = foreign_study
     folder, artefact = exported(recipe)
-    member = load_member(folder, artefact, CPU)
+    sided = recipe.member.unit in ("side", "level_side")
+    asked = recipe.member.model_copy(update={"tta": () if sided else ("mirror",)})
+    Member.model_validate(asked.model_dump())  # has the partners that the flip needs
+    member = load_member(folder, artefact.model_copy(update={"member": asked}), CPU)
     turned = {mirrored(row): point * MINUS_X for row, point in landmarks.items()}
     (found,) = grade(InputCache([study], [landmarks]), member, tta=True)
     (opposite,) = grade(InputCache([mirror_study(study)], [turned]), member, tta=True)
@@ -102,6 +99,33 @@ def test_a_mirrored_study_is_graded_with_left_and_right_exchanged(exported, reci
     assert max(np.ptp(logits) for logits in found.values()) > 1e-6, "an answer that says nothing proves nothing"
     for row, logits in found.items():
         np.testing.assert_allclose(opposite[mirrored(row)], logits, atol=1e-5)
+
+
+EVERY = [one for profile in get_args(Profile) for one in members(profile, "grader")]
+# Networks that differ in their backbone alone are shown the same.
+SHOWN = {(one.member.unit, one.member.inputs): one for one in EVERY}
+
+
+@pytest.mark.parametrize(
+    "recipe", SHOWN.values(), ids=[f"{one.member.name}-{place}" for place, one in enumerate(SHOWN.values())]
+)
+def test_a_mirrored_study_is_shown_to_the_bit_as_its_mirror_image(recipe, foreign_study):
+    """Every input of every grader in every profile, at a quarter of the pixels."""
+    study, landmarks = foreign_study
+    views = tuple(view.model_copy(update={"size_px": max(view.size_px // 4, 16)}) for view in recipe.member.inputs)
+    member = recipe.member.model_copy(update={"inputs": views})
+    turned = {mirrored(row): point * MINUS_X for row, point in landmarks.items()}
+    inputs = InputCache([study], [landmarks]).inputs_of(member)
+    opposite = InputCache([mirror_study(study)], [turned]).inputs_of(member)
+    units = UNITS[member.unit]
+    if member.unit in ("side", "level_side"):
+        partner = [units.index(unit.mirrored()) for unit in units]
+        expected, present = [tensor[partner] for tensor in inputs.tensors], inputs.present[partner]
+    else:
+        expected, present = mirrored_tensors(member, inputs.tensors, inputs.present)
+    assert inputs.present.any() and torch.equal(opposite.present, present)
+    for number, (shown, one) in enumerate(zip(opposite.tensors, expected, strict=True)):
+        assert (shown - one).abs().max() < 1e-5, f"view {number}"
 
 
 TURNED = [one for one in SMALL if one.member.unit != "study"]

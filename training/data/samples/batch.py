@@ -17,6 +17,8 @@ class Origin:
     """(B,) int64, number of the study within the batch, from 0."""
     groups: torch.Tensor
     """(K,) int64, index of each target's condition in kernels.lumbar.labels.GROUPS."""
+    units: torch.Tensor | None = None
+    """(B,) int64, index of each sample's unit (level, side) in kernels.lumbar.labels.UNITS."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from training.recipe_schema.fitting import Augmentation
 SLICES_AT_ONCE = 4
 # Half of the kernel's own step of coordinates: slices whose grids differ by less are sampled alike.
 SAME_PX = 1 / 64
+# What a right side's offset is on the left.
+MINUS_X = np.array([-1.0, 1.0, 1.0])
 # Rows of a matrix (2, 3) from (column, row, 1) to column and row.
 Map = tuple[tuple[float, float, float], tuple[float, float, float]]
 INTERPOLATION = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -51,11 +53,27 @@ class Change:
     """(2,) of the centre, by column and row."""
     slices: int = 0
     """Shift of the slice window, where the view is one."""
+    offset_mm: np.ndarray | None = None
+    """(3,) patient mm by which the landmark that chooses the slices is off, of a left side or the midline."""
 
-    def of(self, view: View) -> View:
-        """The changed view; landmark maps are drawn in its changed planes."""
-        moved = view.moved(self.slices)
+    def of(self, view: View, right: bool = False) -> View:
+        """The changed view, `right`: of a right side; landmark maps are drawn in its changed planes."""
+        slices = self.slices
+        if self.offset_mm is not None:
+            slices += slices_off(view, self.offset_mm * MINUS_X if right else self.offset_mm)
+        moved = view.moved(slices)
         return replace(moved, parts=tuple(ChangedCrops.from_crops(part, self) for part in moved.parts))
+
+
+def slices_off(view: View, offset_mm: np.ndarray) -> int:
+    """By how many slices a view's window moves, to an end of its stack at most, where its point is off by so much."""
+    if view.index is None:
+        return 0
+    (part,) = view.parts
+    positions_mm = part.stack.positions_mm
+    places = np.arange(len(positions_mm))
+    wanted_mm = np.interp(view.index, places, positions_mm) + part.stack.position_mm(offset_mm)
+    return round(float(np.interp(wanted_mm, positions_mm, places))) - round(view.index)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from kernels.lumbar.inputs.views import View, cut
-from kernels.lumbar.labels import UNITS
+from kernels.lumbar.labels import UNITS, group_of
 from kernels.lumbar.specs import Member, ViewRequest
 from training.data.cache.stack_cache import StackCache
 from training.data.samples.changed_crops import Change, random_affine
@@ -34,6 +34,13 @@ class Cut:
     """(B, S, K) float32, as in training.data.samples.batch.Batch."""
 
 
+def chosen_by(request: ViewRequest) -> str:
+    """The condition group whose landmarks choose a crop's slices; empty where none do."""
+    if request.slices.by != "landmark" or not request.centre:
+        return ""
+    return group_of((request.slices.near or request.centre)[0])
+
+
 @dataclass(frozen=True)
 class Changes:
     """The random changes of a batch, drawn beforehand, so that they do not depend on the threads that cut."""
@@ -49,7 +56,8 @@ class Cutter:
 
     `jitter_mm`: series kind → standard deviation (each axis) of the centres of crops and of drawn landmarks, which are
     those of sagittal T2.  `with_points`: whether targets are landmarks in the first view, or a loss needs their
-    distances.  `pinned`: whether batches are in page-locked memory, for a GPU.
+    distances.  `pinned`: whether batches are in page-locked memory, for a GPU.  `offsets_mm`: condition group → (N, 3)
+    measured errors of its landmarks, of left sides or the midline, for slice_jitter `localiser`.
     """
 
     def __init__(
@@ -60,10 +68,11 @@ class Cutter:
         jitter_mm: Mapping[str, float],
         with_points: bool,
         pinned: bool,
+        offsets_mm: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.cache, self.member, self.units = cache, member, UNITS[member.unit]
         self._augmentation, self._jitter_mm = augmentation, jitter_mm
-        self._with_points, self._pinned = with_points, pinned
+        self._with_points, self._pinned, self._offsets_mm = with_points, pinned, offsets_mm or {}
         self._placed: dict[int, list[View | None]] = {}
         # Views whose pixels show the same places are changed alike.
         places = [request.model_copy(update={"marks": (), "normalisation": "unit"}) for request in member.inputs]
@@ -106,13 +115,18 @@ class Cutter:
         settings = self._augmentation
         is_crop = bool(request.centre) and request.size_mm is not None
         jitter_mm = self._jitter_mm[request.series] if is_crop else 0.0
-        reach = settings.slice_jitter if is_crop else 0
+        reach = settings.slice_jitter if is_crop and settings.slice_jitter != "localiser" else 0
+        measured_mm = self._offsets_mm.get(chosen_by(request)) if settings.slice_jitter == "localiser" else None
         matrices = random_affine(settings, count, generator).double().numpy()
         shifts_mm = (torch.randn(count, 2, generator=generator) * jitter_mm).double().numpy()
         slices = torch.randint(-reach, reach + 1, (count,), generator=generator).tolist()
         if not (settings.rotate_deg or settings.shear_deg or settings.scale or jitter_mm or reach):
-            return ()
-        return [Change(*one) for one in zip(matrices, shifts_mm, slices, strict=True)]
+            if measured_mm is None:
+                return ()
+        offsets_mm: Sequence[np.ndarray | None] = [None] * count
+        if measured_mm is not None:
+            offsets_mm = [*measured_mm[torch.randint(len(measured_mm), (count,), generator=generator).numpy()]]
+        return [Change(*one) for one in zip(matrices, shifts_mm, slices, offsets_mm, strict=True)]
 
     def cut(self, indices: Sequence[int] | np.ndarray, changes: Changes | None) -> Cut:
         """The samples `indices`, changed or as the kernel sees them."""
@@ -123,19 +137,21 @@ class Cutter:
         points = np.full((count, targets, 3), np.nan, np.float32)
         distance_mm = np.full((count, inputs[0].slices.count, targets), np.nan, np.float32)
         for row, index in enumerate(map(int, indices)):
+            unit = self.units[index % len(self.units)]
             for number, view in enumerate(self.placed(index)):
                 if view is None:
                     continue
-                changed = view if changes is None else self._changed(view, number, row, changes)
+                right = inputs[number].side(unit) == "right"
+                changed = view if changes is None else self._changed(view, number, row, changes, right)
                 pixels[number][row] = changed.pixels
                 present[row, number] = 1
                 if number == 0 and self._with_points:
                     points[row], distance_mm[row] = self.points(index, changed)
         return Cut(tuple(views), *map(torch.from_numpy, (present, points, distance_mm)))
 
-    def _changed(self, view: View, number: int, row: int, changes: Changes) -> View:
+    def _changed(self, view: View, number: int, row: int, changes: Changes, right: bool) -> View:
         of_samples = changes.of_grids[self._grids[number]]
-        changed = of_samples[row].of(view) if of_samples else view
+        changed = of_samples[row].of(view, right) if of_samples else view
         if number not in changes.mark_errors_mm:
             return changed
         errors = changes.mark_errors_mm[number][row]

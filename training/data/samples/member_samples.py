@@ -25,7 +25,7 @@ from training.data.samples.ahead import ahead
 from training.data.samples.augment import grey_changes, sharpen_or_blur, shuffle_slices
 from training.data.samples.batch import Batch, Origin, send
 from training.data.samples.blend import blended, dihedral_some, turn_some
-from training.data.samples.cut_batches import Cut, Cutter
+from training.data.samples.cut_batches import Cut, Cutter, chosen_by
 from training.data.samples.mirror import mirror_some, mirrored_views
 from training.data.samples.sample_targets import groups_of, severities
 from training.data.tables import MISSING, Tables
@@ -39,8 +39,9 @@ log = logging.getLogger("samples")
 class MemberSamples:
     """training.data.samples.batch.Samples of one network.
 
-    localiser_error_mm: series kind → standard deviation (mm, each axis) of the fold's localisation error.  `threads`:
-    number of threads that cut batches; these are the same for any number.
+    localiser_error_mm: series kind → standard deviation (mm, each axis) of the fold's localisation error;
+    localiser_offsets_mm: condition group → (N, 3) such errors as measured (patient mm, those of right sides mirrored).
+    `threads`: number of threads that cut batches; these are the same for any number.
     A localiser's target slice is its index before slices are shuffled.
     Raises ValueError without usable training studies, or if mirroring lacks a mirrored view or target.
     """
@@ -58,6 +59,7 @@ class MemberSamples:
         seed: int,
         localiser_error_mm: Mapping[str, float],
         threads: int = 1,
+        localiser_offsets_mm: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.member, self.fitting = recipe.member, recipe.fitting
         self.device, self.seed, self.threads = device, seed, threads
@@ -66,8 +68,9 @@ class MemberSamples:
         self.is_grader = self.member.role == "grader"
         self.with_points = not self.is_grader or self.fitting.loss == "valid_slices_bce"
         augmentation, pinned = self.fitting.augmentation, device.type == "cuda"
+        jitter_mm, offsets_mm = self._jitter_mm(localiser_error_mm), self._offsets_mm(localiser_offsets_mm or {})
         self.cutter = self.cutter_type(
-            cache, self.member, augmentation, self._jitter_mm(localiser_error_mm), self.with_points, pinned
+            cache, self.member, augmentation, jitter_mm, self.with_points, pinned, offsets_mm
         )
         self.severities = severities(tables.labels, cache.studies, self.member) if self.is_grader else None
         self.groups = send(groups_of(self.member), device)
@@ -91,6 +94,14 @@ class MemberSamples:
         for series in sorted(seen - set(localiser_error_mm)):
             log.warning("%s: no localisation error is known for %s", self.member.name, series)
         return {series: localiser_error_mm.get(series, 0.0) for series in get_args(SeriesKind)}
+
+    def _offsets_mm(self, measured: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Condition group → (N, 3) errors of the landmarks that choose slices, where the recipe draws from them."""
+        if self.fitting.augmentation.slice_jitter != "localiser":
+            return {}
+        for group in sorted({chosen_by(request) for request in self.member.inputs} - {"", *measured}):
+            log.warning("%s: no localisation error is known for %s landmarks", self.member.name, group)
+        return {group: offsets for group, offsets in measured.items() if len(offsets)}
 
     def _usable(self, studies: Sequence[int]) -> dict[int, list[np.ndarray]]:
         """Study → indices of samples: each unit with a label and an image, or all such units together."""
@@ -116,7 +127,8 @@ class MemberSamples:
         for indices, generator, drawn in self._ahead(epoch):
             batch = self._augmented(self._sent(drawn, indices), generator)
             if self.is_grader:
-                batch = blended(batch, self.fitting.augmentation, epoch, generator)
+                whole = self.fitting.optimisation.whole_studies
+                batch = blended(batch, self.fitting.augmentation, epoch, generator, whole)
             yield batch
 
     def _ahead(self, epoch: int) -> Iterator[tuple[np.ndarray, torch.Generator, Cut]]:
@@ -166,8 +178,10 @@ class MemberSamples:
     def _origin(self, indices: np.ndarray) -> Origin | None:
         if not self.is_grader:
             return None
-        studies = np.unique(indices // len(UNITS[self.member.unit]), return_inverse=True)[1]
-        return Origin(send(torch.from_numpy(studies), self.device), self.groups)
+        of_studies, units = np.divmod(indices, len(UNITS[self.member.unit]))
+        studies = np.unique(of_studies, return_inverse=True)[1]
+        on_device = [send(torch.from_numpy(one), self.device) for one in (studies, units)]
+        return Origin(on_device[0], self.groups, on_device[1])
 
     def _augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
         """All changes but those of cutting and blending; then normalisation."""

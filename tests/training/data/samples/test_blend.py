@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.support.networks.tiny_members import view
-from training.data.samples.batch import Batch
+from training.data.samples.batch import Batch, Origin
 from training.data.samples.blend import blended, dihedral_some, turn_some
 from training.recipe_schema.fitting import Augmentation
 
@@ -40,6 +42,36 @@ def test_nothing_is_blended_where_a_view_is_missing():
     batch.present[1] = 0
     mixed = blended(batch, Augmentation(cutmix=1.0), 1, generator(3))
     assert torch.equal(mixed.views[0][1], batch.views[0][1])
+
+
+def test_labels_are_mixed_only_where_the_images_are():
+    """A partner without a view gives no part of the image, so none of its label."""
+    batch = numbered(8, views=2)
+    batch.present[::2, 1] = 0
+    mixed = blended(batch, Augmentation(cutmix=1.0), 1, generator(3))
+    changed = (mixed.views[0] != batch.views[0]).flatten(1).any(1)
+    assert changed.any() and torch.equal(changed, (mixed.other != batch.target)[:, 0])
+    partner = mixed.other[:, 0]
+    assert torch.equal(batch.present[partner], batch.present), "partners show the same views"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whole_studies_are_blended_level_by_level_with_one_other_study(seed):
+    """Six studies of five levels, of which the third lacks one; a target says its study and its level."""
+    places = [(study, level) for study in range(6) for level in range(5) if (study, level) != (2, 3)]
+    studies, levels = torch.tensor(places).unbind(1)
+    batch = numbered(len(places))
+    origin = Origin(studies, torch.zeros(1, dtype=torch.long), levels)
+    batch = replace(batch, target=(studies * 10 + levels)[:, None], origin=origin)
+    mixed = blended(batch, Augmentation(cutmix=1.0), 1, generator(seed), whole_studies=True)
+    partner, level = mixed.other[:, 0] // 10, mixed.other[:, 0] % 10
+    assert torch.equal(level, levels)
+    for study in range(6):
+        others = set(partner[studies == study].tolist())
+        assert len(others - {study}) <= 1, "one partner for all levels"
+        without = partner[(studies == study) & (levels == 3)].tolist()
+        assert 2 not in others or study == 2 or without == [study], "the level that its partner lacks stays as it is"
+    assert len(set(partner[levels == 0].tolist())) == 6, "a permutation of the studies"
 
 
 def test_blending_ends_after_its_epochs_and_follows_the_generator():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from kernels.lumbar.dicom.geometry import Plane
@@ -110,6 +110,49 @@ def test_windows_move_along_the_stack_and_repeat_its_ends():
         found = Change(np.eye(2), NO_SHIFT, slices).of(view)
         assert (found.pixels[:, 16, 16] // 20).tolist() == expected
         assert [round(4 - plane.origin_mm[2] / 4) for plane in found.planes] == expected
+
+
+@given(
+    z_mm=st.floats(-15.9, 15.9),
+    off_mm=st.floats(-12, 12),
+    shear_mm=st.sampled_from([0.0, 1.5]),
+    count=st.sampled_from([1, 3, 5]),
+)
+def test_a_landmark_that_is_off_chooses_the_slices_that_the_kernel_would_choose_there(z_mm, off_mm, shear_mm, count):
+    pixels = np.broadcast_to(np.arange(9, dtype=np.uint8)[:, None, None] * 20, (9, 60, 60))
+    study, request = study_of(np.ascontiguousarray(pixels), shear_mm=shear_mm), asked(count)
+    at = np.array([0, 0, z_mm])
+    offset_mm = np.array([0.0, 0, off_mm])
+    place = (z_mm + off_mm) / 4
+    assume(abs(place - round(place)) < 0.49 and abs(z_mm / 4 - round(z_mm / 4)) < 0.49)  # no ties
+    found = Change(np.eye(2), NO_SHIFT, offset_mm=offset_mm).of(seen(study, request, at))
+    assert found.pixels[:, 16, 16].tolist() == seen(study, request, at + offset_mm).pixels[:, 16, 16].tolist()
+
+
+def test_an_error_of_a_right_side_is_the_mirror_image_of_that_of_a_left_one():
+    """Sagittal slices run to the left: 8 mm to the left are two slices on, on the right side two back."""
+    pixels = np.broadcast_to(np.arange(9, dtype=np.uint8)[:, None, None] * 20, (9, 60, 60))
+    steps = np.array([0, 0.5, 0]), np.array([0, 0, -0.5])
+    planes = tuple(Plane(np.array([4.0 * place - 16, -14.75, 14.75]), *steps) for place in range(9))
+    study = Study("1", (Stack("1", "sagittal_t1", np.ascontiguousarray(pixels), planes, tuple(range(9))),), [])
+    request = ViewRequest(
+        series="sagittal_t1",
+        centre=("neural_foraminal_narrowing",),
+        slices=SliceChoice(by="landmark", count=1),
+        size_px=32,
+        size_mm=16,
+    )
+    view = cut(study, request, Unit("l4_l5", "left"), {"left_neural_foraminal_narrowing_l4_l5": np.zeros(3)})
+    assert view is not None
+    change = Change(np.eye(2), NO_SHIFT, offset_mm=np.array([8.0, 0, 0]))
+    assert [change.of(view, right).pixels[0, 16, 16] // 20 for right in (False, True)] == [6, 2]
+
+
+def test_the_largest_published_changes_leave_no_black_corners():
+    """The 2nd place's: 30 degrees and a fifth larger, of a crop that is well inside of its image."""
+    view = seen(study_of(np.full((3, 96, 96), 200, np.uint8)), asked(3), np.zeros(3))
+    matrices = random_affine(Augmentation(rotate_deg=30, scale=0.2), 200, torch.Generator().manual_seed(0)).double()
+    assert all((Change(matrix, NO_SHIFT).of(view).pixels == 200).all() for matrix in matrices.numpy())
 
 
 def test_a_turned_crop_shows_the_real_pixels_beside_it():

@@ -282,10 +282,19 @@ def made_up(recipe, pixels, missing=None, labels=None, landmarks=None, studies=S
 
 
 def made_samples(
-    recipe, pixels, train=STUDIES, held_out=STUDIES, seed=0, errors=ERRORS_MM, device=CPU, threads=1, **what
+    recipe,
+    pixels,
+    train=STUDIES,
+    held_out=STUDIES,
+    seed=0,
+    errors=ERRORS_MM,
+    device=CPU,
+    threads=1,
+    offsets=None,
+    **what,
 ):
     cache, tables = made_up(recipe, pixels, **what)
-    return MemberSamples(cache, tables, recipe, train, held_out, device, seed, errors, threads)
+    return MemberSamples(cache, tables, recipe, train, held_out, device, seed, errors, threads, offsets)
 
 
 def textures(seed=0):
@@ -393,6 +402,34 @@ def test_windows_are_jittered_by_as_many_slices_as_the_recipe_says(jitter):
     slices = torch.cat([batch.views[0] for batch in samples.training(1)])[:, :, 16, 16] * 255 / 15
     assert set(slices[:, 0].round().long().tolist()) == set(range(6 - jitter, 7 + jitter))
     assert (slices - slices[:, :1] - torch.arange(3)).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(("near", "group"), [((), "subarticular"), (("spinal_canal_stenosis",), "spinal")])
+def test_slices_are_drawn_from_what_localisers_miss_of_the_landmarks_that_choose_them(near, group):
+    """Slices of 1 mm run to the feet.  The errors of other landmarks, and those within the slices, change nothing."""
+    measured = {name: np.array([[9.0, 9.0, 5.0]]) for name in ("spinal", "subarticular", "foraminal")}
+    measured[group] = np.array([[3.0, -2.0, 2.0], [0.0, 0.0, 0.0], [0.0, 4.0, -1.0], [1.0, 0.0, -1.0]])
+    pixels = np.broadcast_to(np.arange(15)[:, None, None] * 15, (15, 48, 48)).astype(np.uint8)
+    view = CROP.model_copy(update={"slices": CROP.slices.model_copy(update={"near": near})})
+    recipe = recipe_of((view,), Augmentation(slice_jitter="localiser"))
+    samples = made_samples(recipe, pixels, offsets=measured)
+    slices = torch.cat([batch.views[0] for epoch in range(4) for batch in samples.training(epoch)])[:, 1, 16, 16]
+    middle = (slices * 255 / 15).round().long()
+    counts = torch.bincount(middle, minlength=15)
+    assert counts.nonzero()[:, 0].tolist() == [5, 7, 8]
+    assert (counts[[5, 7, 8]] / len(middle)).tolist() == pytest.approx([0.25, 0.25, 0.5], abs=0.06)
+
+
+def test_slices_that_no_landmark_chooses_are_those_of_the_kernel(caplog):
+    pixels = np.broadcast_to(np.arange(15)[:, None, None] * 15, (15, 48, 48)).astype(np.uint8)
+    middle = CROP.model_copy(update={"slices": SliceChoice(by="middle", count=3)})
+    changes = Augmentation(slice_jitter="localiser")
+    offsets = {"subarticular": np.array([[0.0, 0.0, 3.0]])}
+    for batch in made_samples(recipe_of((middle,), changes), pixels, offsets=offsets).training(1):
+        assert (batch.views[0][:, 1, 16, 16] * 255 / 15).round().unique().tolist() == [7]
+    assert not caplog.text
+    made_samples(recipe_of((CROP,), changes), pixels)
+    assert "no localisation error is known for subarticular landmarks" in caplog.text
 
 
 def test_the_grey_scale_is_kept():
@@ -522,6 +559,18 @@ def test_only_training_batches_are_blended():
     samples = made_samples(recipe, textures())
     assert all(batch.other is not None for batch in samples.training(1))
     assert all(batch.other is None for batch in samples.validation())
+
+
+def test_cutmix_of_whole_studies_keeps_levels_together():
+    """Published: p = 1, one permutation of the studies of a batch."""
+    recipe = recipe_of(augmentation=Augmentation(cutmix=1.0), batch_size=4)
+    optimisation = recipe.fitting.optimisation.model_copy(update={"whole_studies": True})
+    recipe = recipe.model_copy(update={"fitting": recipe.fitting.model_copy(update={"optimisation": optimisation})})
+    # A label says its level.
+    labels = np.stack([np.array([LEVELS.index(row[-5:]) % 3 for row in ROWS])] * 40)
+    for batch in made_samples(recipe, textures(), labels=labels, missing={0: [(1, 2)]}).training(1):
+        assert torch.equal(batch.other, batch.target) and 0 < batch.share < 1
+        assert torch.equal(batch.origin.units % 3, batch.target[:, 0])
 
 
 def test_losses_by_slice_know_how_far_each_slice_lies_from_the_target():

@@ -1,0 +1,218 @@
+"""What the recipes share with the write-ups (training/recipes/PAPERS.md), in every profile that has it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+import yaml
+
+from kernels.lumbar.inputs.normalise import normalise
+from kernels.profiles import Profile
+from training.data.samples.augment import grey_changes
+from training.recipe_schema.load import RECIPES, load_named, load_recipe
+from training.recipe_schema.schema import MemberRecipe, RecipeError
+
+PROFILES = get_args(Profile)
+NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+EVERY = [
+    (f"{one.member.name}-{profile}", one)
+    for name in NAMES
+    for profile in PROFILES
+    for one in load_named(name, profile).members()
+]
+MEMBERS = [pytest.param(one, id=name) for name, one in EVERY]
+GRADERS = [pytest.param(one, id=name) for name, one in EVERY if one.member.role == "grader"]
+FULL = {one.member.name: one for name, one in EVERY if name.endswith("-full")}
+GREY = [
+    pytest.param(one, id=name)
+    for name, one in EVERY
+    if one.fitting.augmentation.brightness or one.fitting.augmentation.contrast
+]
+
+
+@pytest.mark.parametrize("recipe", GREY)
+def test_changes_of_brightness_and_contrast_reach_the_network(recipe: MemberRecipe):
+    """A z-score would take them away again."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = 60 + 100 * torch.rand(64, 1, 12, 12, generator=generator)
+    changed = grey_changes(pixels, recipe.fitting.augmentation.model_copy(update={"noise": 0.0}), generator)
+    for request in recipe.member.inputs:
+        if request.marks:
+            continue  # drawn in fixed greys
+        before, after = (normalise(one, request.normalisation) for one in (pixels, changed))
+        apart = (after - before).flatten(1).norm(dim=1) / before.flatten(1).norm(dim=1)
+        assert (apart > 0.01).float().mean() > 0.85
+
+
+def test_networks_that_ask_for_grey_changes_are_those_of_four_systems():
+    names = {one.values[0].member.name.rsplit("_", 1)[0] for one in GREY}
+    for system in (
+        "slice_experts_spinal",
+        "level_sequence_conditions",
+        "view_fusion_fusion",
+        "view_fusion_spinal_rois",
+    ):
+        assert any(name.startswith(system) for name in names)
+
+
+@pytest.mark.parametrize("recipe", MEMBERS)
+def test_inputs_are_from_0_to_1_but_for_the_ninth_places(recipe: MemberRecipe):
+    is_ninth = recipe.member.name.startswith("split_and_global_")
+    assert {view.normalisation for view in recipe.member.inputs} == {"zscore" if is_ninth else "unit"}
+
+
+@pytest.mark.parametrize("recipe", GRADERS)
+def test_graders_train_on_slices_that_are_off_as_those_of_their_localisers(recipe: MemberRecipe):
+    if any(view.slices.by == "landmark" for view in recipe.member.inputs):
+        assert recipe.fitting.augmentation.slice_jitter == "localiser"
+        assert recipe.fitting.augmentation.jitter_mm == "localiser"
+
+
+@pytest.mark.parametrize("recipe", GRADERS)
+def test_axial_slices_of_the_9th_and_the_133rd_place_are_those_nearest_to_the_canal(recipe: MemberRecipe):
+    """As for their localisers, whose points lie on these slices."""
+    farthest_mm = {"split_and_global": 5.0, "slice_transformer": 10.0}
+    system = next((name for name in farthest_mm if recipe.member.name.startswith(name)), None)
+    for view in recipe.member.inputs:
+        if view.series == "axial_t2" and system:
+            assert view.slices.near == ("spinal_canal_stenosis",)
+            assert view.slices.max_distance_mm == farthest_mm[system]
+
+
+def test_axial_crops_are_as_large_as_published():
+    """64 of 512 pixels, or 15 %, of an image of 182 mm."""
+    sizes = {
+        name: {view.size_mm for view in one.member.inputs if view.series == "axial_t2"}
+        for name, one in FULL.items()
+        if one.member.role == "grader"
+    }
+    for name, expected in {
+        "level_sequence_conditions_convnext_tiny": 23,
+        "slice_transformer_spinal_axial_resnet18": 23,
+        "slice_transformer_subarticular_resnet18": 23,
+        "slice_experts_spinal_axial_coatnet": 27,
+        "slice_experts_subarticular_coatnet": 27,
+        "slice_experts_subarticular_pool_coatnet_pool": 27,
+        "slice_experts_all_coatnet": 27,
+    }.items():
+        assert sizes[name] == {expected}, name
+
+
+def test_sagittal_regions_of_the_seventh_place_are_of_75_mm():
+    for name in ("spinal_rois", "foraminal_rois", "subarticular_rois"):
+        inputs = FULL[f"view_fusion_{name}_convnext_tiny"].member.inputs
+        assert {view.size_mm for view in inputs if view.series != "axial_t2"} == {75}
+
+
+@pytest.mark.parametrize("name", [name for name, one in FULL.items() if one.member.role == "grader"])
+def test_every_backbone_of_the_published_size_starts_from_published_weights(name: str):
+    backbone = FULL[name].backbone
+    assert backbone is not None and backbone.pretrained and not backbone.timm.startswith("csn")
+
+
+# What a training step keeps for the backward pass in half precision, GiB a sample (measured on phantoms).
+GIB_A_SAMPLE = {
+    "view_fusion_axial_levels": 44 / 8,
+    "view_fusion_sagittal_t2_volume": 14 / 8,
+    "view_fusion_sagittal_t1_volume": 14 / 8,
+    "view_fusion_axial_volume": 14 / 4,
+    "view_fusion_axial_points": 10 / 16,
+    "slice_experts_axial_levels": 19 / 16,
+}
+
+
+@pytest.mark.parametrize("name", GIB_A_SAMPLE)
+def test_the_batches_of_large_networks_fit_a_gpu_of_16_gb_in_parts(name: str):
+    optimisation = FULL[name].fitting.optimisation
+    assert optimisation.batch_size % optimisation.accumulate == 0
+    assert GIB_A_SAMPLE[name] * optimisation.batch_size / optimisation.accumulate <= 12
+    for profile in ("smoke", "bench"):
+        small = load_named(name.split("_", 2)[0] + "_" + name.split("_", 2)[1], profile)
+        its = next(one for one in small.members() if one.member.name == name)
+        assert its.fitting.optimisation.accumulate == 1, "small batches need no parts"
+
+
+@pytest.mark.parametrize("recipe", MEMBERS)
+def test_no_epoch_is_chosen_on_the_studies_of_the_score(recipe: MemberRecipe):
+    second = recipe.fitting.second_step
+    kept = {recipe.fitting.optimisation.keep, *([second.optimisation.keep] if second else [])}
+    assert kept == {"last"}
+
+
+def test_the_write_ups_that_name_no_flip_at_test_time_have_none():
+    for name, one in FULL.items():
+        if name.startswith(("slice_experts", "level_sequence", "split_and_global")):
+            assert one.member.tta == (), name
+    assert FULL["view_fusion_foraminal_rois_convnext_tiny"].member.tta == ("front_to_back",)
+
+
+# What does not fit together is refused by its path.
+
+
+@pytest.fixture
+def document() -> dict[str, Any]:
+    return json.loads(json.dumps(yaml.safe_load((RECIPES / "split_and_global.yaml").read_text())))
+
+
+def load(document: dict[str, Any], folder: Path) -> None:
+    path = folder / "changed.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in document.items() if key != "profiles"}))
+    load_recipe(path)
+
+
+@pytest.mark.parametrize("change", ["brightness", "contrast"])
+def test_grey_changes_that_the_z_score_takes_away_are_refused(document, tmp_path, change):
+    document["graders"]["spinal"]["fitting"]["augmentation"][change] = 0.2
+    with pytest.raises(RecipeError, match=rf"graders\.spinal\.fitting\.augmentation\.{change}: is undone by the norm"):
+        load(document, tmp_path)
+    for view in document["graders"]["spinal"]["inputs"]:
+        view["normalisation"] = "unit"
+    load(document, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flip", "changes", "good"),
+    [
+        ("mirror", {}, False),
+        ("mirror", {"mirror": 0.5}, True),
+        ("mirror", {"dihedral": 0.5}, False),
+        ("front_to_back", {"mirror": 0.5}, False),
+        ("front_to_back", {"front_to_back": 0.5}, True),
+        ("front_to_back", {"dihedral": 0.5}, True),
+    ],
+)
+def test_flips_at_test_time_that_are_not_trained_are_refused(document, tmp_path, flip, changes, good):
+    spinal = document["graders"]["spinal"]
+    spinal["tta"] = [flip]
+    spinal["fitting"]["augmentation"] |= changes
+    if good:
+        load(document, tmp_path)
+        return
+    with pytest.raises(RecipeError, match=rf"graders\.spinal\.tta: {flip} is not trained: set fitting\.augmentation"):
+        load(document, tmp_path)
+
+
+def test_a_dihedral_change_trains_the_mirror_of_axial_views(document, tmp_path):
+    spinal = document["graders"]["spinal"]
+    spinal["tta"], spinal["inputs"] = ["mirror"], spinal["inputs"][1:]
+    spinal["fitting"]["augmentation"]["dihedral"] = 0.5
+    load(document, tmp_path)
+
+
+def test_a_side_that_is_shown_half_mirrored_is_refused(document, tmp_path):
+    """As the 7th place's subarticular network was: the recess as a left one, the canal as it is."""
+    sided = document["graders"]["subarticular"]
+    sided["inputs"].append({**sided["inputs"][0], "series": "sagittal_t2", "mirror_right": False})
+    with pytest.raises(RecipeError, match=r"graders\.subarticular\.inputs: mirror_right is set for some views only"):
+        load(document, tmp_path)
+
+
+@pytest.mark.parametrize("value", [-1, 5, "localizer", 0.5])
+def test_other_slice_jitters_are_refused(document, tmp_path, value):
+    document["graders"]["spinal"]["fitting"]["augmentation"]["slice_jitter"] = value
+    with pytest.raises(RecipeError, match=r"graders\.spinal\.fitting\.augmentation\.slice_jitter"):
+        load(document, tmp_path)
