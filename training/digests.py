@@ -39,12 +39,15 @@ def training_digest(
     jitter_mm: dict[str, float],
     images: str | None = None,
     labels: str | None = None,
+    start: str | None = None,
 ) -> str:
     """Digest of everything a network's weights depend on.
 
-    `images`, `labels`: digests of the images it is pretrained on, and of the predictions that correct its labels.
+    `images`, `labels`, `start`: digests of the images it is pretrained on, of the predictions that correct its labels,
+    and of the weights that it begins from.
     """
-    return digest(member.model_dump(mode="json"), fold, seed, fingerprint, jitter_mm, images, labels)
+    parts = [member.model_dump(mode="json"), fold, seed, fingerprint, jitter_mm, images, labels]
+    return digest(*parts, *([start] if start else []))  # without START that of earlier trainings
 
 
 @cache
