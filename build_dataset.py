@@ -232,7 +232,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(manifest))
     print(f"{len(manifest.artefacts)} networks in {options.out}, each loaded and tested")
     if rows := ungraded(manifest):
-        print(f"no network grades {len(rows)} of {len(ROWS)} rows, which keep the priors: {', '.join(rows)}")
+        conditions = list(dict.fromkeys(row[: -len("_l1_l2")] for row in rows))
+        print(f"no network grades {len(rows)} of {len(ROWS)} rows, which keep the priors: {', '.join(conditions)}")
     if options.upload:
         try:
             upload(options.out, Polling())
