@@ -14,6 +14,10 @@ NETWORKS ?=
 FOLDS ?=
 COORDINATES ?=
 LABELS ?=
+START ?=
+LOCALISERS_ONLY ?=
+SPIDER ?=
+ROWS ?=
 EXECUTOR ?=
 PACKAGE ?=
 SHARDS ?=
@@ -45,8 +49,8 @@ DEMO_SEED ?= 7
 DEMO_SCALE ?= 0.6
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo doctor data train-all plan status predict ensemble report package kernel simulate upload push submit ship push-train show picture
-.PHONY: gpu gpu-prepare rehearse test test-all test-newest test-image lock lint bench bench-locate bench-grade bench-train fuzz pretrained clean
+.PHONY: help install demo doctor data train-all plan status predict ensemble report package kernel simulate upload push submit ship push-train show picture import-spider
+.PHONY: gpu gpu-prepare rehearse test test-all test-newest test-image lock lint bench bench-locate bench-grade bench-real bench-train fuzz pretrained clean
 
 ##@ First steps
 
@@ -84,8 +88,8 @@ test: .venv/installed lint ## lint, types and the quick tests
 
 ##@ Training
 
-GRID = --data "$(DATA)" --runs "$(RUNS)" --profile $(PROFILE) --jobs $(JOBS) $(if $(PACKAGE),--package "$(PACKAGE)" --owner "$(OWNER)",--no-ensemble) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(FOLDS),--folds $(FOLDS)) $(if $(COORDINATES),--coordinates "$(COORDINATES)") $(if $(LABELS),--labels "$(LABELS)") $(if $(EXECUTOR),--executor "$(EXECUTOR)")
-train-all: .venv/installed ## train and validate recipes: DATA=DIR [RECIPES="…"] [PROFILE=smoke|bench|full] [FOLDS="0 1"] [JOBS=N]
+GRID = --data "$(DATA)" --runs "$(RUNS)" --profile $(PROFILE) --jobs $(JOBS) $(if $(PACKAGE),--package "$(PACKAGE)" --owner "$(OWNER)",--no-ensemble) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(FOLDS),--folds $(FOLDS)) $(if $(COORDINATES),--coordinates "$(COORDINATES)") $(if $(LABELS),--labels "$(LABELS)") $(if $(START),--start "$(START)") $(if $(LOCALISERS_ONLY),--localisers-only) $(if $(EXECUTOR),--executor "$(EXECUTOR)")
+train-all: .venv/installed ## train and validate recipes: DATA=DIR [RECIPES="…"] [PROFILE=smoke|bench|full] [FOLDS="0 1"] [START=RUNS|weights] [JOBS=N]
 	@test -n "$(DATA)" || { echo "say which data: make train-all DATA=DIR (a folder in the competition's layout)"; exit 2; }
 	$(PY) -m training.workflow run $(GRID)
 
@@ -95,6 +99,10 @@ plan: .venv/installed ## what train-all would run, why, and how long it takes; w
 
 status: .venv/installed ## a line for each job of the last train-all [RUNS=DIR]
 	$(PY) -m training.workflow status --runs "$(RUNS)"
+
+import-spider: .venv/installed ## SPIDER as downloaded → data in the competition's layout: SPIDER=DIR [OUT=data-spider]
+	@test -n "$(SPIDER)" || { echo "say where SPIDER is: make import-spider SPIDER=DIR (its folder with images, masks and both CSV files)"; exit 2; }
+	$(PY) -m training.data.spider --spider "$(SPIDER)" --out "$(or $(OUT),data-spider)" --jobs $(JOBS)
 
 pretrained: .venv/installed ## fetch published weights for machines without network: OUT=DIR [RECIPES="…"]
 	$(PY) -m training.networks.fetch_pretrained --profile $(PROFILE) --out "$(or $(OUT),pretrained)" $(if $(RECIPES),--recipes $(RECIPES))
@@ -222,6 +230,12 @@ bench-grade: .venv/installed ## compare all graders and ensembles on a phantom [
 	$(if $(DATA),,$(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep)
 	$(PY) -m training.train_all --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) --folds 0 --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES))
 	$(PY) -m training.benchmarks.graders --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(OUT),--out "$(OUT)")
+
+# Without WEIGHTS only what needs no package; ROWS chooses among zero, scratch, started and imagenet.
+bench-real: DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROFILE)),bench,$(PROFILE))
+bench-real: .venv/installed ## real canals: a package as it is, training, and both: DATA=DIR [WEIGHTS=DIR] [RUNS=DIR] [ROWS="zero scratch"]
+	@test -n "$(DATA)" || { echo "say which data: make bench-real DATA=DIR (a folder that make import-spider made)"; exit 2; }
+	$(PY) -m training.benchmarks.real --data "$(DATA)" --runs "$(if $(filter file,$(origin RUNS)),bench-real,$(RUNS))" --profile $(DEMO_PROFILE) --jobs $(JOBS) $(if $(filter-out file,$(origin WEIGHTS)),--weights "$(WEIGHTS)") $(if $(ROWS),--rows $(ROWS))
 
 REHEARSAL = $(or $(OUT),rehearsal)
 rehearse: .venv/installed ## can each network learn, in which memory, and be exported? [RECIPES="…"] [NETWORKS="…"] [PROFILE=full] [DATA=DIR] [MEMORY_GB=16] [OUT=DIR]

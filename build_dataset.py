@@ -26,6 +26,8 @@ from kernels.build_notebook import DATASET_SLUG, BuildError, check_owner, check_
 from kernels.commands import ends_with_a_sentence
 from kernels.kaggle.client import KaggleError, Polling
 from kernels.kaggle.dataset import METADATA_FILE, MOST_FILES, upload
+from kernels.lumbar.answers.locate import answered
+from kernels.lumbar.labels import ROWS, group_of
 from kernels.lumbar.manifest import MANIFEST_FORMAT, Manifest
 from kernels.lumbar.networks.loading import load_member
 from kernels.lumbar.networks.weights import WeightsError, read_manifest
@@ -157,6 +159,16 @@ def table(manifest: Manifest) -> str:
     return "\n".join(lines)
 
 
+def ungraded(manifest: Manifest) -> list[str]:
+    """The rows that no grader with a weight answers."""
+    members = {artefact.member.name: artefact.member for artefact in manifest.artefacts}
+    graded = set()
+    for grader in [one for route in manifest.routes for one in route.graders]:
+        rows = answered(members[grader.name])
+        graded |= {row for row in rows if grader.weight.get(group_of(row), 0.0) > 0}  # type: ignore[call-overload]
+    return [row for row in ROWS if row not in graded]
+
+
 def choose_recipes(runs: Path, names: str | None, profile: Profile) -> list[Recipe]:
     """The recipes named, or all that have runs in this profile.  Raises BuildError where there is none."""
     if names is None:
@@ -219,6 +231,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         shutil.copyfile(options.out / "manifest.json", RELEASES / f"{name}.json")
     print(table(manifest))
     print(f"{len(manifest.artefacts)} networks in {options.out}, each loaded and tested")
+    if rows := ungraded(manifest):
+        conditions = list(dict.fromkeys(row[: -len("_l1_l2")] for row in rows))
+        print(f"no network grades {len(rows)} of {len(ROWS)} rows, which keep the priors: {', '.join(conditions)}")
     if options.upload:
         try:
             upload(options.out, Polling())

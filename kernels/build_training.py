@@ -36,7 +36,7 @@ from kernels.build_notebook import (
 from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.run.submission import replace_json, replace_text
 from kernels.profiles import PROFILES
-from kernels.training_sources import INSTALLED, RECIPES, read_sources
+from kernels.training_sources import INSTALLED, read_sources, recipe_path
 
 TRAINING_TITLE = "Lumbar Training"
 TRAINING_SLUG = "lumbar-training"
@@ -126,7 +126,7 @@ def build_training(
         raise BuildError("name the recipes to train")
     sources = read_sources(recipes)
     for name in recipes:
-        check_choice(name, yaml.safe_load(sources[f"{RECIPES}/{name}.yaml"]), profile, folds)
+        check_choice(name, yaml.safe_load(sources[recipe_path(name)]), profile, folds)
     arguments = ["--recipes", *recipes, "--profile", profile, "--time-limit", f"{time_limit_s:g}"]
     arguments += ["--folds", *map(str, folds)] if folds else []
     arguments += ["--resume"] if resume else []

@@ -11,7 +11,7 @@ from kernels.build_notebook import PACKAGE, BuildError
 from kernels.imports import imports_of
 
 ROOT = PACKAGE.parents[1]
-RECIPES = "training/recipes"
+RECIPE_FOLDERS = ("training/recipes", "training/recipes/partial")
 # What training begins with.  Architectures and losses are found by their names in recipes, so no import leads to them.
 ENTRANCES = ("training/session.py", "training/networks/*.py", "training/fitting/losses/*.py")
 # lightning_fabric comes with pytorch-lightning, huggingface_hub and safetensors with timm.
@@ -28,18 +28,23 @@ def read_sources(recipes: Sequence[str], root: Path = ROOT) -> dict[str, str]:
 
     Raises BuildError for a recipe that is not there, and for an import that the notebook would not have.
     """
-    for name in recipes:
-        if not (root / RECIPES / f"{name}.yaml").is_file():
-            known = " ".join(sorted(path.stem for path in (root / RECIPES).glob("*.yaml")))
-            raise BuildError(f"there is no recipe '{name}'; there are: {known}")
+    paths = [recipe_path(name, root) for name in recipes]
     waiting = [path.relative_to(root) for pattern in ENTRANCES for path in root.glob(pattern)]
-    sources = {f"{RECIPES}/{name}.yaml": _read(root, f"{RECIPES}/{name}.yaml") for name in recipes}
+    sources = {path: _read(root, path) for path in paths}
     while waiting:
         path = waiting.pop()
         if path.as_posix() not in sources:
             sources[path.as_posix()] = _read(root, path.as_posix())
             waiting += imported_files(path, sources[path.as_posix()], root)
     return dict(sorted(sources.items()))
+
+
+def recipe_path(name: str, root: Path = ROOT) -> str:
+    """Path of a recipe's file below the root.  Raises BuildError for one that is not there."""
+    files = {path.stem: path for folder in RECIPE_FOLDERS for path in sorted((root / folder).glob("*.yaml"))}
+    if name not in files:
+        raise BuildError(f"there is no recipe '{name}'; there are: {' '.join(files)}")
+    return files[name].relative_to(root).as_posix()
 
 
 def _read(root: Path, path: str) -> str:

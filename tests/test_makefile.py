@@ -55,3 +55,17 @@ def test_a_rehearsal_is_on_a_phantom_or_on_the_data_that_are_named():
     assert rehearsal.endswith("--networks spinal foraminal")
     (rehearsal,) = make("-s", "rehearse", "DATA=data", "MEMORY_GB=24", "OUT=there", "RECIPES=a b", "PROFILE=bench")
     assert rehearsal.endswith("--data data --out there --profile bench --memory-gb 24 --recipes a b")
+
+
+@NEEDS_MAKE
+def test_real_data_are_imported_trained_on_and_measured():
+    (line,) = make("-s", "import-spider", "SPIDER=there")
+    assert line.startswith("-m training.data.spider --spider there --out data-spider --jobs ")
+    (line,) = make("-s", "bench-real", "DATA=data-spider", "JOBS=2")
+    assert line == "-m training.benchmarks.real --data data-spider --runs bench-real --profile bench --jobs 2"
+    (line,) = make(
+        "-s", "bench-real", "DATA=d", "JOBS=2", "WEIGHTS=demo/weights", "RUNS=r", "PROFILE=smoke", "ROWS=zero scratch"
+    )
+    assert line.endswith("--data d --runs r --profile smoke --jobs 2 --weights demo/weights --rows zero scratch")
+    (line,) = make("-s", "train-all", "DATA=d", "START=demo/weights", "LOCALISERS_ONLY=1")
+    assert "--start demo/weights --localisers-only" in line and "--start" not in make("-s", "train-all", "DATA=d")[0]

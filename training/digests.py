@@ -39,13 +39,16 @@ def training_digest(
     errors: Mapping[str, Any],
     images: str | None = None,
     labels: str | None = None,
+    start: str | None = None,
 ) -> str:
     """Digest of everything a network's weights depend on.
 
-    `errors`: series kind → what is drawn from of the fold's localisation error.  `images`, `labels`: digests of the
-    images it is pretrained on, and of the predictions that correct its labels.
+    `errors`: series kind → what is drawn from of the fold's localisation error.  `images`, `labels`, `start`: digests
+    of the images it is pretrained on, of the predictions that correct its labels, and of the weights that it begins
+    from.
     """
-    return digest(member.model_dump(mode="json"), fold, seed, fingerprint, errors, images, labels)
+    parts = [member.model_dump(mode="json"), fold, seed, fingerprint, errors, images, labels]
+    return digest(*parts, *([start] if start else []))  # without START that of earlier trainings
 
 
 @cache

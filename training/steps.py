@@ -32,6 +32,7 @@ from training.evaluation.validate import cautions, localiser_errors, validate
 from training.fitting.time_limit import TimeLimit
 from training.recipe_schema.schema import MemberRecipe, Recipe, RecipeError
 from training.runs import RunFolder, git_commit, image_digests
+from training.start import start_networks
 from training.train_network import NetworkTraining, RecipeContext, TrainingOptions, train_network
 
 log = logging.getLogger("train-all")
@@ -44,7 +45,7 @@ def begin(
 
     `fingerprint`: of the tables with improved coordinates, if the recipe is prepared, so that these need not be read
     again.
-    Raises TablesError, FoldsError, RecipeError, OutOfFoldError.
+    Raises TablesError, FoldsError, RecipeError, OutOfFoldError, RunsError.
     """
     folder = RunFolder(options.runs, recipe)
     tables = read_tables(options.data)
@@ -58,7 +59,8 @@ def begin(
     images, predictions = images_for(recipe, options.coordinates), predictions_for(recipe, options.labels)
     folds = read_or_make_folds(folder.folds, tables, recipe.folds, recipe.seed)
     device = default_device()
-    return RecipeContext(recipe, options, folder, tables, folds, device, git_commit(), images, predictions, clock)
+    given = (recipe, options, folder, tables, folds, device, git_commit(), images, predictions, clock)
+    return RecipeContext(*given, start_networks(options.start))
 
 
 def prepare(context: RecipeContext, points: Mapping[str, Mapping[str, np.ndarray]]) -> None:

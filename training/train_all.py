@@ -1,7 +1,7 @@
 """All networks of some recipes: cache → localisers → their out-of-fold error → graders → out-of-fold score.
 
     python -m training.train_all --data DIR --runs RUNS [--recipes a b.yaml] [--profile smoke|bench|full] [--folds 0 1]
-                                 [--coordinates DIR] [--labels RUN] [--cache DIR]
+                                 [--coordinates DIR] [--labels RUN] [--start RUNS|PACKAGE] [--cache DIR]
                                  [--time-limit SECONDS]
 
 A finished network is trained again only if its recipe, its data or its inputs changed; an interrupted one resumes at
@@ -26,7 +26,9 @@ from training.data.folds import FoldsError
 from training.data.label_correction import check_coverage, read_predictions
 from training.data.out_of_fold import OutOfFoldError
 from training.data.tables import TablesError, read_tables
+from training.fitting import FitError
 from training.fitting.preflight import check_recipes
+from training.fitting.start_weights import check_start
 from training.fitting.time_limit import OutOfTime, StoppedBySignal, TimeLimit
 from training.locks import BusyError, alone
 from training.networks import NetworkError
@@ -69,7 +71,7 @@ def train_recipe(
         score_folds(context, folds)
 
 
-@ends_with_a_sentence("train-all stopped", *STEP_ERRORS, NetworkError, BusyError)
+@ends_with_a_sentence("train-all stopped", *STEP_ERRORS, FitError, NetworkError, BusyError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line.  Errors in data or recipe end it with one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
@@ -89,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.labels is not None:
             check_coverage(read_predictions(options.labels), studies)
         check_recipes(chosen, options.localisers_only)
+        check_start(chosen, folds, options.start, options.localisers_only)
         with alone(options.runs):
             values = {field.name: getattr(options, field.name) for field in fields(TrainingOptions)}
             training_options = TrainingOptions(**values)

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -28,11 +29,13 @@ from training.fitting.device import Device, device_of
 from training.fitting.export import ExportError, export
 from training.fitting.history import EVENT_FILES
 from training.fitting.loop import FitResult, fit
+from training.fitting.start_weights import start_state
 from training.fitting.time_limit import TimeLimit
 from training.networks import NetworkError
 from training.recipe_schema.load import members_of
 from training.recipe_schema.schema import MemberRecipe, Recipe
 from training.runs import PRETRAINING, SECOND, RunFolder, is_finished, read_object, remove_checkpoints
+from training.start import StartNetwork, find_start
 
 log = logging.getLogger("train")
 
@@ -56,6 +59,8 @@ class TrainingOptions:
     """Out-of-fold predictions of an earlier run, for label correction."""
     cache: Path | None = None
     """Folder of decoded stacks; default: RUNS/cache."""
+    start: Path | None = None
+    """Run folder or package whose networks of the same names are begun from (training/start.py)."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,8 @@ class RecipeContext:
     earlier: EarlierPredictions | None = None
     """Out-of-fold predictions of an earlier run, for networks that correct their labels."""
     clock: TimeLimit | None = None
+    start: Sequence[StartNetwork] = ()
+    """Networks from which those of the same names begin."""
 
     @property
     def members(self) -> list[MemberRecipe]:
@@ -116,13 +123,20 @@ class NetworkTraining:
         """The network's own folder."""
         return self.context.folder.network_folder(self.member.member.name, self.fold)
 
+    @cached_property
+    def start(self) -> StartNetwork | None:
+        """The network that this one begins from, if START has one of its name."""
+        context = self.context
+        return find_start(context.start, context.recipe, self.member, self.fold, context.tables.fingerprint)
+
     @property
     def digest(self) -> str:
         """Digest of everything the weights depend on."""
         images = self.context.images.fingerprint if self.context.images and self.member.fitting.pretraining else None
         earlier = self.context.earlier.fingerprint if self.context.earlier and self.member.fitting.labels.any else None
+        start = None if self.start is None else self.start.artefact.weights.sha256
         drawn = {kind: error.drawn for kind, error in self.errors.items()}
-        made_of = (self.context.tables.fingerprint, drawn, images, earlier)
+        made_of = (self.context.tables.fingerprint, drawn, images, earlier, start)
         return training_digest(self.member, self.fold, self.context.recipe.seed, *made_of)
 
     @property
@@ -159,13 +173,15 @@ def train_network(training: NetworkTraining) -> None:
         sigma_mm = {kind: error.sigma_mm for kind, error in training.errors.items()}
         own = (shared.device, seed, sigma_mm, shared.cutting_threads, offsets_by_group(training.errors))
         samples = MemberSamples(cache, tables, member, studies, held_out, *own)
-        first = _pretrained(training, member, shared, seed)
-        initial = None if first is None else first.net.state_dict()
+        initial = _start(training, member)
+        first = _pretrained(training, member, shared, seed, initial)
+        initial = initial if first is None else first.net.state_dict()
         results = [fit(member, samples, out, shared.device, seed, initial, clock=context.clock)]
         results += _second_fit(training, member, samples, results[0], seed)
         if shared.first:
             published = [weights for result in [*([first] if first else []), *results] for weights in result.published]
-            artefact = export(results[-1].net, member, out, _provenance(training, seed, published), seed)
+            begun = [] if training.start is None else [one.model_dump() for one in training.start.records]
+            artefact = export(results[-1].net, member, out, _provenance(training, seed, [*begun, *published]), seed)
             _finish(training, artefact, results[-1], time.monotonic() - started)
         shared.barrier()
     except (FitError, ExportError, NetworkError, ValueError) as error:
@@ -201,7 +217,24 @@ def _cache(training: NetworkTraining, shared: Device) -> StackCache:
     return cache
 
 
-def _pretrained(training: NetworkTraining, member: MemberRecipe, shared: Device, seed: int) -> FitResult | None:
+def _start(training: NetworkTraining, member: MemberRecipe) -> dict[str, torch.Tensor] | None:
+    """The weights that START has for this network."""
+    if training.context.options.start is None:
+        return None
+    if training.start is None:
+        log.warning("%s is not in START: it begins as its recipe says", member.member.name)
+        return None
+    log.info("%s begins from %s", member.member.name, training.start.artefact.member.name)
+    return start_state(member, training.start)
+
+
+def _pretrained(
+    training: NetworkTraining,
+    member: MemberRecipe,
+    shared: Device,
+    seed: int,
+    initial: dict[str, torch.Tensor] | None,
+) -> FitResult | None:
     """The fit to published images, if the recipe has `pretraining` and images are given."""
     pretraining = member.fitting.pretraining
     if pretraining is None or training.context.images is None:
@@ -209,7 +242,7 @@ def _pretrained(training: NetworkTraining, member: MemberRecipe, shared: Device,
     first = member.with_optimisation(epochs=pretraining.epochs, learning_rate=pretraining.learning_rate)
     images, out = training.context.images, training.out / PRETRAINING
     samples = PretrainingSamples(images, first, shared.device, seed, pretraining.sources, shared.cutting_threads)
-    return fit(first, samples, out, shared.device, seed, clock=training.context.clock)
+    return fit(first, samples, out, shared.device, seed, initial, clock=training.context.clock)
 
 
 def _second_fit(

@@ -30,11 +30,11 @@ class Weights(Spec):
 
 
 class PublishedWeights(Spec):
-    """Published pretrained weights that training started from."""
+    """Weights that training started from: published ones, or another training's (START=)."""
 
     model: str
     source: str
-    """Repository of the hub, address, or file below PRETRAINED_DIR."""
+    """Repository of the hub, address, file below PRETRAINED_DIR, or START= and the run folder or package."""
     sha256: str
     licence: str
 
@@ -97,6 +97,8 @@ class Route(Spec):
 
 STACK_CENTRES = tuple(f"centre_{kind}" for kind in SERIES_KINDS.values())
 SHAPE_POINTS = (*ROWS, *STACK_CENTRES)
+# Deviation in `rest_mm` of a landmark that no training study had.
+UNKNOWN_MM = 1e4
 
 
 class Shape(Spec):
@@ -106,7 +108,7 @@ class Shape(Spec):
     modes_mm: tuple[tuple[float, ...], ...]
     """Each (D,): one standard deviation along a principal direction."""
     rest_mm: tuple[float, ...]
-    """(D,) standard deviation beyond the modes."""
+    """(D,) standard deviation beyond the modes; 10,000 of a landmark that no training study had."""
 
     @model_validator(mode="after")
     def _complete(self) -> Shape:

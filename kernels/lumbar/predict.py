@@ -111,6 +111,7 @@ class KernelRun:
         problems = [*self.problems, *(results.problems if results else ())]
         graded = results.graded() if results else []
         fallbacks = {study: rows for study in graded if results and (rows := results.rows(study)[1])}
+        guessed = {study: rows for study in graded if results and (rows := results.guessed_rows(study))}
         names = [artefact.member.name for artefact in results.manifest.artefacts] if results else []
         return {
             "format": "lumbar-kit-run-report",
@@ -129,6 +130,7 @@ class KernelRun:
                 "rows": sum(len(rows) for rows in fallbacks.values()),
                 "studies": fallbacks,
                 "never_graded": len(self.submission.studies) - len(graded),
+                "guessed": {"rows": sum(len(rows) for rows in guessed.values()), "studies": guessed},
             },
             "problem_counts": dict(Counter(problem.kind for problem in problems)),
             "problems": [asdict(problem) for problem in problems],

@@ -96,6 +96,7 @@ def outcome(report: Mapping[str, Any]) -> str:
     """What came of a run by its run_report.json: studies graded, rows that kept their prior, problems by kind."""
     asked, graded, rows = *(report["studies"][key] for key in ("asked", "graded")), report["fallbacks"]["rows"]
     left = f"; {asked - graded} not graded, with the prior in every row" if graded < asked else ""
-    return (
-        f"graded {graded} of {asked} studies; {rows} of their rows kept the prior{left}\n{summary(report['problems'])}"
-    )
+    guessed = report["fallbacks"].get("guessed", {"rows": 0})["rows"]
+    others = f"; {guessed} were answered from other series at guessed landmarks" if guessed else ""
+    kept = f"{rows} of their rows kept the prior{others}{left}"
+    return f"graded {graded} of {asked} studies; {kept}\n{summary(report['problems'])}"

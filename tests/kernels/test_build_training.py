@@ -270,3 +270,11 @@ def test_training_that_never_began_fails_the_notebook(project, tmp_path, monkeyp
     (tmp_path / "input").mkdir()
     with pytest.raises(Exception, match="before there was anything to keep"):
         run_session(project, tmp_path / "input", tmp_path / "working", monkeypatch)
+
+
+def test_a_recipe_of_a_part_is_carried_where_it_lies():
+    path = training_sources.recipe_path("canal_only")
+    assert path == "training/recipes/partial/canal_only.yaml" and path in training_sources.read_sources(["canal_only"])
+    assert "training/recipes/partial" in "".join(
+        cell["source"] for cell in builder.build_training(["canal_only"]).cells
+    )

@@ -55,6 +55,7 @@ def healthy(data: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory)
     frame, report = run(data, weights, tmp_path_factory.mktemp("healthy"))
     assert report["studies"] == {"asked": STUDIES, "graded": STUDIES}
     assert report["threads"] == torch.get_num_threads()
+    assert report["fallbacks"]["guessed"] == {"rows": 0, "studies": {}}
     return frame
 
 
@@ -106,12 +107,20 @@ def test_a_spoilt_study_costs_itself_alone(
         assert victim in {problem["study"] for problem in report["problems"]}, "the problem is not named"
 
 
-def test_a_missing_sagittal_t1_leaves_foramina_to_the_prior(competition: Path, weights: Path, tmp_path: Path) -> None:
+def test_a_missing_sagittal_t1_leaves_foramina_to_the_prior(
+    competition: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.rmtree(first_series(competition, "Sagittal T1"))
     _, report = run(competition, weights, tmp_path / "out")
     fallen = report["fallbacks"]["studies"].get(studies_of(competition)[0], [])
     # The global grader still answers from the views that exist: a row is the prior only where nothing was seen.
     assert all("foraminal" in row or "subarticular" in row for row in fallen)
+    # What it answers so is counted: at guessed landmarks, without the series that shows them.
+    study, guessed = studies_of(competition)[0], report["fallbacks"]["guessed"]
+    assert set(guessed["studies"]) == {study} and guessed["rows"] == len(guessed["studies"][study]) > 0
+    assert all("foraminal" in row for row in guessed["studies"][study])
+    assert not set(fallen) & set(guessed["studies"][study])
+    assert f"; {guessed['rows']} were answered from other series at guessed landmarks" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,8 @@ def test_the_outcome_of_a_run_names_studies_rows_and_problems():
     report = {"studies": {"asked": 3, "graded": 2}, "fallbacks": {"rows": 5}, "problems": []}
     kept = "graded 2 of 3 studies; 5 of their rows kept the prior; 1 not graded, with the prior in every row"
     assert outcome(report) == f"{kept}\nno problems"
+    report["fallbacks"]["guessed"] = {"rows": 7, "studies": {}}
+    assert "kept the prior; 7 were answered from other series at guessed landmarks; 1 not" in outcome(report)
 
 
 def test_a_file_name_that_is_not_utf8_can_be_printed_anywhere():

@@ -1,4 +1,4 @@
-"""Every trained grader on the same phantom test studies: tables, and what an ensemble of all of them is worth.
+"""Every trained grader on the same test studies: tables, and what an ensemble of all of them is worth.
 
     python -m training.benchmarks.graders --data DIR --runs RUNS [--profile bench] [--recipes a b] [--fold 0]
 
@@ -35,7 +35,7 @@ from training.ensemble.sources import read_costs, read_priors, recipe_weights_of
 from training.ensemble.strategies import FREE, RecipeWeights, cross_fit, side_by_side
 from training.evaluation.intervals import FIGURES, Difference, Interval, difference, intervals, unpaired
 from training.evaluation.json_safe import finite
-from training.evaluation.truth import TruthError, read_solution
+from training.evaluation.truth import TruthError, read_solution, score_name
 from training.recipe_schema.load import load_named, names_of
 from training.recipe_schema.schema import RecipeError
 from training.runs import UnusableRun
@@ -52,7 +52,7 @@ MIXTURES = (FOUND, FREELY, SIDE_BY_SIDE)
 PLAIN = np.ones((len(GROUPS), len(SEVERITIES)))
 EXPLANATION = (
     "own landmarks: those of the recipe's own localisers; agreed: of the localisers of all recipes together; true: the "
-    "phantom's.  Out of fold: own landmarks, studies that the fold held out.  A dash: it does not grade this."
+    "data set's.  Out of fold: own landmarks, studies that the fold held out.  A dash: it does not grade this."
 )
 VERDICTS = {
     "better": "beats it outside of the interval",
@@ -148,7 +148,7 @@ def bench(data: Path, runs: Path, out: Path, names: Sequence[str], profile: Prof
         *filter(None, [cost_remark]),
     ]
     replace_json(out / "grading.json", finite({"remarks": remarks, **numbers, "rows": [asdict(row) for row in rows]}))
-    return "\n".join([tables_of(rows, counts), "", *remarks])
+    return "\n".join([tables_of(rows, counts, score_name(data)), "", *remarks])
 
 
 def plans_of(
@@ -236,12 +236,15 @@ def gain_lines(baseline: str, chosen: str, gains: Mapping[str, Mapping[str, Diff
     return lines
 
 
-def tables_of(rows: Sequence[Row], counts: Mapping[str, int]) -> str:
-    """A table of all parts for each key of TITLES, then one of the means side by side; `counts`: studies by key."""
+def tables_of(rows: Sequence[Row], counts: Mapping[str, int], score: str = "score") -> str:
+    """A table of all parts for each key of TITLES, then one of the means side by side.
+
+    `counts`: studies by key; `score`: what the scores are called.
+    """
     tables = []
     for where, title in TITLES.items():
         kind = "held-out" if where == OUT_OF_FOLD else "test"
-        full_title = f"{title}, {counts[where]} {kind} studies: phantom score ± half of its 95 % interval"
+        full_title = f"{title}, {counts[where]} {kind} studies: {score} ± half of its 95 % interval"
         columns = ["", "spinal", "foraminal", "subarticular", "any severe", "mean"]
         tables.append(Table(where, full_title, columns, [[row.name, *row.cells(where)] for row in rows]))
     columns = ["", *TITLES.values(), "s a study"]

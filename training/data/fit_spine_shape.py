@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from kernels.lumbar.labels import ROWS, mirrored
-from kernels.lumbar.manifest import SHAPE_POINTS, Shape
+from kernels.lumbar.manifest import SHAPE_POINTS, UNKNOWN_MM, Shape
 
 MODES = 12
 ROUNDS = 8
-LEAST_KNOWN = 10
+# Of the rows that occur in any study, a study has at least this share, and so many.
+LEAST_SHARE, LEAST_KNOWN = 0.4, 3
 LEAST_STUDIES = 3
 # Lower limit of the residual: few studies underestimate it.
 LEAST_REST_MM = 1.0
@@ -23,14 +24,16 @@ def fit_shape(points: Sequence[Mapping[str, np.ndarray]], modes: int = MODES) ->
     """The shape of studies, each a mapping of SHAPE_POINTS to (3,) patient mm; None with too few usable ones.
 
     Every study is used with its mirror image, so that the shape is symmetric.  Studies are aligned by translation on
-    their known points; unknown points are imputed by the model, in a few rounds (expectation maximisation).
+    their known points; unknown points are imputed by the model, in a few rounds (expectation maximisation).  A landmark
+    that occurs in no study has the deviation UNKNOWN_MM, so that nothing is imputed from it or for it.
     """
     points = [*points, *(_mirrored(one) for one in points)]
     known = np.array([[name in one for name in SHAPE_POINTS] for one in points]).reshape(-1, len(SHAPE_POINTS))
     values = np.array([[one.get(name, np.zeros(3)) for name in SHAPE_POINTS] for one in points]).reshape(
         -1, len(SHAPE_POINTS), 3
     )
-    usable = known[:, : len(ROWS)].sum(1) >= LEAST_KNOWN
+    rows = known[:, : len(ROWS)]
+    usable = rows.sum(1) >= max(LEAST_KNOWN, LEAST_SHARE * rows.any(0).sum())
     known, values = known[usable], values[usable]
     if len(values) < 2 * LEAST_STUDIES:
         return None
@@ -49,10 +52,11 @@ def fit_shape(points: Sequence[Mapping[str, np.ndarray]], modes: int = MODES) ->
     _, spread, right = np.linalg.svd(flat, full_matrices=False)
     main = right[:count] * (spread[:count] / np.sqrt(len(flat)))[:, None]
     rest = np.sqrt(np.maximum((flat**2).mean(0) - (main**2).sum(0), 0))
+    unknown = np.repeat(~known.any(0), 3)
     return Shape(
         mean_mm=_rounded(mean),
         modes_mm=tuple(_rounded(mode) for mode in main),
-        rest_mm=_rounded(np.maximum(rest, LEAST_REST_MM)),
+        rest_mm=_rounded(np.where(unknown, UNKNOWN_MM, np.maximum(rest, LEAST_REST_MM))),
     )
 
 

@@ -155,12 +155,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _next_step(result: SearchResult, sources: OutOfFoldSources, options: argparse.Namespace) -> list[str]:
     """What was written and what it costs; and the command that packages it."""
-    used = sorted({name.partition("/")[0] for name in result.order})
+    named = {Path(one).stem: one for one in names_of(options.recipes)}  # by path, where it was named so
+    used = sorted(named.get(name, name) for name in {one.partition("/")[0] for one in result.order})
     limit = "no budget" if result.budget is None else f"budget {result.budget:g}"
     given = [f"RUNS={shlex.quote(str(options.runs))}", f"PROFILE={options.profile}"]
     given.append(f"RECIPES={shlex.quote(' '.join(used))}")
     folds = tuple(sorted(set(sources.answers.folds.tolist())))
-    if any((one.train_folds or tuple(range(one.folds))) != folds for one in sources.recipes if one.name in used):
+    if any((one.train_folds or tuple(range(one.folds))) != folds for one in sources.recipes):
         given.append(f"FOLDS={shlex.quote(' '.join(map(str, folds)))}")
     cost = f"{result.seconds:.2f} {result.unit} a study, {limit}"
     return [

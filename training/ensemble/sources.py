@@ -146,7 +146,10 @@ def usable(answers: Answers) -> tuple[Answers, str]:
     answered = (~np.isnan(answers.logits[..., 0])).any(2).sum(1)
     partial = _partial(answers.members, answered, len(answers.studies))
     partial = f"{partial}; there the others answer, or the priors" if partial else ""
-    return answers, "; ".join(filter(None, [*remarks, shared, partial]))
+    count = len(answers.studies)
+    few = f"fitted on {count} studies alone: weights and scores are little more than chance"
+    doubt = few if count < LEAST_STUDIES else ""
+    return answers, "; ".join(filter(None, [*remarks, shared, partial, doubt]))
 
 
 def _shown_to_all(answers: Answers) -> tuple[Answers, str]:

@@ -1,4 +1,4 @@
-"""The table at the end of a demo: phantom scores, landmark errors, seconds.
+"""The table at the end of a demo: scores, landmark errors, seconds.
 
     python -m training.evaluation.summary --data DIR --weights DIR --out DIR [--report FILE]
 
@@ -29,7 +29,7 @@ from training.evaluation.landmark_errors import landmark_errors
 from training.evaluation.metric import score
 from training.evaluation.overlays import draw_located
 from training.evaluation.predictor import Predictor
-from training.evaluation.truth import TruthError, read_landmarks, read_solution
+from training.evaluation.truth import TruthError, read_landmarks, read_solution, score_name
 from training.evaluation.validate import as_frame, predict_studies
 
 VIEW_NAMES = {
@@ -73,7 +73,7 @@ def summarise(data: Path, weights: Path, out: Path, overlays: int) -> str:
         points = {"located": Located(dict(located.get(study, {})))}
         draw_located(read, points, out / f"overlay_{study}.png", truth[study])
 
-    lines = [f"{'phantom score, ' + str(len(studies)) + ' test studies':40} spinal  foram.  subart. any sev. mean"]
+    lines = [f"{score_name(data) + f', {len(studies)} test studies':40} spinal  foram.  subart. any sev. mean"]
     for name, one in scores.items():
         parts = (one.spinal, one.foraminal, one.subarticular, one.any_severe, one.final)
         lines.append(f"{name:40} " + " ".join(f"{part:7.4f}" for part in parts))

@@ -1,4 +1,4 @@
-"""Ground truth of a phantom data set, against which demos and benchmarks score."""
+"""Ground truth of a phantom or an imported data set, against which demos and benchmarks score."""
 
 from __future__ import annotations
 
@@ -9,11 +9,21 @@ import pandas as pd
 
 
 class TruthError(Exception):
-    """A folder without the phantom's truth."""
+    """A folder without a truth."""
+
+
+def is_phantom(data: Path) -> bool:
+    """Whether a folder was made by training.phantom, which leaves its options there."""
+    return (data / "truth" / "options.json").is_file()
+
+
+def score_name(data: Path) -> str:
+    """What a table calls the scores of a data set: phantom scores promise nothing for patients."""
+    return "phantom score" if is_phantom(data) else "score"
 
 
 def read_solution(data: Path) -> pd.DataFrame:
-    """The hidden solution of the phantom's test studies: row_id and one-hot severities."""
+    """The hidden solution of the test studies: row_id and one-hot severities."""
     return _read(data, "solution.csv")
 
 
@@ -30,6 +40,9 @@ def read_landmarks(data: Path, split: str) -> dict[str, dict[str, np.ndarray]]:
 def _read(data: Path, name: str) -> pd.DataFrame:
     path = data / "truth" / name
     if not path.is_file():
-        raise TruthError(f"{path} does not exist: only a phantom data set (python -m training.phantom) has its truth")
+        raise TruthError(
+            f"{path} does not exist: only a phantom data set (python -m training.phantom) and an import "
+            "(make import-spider) have a truth"
+        )
     ids = {"study_id": str, "row_id": str}
     return pd.read_csv(path, dtype=ids, keep_default_na=False, na_values=[""])  # a study may be called NA

@@ -66,6 +66,10 @@ class Augmentation(Spec):
     contrast: float = Field(default=0.0, ge=0, lt=1)
     noise: float = Field(default=0.0, ge=0, lt=1)
     """Standard deviation of added noise, as a share of the full grey scale."""
+    gamma: float = Field(default=0.0, ge=0, le=3)
+    """Largest |log2| of the exponent of the grey scale."""
+    bias_field: float = Field(default=0.0, ge=0, le=2)
+    """Standard deviation of the logarithm of a smooth factor over the image, as of a receive coil."""
     mirror: float = Field(default=0.0, ge=0, le=1)
     """Probability that a sample is mirrored, with left and right targets exchanged."""
     front_to_back: float = Field(default=0.0, ge=0, le=1)

@@ -15,24 +15,32 @@ from training.recipe_schema.problems import consistency_problems, message, schem
 from training.recipe_schema.schema import MemberRecipe, Recipe, RecipeError
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+# Below it: recipes that grade a part of the conditions, which are trained only where they are named.
+PARTIAL = "partial"
 
 
 def names_of(given: Sequence[str]) -> list[str]:
-    """The recipes that a command line names, separated by spaces or commas; default: all of this project."""
+    """The recipes that a command line names, separated by spaces or commas; default: the whole systems of this
+    project."""
     named = [name for one in given for name in ([one] if Path(one).is_file() else one.replace(",", " ").split())]
     return named or sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
+def recipe_files() -> dict[str, Path]:
+    """Name → file of every recipe of this project, those of partial/ last."""
+    return {path.stem: path for folder in (RECIPES, RECIPES / PARTIAL) for path in sorted(folder.glob("*.yaml"))}
+
+
 def path_of(name: str) -> Path:
     """The YAML file of a recipe given by its name or its path."""
-    return Path(name) if name.endswith(".yaml") else RECIPES / f"{name}.yaml"
+    return Path(name) if name.endswith(".yaml") else recipe_files().get(name, RECIPES / f"{name}.yaml")
 
 
 def load_named(name: str, profile: Profile) -> Recipe:
     """A recipe of this project by its name, or any recipe by the path of its YAML file.  Raises RecipeError."""
     path = path_of(name)
     if not path.is_file():
-        known = " ".join(sorted(other.stem for other in RECIPES.glob("*.yaml")))
+        known = " ".join(recipe_files())
         raise RecipeError(
             f"there is no recipe '{name}'; several are named with spaces between, and there are: {known}; "
             "one of your own is named by the path of its .yaml file"
@@ -103,4 +111,5 @@ def add_order(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--coordinates", type=Path, help="a folder of published coordinates, for better points")
     parser.add_argument("--labels", type=Path, help="RUNS/<recipe>/<profile> of an earlier run, to correct labels by")
     parser.add_argument("--localisers-only", action="store_true", help="leave the graders out")
+    parser.add_argument("--start", type=Path, help="run folder or package: networks begin from those of the same name")
     parser.add_argument("--cache", type=Path, help="where decoded studies are kept; default: RUNS/cache")

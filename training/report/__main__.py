@@ -30,6 +30,7 @@ from training.evaluation.intervals import FIGURES, RESAMPLES, Interval
 from training.evaluation.landmark_errors import VIEW_OF_GROUP
 from training.evaluation.localiser_findings import level_of
 from training.evaluation.overlays import KIND_TITLES, level_text
+from training.evaluation.truth import is_phantom
 from training.recipe_schema.schema import RecipeError
 from training.report import figures, numbers
 from training.report.cases import worst_cases
@@ -77,6 +78,7 @@ def render(sources: ReportSources, data: Path | None, worst_rows: int) -> str:
         answers=sources.answers,
         searched=sources.searched,
         data=data,
+        phantom=data is not None and is_phantom(data),
         cases=worst_cases(own, data, worst_rows),
         numbers=numbers,
         figures=figures,

@@ -89,7 +89,7 @@ class FoldLocalisers:
 def worst_cases(own: Predictions, data: Path | None, count: int) -> list[tuple[Case, Picture]]:
     """The rows with the largest loss, with a picture of each where there is one."""
     answers, sources = own.sources.answers, own.sources
-    localisers = FoldLocalisers(sources.folder, sources.profile, [run.name for run in sources.runs])
+    localisers = FoldLocalisers(sources.folder, sources.profile, [run.named for run in sources.runs])
     cases = []
     for case in tqdm(worst(own.labels, own.ensemble, count), desc="worst rows", unit="row", disable=data is None):
         study, fold = answers.studies[case.study], int(answers.folds[case.study])

@@ -118,6 +118,8 @@ class RecipeRun:
     networks: tuple[TrainedNetwork, ...]
     localisation_errors: dict[int, dict[str, LandmarkError]]
     """Fold → view → error on held-out studies."""
+    named: str
+    """Its recipe as it was named: by name, or by the path of a file."""
 
 
 @dataclass(frozen=True)
@@ -155,15 +157,17 @@ def read_sources(runs: Path, profile: str, recipes: Sequence[str], ensemble: Pat
     Raises ReportError; RecipeError, SearchError or OutOfFoldError for recipes, predictions, priors and seconds that
     cannot be used.
     """
-    found = ensemble_sources.read_sources(runs, profile, names_of(recipes) if recipes else [])
+    names = names_of(recipes) if recipes else []
+    found = ensemble_sources.read_sources(runs, profile, names)
     priors = found.priors()
     searched, replaced = _find_ensemble(runs, ensemble, found.answers, priors)
     costs, uncosted = found.costs()
     averages = {recipe.name: recipe.average for recipe in found.recipes}
+    named = {Path(name).stem: name for name in names}
     return ReportSources(
         folder=runs,
         profile=profile,
-        runs=tuple(_run(folder, averages.get(folder.parent.name, "logits")) for folder in found.folders),
+        runs=tuple(_run(folder, averages, named) for folder in found.folders),
         answers=found.answers,
         rule=Rule(searched.average if searched else "logits", priors),
         costs=costs,
@@ -173,7 +177,7 @@ def read_sources(runs: Path, profile: str, recipes: Sequence[str], ensemble: Pat
     )
 
 
-def _run(folder: Path, average: Average) -> RecipeRun:
+def _run(folder: Path, averages: Mapping[str, Average], named: Mapping[str, str]) -> RecipeRun:
     table = read(sorted(folder.glob(OUT_OF_FOLD_TABLES)))
     networks = tuple(_network(done.parent) for done in sorted(folder.glob(f"*/fold*/{DONE}")))
     errors = {}
@@ -184,7 +188,8 @@ def _run(folder: Path, average: Average) -> RecipeRun:
         except UNREADABLE as error:
             raise ReportError(f"{path} does not hold errors by view: {error!r}") from error
     members = frozenset(table["located"] + "/" + table["member"])
-    return RecipeRun(folder.parent.name, average, members, networks, dict(sorted(errors.items())))
+    name, by_fold = folder.parent.name, dict(sorted(errors.items()))
+    return RecipeRun(name, averages.get(name, "logits"), members, networks, by_fold, named.get(name, name))
 
 
 def _network(folder: Path) -> TrainedNetwork:

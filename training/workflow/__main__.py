@@ -23,7 +23,8 @@ from training.data.tables import TablesError, read_tables
 from training.locks import BusyError
 from training.recipe_schema.load import add_order
 from training.recipe_schema.schema import RecipeError
-from training.runs import cache_of
+from training.runs import RunsError, cache_of
+from training.start import start_networks
 from training.workflow.engine import ExecutionOptions, ExecutorError, profile_of, run, slots_of
 from training.workflow.gpus import gpus_here
 from training.workflow.grid import GRID, PATHS, Grid, GridOrder, make_grid, own_folder, read_grid
@@ -32,7 +33,15 @@ from training.workflow.plan_and_status import plan_of, status_of
 
 
 @ends_with_a_sentence(
-    "train-all stopped", CacheError, RecipeError, TablesError, OutOfFoldError, BusyError, ExecutorError, OSError
+    "train-all stopped",
+    CacheError,
+    RecipeError,
+    TablesError,
+    OutOfFoldError,
+    RunsError,
+    BusyError,
+    ExecutorError,
+    OSError,
 )
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
@@ -75,6 +84,7 @@ def _do(options: argparse.Namespace, further: Sequence[str]) -> int:
         raise RecipeError(f"JOBS is the number of jobs at a time, 1 or more, not {options.jobs}")
     given = {name: getattr(options, name) for name in GridOrder.model_fields if hasattr(options, name)}
     given |= {name: given[name].resolve() for name in PATHS if given[name]}
+    start_networks(options.start)  # refused before anything begins
     order = GridOrder.model_validate(given | {"search": not options.no_ensemble})
     grid = make_grid(order)
     if options.command == "bench":

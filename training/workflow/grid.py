@@ -32,6 +32,8 @@ class GridOrder(Spec):
     coordinates: Path | None = None
     labels: Path | None = None
     cache: Path | None = None
+    start: Path | None = None
+    """Run folder or package whose networks are begun from."""
     package: Path | None = None
     """Where the Kaggle dataset is made; None = nowhere."""
     owner: str | None = None
@@ -39,7 +41,7 @@ class GridOrder(Spec):
     """Whether the best mixture of several recipes is searched for."""
 
 
-PATHS = ("data", "runs", "coordinates", "labels", "cache", "package")
+PATHS = ("data", "runs", "coordinates", "labels", "cache", "start", "package")
 
 
 @dataclass(frozen=True)

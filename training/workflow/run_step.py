@@ -15,8 +15,10 @@ from training import steps
 from training.data.label_correction import check_coverage
 from training.digests import file_digest
 from training.ensemble import find
+from training.fitting import FitError
 from training.fitting.device import ranks
 from training.fitting.preflight import check_recipes
+from training.fitting.start_weights import check_start
 from training.networks import NetworkError
 from training.train_all import STEP_ERRORS
 from training.workflow.gpus import one_gpu
@@ -31,7 +33,7 @@ class StepError(Exception):
     """A command of this project failed, after it printed why."""
 
 
-EXPECTED = (*STEP_ERRORS, NetworkError, BuildError, StepError, OSError)
+EXPECTED = (*STEP_ERRORS, FitError, NetworkError, BuildError, StepError, OSError)
 
 
 def do_step(grid: Grid, step: Step, threads: int) -> None:
@@ -53,7 +55,7 @@ def do_step(grid: Grid, step: Step, threads: int) -> None:
 def _of_recipe(grid: Grid, step: Step) -> dict[str, object]:
     """One step of one recipe; returns what its stamp holds besides."""
     order, recipe = grid.order, grid.recipes[step.recipe]
-    folders = (order.coordinates, order.labels, order.cache)
+    folders = (order.coordinates, order.labels, order.cache, order.start)
     options = steps.TrainingOptions(order.data, order.runs, order.jobs, order.localisers_only, *folders)
     if step.kind == "prepare":
         return _prepare(grid, steps.begin(recipe, options))
@@ -74,6 +76,8 @@ def _of_recipe(grid: Grid, step: Step) -> dict[str, object]:
 def _prepare(grid: Grid, context: steps.RecipeContext) -> dict[str, object]:
     """Check the recipe, make its folds, priors and shape, and the cache of stacks that all recipes share."""
     check_recipes([context.recipe], grid.order.localisers_only)
+    folds = grid.folds[context.recipe.name]
+    check_start([context.recipe], [folds], grid.order.start, grid.order.localisers_only)
     if context.earlier is not None:
         check_coverage(context.earlier, list(context.tables.labels.index))
     steps.prepare(context, context.open_cache(check_pixels=True).points)

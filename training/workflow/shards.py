@@ -177,6 +177,7 @@ def _merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for report in reports:
         counts.update(report["problem_counts"])
     used = {name: None for report in reports for name in report["members_used"]}
+    guessed = [one["fallbacks"]["guessed"] for one in reports if "guessed" in one["fallbacks"]]
     return {
         "format": reports[0]["format"],
         "manifest": reports[0]["manifest"],
@@ -187,6 +188,10 @@ def _merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "rows": sum(report["fallbacks"]["rows"] for report in reports),
             "studies": {study: rows for report in reports for study, rows in report["fallbacks"]["studies"].items()},
             "never_graded": sum(report["fallbacks"]["never_graded"] for report in reports),
+            "guessed": {
+                "rows": sum(one["rows"] for one in guessed),
+                "studies": {study: rows for one in guessed for study, rows in one["studies"].items()},
+            },
         },
         "problem_counts": dict(counts),
         "problems": [problem for report in reports for problem in report["problems"]],

@@ -31,6 +31,7 @@ from training.runs import (
     is_finished,
     read_object,
 )
+from training.start import StartNetwork, find_start, start_networks
 from training.workflow.grid import TRAININGS, Grid, Step
 
 
@@ -45,7 +46,8 @@ class Verdict:
 
 
 class Staleness:
-    """Compares a grid with its files.  Raises TablesError, OutOfFoldError where data or labels cannot be read."""
+    """Compares a grid with its files.  Raises TablesError, OutOfFoldError, RunsError where data, labels or
+    START cannot be read."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
@@ -107,6 +109,10 @@ class Staleness:
     def _predictions(self) -> str | None:
         return None if self.grid.order.labels is None else read_predictions(self.grid.order.labels).fingerprint
 
+    @cached_property
+    def _start(self) -> tuple[StartNetwork, ...]:
+        return start_networks(self.grid.order.start)
+
     def _own(self, step: Step) -> Verdict:
         results = self._results(step)
         missing = next((path for path in results if not path.is_file()), None)
@@ -135,7 +141,8 @@ class Staleness:
         if expected is None:
             return Verdict(False, "its data are not known before prepare", there)
         if mark != expected:
-            return Verdict(False, "its recipe, its data or the error of its localisers changed", True)
+            start = ", START" if self._start else ""
+            return Verdict(False, f"its recipe, its data{start} or the error of its localisers changed", True)
         done, epochs = len(history_of(folder)), self.grid.member(step).fitting.optimisation.epochs
         return Verdict(False, f"resumes after epoch {done} of {epochs}" if done < epochs else "not exported yet")
 
@@ -167,7 +174,8 @@ class Staleness:
         recipe, order = self.grid.recipes[step.recipe], self.grid.order
         views = [one.member.model_dump(mode="json") for one in self.grid.members(step.recipe)]
         pretrained = any(one.fitting.pretraining is not None for one in self.grid.members(step.recipe))
-        return digest(self.source, views, recipe.folds, recipe.seed, pretrained, str(order.cache))
+        start = [str(order.start)] if order.start else []  # prepare compares shapes with it
+        return digest(self.source, views, recipe.folds, recipe.seed, pretrained, str(order.cache), *start)
 
     def _of_training(self, step: Step, errors: Mapping[str, Any]) -> str | None:
         source = self.source_of(step.recipe)
@@ -177,9 +185,10 @@ class Staleness:
         member = self.grid.member(step)
         images = images if member.fitting.pretraining else None
         predictions = predictions if member.fitting.labels.any else None
-        return training_digest(
-            member, step.fold, self.grid.recipes[step.recipe].seed, tables, errors, images, predictions
-        )
+        recipe = self.grid.recipes[step.recipe]
+        found = find_start(self._start, recipe, member, step.fold, tables)
+        start = None if found is None else found.artefact.weights.sha256
+        return training_digest(member, step.fold, recipe.seed, tables, errors, images, predictions, start)
 
     def _of_localiser(self, step: Step) -> str | None:
         return self._of_training(step, {})

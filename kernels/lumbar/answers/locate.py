@@ -133,7 +133,7 @@ def _apply_shape(study: Study, located: Located, expectation: Expectation | None
     if not known:
         return
     for row in ROWS:
-        if row not in located.points and row not in pending:
+        if row not in located.points and row not in pending and row in expectation.known:
             located.points[row], _ = expectation.of(known, row)
             located.confidence[row] = 0.0
             located.guessed.add(row)

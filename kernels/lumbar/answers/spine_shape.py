@@ -12,7 +12,7 @@ import numpy as np
 
 from ..dicom.study import Study, longest
 from ..labels import SERIES_KINDS
-from ..manifest import SHAPE_POINTS, STACK_CENTRES, Shape
+from ..manifest import SHAPE_POINTS, STACK_CENTRES, UNKNOWN_MM, Shape
 
 # Standard deviation of the whole shape's position: a patient may lie anywhere in the scanner.
 ANYWHERE_MM = 1e4
@@ -47,6 +47,9 @@ class Expectation:
         size = len(SHAPE_POINTS)
         modes = np.array(shape.modes_mm).reshape(-1, 3 * size)
         self._mean = np.array(shape.mean_mm).reshape(size, 3)
+        rest_mm = np.array(shape.rest_mm).reshape(size, 3).max(1)
+        self.known = frozenset(name for name, rest in zip(SHAPE_POINTS, rest_mm, strict=True) if rest < UNKNOWN_MM)
+        """The points that some training study had: no other one is imputed."""
         covariance = modes.T @ modes + np.diag(np.square(shape.rest_mm))
         for axis in range(3):
             covariance[axis::3, axis::3] += ANYWHERE_MM**2

@@ -127,7 +127,7 @@ def _minimal_report(out: Path, seconds: float) -> dict[str, Any]:
         "seconds": {"total": round(seconds, 3)},
         "studies": {"asked": asked, "graded": 0},
         "members_used": [],
-        "fallbacks": {"rows": 0, "studies": {}, "never_graded": asked},
+        "fallbacks": {"rows": 0, "studies": {}, "never_graded": asked, "guessed": {"rows": 0, "studies": {}}},
         "problem_counts": {},
         "problems": [],
     }

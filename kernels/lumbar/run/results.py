@@ -12,10 +12,14 @@ import numpy as np
 from ..answers.ensemble import by_row, combine
 from ..answers.locate import Located
 from ..answers.route import RouteAnswers
-from ..labels import ROW_INDEX, ROWS
+from ..labels import ROW_INDEX, ROWS, group_of
 from ..manifest import Manifest
 from ..problems import Problem
 from .submission import whole_file
+
+# The series of each condition group, as problems name them, and the problems of a study that lacks one.
+SERIES_OF_GROUP = {"spinal": "Sagittal T2/STIR", "foraminal": "Sagittal T1", "subarticular": "Axial T2"}
+NO_SERIES = ("missing-kind", "single-slice")
 
 Job = tuple[str, str]
 """A route, and one of its graders."""
@@ -106,6 +110,18 @@ class Results:
         """Row name → patient mm."""
         points = self._points[self.studies[study], self._routes[route]]
         return {row: point for row, point in zip(ROWS, points, strict=True) if not np.isnan(point[0])}
+
+    def guessed_rows(self, study: str) -> list[str]:
+        """Rows answered though their series is missing and no localiser of any route found their landmark."""
+        place = self.studies[study]
+        missing = {one.where for one in self.problems if one.study == study and one.kind in NO_SERIES}
+        found = ((self._confidence[place] > 0) & ~self._guessed[place]).any(0)  # (25,)
+        answered = np.isfinite(self._logits[place]).all(2).any(0)
+        return [
+            row
+            for row, is_found, is_answered in zip(ROWS, found, answered, strict=True)
+            if is_answered and not is_found and SERIES_OF_GROUP[group_of(row)] in missing
+        ]
 
     def rows(self, study: str) -> tuple[np.ndarray, list[str]]:
         """(25, 3) probabilities from all answers so far, and the rows without any answer."""

@@ -23,7 +23,8 @@ from tests.support.anatomy.dotted_studies import (
     study,
     whole,
 )
-from tests.support.anatomy.spines import spine, spine_shape
+from tests.support.anatomy.spines import spine, spine_shape, spines
+from training.data.fit_spine_shape import fit_shape
 
 POINTS = spine(np.random.default_rng(5))
 EXPECTATION = Expectation(spine_shape())
@@ -202,3 +203,11 @@ def test_agreement_is_averaged_by_confidence_and_disagreement_is_not():
     np.testing.assert_allclose(tied.point, far / 2, atol=1e-4)
     nothing = merge([LocaliserAnswer(near, 0.0), LocaliserAnswer(near + 2, 0.0)])
     assert nothing.confidence == 0 and np.allclose(nothing.point, 1)
+
+
+def test_what_no_training_study_had_is_not_guessed():
+    shape = fit_shape([{name: one[name] for name in (*CANAL, "centre_sagittal_t2")} for one in spines(30)])
+    located = locate(study(SAGITTAL_T2), [CANAL_READER], Expectation(shape))
+    assert set(located.points) == set(CANAL) and not located.guessed
+    nothing = locate(study(SAGITTAL_T2), [RECESS_READER], Expectation(shape))
+    assert set(nothing.points) == set(CANAL) == nothing.guessed

@@ -96,6 +96,7 @@ def test_missing_landmarks_do_not_spoil_the_fit():
 
 def test_too_few_studies_have_no_shape():
     assert fit_shape(spines(2)) is None
+    assert fit_shape([{row: one[row] for row in CANAL[:2]} for one in spines(9)]) is None
     assert fit_shape([{CANAL[0]: np.zeros(3)}] * 50) is None
 
 
@@ -103,3 +104,22 @@ def test_a_shape_names_every_coordinate():
     assert len(SHAPE.mean_mm) == 3 * len(SHAPE_POINTS) == 3 * (len(ROWS) + 3)
     with pytest.raises(ValueError, match="coordinates"):
         SHAPE.model_validate(SHAPE.model_dump() | {"rest_mm": (1.0,)})
+
+
+def test_studies_of_one_condition_have_a_shape_of_it_alone():
+    canals = [{name: one[name] for name in (*CANAL, "centre_sagittal_t2")} for one in spines(9)]
+    shape = fit_shape([*canals, {CANAL[0]: np.zeros(3), CANAL[1]: np.ones(3)}])
+    assert shape is not None
+    expectation = Expectation(shape)
+    assert expectation.known == {*CANAL, "centre_sagittal_t2"}
+    misses = []
+    for points in TEST:
+        known = {row: points[row] for row in CANAL}
+        misses += [float(np.linalg.norm(expectation.of(known, row)[0] - points[row])) for row in CANAL]
+        # A level too low is found out, whatever the points of other conditions are, of which nothing is known.
+        step = points[CANAL[3]] - points[CANAL[2]]
+        wrong = known | {CANAL[2]: points[CANAL[2]] + step, "left_subarticular_stenosis_l1_l2": points[CANAL[0]] + 300}
+        assert CANAL[2] in expectation.contradicted(wrong, dict.fromkeys(wrong, 0.9))
+        assert not expectation.contradicted(known, dict.fromkeys(known, 0.9))
+    assert np.median(misses) < 4
+    assert EXPECTATION.known == set(SHAPE_POINTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -289,3 +290,25 @@ def test_runs_of_no_recipe_of_this_project_are_told(runs: Path, capsys: pytest.C
     (runs / FIRST).rename(runs / "own")
     found_in(runs)
     assert "own: no recipe of this project, so make package will not take it" in capsys.readouterr().out
+
+
+def test_a_recipe_that_was_named_by_its_file_is_named_so_in_the_next_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "my own" / f"{FIRST}.yaml"
+    mine.parent.mkdir()
+    mine.write_text((RECIPES / f"{FIRST}.yaml").read_text())
+    write_recipe(tmp_path / "runs", FIRST)
+    found_in(tmp_path / "runs", "--recipes", str(mine))
+    assert f"RECIPES={shlex.quote(str(mine))} " in capsys.readouterr().out
+
+
+def test_an_ensemble_of_very_few_studies_is_doubted(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found_in(runs)
+    assert "little more than chance" not in capsys.readouterr().out
+    for name in (FIRST, SECOND):
+        for path in (runs / name / "smoke").glob("*.parquet"):
+            table = pd.read_parquet(path)
+            table[table["study"].isin(["000", "001", "002", "003", "004", "005"])].to_parquet(path)
+    assert found_in(runs)["studies"] == 6
+    assert "fitted on 6 studies alone: weights and scores are little more than chance" in capsys.readouterr().out

@@ -390,3 +390,15 @@ def test_only_the_folds_that_a_localiser_ships_are_packed(recipe, tmp_path):
     member = f"{recipe.name}_{name}"
     assert f"{member}_fold0" in shipped and f"{member}_fold1" not in shipped
     assert len(shipped) == 2 * len(two.members()) - 1
+
+
+def test_rows_that_no_network_grades_are_named(finished, tmp_path, capsys):
+    assert package(finished, tmp_path / "whole") == 0
+    assert "no network grades" not in capsys.readouterr().out
+    canal = load_named("canal_only", "smoke")
+    write_runs(tmp_path / "runs", canal)
+    assert package(tmp_path / "runs", tmp_path / "canal") == 0
+    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("no network grades"))
+    assert (
+        said.startswith("no network grades 20 of 25 rows, which keep the priors: left_neural") and "spinal" not in said
+    )

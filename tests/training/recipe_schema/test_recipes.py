@@ -19,6 +19,8 @@ from training.recipe_schema.shorthand import expand_targets, expand_views
 
 FOLDER = ROOT / "training" / "recipes"
 RECIPES = sorted(FOLDER.rglob("*.yaml"))
+# Whole systems: what is trained where none is named.
+SYSTEMS = sorted(FOLDER.glob("*.yaml"))
 PROFILES = get_args(Profile)
 
 
@@ -68,7 +70,7 @@ def test_recipe_loads_in_every_profile(path, profile):
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize("path", RECIPES, ids=stem)
+@pytest.mark.parametrize("path", SYSTEMS, ids=stem)
 def test_every_condition_is_graded(path, profile):
     recipe = load_recipe(path, profile)
     if not recipe.graders:
@@ -223,9 +225,24 @@ def test_a_recipe_of_ones_own_is_named_by_its_file(document, tmp_path):
 
 def test_recipes_are_named_with_spaces_or_commas_between(tmp_path):
     assert names_of(["a", "b"]) == names_of(["a,b"]) == names_of(["a, b"]) == names_of(["a,", "b"]) == ["a", "b"]
-    assert names_of([]) == names_of([" "]) == [path.stem for path in RECIPES]
+    assert names_of([]) == names_of([" "]) == [path.stem for path in SYSTEMS]
     (tmp_path / "my own.yaml").touch()
     assert names_of([str(tmp_path / "my own.yaml")]) == [str(tmp_path / "my own.yaml")]
+
+
+def test_a_recipe_of_a_part_is_named_like_the_others():
+    partial = [path for path in RECIPES if path not in SYSTEMS]
+    assert [path.stem for path in partial] == ["canal_only"]
+    for path in partial:
+        assert load_named(path.stem, "smoke") == load_recipe(path, "smoke") and path.stem not in names_of([])
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_canals_localiser_may_begin_from_the_whole_systems(profile):
+    own, whole = (load_named(name, profile).localiser("sagittal_t2") for name in ("canal_only", "split_and_global"))
+    assert own.fitting.network == whole.fitting.network
+    views = [[one.model_copy(update={"size_px": 64}) for one in its.member.inputs] for its in (own, whole)]
+    assert views[0] == views[1] and own.member.targets == whole.member.targets
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=stem)

@@ -27,13 +27,14 @@ from training.ensemble.strategies import CrossFit
 from training.evaluation.intervals import intervals
 from training.evaluation.metric import pooled, row_losses
 from training.evaluation.show import open_study
-from training.recipe_schema.load import load_named
+from training.recipe_schema.load import RECIPES, load_named
 from training.report.__main__ import main, row_text
 from training.report.cases import FoldLocalisers, picture_of
 from training.report.figures import apart, gain_figure
 from training.report.numbers import confusion, losses_by_condition_and_level, reliability, worst
 from training.report.predictions import predict
 from training.report.sources import read_sources
+from training.runs import RunFolder
 
 SECTIONS = (
     "Score",
@@ -343,6 +344,9 @@ def test_numbers_in_the_gain_figure_do_not_lie_on_each_other() -> None:
 def test_phantoms_are_named_as_such(runs: Path, tmp_path: Path) -> None:
     (tmp_path / "truth").mkdir()
     text = made(runs, tmp_path / "page.html", "--data", str(tmp_path), "--worst", "1")
+    assert "are taken to be real ones" in text and "phantoms, not" not in text, "an import has a truth, too"
+    (tmp_path / "truth" / "options.json").touch()
+    text = made(runs, tmp_path / "page.html", "--data", str(tmp_path), "--worst", "1")
     assert "phantoms, not patients: these scores promise nothing" in text
     assert re.search(r"No picture: [^<]* has no train_images", text)
 
@@ -378,3 +382,35 @@ def test_what_is_missing_is_said_in_one_sentence(
         says("artefact.json is no artefact of a finished network")
     finally:
         artefact.write_text(kept)
+
+
+def test_a_recipe_that_is_named_by_its_file_locates_its_worst_rows(
+    data: tuple[Path, ForeignTruth], tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.yaml"
+    text = (RECIPES / "split_and_global.yaml").read_text()
+    path.write_text(text.replace("name: split_and_global", "name: mine"))
+    recipe = load_named(str(path), "smoke")
+    write_runs(tmp_path / "runs", recipe)
+    random, study = np.random.default_rng(2), data[1].train[0]
+    names = [study, *(f"study{number}" for number in range(11))]
+    labels = pd.DataFrame(random.integers(0, 3, (12, 25)), index=names, columns=list(ROWS))
+    tables = [
+        rows_of(
+            "mine",
+            one.pooled_as,
+            "mine",
+            0,
+            {name: {row: random.normal(size=3) for row in ROWS} for name in names},
+            labels,
+        )
+        for one in recipe.members()
+        if one.member.role == "grader"
+    ]
+    write(RunFolder(tmp_path / "runs", recipe).out_of_fold(0), pd.concat(tables, ignore_index=True))
+    sources = read_sources(tmp_path / "runs", "smoke", [str(path)], None)
+    assert [run.named for run in sources.runs] == [str(path)]
+    text = made(
+        tmp_path / "runs", tmp_path / "page.html", "--recipes", str(path), "--data", str(data[0]), "--worst", "300"
+    )
+    assert "Only this point is drawn" not in text and "Crosses: where" in text

@@ -28,6 +28,7 @@ from training.data.samples.blend import blended, dihedral_some, turn_some
 from training.data.samples.cut_batches import Cut, Cutter, chosen_by
 from training.data.samples.mirror import mirror_some, mirrored_views
 from training.data.samples.sample_targets import groups_of, severities
+from training.data.samples.shading import shaded
 from training.data.tables import MISSING, Tables
 from training.recipe_schema.schema import MemberRecipe
 
@@ -79,7 +80,10 @@ class MemberSamples:
         self.train_samples = [one for study in train_studies for one in usable[place[study]]]
         self.validation_samples = [one for study in validation_studies for one in usable[place[study]]]
         if not self.train_samples:
-            raise ValueError("no training study has both a label and an image of this network's views")
+            raise ValueError(
+                "no training study has both a label and an image of this network's views: name a recipe of what the "
+                "data have (canal_only needs a sagittal T2 series alone), or leave graders out with LOCALISERS_ONLY=1"
+            )
         # The last, smaller batch is dropped: batch normalisation needs more than one sample.
         self.steps_per_epoch = max(len(self.train_samples) // self.fitting.optimisation.batch_size, 1)
         self._kept: list[Cut] | None = None
@@ -204,6 +208,7 @@ class MemberSamples:
         if not request.marks:
             grey = sharpen_or_blur(grey, settings.sharpen_or_blur, generator)
             grey = grey_changes(grey, settings, generator)
+            grey = shaded(grey, settings, generator)
             if request.slices.fit == "pad":  # blank slices stay zero
                 grey = grey * (view.amax((2, 3), keepdim=True) > 0)
         if settings.slice_shuffle and request.series in settings.slice_shuffle_series:

@@ -166,10 +166,12 @@ def _at_torch_hub(offer: Offer) -> Path:
 
 def _note(offer: Offer, path: Path) -> dict[str, str]:
     folder = os.environ.get(PRETRAINED_VARIABLE)
-    source = offer.repository or offer.url
+    source, licence = offer.repository or offer.url, offer.licence
     if folder is not None and path.is_relative_to(folder):
         source = f"{PRETRAINED_VARIABLE}/{path.relative_to(folder)}"
-    return {"model": offer.name, "source": source, "sha256": file_digest(path), "licence": offer.licence}
+        if path.parent == Path(folder):  # a file of this name may come from anywhere
+            licence = f"not stated for this file; that of the weights published as {offer.name}: {offer.licence}"
+    return {"model": offer.name, "source": source, "sha256": file_digest(path), "licence": licence}
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,84 @@
+"""Data with one series and one condition, as an import has them, from training to the kernel's answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+import build_dataset
+from kernels.lumbar import predict
+from kernels.lumbar.labels import LEVELS, ROWS
+from tests.support.dicom.spider_files import write_patient, write_tables
+from training import train_all
+from training.data.spider.dataset import import_spider
+from training.recipe_schema.load import load_named, merge
+from training.recipe_schema.schema import Recipe
+from training.runs import RunFolder
+from training.steps import TrainingOptions
+from training.train_network import TrainingError
+
+CANAL = [f"spinal_canal_stenosis_{level}" for level in LEVELS]
+TINY = {
+    "folds": 2,
+    "localisers": {"sagittal_t2": {"fitting": {"optimisation": {"epochs": 1, "batch_size": 2}}}},
+    "backbones": {"tiny": {"timm": "test_resnet", "size_px": 32}},
+    "graders": {"canal": {"fitting": {"network": {"options": {"hidden": 8}}, "optimisation": {"epochs": 1}}}},
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Imported data of ten patients, the recipe with less of everything, and its runs."""
+    folder = tmp_path_factory.mktemp("canal")
+    for number in range(1, 11):
+        write_patient(folder / "spider", number)
+    write_tables(folder / "spider", range(1, 11))
+    import_spider(folder / "spider", folder / "data")
+    document = load_named("canal_only", "smoke").model_dump(mode="json")
+    del document["profile"]
+    (folder / "canal_only.yaml").write_text(yaml.safe_dump(merge(document, TINY) | {"profiles": {"smoke": {}}}))
+    train_all.train_recipe(recipe_of(folder), TrainingOptions(folder / "data", folder / "runs"), [0])
+    return folder
+
+
+def recipe_of(folder: Path) -> Recipe:
+    return load_named(str(folder / "canal_only.yaml"), "smoke")
+
+
+def test_the_other_conditions_stay_blank(place: Path) -> None:
+    folder = RunFolder(place / "runs", recipe_of(place))
+    assert folder.finished(0)[1] == []
+    score = json.loads(folder.score.read_text())
+    assert score["spinal"] > 0 and np.isnan([score["foraminal"], score["subarticular"]]).all() and score["final"] > 0
+    shape = json.loads(folder.shape.read_text())
+    assert shape is not None and max(shape["rest_mm"]) == 1e4 > min(shape["rest_mm"])
+    table = pd.read_parquet(folder.out_of_fold(0))
+    known = table.dropna(subset=["normal_mild"])
+    assert set(known["row"]) == set(CANAL)
+
+
+def test_its_package_answers_the_canal_alone(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--runs", str(place / "runs"), "--out", str(tmp_path / "weights"), "--profile", "smoke", "--folds", "0"]
+    assert build_dataset.main([*given, "--recipes", str(place / "canal_only.yaml"), "--owner", "ada"]) == 0
+    assert "no network grades 20 of 25 rows" in capsys.readouterr().out
+    folders = ["--competition", str(place / "data"), "--weights", str(tmp_path / "weights"), "--out", str(tmp_path)]
+    assert predict.main(folders) == 0
+    report = json.loads((tmp_path / "run_report.json").read_text())
+    assert report["studies"] == {"asked": 3, "graded": 3}
+    assert all(set(rows) == set(ROWS) - set(CANAL) for rows in report["fallbacks"]["studies"].values())
+    assert report["fallbacks"]["rows"] == 60 and report["fallbacks"]["guessed"]["rows"] == 0
+    landmarks = pd.read_csv(tmp_path / "landmarks.csv")
+    assert set(landmarks["row"]) == set(CANAL), "nothing is guessed of what no training study had"
+
+
+def test_a_recipe_that_needs_other_series_says_which_does_not(place: Path, tmp_path: Path) -> None:
+    whole = load_named("split_and_global", "smoke").model_dump(mode="json")
+    whole["localisers"] = {"sagittal_t1": whole["localisers"]["sagittal_t1"]}
+    recipe = Recipe.model_validate(whole | {"graders": {}})
+    with pytest.raises(TrainingError, match=r"no training study has both .*canal_only .* LOCALISERS_ONLY=1"):
+        train_all.train_recipe(recipe, TrainingOptions(place / "data", tmp_path), [0])

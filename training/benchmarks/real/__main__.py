@@ -1,0 +1,120 @@
+"""What phantom weights, training on real spines and both together are worth on the canal: one table with intervals.
+
+    python -m training.benchmarks.real --data DIR --runs RUNS [--weights PACKAGE] [--profile bench] [--rows zero …]
+
+DATA is an import (make import-spider).  Rows: the package as it is; the recipe canal_only trained on DATA from scratch,
+begun from the package's networks of the same names, and begun from ImageNet weights where PRETRAINED_DIR has them.  All
+are measured on DATA's test patients.  RUNS/real holds the table, and pictures of the best, the middle and the worst
+patient of each row; what is finished is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from kernels.commands import ends_with_a_sentence
+from kernels.lumbar.labels import ROWS
+from kernels.lumbar.networks.weights import WeightsError
+from kernels.lumbar.run.submission import replace_json
+from kernels.profiles import PROFILES
+from training.benchmarks.grader_answers import labels_of
+from training.benchmarks.real.candidates import TITLES, ZERO, BenchOrder, make_candidate, possible
+from training.benchmarks.real.figures import RowFigures, figures_of, prior_loss
+from training.benchmarks.real.measure import results_of
+from training.benchmarks.tables import BenchError, Table
+from training.data.tables import TablesError, read_tables
+from training.evaluation.intervals import Interval
+from training.evaluation.json_safe import finite
+from training.evaluation.training_priors import weighted_priors
+from training.evaluation.truth import TruthError, read_landmarks, read_solution
+from training.recipe_schema.schema import RecipeError
+from training.runs import RunsError, UnusableRun
+
+COLUMNS = ["", "patients", "median mm", "95 % mm", "right level", "canal log loss", "less the prior", "AUC"]
+EXPLANATION = (
+    "[ ]: 95 % of 2,000 resamples of the patients.  AUC: moderate or severe against normal.  Canal severity of an "
+    "import is a proxy by the canal's width, so its log loss says nothing of the competition's labels."
+)
+
+
+def bench(order: BenchOrder, wanted: Sequence[str]) -> str:
+    """The table as text; it and the pictures are left in RUNS/real.  Raises BenchError and what training raises."""
+    tables, truth = read_tables(order.data), read_landmarks(order.data, "test")
+    if not truth:
+        raise BenchError(f"{order.data} has no test patients: import more of them")
+    known = {str(study): row.to_numpy() for study, row in labels_of(read_solution(order.data)).iterrows()}
+    training = {str(study): row.to_numpy() for study, row in tables.labels[list(ROWS)].iterrows()}
+    by_row = weighted_priors(tables.labels)
+    priors = np.array([by_row[row] for row in ROWS])
+    keys, remarks = possible(order, wanted)
+    if not keys:
+        raise BenchError("; ".join(remarks))
+    out = order.runs / "real"
+    out.mkdir(parents=True, exist_ok=True)
+    figures: dict[str, RowFigures] = {}
+    for key in keys:
+        candidate = make_candidate(key, order)
+        found = results_of(candidate, order.data, "test", truth, out)
+        figures[TITLES[key]] = figures_of(found, known, priors)
+        if key == ZERO:  # it was trained on none of them
+            both = found | results_of(candidate, order.data, "train", read_landmarks(order.data, "train"), out)
+            figures[f"{TITLES[key]}, on all patients"] = figures_of(both, known | training, priors)
+    table = Table("real", f"{order.data}, profile {order.profile}, fold {order.fold}", COLUMNS)
+    table.rows = [[name, *_cells(one)] for name, one in figures.items()]
+    test = [known[study] for study in truth]
+    loss = _text(prior_loss(test, priors), 3)
+    table.rows.append(["level priors of its training patients", f"{len(test)}", "–", "–", "–", loss, "–", "–"])
+    lines = [table.text(), "", EXPLANATION, *remarks, f"pictures of the best, the median and the worst: {out}/*.png"]
+    replace_json(out / "real.json", finite({"rows": {name: asdict(one) for name, one in figures.items()}}))
+    return "\n".join(lines)
+
+
+def _cells(one: RowFigures) -> list[str]:
+    share = Interval(*(100 * value for value in (one.right_level.value, one.right_level.low, one.right_level.high)))
+    mm = [_text(one.median_mm, 1), _text(one.p95_mm, 0), f"{_text(share, 0)} %"]
+    return [f"{one.studies}", *mm, _text(one.log_loss, 3), _text(one.against_prior, 2, "+"), _text(one.auc, 2)]
+
+
+def _text(one: Interval, digits: int, sign: str = "") -> str:
+    value, low, high = (f"{number:{sign}.{digits}f}" for number in (one.value, one.low, one.high))
+    return f"{value} [{low}, {high}]".replace("nan", "–")
+
+
+@ends_with_a_sentence(
+    "bench-real stopped",
+    BenchError,
+    TruthError,
+    TablesError,
+    RecipeError,
+    RunsError,
+    UnusableRun,
+    WeightsError,
+    OSError,
+)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; expected errors end it with one sentence and exit code 1."""
+    parser = argparse.ArgumentParser(
+        prog="training.benchmarks.real", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="an import, such as of make import-spider")
+    parser.add_argument("--runs", type=Path, required=True, help="where networks, table and pictures go")
+    parser.add_argument("--weights", type=Path, help="a package of make package, such as the demo's")
+    parser.add_argument("--profile", choices=PROFILES, default="bench")
+    parser.add_argument("--fold", type=int, default=0, help="the fold whose networks are trained")
+    parser.add_argument("--rows", nargs="*", choices=list(TITLES), default=[], help="default: all that can be made")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that decode; 1 or more")
+    given = parser.parse_args(argv)
+    order = BenchOrder(given.data, given.runs, given.weights, given.profile, given.fold, max(1, given.jobs))
+    print(bench(order, given.rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""START: the networks of another run folder or package, from which networks of the same name begin.
+
+A network's own name is that without its recipe and its fold, such as sagittal_t2, so that a recipe may begin from the
+networks of another one.  Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernels.lumbar.manifest import Artefact, Manifest, Provenance, PublishedWeights
+from training.recipe_schema.schema import MemberRecipe, Recipe
+from training.runs import ARTEFACT, RunsError, is_done, read_artefact
+
+MANIFEST = "manifest.json"
+NAMED = 8
+NO_LICENCE = "not stated: that of what it was trained on"
+
+
+@dataclass(frozen=True)
+class StartNetwork:
+    """A finished network that another one begins from."""
+
+    artefact: Artefact
+    file: Path
+    """With its bytes at the offset that the artefact says."""
+    start: Path
+
+    @property
+    def own_name(self) -> str:
+        """Without recipe and fold."""
+        made = self.artefact.provenance
+        return self.artefact.member.name.removeprefix(f"{made.recipe}_").removesuffix(f"_fold{made.fold}")
+
+    @property
+    def records(self) -> list[PublishedWeights]:
+        """For the manifest: these weights, and what they had begun from."""
+        name, weights = self.artefact.member.name, self.artefact.weights
+        own = PublishedWeights(model=name, source=f"START={self.start.name}", sha256=weights.sha256, licence=NO_LICENCE)
+        return [own, *self.artefact.provenance.published]
+
+
+def start_networks(start: Path | None) -> tuple[StartNetwork, ...]:
+    """The finished networks of a run folder or package; none without one.  Raises RunsError where it holds none."""
+    if start is None:
+        return ()
+    found = tuple(_packaged(start) if (start / MANIFEST).is_file() else _trained(start))
+    if not found:
+        raise RunsError(
+            f"START={start} holds no finished network: name a folder of make train-all, or one of make package"
+        )
+    return found
+
+
+def _packaged(start: Path) -> Iterator[StartNetwork]:
+    try:
+        manifest = Manifest.model_validate_json((start / MANIFEST).read_bytes())
+    except (OSError, ValueError) as error:
+        raise RunsError(f"{start / MANIFEST} cannot be read: package it again") from error
+    for artefact in manifest.artefacts:
+        yield StartNetwork(artefact, start / artefact.weights.file, start)
+
+
+def _trained(start: Path) -> Iterator[StartNetwork]:
+    for path in sorted(start.glob(f"*/*/*/fold*/{ARTEFACT}")):
+        if not is_done(path.parent):
+            continue
+        try:
+            artefact = read_artefact(path.parent)
+        except (OSError, ValueError) as error:
+            raise RunsError(f"{path} is damaged: train this network again, or name another START=") from error
+        yield StartNetwork(artefact, path.parent / artefact.weights.file, start)
+
+
+def find_start(
+    networks: Sequence[StartNetwork], recipe: Recipe, entry: MemberRecipe, fold: int, fingerprint: str = ""
+) -> StartNetwork | None:
+    """The one of `networks` that has the name of this network; None where there is none.
+
+    That of the same recipe, profile and fold comes first.  A network of another fold of the same data
+    (`fingerprint`) has seen the studies that this fold holds out, and is none.
+    """
+    own_name = entry.member.name.removeprefix(f"{recipe.name}_")
+
+    def differs(one: StartNetwork) -> tuple[bool, bool, bool]:
+        made = one.artefact.provenance
+        return made.recipe != recipe.name, made.profile != recipe.profile, made.fold != fold
+
+    def is_usable(made: Provenance) -> bool:
+        return made.fold == fold or made.data_fingerprint != fingerprint
+
+    named = [one for one in networks if (one.own_name, one.artefact.member.role) == (own_name, entry.member.role)]
+    usable = [one for one in named if is_usable(one.artefact.provenance)]
+    return min(usable, key=differs, default=None)
+
+
+def names_of_networks(networks: Sequence[StartNetwork]) -> str:
+    """Their own names, for a message."""
+    names = list(dict.fromkeys(one.own_name for one in networks))
+    return ", ".join(names[:NAMED]) + (" …" if len(names) > NAMED else "")
