@@ -9,7 +9,8 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from kernels.lumbar.manifest import Artefact, Route
+from kernels.lumbar.manifest import Artefact, GraderWeight, Route
+from training.packaging.ensemble_weights import ALL_GROUPS
 from training.runs import RunFolder, TrainedMember, UnusableRun, is_done, read_run, route_of
 
 # Kaggle takes 50 files at most, so networks share files; still small enough to retry an interrupted upload.
@@ -65,12 +66,14 @@ def routes_of(runs: Mapping[str, Sequence[TrainedMember]], locate: Located) -> t
     """Routes of several recipes (by name): which localisers each grader takes landmarks from.  Raises UnusableRun.
 
     own: those of its own recipe.  together: those of all recipes, combined.  apart: those of every recipe in turn, one
-    route each (5th place: "run stage 2 once for each stage 1").
+    route each (5th place: "run stage 2 once for each stage 1").  Several recipes have equal shares of each condition
+    group, whatever the number of their networks.
     """
     graders = {name: part for name, found in runs.items() if (part := _with_role(found, "grader"))}
     localisers = {name: part for name, found in runs.items() if (part := _with_role(found, "localiser"))}
     if not graders or not localisers:
         raise UnusableRun(f"{', '.join(runs)}: no finished {'localiser' if graders else 'grader'}, so nothing to ship")
+    routed = _equal_route if len(graders) > 1 else _route
     if locate == "own":
         alone = sorted({*localisers, *graders} - (localisers.keys() & graders.keys()))
         if alone:
@@ -78,12 +81,12 @@ def routes_of(runs: Mapping[str, Sequence[TrainedMember]], locate: Located) -> t
                 f"{', '.join(alone)}: localisers without graders, or graders without localisers: "
                 "join them to other recipes with --locate together or apart"
             )
-        return tuple(_route(name, localisers[name], graders[name]) for name in graders)
+        return tuple(routed(name, localisers[name], graders[name]) for name in graders)
     if locate == "together":
         every_localiser = [run for found in localisers.values() for run in found]
-        return tuple(_route(name, every_localiser, found) for name, found in graders.items())
+        return tuple(routed(name, every_localiser, found) for name, found in graders.items())
     pairs = [(finder, name) for name in graders for finder in localisers]
-    return tuple(_route(f"{name}_at_{finder}", localisers[finder], graders[name]) for finder, name in pairs)
+    return tuple(routed(f"{name}_at_{finder}", localisers[finder], graders[name]) for finder, name in pairs)
 
 
 def _with_role(runs: Sequence[TrainedMember], role: str) -> list[TrainedMember]:
@@ -93,6 +96,19 @@ def _with_role(runs: Sequence[TrainedMember], role: str) -> list[TrainedMember]:
 def _route(name: str, localisers: Sequence[TrainedMember], graders: Sequence[TrainedMember]) -> Route:
     runs = [*localisers, *graders]
     return route_of(name, [run.artefact for run in runs], [run.recipe for run in runs])
+
+
+def _equal_route(name: str, localisers: Sequence[TrainedMember], graders: Sequence[TrainedMember]) -> Route:
+    """A route whose weights of each condition group sum to 1, over the networks that grade it."""
+    route = _route(name, localisers, graders)
+    groups = {run.artefact.member.name: run.recipe.member.groups for run in graders}
+    own = {one.name: {group: one.weight.get(group, 0.0) for group in groups[one.name]} for one in route.graders}
+    total = {group: sum(its.get(group, 0.0) for its in own.values()) for group in ALL_GROUPS}
+    shares = {
+        name: {group: its.get(group, 0.0) / (total[group] or 1.0) for group in ALL_GROUPS} for name, its in own.items()
+    }
+    shared = tuple(GraderWeight(name=name, weight=share) for name, share in shares.items())
+    return route.model_copy(update={"graders": shared})
 
 
 def pack(runs: Sequence[TrainedMember], folder: Path, pack_bytes: int = PACK_BYTES) -> list[Artefact]:

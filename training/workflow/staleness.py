@@ -217,7 +217,10 @@ class Staleness:
         ]
         found = _file_digest(self.grid.ensemble) if self.grid.has_ensemble else None
         averages = [recipe.average for recipe in self.grid.recipes.values()]
-        return digest(step.name, networks, found, averages, str(self.grid.order.package), self.grid.order.owner)
+        folders = [self.grid.folder(name) for name in self.grid.recipes]
+        # Without an ensemble, the temperatures are of these.
+        tables = [_file_digest(file) for one in folders for file in sorted(one.profile.glob(OUT_OF_FOLD_TABLES))]
+        return digest(step.name, networks, found, averages, tables, str(self.grid.order.package), self.grid.order.owner)
 
     def _network(self, recipe: str, member: str, fold: int) -> dict[str, Any]:
         """artefact.json of a finished network without its provenance, into which validation writes the score."""
