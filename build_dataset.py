@@ -108,7 +108,9 @@ def build(
     found = {folder.recipe.name: one for folder, one in runs}
     if ensemble is not None:
         found = chosen_runs(found, ensemble)
-    routes = routes_of(found, locate)
+    routes = routes_of(found, locate, {folder.recipe.name: folder.recipe for folder, _ in runs})
+    used = {name for route in routes for name in (*route.localisers, *(grader.name for grader in route.graders))}
+    packed = [run for its in found.values() for run in its if run.artefact.member.name in used]
     priors = read_priors([folder for folder, _ in runs])
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -121,7 +123,7 @@ def build(
             shape=read_json(runs[0][0].shape, runs[0][0]),
             multipliers=ensemble.multipliers if ensemble else {},
             temperatures=ensemble.temperatures if ensemble else dict(temperatures or {}),
-            artefacts=tuple(pack([run for its in found.values() for run in its], partial)),
+            artefacts=tuple(pack(packed, partial)),
             routes=weighted(routes, found, ensemble) if ensemble else routes,
             order=order_of(found, ensemble) if ensemble else (),
         )

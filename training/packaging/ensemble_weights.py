@@ -109,17 +109,20 @@ def _check_grades(run: TrainedMember, name: str, found: FoundEnsemble) -> None:
 def weighted(
     routes: Sequence[Route], runs: Mapping[str, Sequence[TrainedMember]], found: FoundEnsemble
 ) -> tuple[Route, ...]:
-    """The routes, one a recipe, with the ensemble's weights and order.  A model's folds share its weight."""
+    """The routes with the ensemble's weights and order.  A model's folds and routes share its weight."""
     order = {name: place for place, name in enumerate(found.order)}
     models = _models(runs)
     folds = Counter(models.values())
+    times = Counter(grader.name for route in routes for grader in route.graders)
     new = []
     for route in routes:
         ranked = sorted(route.graders, key=lambda grader: order[models[grader.name]])
         graders = []
         for grader in ranked:
             model = models[grader.name]
-            share = {group: weight / folds[model] for group, weight in found.weights[model].items()}
+            share = {
+                group: weight / folds[model] / times[grader.name] for group, weight in found.weights[model].items()
+            }
             graders.append(GraderWeight(name=grader.name, weight=share))
         new.append(route.model_copy(update={"graders": tuple(graders)}))
     return tuple(sorted(new, key=lambda route: order[models[route.graders[0].name]]))
