@@ -14,7 +14,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -32,7 +32,10 @@ from kernels.lumbar.manifest import MANIFEST_FORMAT, Manifest
 from kernels.lumbar.networks.loading import load_member
 from kernels.lumbar.networks.weights import WeightsError, read_manifest
 from kernels.lumbar.run.submission import replace_json
+from kernels.lumbar.specs import Group
 from kernels.profiles import PROFILES, Profile
+from training.data.out_of_fold import Average
+from training.ensemble.recipe_temperatures import fit_temperatures
 from training.packaging.ensemble_weights import FoundEnsemble, chosen_runs, order_of, read_ensemble, weighted
 from training.packaging.packs import Located, collect, pack, routes_of
 from training.recipe_schema.load import load_named, names_of
@@ -58,6 +61,12 @@ def read_json(path: Path, folder: RunFolder) -> Any:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise BuildError(f"the {path.stem} of {folder.recipe.name} cannot be read: {error}") from error
+
+
+def average_of(recipes: Sequence[Recipe]) -> Average:
+    """How recipes are averaged together: those that average differently in logits, which most of them use."""
+    averages = {recipe.average for recipe in recipes}
+    return averages.pop() if len(averages) == 1 else "logits"
 
 
 def dataset_metadata(owner: str, slug: str) -> dict[str, Any]:
@@ -87,21 +96,23 @@ def build(
     metadata: dict[str, Any],
     locate: Located = "own",
     ensemble: FoundEnsemble | None = None,
+    temperatures: Mapping[Group, float] | None = None,
 ) -> Manifest:
     """Package finished runs into `out`, which is replaced only by a complete and verified package.
 
-    `ensemble`: result of a search, replaces the recipes' own weights.  Raises BuildError, UnusableRun.
+    `ensemble`: result of a search, replaces the recipes' own weights and `temperatures`.  Raises BuildError,
+    UnusableRun.
     """
     check_replaceable(out)
     if ensemble is not None and locate != "own":
         raise BuildError("an ensemble is searched with each recipe's own localisers: --locate own")
-    averages = {folder.recipe.average for folder, _ in runs}
-    # Recipes that average differently are combined in logits, which most of them use.
-    average = ensemble.average if ensemble else averages.pop() if len(averages) == 1 else "logits"
+    average = ensemble.average if ensemble else average_of([folder.recipe for folder, _ in runs])
     found = {folder.recipe.name: one for folder, one in runs}
     if ensemble is not None:
         found = chosen_runs(found, ensemble)
-    routes = routes_of(found, locate)
+    routes = routes_of(found, locate, {folder.recipe.name: folder.recipe for folder, _ in runs})
+    used = {name for route in routes for name in (*route.localisers, *(grader.name for grader in route.graders))}
+    packed = [run for its in found.values() for run in its if run.artefact.member.name in used]
     priors = read_priors([folder for folder, _ in runs])
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -113,7 +124,8 @@ def build(
             priors=priors,
             shape=read_json(runs[0][0].shape, runs[0][0]),
             multipliers=ensemble.multipliers if ensemble else {},
-            artefacts=tuple(pack([run for its in found.values() for run in its], partial)),
+            temperatures=ensemble.temperatures if ensemble else dict(temperatures or {}),
+            artefacts=tuple(pack(packed, partial)),
             routes=weighted(routes, found, ensemble) if ensemble else routes,
             order=order_of(found, ensemble) if ensemble else (),
         )
@@ -223,13 +235,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     suffix = [] if options.profile == "full" else [options.profile]
     name = options.name or "_".join([*(recipe.name for recipe in recipes), *suffix])
     ensemble = read_ensemble(options.ensemble, FoundEnsemble) if options.ensemble else None
+    priors = read_priors([folder for folder, _ in runs])
+    fitted = None if ensemble else fit_temperatures(runs, average_of(recipes), priors)
+    temperatures = fitted.temperatures if fitted else None
     try:
-        manifest = build(runs, options.out, name, metadata, options.locate, ensemble)
+        manifest = build(runs, options.out, name, metadata, options.locate, ensemble, temperatures)
     except ValidationError as error:
         raise BuildError(f"the manifest would be invalid: {schema_problems(error)[0]}") from error
     if options.release:
         shutil.copyfile(options.out / "manifest.json", RELEASES / f"{name}.json")
     print(table(manifest))
+    print(fitted.remark if fitted else f"weights, multipliers and temperatures of {options.ensemble}")
     print(f"{len(manifest.artefacts)} networks in {options.out}, each loaded and tested")
     if rows := ungraded(manifest):
         conditions = list(dict.fromkeys(row[: -len("_l1_l2")] for row in rows))

@@ -206,6 +206,30 @@ def read_run(folder: Path, recipe: MemberRecipe) -> TrainedMember | None:
     return TrainedMember(recipe, artefact, weights)
 
 
+def routes_of(recipe: Recipe, artefacts: Sequence[Artefact], members: Sequence[MemberRecipe]) -> tuple[Route, ...]:
+    """Routes of a recipe's networks: of all localisers, for graders in no route of its own, then its own routes.
+
+    A grader's weight is divided evenly among its routes.  Localisers without graders make one route of all.  Raises
+    UnusableRun for a route of which no localiser is there.
+    """
+    parts = [recipe.routes_of(member.member.name) for member in members]
+    found = []
+    for route in ("", *recipe.routes):
+        its = [place for place, routes in enumerate(parts) if route in routes]
+        name = f"{recipe.name}_at_{route}" if route else recipe.name
+        own = route_of(name, [artefacts[place] for place in its], [members[place] for place in its])
+        if own.graders and not own.localisers:
+            raise UnusableRun(f"{recipe.name}: no localiser of its route {route or 'of all'} is finished")
+        counts = [len(parts[place]) for place in its if members[place].member.role == "grader"]
+        if own.graders:
+            found.append(own.model_copy(update={"graders": tuple(map(_divided, own.graders, counts))}))
+    return tuple(found) or (route_of(recipe.name, artefacts, members),)
+
+
+def _divided(grader: GraderWeight, count: int) -> GraderWeight:
+    return GraderWeight(name=grader.name, weight={group: one / count for group, one in grader.weight.items()})
+
+
 def route_of(name: str, artefacts: Sequence[Artefact], members: Sequence[MemberRecipe]) -> Route:
     """One route of all localisers and all graders, with the graders' weights of the recipe."""
     pairs = [(artefact.member, member.weight) for artefact, member in zip(artefacts, members, strict=True)]

@@ -14,6 +14,7 @@ MANIFEST_FORMAT_VERSION: Final = 1
 
 
 Factor = Annotated[float, Field(gt=0, le=100)]
+Temperature = Annotated[float, Field(ge=0.1, le=10)]
 
 
 class Weights(Spec):
@@ -132,6 +133,9 @@ class Manifest(Spec):
     multipliers: dict[Group, tuple[Factor, Factor, Factor]] = {}
     """Condition group → factors of the averaged probabilities of the three severities: for graders that were trained
     without the metric's weights."""
+    temperatures: dict[Group, Temperature] = {}
+    """Condition group → what the logits of the averaged probabilities are divided by, before the multipliers: for
+    graders that are too confident (above 1) or too cautious (below 1).  Manifests without this field: 1."""
     shape: Shape | None = None
     """Shape model of the landmarks; None where too few studies were annotated to fit one."""
     artefacts: tuple[Artefact, ...]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from .labels import LEVELS, UNITS, Unit, mirrored, row_of
+from .labels import LEVELS, UNITS, Unit, group_of, mirrored, row_of
 
 SeriesKind = Literal["sagittal_t1", "sagittal_t2", "axial_t2"]
 UnitKind = Literal["study", "side", "level", "level_side"]
@@ -165,6 +165,12 @@ class Member(Spec):
     def passes(self) -> int:
         """Forward passes per study with all test-time augmentations."""
         return 1 + len(self.tta)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The condition groups of its targets."""
+        found = {group_of(row_of(target, unit)) for unit in UNITS[self.unit] for target in self.targets}
+        return tuple(group for group in get_args(Group) if group in found)
 
     @model_validator(mode="after")
     def _names_exist(self) -> Member:

@@ -87,6 +87,26 @@ def test_a_manifest_is_consistent() -> None:
     with pytest.raises(ValidationError, match="no grader of this manifest"):
         route = Route(name="r", localisers=(), graders=(GraderWeight(name="ghost", weight={"spinal": 1}),))
         Manifest(name="bad", priors=public_priors(), artefacts=(), routes=(route,))
+    for wrong_temperature in (0, -1, 0.05, 11):
+        with pytest.raises(ValidationError, match="temperatures.spinal"):
+            Manifest(
+                name="bad", priors=public_priors(), artefacts=(), routes=(), temperatures={"spinal": wrong_temperature}
+            )
     wrong = public_priors() | {"spinal_canal_stenosis_l1_l2": (0.5, 0.5, 0.5)}
     with pytest.raises(ValidationError, match="sum to 1"):
         Manifest(name="bad", priors=wrong, artefacts=(), routes=())
+
+
+def test_a_manifest_from_before_a_field_still_loads() -> None:
+    empty = Manifest(name="empty", priors=public_priors(), artefacts=(), routes=())
+    content = empty.model_dump(mode="json")
+    for field in ("temperatures", "multipliers", "order", "shape"):
+        del content[field]
+    assert Manifest.model_validate(content) == empty and empty.temperatures == {}
+
+
+def test_a_member_says_which_conditions_it_answers() -> None:
+    sided = {"name": "m", "role": "grader", "unit": "level", "inputs": [view()]}
+    assert Member.model_validate(sided | {"targets": ["left_subarticular_stenosis"]}).groups == ("subarticular",)
+    both = ["right_neural_foraminal_narrowing", "spinal_canal_stenosis"]
+    assert Member.model_validate(sided | {"targets": both}).groups == ("spinal", "foraminal")

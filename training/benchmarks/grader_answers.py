@@ -26,7 +26,7 @@ from training.evaluation.predictor import Prediction, Predictor
 from training.evaluation.truth import read_landmarks
 from training.evaluation.validate import answer_table
 from training.recipe_schema.schema import MemberRecipe, Recipe
-from training.runs import RunFolder, route_of
+from training.runs import RunFolder, route_of, routes_of
 
 # Landmarks of the graders' crops: of their recipe's localisers, of all localisers together, the true ones.
 OWN, AGREED, TRUE = "own", "agreed", "true"
@@ -62,13 +62,15 @@ def manifest_of(runs: Path, systems: Sequence[System], fold: int) -> tuple[Manif
     """All networks of all systems, and their routes for each kind of landmarks."""
     artefacts: list[Artefact] = []
     own: list[Route] = []
+    merged: list[Route] = []
     for system in systems:
         members = [*system.localisers, *system.graders]
         found = [system.folder.artefact(member.member.name, fold, runs) for member in members]
-        own.append(route_of(system.name, found, members))
+        own += routes_of(system.folder.recipe, found, members)
+        merged.append(route_of(system.name, found, members))
         artefacts += found
-    localisers = tuple(name for route in own for name in route.localisers)
-    graders = tuple(grader for route in own for grader in route.graders)
+    localisers = tuple(name for route in merged for name in route.localisers)
+    graders = tuple(grader for route in merged for grader in route.graders)
     agreed = Route(name="all localisers", localisers=localisers, graders=graders)
     first = systems[0].folder
     manifest = Manifest(

@@ -167,8 +167,9 @@ def plans_of(
     plans[FREELY] = GraderPlan(free, rule)
     found = np.array([[its[group] for group in GROUPS] for its in result.weights.values()])
     multipliers = np.array([result.multipliers[group] for group in GROUPS])
+    temperatures = np.array([result.temperatures[group] for group in GROUPS])
     average: Average = "logits" if result.average == "logits" else "probabilities"
-    plans[FOUND] = GraderPlan(Ensemble(tuple(result.weights), found, multipliers, average), rule)
+    plans[FOUND] = GraderPlan(Ensemble(tuple(result.weights), found, multipliers, average, temperatures), rule)
     return plans
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from kernels.lumbar.answers.ensemble import softmax
+from kernels.lumbar.answers.ensemble import rescaled, softmax
 from kernels.lumbar.labels import GROUPS, ROW_INDEX, ROWS, SEVERITIES
 from kernels.lumbar.run.submission import whole_file
 from training.data.tables import MISSING, ROW_GROUPS
@@ -168,6 +168,19 @@ class Rule:
         return rows / rows.sum(1, keepdims=True)
 
 
+@dataclass(frozen=True)
+class Scaling:
+    """Correction of averaged probabilities by condition group: kernels.lumbar.answers.ensemble.rescaled."""
+
+    multipliers: np.ndarray = field(default_factory=lambda: np.ones((len(GROUPS), len(SEVERITIES))))
+    """(3 groups, 3) factor of each severity."""
+    temperatures: np.ndarray = field(default_factory=lambda: np.ones(len(GROUPS)))
+    """(3 groups,)"""
+
+
+PLAIN = Scaling()
+
+
 class Mixture:
     """kernels.lumbar.answers.ensemble.combine for all studies at once, prepared for mixing with many weights."""
 
@@ -182,9 +195,9 @@ class Mixture:
         self.values = np.where(predicted[..., None], by_row if rule.average == "logits" else softmax(by_row), 0)
         """(25, M, N, 3) logits or probabilities to be averaged; 0 = no prediction."""
 
-    def mix(self, weights: np.ndarray, multipliers: np.ndarray | None = None) -> np.ndarray:
+    def mix(self, weights: np.ndarray, scaling: Scaling = PLAIN) -> np.ndarray:
         """(N, 25, 3) probabilities for the weights (M, 3 groups), in the order of GROUPS."""
-        return self.finish(*self.sums(weights), multipliers)
+        return self.finish(*self.sums(weights), scaling)
 
     def sums(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Weighted sums of the predictions (25, N, 3), and sums of the weights of members that predict (25, N)."""
@@ -193,33 +206,36 @@ class Mixture:
         total = shares @ self.values.reshape(rows, members, studies * classes)
         return total.reshape(rows, studies, classes), (shares @ self.predicted)[:, 0]
 
-    def finish(self, total: np.ndarray, weight: np.ndarray, multipliers: np.ndarray | None = None) -> np.ndarray:
-        """Probabilities (N, 25, 3) from `sums`, scaled by class multipliers (3 groups, 3); else the priors."""
-        mean = total / np.maximum(weight, 1e-12)[..., None]
-        rows = softmax(mean) if self._average == "logits" else mean
-        if multipliers is not None:
-            rows = rows * multipliers[ROW_GROUPS][:, None]
+    def finish(self, total: np.ndarray, weight: np.ndarray, scaling: Scaling = PLAIN) -> np.ndarray:
+        """Probabilities (N, 25, 3) from `sums`, rescaled; else the priors."""
+        temperatures, multipliers = scaling.temperatures[ROW_GROUPS], scaling.multipliers[ROW_GROUPS]
+        rows = rescaled(self.averaged(total, weight), temperatures[:, None, None], multipliers[:, None])
         rows = np.where((weight > 0)[..., None], rows, self._priors)
         return (rows / rows.sum(-1, keepdims=True)).transpose(1, 0, 2)
 
-    def slopes(
-        self, weights: np.ndarray, by_probability: np.ndarray, multipliers: np.ndarray | None = None
-    ) -> np.ndarray:
+    def averaged(self, total: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Probabilities (25, N, 3) from `sums`, as the weights alone make them."""
+        mean = total / np.maximum(weight, 1e-12)[..., None]
+        return softmax(mean) if self._average == "logits" else mean
+
+    def slopes(self, weights: np.ndarray, by_probability: np.ndarray, scaling: Scaling = PLAIN) -> np.ndarray:
         """(M, 3 groups) gradient of a loss by the weights, from that by the mixed probabilities (N, 25, 3)."""
         total, weight = self.sums(weights)
-        mixed = self.finish(total, weight, multipliers).transpose(1, 0, 2)
-        by_mixed = by_probability.transpose(1, 0, 2)
-        by_mean = by_mixed - (by_mixed * mixed).sum(-1, keepdims=True)
+        mixed = self.finish(total, weight, scaling).transpose(1, 0, 2)
+        by_log = slopes_by_log(mixed, by_probability.transpose(1, 0, 2)) * (weight > 0)[..., None]
         weight = np.maximum(weight, 1e-12)[..., None]
         mean = total / weight
-        if self._average == "logits":
-            by_mean = by_mean * mixed
-        elif multipliers is not None:
-            scaled = multipliers[ROW_GROUPS][:, None]
-            by_mean = by_mean * scaled / np.maximum((mean * scaled).sum(-1, keepdims=True), 1e-12)
+        by_mean = by_log / scaling.temperatures[ROW_GROUPS][:, None, None]
+        if self._average == "probabilities":
+            by_mean = by_mean / np.maximum(mean, 1e-12)
         by_sum = by_mean / weight
         rows, members, studies, classes = self.values.shape
         by_member = self.values.reshape(rows, members, studies * classes) @ by_sum.reshape(rows, studies * classes, 1)
         rest = self.predicted @ (by_sum * mean).sum(-1)[..., None]
         by_row = (by_member - rest)[..., 0]
         return np.stack([by_row[ROW_GROUPS == group].sum(0) for group in range(len(GROUPS))], -1)
+
+
+def slopes_by_log(mixed: np.ndarray, by_mixed: np.ndarray) -> np.ndarray:
+    """Gradient (..., 3) of a loss by the logarithms that softmax turns into `mixed`, from that by `mixed`."""
+    return mixed * (by_mixed - (by_mixed * mixed).sum(-1, keepdims=True))

@@ -75,6 +75,7 @@ def search(
             for name, its in zip(found.members, found.weights, strict=True)
         },
         multipliers=dict(zip(GROUPS, found.multipliers.tolist(), strict=True)),
+        temperatures=dict(zip(GROUPS, found.temperatures.tolist(), strict=True)),
         left_to_priors=[group for at, group in enumerate(GROUPS) if not found.weights[:, at].any()],
         order=[point.member for point in curve],
         curve=curve,

@@ -43,6 +43,8 @@ class SearchResult:
     weights: dict[str, dict[str, float]]
     """ "located/member" → condition group → weight; those of a group sum to 1."""
     multipliers: dict[str, list[float]]
+    temperatures: dict[str, float]
+    """Condition group → what the logits of the averaged probabilities are divided by."""
     left_to_priors: list[str]
     """Condition groups that no member answers better than the priors, so that none has a weight."""
     order: list[str]
@@ -133,6 +135,8 @@ def _order(result: SearchResult) -> list[str]:
     if any(value != 1 for values in result.multipliers.values() for value in values):
         for group, values in result.multipliers.items():
             rows.append([f"class multipliers, {group}", *(f"{value:.3f}" for value in values)])
+    if any(value != 1 for value in result.temperatures.values()):
+        rows.append(["temperatures", *(f"{value:.3f}" for value in result.temperatures.values())])
     lines = aligned(rows)
     lowest = min(result.curve, key=lambda point: point.score)
     if result.curve[-1].score > lowest.score + SAME:

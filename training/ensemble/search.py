@@ -1,4 +1,4 @@
-"""Which members to mix, with which weights and class multipliers, within which seconds, and in which order to run them.
+"""Which members to mix, with which weights and scaling, within which seconds, and in which order to run them.
 
 All is fitted to the metric itself, on out-of-fold rows.  What is reported is cross-fitted: everything, the choice of
 members included, is fitted on the other folds' studies and then applied to the fold.
@@ -7,14 +7,15 @@ members included, is fitted on the other folds' studies and then applied to the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from kernels.lumbar.labels import GROUPS
-from training.data.out_of_fold import Answers, Average, Mixture, Rule
+from training.data.out_of_fold import PLAIN, Answers, Average, Mixture, Rule, Scaling
 from training.data.tables import ROW_GROUPS
-from training.ensemble.fit_weights import best_alone, fit_multipliers, fit_weights
+from training.ensemble.fit_scaling import fit_scaling
+from training.ensemble.fit_weights import best_alone, fit_weights
 from training.evaluation.metric import group_losses
 from training.evaluation.ties import SAME, first_best
 
@@ -51,13 +52,20 @@ class MemberCosts:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Members with their weights (M, 3 groups), and class multipliers (3 groups, 3) of what they average to."""
+    """Members with their weights (M, 3 groups); class multipliers (3 groups, 3) and temperatures (3 groups,) of what
+    they average to."""
 
     members: tuple[str, ...]
     weights: np.ndarray
     multipliers: np.ndarray
     average: Average | None = None
     """None = that of the rule."""
+    temperatures: np.ndarray = field(default_factory=lambda: np.ones(len(GROUPS)))
+
+    @property
+    def scaling(self) -> Scaling:
+        """Multipliers and temperatures."""
+        return Scaling(self.multipliers, self.temperatures)
 
     def rule(self, rule: Rule) -> Rule:
         """The rule, with this ensemble's own way to average."""
@@ -65,7 +73,7 @@ class Ensemble:
 
     def predict(self, answers: Answers, rule: Rule) -> np.ndarray:
         """(N, 25, 3) probabilities for the studies of `answers`, which have these members and maybe more."""
-        return Mixture(answers.only(members=self.members), self.rule(rule)).mix(self.weights, self.multipliers)
+        return Mixture(answers.only(members=self.members), self.rule(rule)).mix(self.weights, self.scaling)
 
     def loss(self, answers: Answers, rule: Rule) -> float:
         """The final score on these answers; 0 where nothing is labelled."""
@@ -92,20 +100,27 @@ def simple_mean(answers: Answers, rule: Rule) -> Ensemble:
 
 
 def calibrated_mean(answers: Answers, rule: Rule) -> Ensemble:
-    """Every member with the same weight, and fitted multipliers."""
+    """Every member with the same weight, and fitted multipliers and temperatures."""
     plain = simple_mean(answers, rule)
-    return _plain(plain.members, plain.weights, fit_multipliers(answers, rule, plain.weights))
+    return _plain(plain.members, plain.weights, fit_scaling(answers, rule, plain.weights))
 
 
-def best_single(answers: Answers, rule: Rule, multipliers: np.ndarray | None = None) -> Ensemble:
+def tempered(ensemble: Ensemble, answers: Answers, rule: Rule) -> Ensemble:
+    """The same members and weights, whose answers were not rescaled, with temperatures fitted on these answers."""
+    own = answers.only(members=ensemble.members)
+    fitted = fit_scaling(own, ensemble.rule(rule), ensemble.weights, multipliers=False)
+    return replace(ensemble, temperatures=fitted.temperatures)
+
+
+def best_single(answers: Answers, rule: Rule) -> Ensemble:
     """For each condition group the one member that is best at it."""
-    return _plain(answers.members, best_alone(answers, rule, multipliers), multipliers)
+    return _plain(answers.members, best_alone(answers, rule))
 
 
 def best_subset(
     answers: Answers,
     rule: Rule,
-    multipliers: np.ndarray | None = None,
+    scaling: Scaling = PLAIN,
     costs: MemberCosts | None = None,
     seconds: float = np.inf,
     *,
@@ -120,20 +135,20 @@ def best_subset(
     names: list[str] = []
     while True:
         reached = mixture.sums(weights)
-        current = group_losses(answers.labels, mixture.finish(*reached, multipliers))
+        current = group_losses(answers.labels, mixture.finish(*reached, scaling))
         best: tuple[float, int, np.ndarray] | None = None
         for index, name in enumerate(answers.members):
             cost = costs.of([*names, name])
             if name in names or cost > seconds:
                 continue
-            with_it = _with(mixture, reached, index, np.ones(len(GROUPS)), multipliers)
+            with_it = _with(mixture, reached, index, np.ones(len(GROUPS)), scaling)
             gain = current - group_losses(answers.labels, with_it)
             total = float(gain.clip(0).sum())
             merit = total / max(cost - costs.of(names), TINY) if per_second else total
             if total >= LEAST_GAIN and (best is None or merit > best[0] * (1 + SAME)):
                 best = merit, index, gain > SAME
         if best is None:
-            return _plain(tuple(names), weights[[answers.members.index(name) for name in names]], multipliers)
+            return _plain(tuple(names), weights[[answers.members.index(name) for name in names]], scaling)
         weights[best[1]] = best[2]
         names.append(answers.members[best[1]])
 
@@ -145,41 +160,39 @@ def check_budget(answers: Answers, costs: MemberCosts, seconds: float | None) ->
         raise SearchError(f"no member fits in {seconds:g} seconds a study: the cheapest needs {cheapest:g}")
 
 
-def subset_within(
-    answers: Answers, rule: Rule, multipliers: np.ndarray | None, costs: MemberCosts, seconds: float
-) -> Ensemble:
+def subset_within(answers: Answers, rule: Rule, scaling: Scaling, costs: MemberCosts, seconds: float) -> Ensemble:
     """The best subset; where it costs more than `seconds`, the better of those chosen by gain and by gain a second.
 
     Ranked by gain per second, many cheap members can displace a better but expensive one; so both are tried.
     """
-    free = best_subset(answers, rule, multipliers)
+    free = best_subset(answers, rule, scaling)
     if costs.of(free.members) <= seconds:
         return free
-    sets = [best_subset(answers, rule, multipliers, costs, seconds, per_second=by) for by in (True, False)]
+    sets = [best_subset(answers, rule, scaling, costs, seconds, per_second=by) for by in (True, False)]
     return sets[first_best([one.loss(answers, rule) for one in sets])]
 
 
 def best_ensemble(answers: Answers, rule: Rule, costs: MemberCosts, seconds: float | None = None) -> Ensemble:
-    """Fitted weights and multipliers of all members without those whose gain does not justify their seconds.
+    """Fitted weights and scaling of all members without those whose gain does not justify their seconds.
 
-    Where that costs more than `seconds` a study, the same of the best subset that does not.  Multipliers are fitted
-    first, to the simple mean, so that members count by what they are worth after them.  Raises SearchError where no
+    Where that costs more than `seconds` a study, the same of the best subset that does not.  The scaling is fitted
+    first, to the simple mean, so that members count by what they are worth after it.  Raises SearchError where no
     member fits.
     """
     check_budget(answers, costs, seconds)
-    multipliers = calibrated_mean(answers, rule).multipliers
-    whole = _fitted(answers, rule, multipliers, costs)
+    scaling = calibrated_mean(answers, rule).scaling
+    whole = _fitted(answers, rule, scaling, costs)
     if seconds is None or costs.of(whole.members) <= seconds:
         return whole
-    subset = subset_within(answers, rule, multipliers, costs, seconds)
-    return _fitted(answers.only(members=subset.members), rule, multipliers, costs)
+    subset = subset_within(answers, rule, scaling, costs, seconds)
+    return _fitted(answers.only(members=subset.members), rule, scaling, costs)
 
 
-def _fitted(answers: Answers, rule: Rule, multipliers: np.ndarray, costs: MemberCosts) -> Ensemble:
+def _fitted(answers: Answers, rule: Rule, scaling: Scaling, costs: MemberCosts) -> Ensemble:
     # A member that answers no row of a group has no weight there, whatever the fit left it with.
-    weights = fit_weights(answers, rule, multipliers) * answers.graded_groups()
+    weights = fit_weights(answers, rule, scaling) * answers.graded_groups()
     weights = weights / weights.sum(0).clip(TINY)
-    return pruned(answers, rule, Ensemble(answers.members, weights, fit_multipliers(answers, rule, weights)), costs)
+    return pruned(answers, rule, _plain(answers.members, weights, fit_scaling(answers, rule, weights)), costs)
 
 
 def pruned(answers: Answers, rule: Rule, ensemble: Ensemble, costs: MemberCosts) -> Ensemble:
@@ -205,7 +218,7 @@ def _backward_eliminated(answers: Answers, rule: Rule, ensemble: Ensemble) -> En
     def losses_without(*removed: int) -> np.ndarray:
         rest = weights.copy()
         rest[list(removed)] = 0
-        return group_losses(answers.labels, mixture.mix(rest, ensemble.multipliers))
+        return group_losses(answers.labels, mixture.mix(rest, ensemble.scaling))
 
     # Removing a member changes its own groups alone, so other groups need not be mixed again.
     losses, without = losses_without(), {member: losses_without(member) for member in left}
@@ -234,7 +247,7 @@ def run_order(answers: Answers, rule: Rule, ensemble: Ensemble, costs: MemberCos
         offers = []
         for index in left:
             name = chosen.members[index]
-            mixed = _with(mixture, reached, index, ensemble.weights[index], ensemble.multipliers)
+            mixed = _with(mixture, reached, index, ensemble.weights[index], ensemble.scaling)
             point = CurvePoint(name, costs.of([*names, name]), float(group_losses(chosen.labels, mixed).sum()))
             offers.append(((point.score - score) / max(point.seconds - costs.of(names), TINY), index, point))
         by_second = [offer[0] for offer in offers]
@@ -259,8 +272,8 @@ def cross_fitted(answers: Answers, rule: Rule, fit: Callable[[Answers], Ensemble
     return mixed
 
 
-def _plain(members: tuple[str, ...], weights: np.ndarray, multipliers: np.ndarray | None = None) -> Ensemble:
-    return Ensemble(members, weights, np.ones((len(GROUPS), 3)) if multipliers is None else multipliers)
+def _plain(members: tuple[str, ...], weights: np.ndarray, scaling: Scaling = PLAIN) -> Ensemble:
+    return Ensemble(members, weights, scaling.multipliers, temperatures=scaling.temperatures)
 
 
 def _with(
@@ -268,9 +281,9 @@ def _with(
     reached: tuple[np.ndarray, np.ndarray],
     index: int,
     weights: np.ndarray,
-    multipliers: np.ndarray | None = None,
+    scaling: Scaling = PLAIN,
 ) -> np.ndarray:
     """Probabilities after one more member, whose weights (3 groups) are added to the sums reached."""
     shares = weights[ROW_GROUPS][:, None]
     total = reached[0] + shares[..., None] * mixture.values[:, index]
-    return mixture.finish(total, reached[1] + shares * mixture.predicted[:, index], multipliers)
+    return mixture.finish(total, reached[1] + shares * mixture.predicted[:, index], scaling)

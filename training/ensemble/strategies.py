@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from kernels.lumbar.labels import GROUPS, SEVERITIES
-from training.data.out_of_fold import Answers, Average, Rule
+from training.data.out_of_fold import PLAIN, Answers, Average, Rule
 from training.ensemble.search import (
     Ensemble,
     MemberCosts,
@@ -21,6 +22,7 @@ from training.ensemble.search import (
     pruned,
     simple_mean,
     subset_within,
+    tempered,
 )
 from training.evaluation.ties import first_best
 
@@ -57,8 +59,15 @@ class RecipeWeights:
 
 
 def side_by_side(answers: Answers, recipes: Sequence[RecipeWeights], average: Average) -> Ensemble:
-    """All recipes with their own weights, which is what is packaged where no ensemble was searched."""
-    weights = {name: its for one in recipes for name, its in one.weights.items()}
+    """All recipes with equal shares and in each its own weights: what is packaged where no ensemble was searched.
+
+    A recipe's share of a condition group does not depend on how many networks it has for it.
+    """
+    weights: dict[str, dict[str, float]] = {}
+    for recipe in recipes:
+        own = shipped(recipe.ensemble(answers), answers)
+        for name, its in zip(own.members, own.weights.tolist(), strict=True):
+            weights[name] = dict(zip(GROUPS, its, strict=True))
     return RecipeWeights(SIDE_BY_SIDE, weights, average).ensemble(answers)
 
 
@@ -80,18 +89,24 @@ def strategies(
     limit = math.inf if seconds is None else seconds
     fits: dict[str, Fit] = {
         FREE: lambda part: best_ensemble(part, rule, costs, seconds),
-        SUBSET: lambda part: pruned(part, rule, subset_within(part, rule, None, costs, limit), costs),
+        SUBSET: lambda part: tempered(
+            pruned(part, rule, subset_within(part, rule, PLAIN, costs, limit), costs), part, rule
+        ),
         MEAN: lambda part: simple_mean(part, rule),
         CALIBRATED: lambda part: calibrated_mean(part, rule),
     }
     own = [one for one in (recipe.ensemble(answers) for recipe in recipes) if one.members]
     if affordable := [one for one in own if costs.of(one.members) <= limit]:
-        fits[RECIPE] = lambda part: affordable[first_best([one.loss(part, rule) for one in affordable])]
+        fits[RECIPE] = lambda part: _best([tempered(one, part, rule) for one in affordable], part, rule)
     together = side_by_side(answers, recipes, rule.average)
     if len(own) > 1:
-        fits[SIDE_BY_SIDE] = lambda part: together
+        fits[SIDE_BY_SIDE] = lambda part: tempered(together, part, rule)
     unlimited = {MEAN: answers.members, CALIBRATED: answers.members, SIDE_BY_SIDE: together.members}
     return Strategies(fits, frozenset(name for name, members in unlimited.items() if costs.of(members) > limit))
+
+
+def _best(ensembles: Sequence[Ensemble], answers: Answers, rule: Rule) -> Ensemble:
+    return ensembles[int(first_best([one.loss(answers, rule) for one in ensembles]))]
 
 
 def shipped(ensemble: Ensemble, answers: Answers) -> Ensemble:
@@ -122,6 +137,12 @@ class CrossFit:
             return whole.only([name for name in whole.members if name in names])
 
         return cross_fitted(self._answers, self._rule, fit)
+
+    @cached_property
+    def untempered(self) -> np.ndarray:
+        """(N, 25, 3) probabilities with temperatures of 1."""
+        plain = np.ones(len(GROUPS))
+        return cross_fitted(self._answers, self._rule, lambda part: replace(self._without(part), temperatures=plain))
 
     def _without(self, part: Answers) -> Ensemble:
         if part.studies not in self._fitted:

@@ -5,13 +5,14 @@ The kernel itself runs the same routes in rounds, on batches of studies (kernels
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from kernels.lumbar.answers.ensemble import softmax
 from kernels.lumbar.answers.locate import Located
 from kernels.lumbar.answers.route import answer_route
 from kernels.lumbar.answers.spine_shape import Expectation
@@ -22,6 +23,7 @@ from kernels.lumbar.networks.weights import WeightsError
 from kernels.lumbar.problems import Problem
 from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.results import Results
+from training.data.out_of_fold import Average
 
 
 @dataclass
@@ -36,7 +38,7 @@ class Prediction:
     located: dict[str, Located]
     """By route."""
     answers: dict[str, dict[str, np.ndarray]]
-    """Grader → row → (3,) logits; of a grader in several routes, those of the last."""
+    """Grader → row → (3,) logits; of a grader in several routes, their mean."""
     problems: list[Problem]
 
 
@@ -57,7 +59,7 @@ class Predictor:
     def predict(self, study: Study, clock: Clock, landmarks: Mapping[str, np.ndarray] | None = None) -> Prediction:
         """Grade one study.  `landmarks` (row name → patient mm) replace the localisers where they are known."""
         results = Results(self.manifest, [study.study_id])
-        answers: dict[str, dict[str, np.ndarray]] = {}
+        answers: dict[str, list[dict[str, np.ndarray]]] = {}
         located: dict[str, Located] = {}
         for route in self.manifest.routes:
             localisers = [self.members[name] for name in route.localisers if name in self.members]
@@ -69,5 +71,18 @@ class Predictor:
             else:
                 located[route.name] = found.located[0]
             results.add([study.study_id], route.name, found)
-            answers |= {grader: rows for grader, (rows,) in found.logits.items()}
-        return Prediction(study.study_id, *results.rows(study.study_id), located, answers, study.problems)
+            for grader, (rows,) in found.logits.items():
+                answers.setdefault(grader, []).append(rows)
+        means = {grader: mean_of(its, self.manifest.average) for grader, its in answers.items()}
+        return Prediction(study.study_id, *results.rows(study.study_id), located, means, study.problems)
+
+
+def mean_of(answers: Sequence[Mapping[str, np.ndarray]], average: Average) -> dict[str, np.ndarray]:
+    """Row → (3,) logits: the mean over the routes of a grader that answer the row, as the kernel averages them."""
+    found: dict[str, list[np.ndarray]] = {}
+    for one in answers:
+        for row, logits in one.items():
+            found.setdefault(row, []).append(logits)
+    if average == "logits":
+        return {row: its[0] if len(its) == 1 else np.mean(its, 0) for row, its in found.items()}
+    return {row: its[0] if len(its) == 1 else np.log(softmax(np.stack(its)).mean(0)) for row, its in found.items()}

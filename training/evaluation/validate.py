@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +28,7 @@ from training.evaluation.landmark_errors import LandmarkError, landmark_errors
 from training.evaluation.metric import Score, score
 from training.evaluation.predictor import Prediction, Predictor
 from training.recipe_schema.schema import MemberRecipe
-from training.runs import RunFolder, RunsError, read_object, route_of
+from training.runs import RunFolder, RunsError, read_object, routes_of
 
 log = logging.getLogger("validate")
 
@@ -42,7 +43,7 @@ def fold_manifest(folder: RunFolder, members: Sequence[MemberRecipe], fold: int)
         priors=json.loads(folder.priors.read_text()),
         shape=json.loads(folder.shape.read_text()),
         artefacts=tuple(artefacts),
-        routes=(route_of(folder.recipe.name, artefacts, members),),
+        routes=routes_of(folder.recipe, artefacts, members),
     )
 
 
@@ -125,7 +126,7 @@ def validate(
     result = score(solution_of(tables.labels.loc[scored]), pooled)
     known = {"folds": list(trained), "studies": len(scored), **asdict(result)}
     replace_json(folder.score, {**known, "cautions": cautions(members, corrected)})
-    replace_json(folder.seconds, seconds_of(folder.recipe.name, members, trained, clock))
+    replace_json(folder.seconds, seconds_of(folder.recipe.name, members, manifests, clock))
     validation_stamp.keep(folder, made, trained)
     return result
 
@@ -181,12 +182,18 @@ def answer_table(
 
 
 def seconds_of(
-    located: str, members: Sequence[MemberRecipe], folds: Sequence[int], clock: Clock
+    located: str, members: Sequence[MemberRecipe], manifests: Mapping[int, Manifest], clock: Clock
 ) -> dict[str, dict[str, float]]:
-    """Measured seconds a study, with TTA: of each grader, and of reading and of all localisers together."""
+    """Measured seconds a study, with TTA, in all routes: of each grader, and of reading and all localisers together.
+
+    `manifests`: fold → its manifest.
+    """
+    routes = [route for manifest in manifests.values() for route in manifest.routes]
+    times = Counter(name for route in routes for name in (*route.localisers, *(one.name for one in route.graders)))
     costs: dict[str, dict[str, float]] = {"members": {}, "located": {located: clock.mean_s("read")}}
     for member in members:
-        measured = [clock.mean_s(member.name_in(fold)) for fold in folds if member.is_trained_in(fold)]
+        names = [member.name_in(fold) for fold in manifests if member.is_trained_in(fold)]
+        measured = [clock.mean_s(name) * times[name] for name in names]
         if not measured:
             continue
         seconds = float(np.mean(measured)) * member.member.passes

@@ -10,8 +10,7 @@ from typing import Annotated, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from kernels.lumbar.labels import UNITS, group_of, row_of
-from kernels.lumbar.manifest import Factor, GraderWeight, Route
+from kernels.lumbar.manifest import Factor, GraderWeight, Route, Temperature
 from kernels.lumbar.specs import Group, Spec
 from training.recipe_schema.problems import schema_problems
 from training.runs import TrainedMember, UnusableRun
@@ -27,6 +26,7 @@ class FoundEnsemble(Spec):
     weights: dict[str, dict[Group, Weight]] = Field(min_length=1)
     """ "located/member" → weight by condition group."""
     multipliers: dict[Group, tuple[Factor, Factor, Factor]]
+    temperatures: dict[Group, Temperature] = {}
     left_to_priors: tuple[Group, ...] = ()
     """Groups in which no member has a weight, on purpose."""
     order: tuple[str, ...] = Field(min_length=1)
@@ -97,8 +97,7 @@ def chosen_runs(runs: Mapping[str, Sequence[TrainedMember]], found: FoundEnsembl
 
 
 def _check_grades(run: TrainedMember, name: str, found: FoundEnsemble) -> None:
-    member = run.recipe.member
-    graded = {group_of(row_of(target, unit)) for unit in UNITS[member.unit] for target in member.targets}
+    graded = run.recipe.member.groups
     for group, weight in found.weights[name].items():
         if weight > 0 and group not in graded:
             raise UnusableRun(
@@ -110,17 +109,20 @@ def _check_grades(run: TrainedMember, name: str, found: FoundEnsemble) -> None:
 def weighted(
     routes: Sequence[Route], runs: Mapping[str, Sequence[TrainedMember]], found: FoundEnsemble
 ) -> tuple[Route, ...]:
-    """The routes, one a recipe, with the ensemble's weights and order.  A model's folds share its weight."""
+    """The routes with the ensemble's weights and order.  A model's folds and routes share its weight."""
     order = {name: place for place, name in enumerate(found.order)}
     models = _models(runs)
     folds = Counter(models.values())
+    times = Counter(grader.name for route in routes for grader in route.graders)
     new = []
     for route in routes:
         ranked = sorted(route.graders, key=lambda grader: order[models[grader.name]])
         graders = []
         for grader in ranked:
             model = models[grader.name]
-            share = {group: weight / folds[model] for group, weight in found.weights[model].items()}
+            share = {
+                group: weight / folds[model] / times[grader.name] for group, weight in found.weights[model].items()
+            }
             graders.append(GraderWeight(name=grader.name, weight=share))
         new.append(route.model_copy(update={"graders": tuple(graders)}))
     return tuple(sorted(new, key=lambda route: order[models[route.graders[0].name]]))

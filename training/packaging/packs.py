@@ -9,8 +9,11 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from kernels.lumbar.manifest import Artefact, Route
+from kernels.lumbar.manifest import Artefact, GraderWeight, Route
+from training.packaging.ensemble_weights import ALL_GROUPS
+from training.recipe_schema.schema import Recipe
 from training.runs import RunFolder, TrainedMember, UnusableRun, is_done, read_run, route_of
+from training.runs import routes_of as runs_routes
 
 # Kaggle takes 50 files at most, so networks share files; still small enough to retry an interrupted upload.
 PACK_BYTES = 1_500_000_000
@@ -61,16 +64,20 @@ def _missing_message(count: int, missing: Sequence[str], changed: Sequence[str])
     return "; ".join(parts)
 
 
-def routes_of(runs: Mapping[str, Sequence[TrainedMember]], locate: Located) -> tuple[Route, ...]:
+def routes_of(
+    runs: Mapping[str, Sequence[TrainedMember]], locate: Located, recipes: Mapping[str, Recipe] | None = None
+) -> tuple[Route, ...]:
     """Routes of several recipes (by name): which localisers each grader takes landmarks from.  Raises UnusableRun.
 
-    own: those of its own recipe.  together: those of all recipes, combined.  apart: those of every recipe in turn, one
-    route each (5th place: "run stage 2 once for each stage 1").
+    own: those of its own recipe, in the routes that `recipes` declare.  together: those of all recipes, combined.
+    apart: those of every recipe, and of every declared route, in turn (5th place: "run stage 2 once for each stage 1").
+    Several recipes have equal shares of each condition group, whatever the number of their networks.
     """
     graders = {name: part for name, found in runs.items() if (part := _with_role(found, "grader"))}
     localisers = {name: part for name, found in runs.items() if (part := _with_role(found, "localiser"))}
     if not graders or not localisers:
         raise UnusableRun(f"{', '.join(runs)}: no finished {'localiser' if graders else 'grader'}, so nothing to ship")
+    known = recipes or {}
     if locate == "own":
         alone = sorted({*localisers, *graders} - (localisers.keys() & graders.keys()))
         if alone:
@@ -78,12 +85,19 @@ def routes_of(runs: Mapping[str, Sequence[TrainedMember]], locate: Located) -> t
                 f"{', '.join(alone)}: localisers without graders, or graders without localisers: "
                 "join them to other recipes with --locate together or apart"
             )
-        return tuple(_route(name, localisers[name], graders[name]) for name in graders)
-    if locate == "together":
-        every_localiser = [run for found in localisers.values() for run in found]
-        return tuple(_route(name, every_localiser, found) for name, found in graders.items())
-    pairs = [(finder, name) for name in graders for finder in localisers]
-    return tuple(_route(f"{name}_at_{finder}", localisers[finder], graders[name]) for finder, name in pairs)
+        found = {name: _own_routes(name, known.get(name), [*localisers[name], *graders[name]]) for name in graders}
+    elif locate == "together":
+        every_localiser = [run for its in localisers.values() for run in its]
+        found = {name: (_route(name, every_localiser, its),) for name, its in graders.items()}
+    else:
+        sets = [one for name, its in localisers.items() for one in _localiser_sets(name, known.get(name), its)]
+        found = {
+            name: tuple(_route(f"{name}_at_{finder}", located, its) for finder, located in sets)
+            for name, its in graders.items()
+        }
+    if len(found) > 1:
+        found = {name: _with_equal_share(routes, graders[name]) for name, routes in found.items()}
+    return tuple(route for routes in found.values() for route in routes)
 
 
 def _with_role(runs: Sequence[TrainedMember], role: str) -> list[TrainedMember]:
@@ -93,6 +107,39 @@ def _with_role(runs: Sequence[TrainedMember], role: str) -> list[TrainedMember]:
 def _route(name: str, localisers: Sequence[TrainedMember], graders: Sequence[TrainedMember]) -> Route:
     runs = [*localisers, *graders]
     return route_of(name, [run.artefact for run in runs], [run.recipe for run in runs])
+
+
+def _own_routes(name: str, recipe: Recipe | None, runs: Sequence[TrainedMember]) -> tuple[Route, ...]:
+    artefacts, members = [run.artefact for run in runs], [run.recipe for run in runs]
+    return runs_routes(recipe, artefacts, members) if recipe else (route_of(name, artefacts, members),)
+
+
+def _localiser_sets(
+    name: str, recipe: Recipe | None, localisers: Sequence[TrainedMember]
+) -> list[tuple[str, list[TrainedMember]]]:
+    """Names and localisers of a recipe's declared routes; without any, all of its localisers."""
+    if recipe is None or not recipe.routes:
+        return [(name, list(localisers))]
+    return [
+        (f"{name}_{route}", its)
+        for route in recipe.routes
+        if (its := [run for run in localisers if route in recipe.routes_of(run.recipe.member.name)])
+    ]
+
+
+def _with_equal_share(routes: Sequence[Route], graders: Sequence[TrainedMember]) -> tuple[Route, ...]:
+    """A recipe's routes with weights of each condition group that sum to 1, over the networks that grade it."""
+    groups = {run.artefact.member.name: run.recipe.member.groups for run in graders}
+    parts = [part for route in routes for part in route.graders]
+    total = {
+        group: sum(one.weight.get(group, 0.0) for one in parts if group in groups[one.name]) for group in ALL_GROUPS
+    }
+
+    def share(part: GraderWeight) -> GraderWeight:
+        own = {group: part.weight.get(group, 0.0) if group in groups[part.name] else 0.0 for group in ALL_GROUPS}
+        return GraderWeight(name=part.name, weight={group: own[group] / (total[group] or 1.0) for group in ALL_GROUPS})
+
+    return tuple(route.model_copy(update={"graders": tuple(map(share, route.graders))}) for route in routes)
 
 
 def pack(runs: Sequence[TrainedMember], folder: Path, pack_bytes: int = PACK_BYTES) -> list[Artefact]:

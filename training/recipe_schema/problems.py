@@ -9,6 +9,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from kernels.lumbar.labels import UNITS, row_of
+from kernels.lumbar.specs import Member
 from training.recipe_schema.schema import MemberRecipe, Recipe
 
 # At most so many problems of a file are shown.
@@ -36,7 +38,7 @@ def message(path: Path, problems: list[str]) -> str:
 
 def consistency_problems(recipe: Recipe) -> list[str]:
     """Parts that are valid by themselves and do not fit together."""
-    return [*_wrong_folds(recipe), *(_wrong_backbones(recipe) or _wrong_members(recipe))]
+    return [*_wrong_folds(recipe), *(_wrong_backbones(recipe) or [*_wrong_members(recipe)] or _wrong_routes(recipe))]
 
 
 def _wrong_folds(recipe: Recipe) -> list[str]:
@@ -62,6 +64,33 @@ def _wrong_backbones(recipe: Recipe) -> list[str]:
         folds = Counter(fold for backbone in known for fold in backbone.folds or ())
         problems += [f"{place}: {count} of them are for fold {fold}" for fold, count in folds.items() if count > 1]
     return problems
+
+
+def _wrong_routes(recipe: Recipe) -> list[str]:
+    """Unknown names; and networks whose views start from landmarks that no localiser of their route finds."""
+    problems = []
+    for route, one in recipe.routes.items():
+        for stage, names, known in (
+            ("localisers", one.localisers, recipe.localisers.keys()),
+            ("graders", one.graders, recipe.graders.keys()),
+        ):
+            place = f"routes.{route}.{stage}"
+            unknown = [name for name in names if name not in known]
+            problems += [f"{place}: '{name}' is none of the recipe's {stage}: {', '.join(known)}" for name in unknown]
+    for route, one in {} if problems else recipe.routes.items():
+        localisers = {name: recipe.localiser(name).member for name in one.localisers}
+        graders = {name: recipe.grader(name, recipe.backbones_of(name)[0]).member for name in one.graders}
+        found = {
+            row_of(target, unit) for its in localisers.values() for unit in UNITS[its.unit] for target in its.targets
+        }
+        for name, member in (localisers | graders).items():
+            if lacking := sorted(_needed(member) - found):
+                problems.append(f"routes.{route}: {name} starts from {lacking[0]}, which none of its localisers finds")
+    return problems
+
+
+def _needed(member: Member) -> set[str]:
+    return {row for unit in UNITS[member.unit] for request in member.inputs for row in request.landmarks(unit)}
 
 
 def _wrong_members(recipe: Recipe) -> Iterator[str]:

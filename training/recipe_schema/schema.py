@@ -77,6 +77,13 @@ class Grader(Stage):
         return weight
 
 
+class RouteRecipe(Spec):
+    """Localisers whose landmarks are merged, and the graders that are run there."""
+
+    localisers: tuple[str, ...] = Field(min_length=1)
+    graders: tuple[str, ...] = Field(min_length=1)
+
+
 class MemberRecipe(Spec):
     """One network of a recipe: its spec for the kernel, and how it is fitted."""
 
@@ -141,6 +148,16 @@ class Recipe(Spec):
     localisers: dict[str, Localiser]
     backbones: dict[str, Backbone]
     graders: dict[str, Grader]
+    routes: dict[str, RouteRecipe] = {}
+    """A grader is run once in each of its routes, at the landmarks of the route's localisers alone, and its answers are
+    averaged; one in no route is run at the landmarks of all localisers, merged."""
+
+    def routes_of(self, member: str) -> tuple[str, ...]:
+        """The routes that the network of this name takes part in; "" is that of all localisers."""
+        stage, _, name = self.place_of(member)[0].partition(".")
+        if stage == "localisers":
+            return ("", *(route for route, one in self.routes.items() if name in one.localisers))
+        return tuple(route for route, one in self.routes.items() if name in one.graders) or ("",)
 
     def backbones_of(self, grader: str) -> tuple[str, ...]:
         """Names of the backbones of a grader."""

@@ -40,10 +40,10 @@ FEW = 10
 STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "report"}
 
 
-def reliability_figure(labels: np.ndarray, probabilities: np.ndarray) -> str:
+def reliability_figure(labels: np.ndarray, probabilities: np.ndarray, before: np.ndarray | None = None) -> str:
     """Observed over predicted share of each severity by condition group, and beneath it how many rows each bin has.
 
-    Labels (N, 25), negative = missing; probabilities (N, 25, 3).
+    Labels (N, 25), negative = missing; probabilities (N, 25, 3), and dashed those `before` a change.
     """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
@@ -52,6 +52,8 @@ def reliability_figure(labels: np.ndarray, probabilities: np.ndarray) -> str:
         for column, group in enumerate(GROUPS):
             bins = [reliability(labels, probabilities, group, severity) for severity in SEVERITIES]
             _draw_reliability(axes[0, column], axes[1, column], bins)
+            if before is not None:
+                _draw_before(axes[0, column], [reliability(labels, before, group, severity) for severity in SEVERITIES])
             axes[0, column].set_title(group)
         axes[0, 0].set_ylabel("observed share")
         axes[1, 0].set_ylabel("rows (log)")
@@ -75,6 +77,13 @@ def _draw_reliability(curve: Axes, counts: Axes, bins: Sequence[Sequence[Bin]]) 
         counts.plot([one.predicted for one in found], rows, markersize=3.5, linewidth=0.8, **style)  # type: ignore[arg-type]
     curve.set(xlim=(-0.02, 1.02), ylim=(-0.03, 1.03))
     counts.set(yscale="log", xlabel="predicted probability", ylim=(0.7, None))
+
+
+def _draw_before(curve: Axes, bins: Sequence[Sequence[Bin]]) -> None:
+    for found, colour in zip(bins, COLOURS, strict=False):
+        some = [one for one in found if one.rows >= FEW]
+        shares = [one.observed for one in some]
+        curve.plot([one.predicted for one in some], shares, color=colour, linewidth=1, linestyle="--", alpha=0.6)
 
 
 def folds_figure(scores: Mapping[str, Mapping[int, Score]]) -> str:

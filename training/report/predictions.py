@@ -11,7 +11,7 @@ import numpy as np
 from kernels.lumbar.labels import GROUPS
 from training.data.tables import ROW_GROUPS
 from training.ensemble.find import member_scores
-from training.ensemble.search import CurvePoint, run_order
+from training.ensemble.search import CurvePoint, cross_fitted, run_order, tempered
 from training.ensemble.strategies import cross_fit
 from training.evaluation.intervals import Difference, Interval, difference, intervals
 from training.evaluation.metric import Score, pooled
@@ -59,6 +59,10 @@ class Predictions:
     """Recipe → (N, 25, 3)."""
     steps: list[CurvePoint]
     """The ensemble's members in their order, with the seconds and the (cross-fitted) score after each."""
+    untempered: np.ndarray
+    """(N, 25, 3) of the ensemble with temperatures of 1."""
+    tempered: np.ndarray
+    """(N, 25, 3) of the ensemble with temperatures that were fitted on other studies."""
 
     @property
     def labels(self) -> np.ndarray:
@@ -107,6 +111,11 @@ class Predictions:
         return None if np.allclose(self.ensemble, best) else difference(self.labels, self.ensemble, best)
 
     @property
+    def temperature_gain(self) -> Difference:
+        """The score with temperatures less that without."""
+        return difference(self.labels, self.tempered, self.untempered)
+
+    @property
     def differs_from_file(self) -> bool:
         """Whether the ensemble's file has another cross-fitted score than these predictions."""
         searched, score = self.sources.searched, self.scores["final"].value
@@ -146,12 +155,15 @@ def predict(sources: ReportSources) -> Predictions:
     systems = {run.name: sources.system(run).predict(answers, rule) for run in sources.runs}
     priors = np.tile(rule.prior_rows(), (len(answers.studies), 1, 1))
     if searched is None:
-        mixed = sources.ensemble.predict(answers, rule)
-        return Predictions(sources, mixed, priors, systems, run_order(answers, rule, sources.ensemble, sources.costs))
+        whole = sources.ensemble
+        mixed, order = whole.predict(answers, rule), run_order(answers, rule, whole, sources.costs)
+        several = len(answers.studies) > 1
+        changed = cross_fitted(answers, rule, lambda part: tempered(whole, part, rule)) if several else mixed
+        return Predictions(sources, mixed, priors, systems, order, mixed, changed)
     fitted = cross_fit(answers, rule, sources.costs, searched.budget, sources.recipe_weights, searched.strategy)
     steps = []
     for count, name in enumerate(searched.order, 1):
         names = searched.order[:count]
         score = pooled(answers.labels, fitted.of(names)).final
         steps.append(CurvePoint(name, sources.costs.of(names), score))
-    return Predictions(sources, fitted.predicted, priors, systems, steps)
+    return Predictions(sources, fitted.predicted, priors, systems, steps, fitted.untempered, fitted.predicted)

@@ -75,10 +75,11 @@ class EnsembleFile(FoundEnsemble):
 
     @cached_property
     def ensemble(self) -> Ensemble:
-        """Weights and multipliers as arrays."""
+        """Weights, multipliers and temperatures as arrays."""
         weights = [[its[group] for group in ALL_GROUPS] for its in self.weights.values()]
-        multipliers = [self.multipliers[group] for group in ALL_GROUPS]
-        return Ensemble(tuple(self.weights), np.array(weights), np.array(multipliers))
+        multipliers = np.array([self.multipliers[group] for group in ALL_GROUPS])
+        temperatures = np.array([self.temperatures.get(group, 1.0) for group in ALL_GROUPS])
+        return Ensemble(tuple(self.weights), np.array(weights), multipliers, temperatures=temperatures)
 
 
 @dataclass(frozen=True)

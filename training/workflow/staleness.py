@@ -215,7 +215,8 @@ class Staleness:
             trained = [one for one in self.grid.members(step.recipe) if one.is_trained_in(fold)]
             networks += [self._network(step.recipe, one.member.name, fold) for one in trained]
             networks += [one.weight for one in trained]
-        return digest(networks, folds, recipe.average, validation_stamp.made_of({}, {}, self._tables or ""))
+        routes = {name: one.model_dump(mode="json") for name, one in recipe.routes.items()}
+        return digest(networks, folds, recipe.average, routes, validation_stamp.made_of({}, {}, self._tables or ""))
 
     def _of_ensemble(self, step: Step) -> str:
         folders = [self.grid.folder(name) for name in self.grid.recipes]
@@ -227,8 +228,15 @@ class Staleness:
             _file_digest(self.grid.network_folder(one) / ARTEFACT) for one in self.grid.steps.values() if one.member
         ]
         found = _file_digest(self.grid.ensemble) if self.grid.has_ensemble else None
-        averages = [recipe.average for recipe in self.grid.recipes.values()]
-        return digest(step.name, networks, found, averages, str(self.grid.order.package), self.grid.order.owner)
+        recipes = list(self.grid.recipes.values())
+        averages = [recipe.average for recipe in recipes]
+        routes = [one.model_dump(mode="json") for recipe in recipes for one in recipe.routes.values()]
+        folders = [self.grid.folder(name) for name in self.grid.recipes]
+        # Without an ensemble, the temperatures are of these.
+        tables = [_file_digest(file) for one in folders for file in sorted(one.profile.glob(OUT_OF_FOLD_TABLES))]
+        return digest(
+            step.name, networks, found, averages, routes, tables, str(self.grid.order.package), self.grid.order.owner
+        )
 
     def _network(self, recipe: str, member: str, fold: int) -> dict[str, Any]:
         """artefact.json of a finished network without its provenance, into which validation writes the score."""

@@ -1,4 +1,4 @@
-"""Weighted mean of the graders' answers over all routes, and the prior where no grader answers."""
+"""Weighted mean of the graders' answers over all routes, rescaled, and the prior where no grader answers."""
 
 from __future__ import annotations
 
@@ -22,17 +22,29 @@ def by_row(by_group: Iterable[tuple[str, object]], default: object) -> np.ndarra
     return np.array([values.get(group_of(row), default) for row in ROWS])
 
 
+def rescaled(rows: np.ndarray, temperatures: np.ndarray, multipliers: np.ndarray) -> np.ndarray:
+    """Averaged probabilities (..., 3) → p ** (1 / temperature) · multiplier, which do not sum to 1 yet.
+
+    `temperatures` (..., 1) and `multipliers` (..., 3) broadcast.  A temperature divides the logits: above 1 it makes
+    answers less confident; 1 keeps every bit.
+    """
+    if (temperatures != 1).any():
+        rows = np.where(temperatures == 1, rows, rows ** (1 / temperatures))
+    return rows * multipliers
+
+
 def combine(
     shares: np.ndarray,
     logits: np.ndarray,
     priors: np.ndarray,
     average: Literal["logits", "probabilities"],
     multipliers: np.ndarray | None = None,
+    temperatures: np.ndarray | None = None,
 ) -> tuple[np.ndarray, list[str]]:
     """(25, 3) float64 probabilities in the order of ROWS, and the names of the rows that fall back to the prior.
 
     `shares`: (M, 25) weights of M graders.  `logits`: (M, 25, 3), NaN where a grader gives no answer.
-    `priors`: (25, 3).  `multipliers`: (25, 3) factors of the averaged probabilities; priors stay as they are.
+    `priors`: (25, 3), which stay as they are.  `multipliers` (25, 3) and `temperatures` (25,): see `rescaled`.
     """
     answered = np.isfinite(logits).all(2)  # (M, 25)
     shares = np.where(answered, shares, 0.0)
@@ -43,7 +55,10 @@ def combine(
     rows = (shares[..., None] * values).sum(0) / np.maximum(weights, 1e-12)[:, None]  # (25, 3)
     if average == "logits":
         rows = softmax(rows)
-    if multipliers is not None:
-        rows = rows * multipliers
+    rows = rescaled(
+        rows,
+        np.ones((len(ROWS), 1)) if temperatures is None else temperatures[:, None],
+        np.ones((len(ROWS), 1)) if multipliers is None else multipliers,
+    )
     rows = np.where(weights[:, None] > 0, rows, priors)
     return rows / rows.sum(1, keepdims=True), [row for row, weight in zip(ROWS, weights, strict=True) if weight == 0]

@@ -37,6 +37,7 @@ class Results:
         shares = [by_row(part.weight.items(), 0.0) * route.weight for route, part in parts]
         self._shares = np.array(shares).reshape(-1, len(ROWS))  # (J, 25)
         self._multipliers = by_row(manifest.multipliers.items(), (1.0, 1.0, 1.0))  # (25, 3)
+        self._temperatures = by_row(manifest.temperatures.items(), 1.0)  # (25,)
         self._priors = np.array([manifest.priors[row] for row in ROWS])  # (25, 3)
         jobs, routes = (len(studies), len(self.jobs)), (len(studies), len(self._routes))
         self._logits = np.full((*jobs, len(ROWS), 3), np.nan, np.float32)
@@ -126,7 +127,8 @@ class Results:
     def rows(self, study: str) -> tuple[np.ndarray, list[str]]:
         """(25, 3) probabilities from all answers so far, and the rows without any answer."""
         logits = self._logits[self.studies[study]].astype(np.float64)
-        return combine(self._shares, logits, self._priors, self.manifest.average, self._multipliers)
+        average, scaling = self.manifest.average, (self._multipliers, self._temperatures)
+        return combine(self._shares, logits, self._priors, average, *scaling)
 
     def sort_problems(self) -> None:
         """Order the problems by study, so that they do not depend on which batch ended first."""

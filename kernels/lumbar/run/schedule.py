@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..labels import GROUPS, UNITS, group_of, row_of
+from ..labels import GROUPS, UNITS
 from ..manifest import Artefact, Manifest
 from .clock import Clock
 from .results import Job
@@ -207,7 +207,7 @@ class Schedule:
         """Condition group → weight, of the groups that a job answers with a positive weight."""
         route, member = self.routes[job[0]], self.artefacts[job[1]].member
         weight = next(dict(part.weight) for part in route.graders if part.name == member.name)
-        graded = {group_of(row_of(target, unit)) for unit in UNITS[member.unit] for target in member.targets}
+        graded = member.groups
         return {group: share * route.weight for group, share in weight.items() if share > 0 and group in graded}
 
 

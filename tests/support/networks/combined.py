@@ -18,6 +18,7 @@ def combined(
     answers: Sequence[tuple[Mapping[str, float], Mapping[str, np.ndarray]]],
     average: Literal["logits", "probabilities"],
     multipliers: Mapping[str, tuple[float, float, float]] | None = None,
+    temperatures: Mapping[str, float] | None = None,
 ) -> tuple[np.ndarray, list[str]]:
     """`answers`: weight by condition group and logits by row, of each grader."""
     logits = np.full((len(answers), len(ROWS), 3), np.nan)
@@ -26,4 +27,5 @@ def combined(
             logits[place, ROW_INDEX[row]] = values
     shares = np.array([by_row(weight.items(), 0.0) for weight, _ in answers]).reshape(-1, len(ROWS))
     factors = by_row(multipliers.items(), (1.0, 1.0, 1.0)) if multipliers else None
-    return combine(shares, logits, PRIORS, average, factors)
+    divisors = by_row(temperatures.items(), 1.0) if temperatures else None
+    return combine(shares, logits, PRIORS, average, factors, divisors)

@@ -20,6 +20,7 @@ from training.data.out_of_fold import (
     Mixture,
     OutOfFoldError,
     Rule,
+    Scaling,
     answers_of,
     read,
     rows_of,
@@ -111,7 +112,12 @@ def test_a_part_of_the_answers() -> None:
 def test_mixing_is_the_kernels_combine(seed: int, members: int, average: Average, silence: float) -> None:
     answers = random_answers(members, 3, seed, silence)
     weights = np.random.default_rng(seed).choice([0.0, 0.2, 1.0, 3.0], (members, 3))
-    mixed = Mixture(answers, Rule(average, public_priors())).mix(weights)
+    random = np.random.default_rng(seed + 1)
+    scaling = Scaling(random.uniform(0.5, 2, (3, 3)), random.choice([0.6, 1.0, 2.5], 3))
+    factors = {group: tuple(its) for group, its in zip(GROUPS, scaling.multipliers.tolist(), strict=True)}
+    divisors = dict(zip(GROUPS, scaling.temperatures.tolist(), strict=True))
+    mixture = Mixture(answers, Rule(average, public_priors()))
+    mixed, changed = mixture.mix(weights), mixture.mix(weights, scaling)
     for study in range(3):
         said = [
             (
@@ -126,22 +132,26 @@ def test_mixing_is_the_kernels_combine(seed: int, members: int, average: Average
         ]
         expected, _ = combined(said, average)
         np.testing.assert_allclose(mixed[study], expected, atol=1e-12, rtol=0)
+        expected, _ = combined(said, average, factors, divisors)
+        np.testing.assert_allclose(changed[study], expected, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
-@pytest.mark.parametrize("multipliers", [None, np.array([[1, 2, 4], [1, 0.5, 3], [1, 1, 2.0]])])
-def test_slopes_are_those_of_small_steps(average: Average, multipliers: np.ndarray | None) -> None:
+@pytest.mark.parametrize("multipliers", [np.ones((3, 3)), np.array([[1, 2, 4], [1, 0.5, 3], [1, 1, 2.0]])])
+@pytest.mark.parametrize("temperatures", [np.ones(3), np.array([1.4, 0.7, 1.0])])
+def test_slopes_are_those_of_small_steps(average: Average, multipliers: np.ndarray, temperatures: np.ndarray) -> None:
+    scaling = Scaling(multipliers, temperatures)
     answers = random_answers(4, 30, seed=1, silence=0.3)
     mixture = Mixture(answers, Rule(average, public_priors()))
     random = np.random.default_rng(2)
     weights, direction = random.uniform(0.2, 1, (4, 3)), random.normal(size=(4, 3))
 
     def final(step: float) -> float:
-        return pooled(answers.labels, mixture.mix(weights + step * direction, multipliers)).final
+        return pooled(answers.labels, mixture.mix(weights + step * direction, scaling)).final
 
-    by_probability = slopes(answers.labels, mixture.mix(weights, multipliers))
+    by_probability = slopes(answers.labels, mixture.mix(weights, scaling))
     expected = (final(1e-6) - final(-1e-6)) / 2e-6
-    assert (mixture.slopes(weights, by_probability, multipliers) * direction).sum() == pytest.approx(expected, rel=1e-6)
+    assert (mixture.slopes(weights, by_probability, scaling) * direction).sum() == pytest.approx(expected, rel=1e-6)
 
 
 def test_members_must_agree_on_folds_and_labels() -> None:

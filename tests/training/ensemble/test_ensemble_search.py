@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from kernels.lumbar.answers.priors import public_priors
 from kernels.lumbar.labels import MIRROR, ROWS
-from training.data.out_of_fold import Answers, Average, Mixture, Rule
+from training.data.out_of_fold import Answers, Average, Mixture, Rule, Scaling
 from training.data.tables import ROW_GROUPS
-from training.ensemble.fit_weights import fit_multipliers, fit_weights
+from training.ensemble.fit_scaling import fit_scaling
+from training.ensemble.fit_weights import fit_weights
 from training.ensemble.search import (
     LEAST_GAIN,
     Ensemble,
@@ -92,7 +93,7 @@ def test_fitting_never_loses_to_the_simple_mean(seed: int, members: int, average
     answers = answers_with(skills, 12, seed, silence)
     simple = simple_mean(answers, rule)
     weights = fit_weights(answers, rule)
-    multipliers = fit_multipliers(answers, rule, weights)
+    multipliers = fit_scaling(answers, rule, weights, temperatures=False).multipliers
     losses = [
         group_losses(answers.labels, one.predict(answers, rule))
         for one in (simple, weighted(answers, weights), Ensemble(answers.members, weights, multipliers))
@@ -136,7 +137,7 @@ def test_no_study_is_answered_by_what_was_fitted_on_it(folds: list[int]) -> None
 
 
 def fit_free(answers: Answers, severe: int) -> np.ndarray:
-    return Mixture(answers, LOGITS).mix(np.ones((1, 3)), np.full((3, 3), [1.0, 1.0, severe]))
+    return Mixture(answers, LOGITS).mix(np.ones((1, 3)), Scaling(np.full((3, 3), [1.0, 1.0, severe])))
 
 
 @pytest.mark.parametrize("average", AVERAGES)
@@ -144,7 +145,7 @@ def test_multipliers_undo_an_unweighted_training(average: Average) -> None:
     rule = Rule(average, public_priors())
     answers = answers_with([(0, 0, 0)], 1500)
     answers = replace(answers, logits=np.broadcast_to(np.log(FREQUENCIES), answers.logits.shape))
-    multipliers = fit_multipliers(answers, rule, np.ones((1, 3)))
+    multipliers = fit_scaling(answers, rule, np.ones((1, 3)), temperatures=False).multipliers
     np.testing.assert_allclose(multipliers[1:], [[1, 2, 4]] * 2, rtol=0.1)
     assert (np.diff(multipliers[0]) > 0).all()
     logs = np.log(np.array([[1, 2, 4]] * 3))
@@ -156,7 +157,7 @@ def test_multipliers_undo_an_unweighted_training(average: Average) -> None:
 def test_multipliers_leave_priors_alone() -> None:
     answers = answers_with([(1, 1, 1)], 10, silence=0.5)
     silent = np.isnan(answers.logits[0]).all(-1)
-    mixed = Mixture(answers, LOGITS).mix(np.ones((1, 3)), np.full((3, 3), [1.0, 2.0, 4.0]))
+    mixed = Mixture(answers, LOGITS).mix(np.ones((1, 3)), Scaling(np.full((3, 3), [1.0, 2.0, 4.0])))
     expected = np.broadcast_to(LOGITS.prior_rows(), mixed.shape)
     np.testing.assert_allclose(mixed[silent], expected[silent])
     assert not np.isclose(mixed[~silent], expected[~silent]).all(-1).any()

@@ -334,3 +334,32 @@ def test_the_blend_of_the_seventh_places_two_models_is_as_published():
     assert fusion == {"spinal": 0.5896, "foraminal": 0.09, "subarticular": 0.38}
     for group, share in fusion.items():
         assert share + sum(its[group] for its in weights.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("route", "sentence"),
+    [
+        ({"localisers": ["sagittal_t9"], "graders": ["spinal"]}, "routes.one.localisers: 'sagittal_t9' is none of"),
+        ({"localisers": ["sagittal_t2"], "graders": ["spine"]}, "routes.one.graders: 'spine' is none of the recipe's"),
+        ({"localisers": [], "graders": ["spinal"]}, "routes.one.localisers: Tuple should have at least 1 item"),
+        ({"localisers": ["sagittal_t2"]}, "routes.one.graders: is missing"),
+        (
+            {"localisers": ["sagittal_t2"], "graders": ["foraminal"]},
+            "routes.one: foraminal starts from left_neural_foraminal_narrowing_l1_l2, which none of its localisers",
+        ),
+    ],
+)
+def test_routes_that_cannot_be_run_are_refused(document, tmp_path, route, sentence):
+    with pytest.raises(RecipeError) as refused:
+        load(document | {"routes": {"one": route}}, tmp_path)
+    assert sentence in str(refused.value)
+
+
+def test_a_recipe_says_in_which_routes_a_network_takes_part(document, tmp_path):
+    route = {"localisers": ["sagittal_t2"], "graders": ["spinal"]}
+    recipe = load(document | {"routes": {"one": route, "two": route}}, tmp_path)
+    backbone = recipe.backbones_of("spinal")[0]
+    assert recipe.routes_of(f"{recipe.name}_spinal_{backbone}") == ("one", "two")
+    assert recipe.routes_of(f"{recipe.name}_foraminal_{backbone}") == ("",)
+    assert recipe.routes_of(f"{recipe.name}_sagittal_t2") == ("", "one", "two")
+    assert recipe.routes_of(f"{recipe.name}_axial_t2") == ("",)

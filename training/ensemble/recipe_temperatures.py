@@ -1,0 +1,89 @@
+"""Temperatures for recipes that are packaged with their own weights, from their out-of-fold answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from kernels.lumbar.specs import Group
+from training.data.out_of_fold import Answers, Average, OutOfFoldError, Rule, answers_of, read, together
+from training.ensemble.search import Ensemble, SearchError, cross_fitted, tempered
+from training.ensemble.sources import mismatch_with, recipe_weights_of, usable
+from training.ensemble.strategies import side_by_side
+from training.evaluation.intervals import difference
+from training.evaluation.metric import pooled
+from training.packaging.ensemble_weights import ALL_GROUPS
+from training.runs import RunFolder, TrainedMember
+
+# Digits of a temperature in a manifest.
+DIGITS = 4
+
+
+@dataclass(frozen=True)
+class FittedTemperatures:
+    """Temperatures by condition group; none where all stay 1."""
+
+    temperatures: dict[Group, float]
+    remark: str
+    """What they are worth, cross-fitted; or why there are none."""
+
+
+def fit_temperatures(
+    runs: Sequence[tuple[RunFolder, Sequence[TrainedMember]]],
+    average: Average,
+    priors: Mapping[str, tuple[float, float, float]],
+) -> FittedTemperatures:
+    """Temperatures of the recipes' own mixture, which are taken if they lower the cross-fitted score.
+
+    `runs`: finished networks of each recipe, of which the out-of-fold answers of their folds are read.  `average`: how
+    the package averages.
+    """
+    graded = [(folder, found) for folder, found in runs if _folds(found)]
+    try:
+        answers = _answers(graded)
+        own = _mixture([folder for folder, _ in graded], answers, average)
+        return of_mixture(own, answers, Rule(average, priors))
+    except (SearchError, OutOfFoldError) as error:
+        return FittedTemperatures({}, f"temperatures stay 1: {error}")
+
+
+def of_mixture(own: Ensemble, answers: Answers, rule: Rule) -> FittedTemperatures:
+    """Temperatures of a mixture that was not rescaled."""
+    count = f"{len(answers.studies)} out-of-fold studies"
+    fitted = tempered(own, answers, rule).temperatures
+    if (fitted == 1).all():
+        return FittedTemperatures({}, f"temperatures stay 1: {count} give no other, or are too few")
+    plain, changed = own.predict(answers, rule), cross_fitted(answers, rule, lambda part: tempered(own, part, rule))
+    before, after = (pooled(answers.labels, rows).final for rows in (plain, changed))
+    gain = difference(answers.labels, changed, plain)
+    worth = f"cross-fitted score {before:.4f} → {after:.4f} ({gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}])"
+    named = ", ".join(f"{group} {value:.2f}" for group, value in zip(ALL_GROUPS, fitted, strict=True))
+    if gain.value >= 0:
+        return FittedTemperatures({}, f"temperatures stay 1: {named} from {count} gain nothing, {worth}")
+    found = {group: round(float(value), DIGITS) for group, value in zip(ALL_GROUPS, fitted, strict=True)}
+    return FittedTemperatures(found, f"temperatures: {named}, from {count}, {worth}")
+
+
+def _folds(found: Sequence[TrainedMember]) -> list[int]:
+    """The folds whose graders are packaged."""
+    return sorted({run.artefact.provenance.fold for run in found if run.recipe.member.role == "grader"})
+
+
+def _answers(runs: Sequence[tuple[RunFolder, Sequence[TrainedMember]]]) -> Answers:
+    """Raises SearchError, OutOfFoldError where these are not there or not those of the networks."""
+    tables = []
+    for folder, found in runs:
+        paths = [folder.out_of_fold(fold) for fold in _folds(found)]
+        if missing := next((path for path in paths if not path.is_file()), None):
+            raise SearchError(f"{missing.relative_to(folder.runs)} is not there, which make train-all writes last")
+        table = read(paths)
+        if mismatch := mismatch_with(folder, table):
+            raise SearchError(f"{folder.recipe.name} {mismatch}")
+        tables.append(table)
+    return usable(answers_of(together(tables)))[0]
+
+
+def _mixture(folders: Sequence[RunFolder], answers: Answers, average: Average) -> Ensemble:
+    """The recipes' graders with the shares that a package gives them."""
+    own = [recipe_weights_of(folder.recipe) for folder in folders]
+    return own[0].ensemble(answers) if len(own) == 1 else side_by_side(answers, own, average)
