@@ -41,7 +41,7 @@ find_python() {
         fi
         [ -z "$version" ] || seen="${seen:+$seen, }$python ($version)"
     done
-    stop "Python $SUITABLE is needed and PATH has ${seen:-none}: install one (apt install python3.12 python3.12-venv, brew install python@3.12, or https://www.python.org/downloads), or name one: make PYTHON=/path/to/python3.12"
+    stop "Python $SUITABLE is needed and PATH has ${seen:-none}: install one (apt install python3.12 python3.12-venv, brew install python@3.12, or https://www.python.org/downloads), or add PYTHON=/path/to/python3.12 to the command"
 }
 
 # Free MB where a folder lies; nothing where that is not known.
@@ -63,7 +63,7 @@ check_modules() {
     minor=${version%.*}
     for module in venv ensurepip; do
         "$python" -c "import $module" 2>/dev/null ||
-            stop "$python ($version) has no module $module: install it (apt install python$minor-venv), or name another Python: make PYTHON=/path/to/python3.12"
+            stop "$python ($version) has no module $module: install it (apt install python$minor-venv), or add PYTHON=/path/to/python3.12 to the command"
     done
     case $PWD in
     *:*) stop "Python makes no environment in a folder whose path has a colon ($PWD): move or rename it" ;;
@@ -83,7 +83,7 @@ explain() {
         stop "the package index cannot be reached (${PIP_INDEX_URL:-https://pypi.org/simple, or what \`pip config list\` names}): check the network or the proxy in https_proxy, or name a mirror in PIP_INDEX_URL; then the same command resumes"
     fi
     if has 'No matching distribution found'; then
-        stop "$(sed -n 's/^ERROR: \(No matching distribution found.*\)/\1/p' "$LOG" | tail -n 1) under Python $version on this machine: try another Python (make PYTHON=python3.12); details are in $LOG"
+        stop "$(sed -n 's/^ERROR: \(No matching distribution found.*\)/\1/p' "$LOG" | tail -n 1) under Python $version on this machine: try another Python (add PYTHON=python3.12 to the command); details are in $LOG"
     fi
     stop "$(grep -v '^ *$' "$LOG" | tail -n 1); details are in $LOG"
 }

@@ -125,7 +125,11 @@ def no_build(kit: Path) -> None:
 
 
 STOPS: dict[str, tuple[Callable[[Path], None], str, str]] = {
-    "old": (old, "Python 3.11 to 3.14 is needed and PATH has python3 (3.9.18)", "make PYTHON=/path/to/python3.12"),
+    "old": (
+        old,
+        "Python 3.11 to 3.14 is needed and PATH has python3 (3.9.18)",
+        "PYTHON=/path/to/python3.12 to the command",
+    ),
     "none": (lambda kit: None, "PATH has none", "https://www.python.org/downloads"),
     "no venv": (no_venv, "python3 (3.12.3) has no module venv", "apt install python3.12-venv"),
     "no ensurepip": (no_ensurepip, "has no module ensurepip", "apt install python3.12-venv"),
@@ -134,7 +138,7 @@ STOPS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "full in pip": (full_in_pip, "the disk is full", "the same command resumes"),
     "no network": (no_network, "the package index cannot be reached (https://pypi.org/simple", "https_proxy"),
     "no certificate": (no_certificate, "certificate of the package index is not accepted", "PIP_CERT"),
-    "no build": (no_build, "No matching distribution found for torch under Python 3.12.3", "make PYTHON="),
+    "no build": (no_build, "No matching distribution found for torch under Python 3.12.3", "add PYTHON=python3.12"),
 }
 
 
