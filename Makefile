@@ -1,5 +1,12 @@
 # Every command installs what it needs into .venv first.  `make help` lists them.
-PYTHON ?= python3
+
+# For GNU make this condition is false; other makes take its line for a rule, and stop at the next one.
+ifeq "make:" ""
+.error This Makefile is written for GNU make: use `gmake` in place of `make` (apt, pkg or brew install it as "make" or "gmake")
+endif
+
+# Empty: the first suitable Python of PATH.
+PYTHON ?=
 PY := .venv/bin/python
 OWNER ?= $(or $(KAGGLE_USERNAME),your-kaggle-name)
 
@@ -59,14 +66,11 @@ help: ## this list
 
 install: .venv/installed ## make .venv and install the project in it
 
-# Every install has the versions that were tested.  Their setuptools comes first, since it builds this project and the
-# few others that have no wheel; an isolated build would take the newest.
+# Finds a Python and installs; what stands in the way is said in one sentence.
+INSTALL := PYTHON="$(PYTHON)" sh install.sh
 PIP_INSTALL := pip install --quiet --disable-pip-version-check
 .venv/installed: pyproject.toml requirements.lock
-	$(PYTHON) -m venv .venv
-	$(PY) -m $(PIP_INSTALL) --constraint requirements.lock setuptools
-	$(PY) -m $(PIP_INSTALL) --constraint requirements.lock --no-build-isolation --editable '.[dev]'
-	@touch $@
+	@$(INSTALL)
 
 demo: .venv/installed ## phantom data → train small → package → run the notebook offline → score [PROFILE=bench]
 	@$(PY) -m training.stages \
@@ -114,14 +118,15 @@ push-train: .venv/installed ## train on Kaggle's GPU and fetch the runs: RECIPES
 ensemble: .venv/installed ## best weights and order of all finished graders, fitted out of fold [RUNS=DIR] [SECONDS_A_STUDY=N]
 	$(PY) -m training.ensemble.find --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/ensemble.json)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SECONDS_A_STUDY),--seconds "$(SECONDS_A_STUDY)")
 
-# Where a push comes next.
-SAY_OWNER = @test "$(OWNER)" != your-kaggle-name || echo "before an upload or a push: the same with OWNER=<your Kaggle name>, or set KAGGLE_USERNAME"
+PACKAGED = $(or $(OUT),$(WEIGHTS))
+IS_PACKAGED := $(shell test -f "$(PACKAGED)/manifest.json" && echo yes)
+# What of a package's options was given.
+CHOICE = $(strip $(foreach name,RECIPES FOLDS LOCATE ENSEMBLE,$(if $($(name)),$(name)=)) $(foreach name,RUNS PROFILE,$(if $(filter command,$(origin $(name))),$(name)=)))
 comma := ,
 space := $(subst ,, )
 
 package: .venv/installed ## finished runs → a verified weights folder [RUNS=DIR] [RECIPES="…"] [OWNER=NAME] [ENSEMBLE=FILE]
 	$(PY) build_dataset.py --runs "$(RUNS)" --out "$(or $(OUT),$(WEIGHTS))" --profile $(PROFILE) --owner "$(OWNER)" $(if $(RECIPES),--recipes "$(subst $(space),$(comma),$(strip $(RECIPES)))") $(if $(FOLDS),--folds $(FOLDS)) $(if $(LOCATE),--locate $(LOCATE)) $(if $(ENSEMBLE),--ensemble "$(ENSEMBLE)")
-	$(SAY_OWNER)
 
 ##@ Shipping
 
@@ -131,14 +136,21 @@ doctor: .venv/installed ## check client, credentials, rules, disk, GPU and data 
 data: .venv/installed ## download and unpack the competition's data; resumable [OUT=DIR]
 	$(PY) -m kernels.kaggle.download --out "$(or $(OUT),data)"
 
-BUILD_NOTEBOOK = $(PY) -m kernels.build_notebook --out kernels/inference $(if $(filter-out your-kaggle-name,$(OWNER)),--owner "$(OWNER)")
-kernel: .venv/installed ## build the inference notebook and its metadata in kernels/inference
+# The committed notebook has no owner and takes any weights of this kit; what is pushed by hand is built elsewhere.
+BUILD_NOTEBOOK = $(PY) -m kernels.build_notebook --out kernels/inference --owner your-kaggle-name
+kernel: .venv/installed ## build the inference notebook; with an owner also build/kernel, for `kaggle kernels push` [OWNER=NAME] [WEIGHTS=DIR]
 	$(BUILD_NOTEBOOK)
-	$(SAY_OWNER)
+ifeq "$(OWNER)" "your-kaggle-name"
+	@echo "for \`kaggle kernels push\`: the same with OWNER=<your Kaggle name>, or set KAGGLE_USERNAME"
+else
+	$(PY) -m kernels.build_notebook --out build/kernel --owner "$(OWNER)" $(if $(IS_PACKAGED),--weights "$(PACKAGED)")
+	@echo "push it with: kaggle kernels push -p build/kernel"
+endif
 
 # Every command that uses Kaggle can be run again: finished steps are detected and skipped.
-SHIPPING = --weights "$(or $(OUT),$(WEIGHTS))" --ship "$(SHIP)" $(if $(DRY_RUN),--dry-run) $(if $(AGAIN),--again) $(if $(filter no,$(GPU)),--no-gpu) $(if $(ANYWAY),--anyway) $(if $(MESSAGE),--message "$$MESSAGE") $(if $(WAIT),--wait)
-# By the environment, so that the shell takes nothing of it for its own.
+SHIPPING = --weights "$(PACKAGED)" --ship "$(SHIP)" $(if $(DRY_RUN),--dry-run) $(if $(AGAIN),--again) $(if $(filter no,$(GPU)),--no-gpu) $(if $(ANYWAY),--anyway) $(if $(MESSAGE),--message "$$MESSAGE") $(if $(WAIT),--wait)
+# By the environment and as it was typed, so that neither make nor the shell takes a part of it for its own.
+override MESSAGE := $(value MESSAGE)
 export MESSAGE
 upload: .venv/installed ## weights → Kaggle dataset, then compare what arrived [WEIGHTS=DIR] [DRY_RUN=1]
 	$(PY) -m kernels.kaggle upload $(SHIPPING)
@@ -149,7 +161,9 @@ push: .venv/installed ## notebook for these weights → Kaggle, wait for its run
 submit: .venv/installed ## submit the version that was pushed [MESSAGE="…"] [WAIT=1] [DRY_RUN=1]
 	$(PY) -m kernels.kaggle submit $(SHIPPING)
 
-ship: $(if $(DRY_RUN),,package) ## package, upload, push and submit, with the options of each
+# Networks that were chosen are shipped as they are: a package that is there is never replaced.
+ship: $(if $(DRY_RUN)$(IS_PACKAGED),.venv/installed,package) ## package where nothing is, then upload, push and submit, with the options of each
+	@test -z "$(and $(IS_PACKAGED),$(CHOICE))" || { echo "$(PACKAGED) holds a package, which \`make ship\` takes as it is: leave out $(CHOICE), or \`make package\` with it first"; exit 2; }
 	$(PY) -m kernels.kaggle ship $(SHIPPING)
 
 simulate: .venv/installed ## run the notebook as Kaggle would: DATA=DIR [WEIGHTS=DIR] [LAYOUT=new|old] [MEMORY_GB=29]
@@ -189,19 +203,19 @@ test-all: .venv/installed lint ## every test, the slow ones too
 # alone then satisfies them as well, and brings none of the CUDA packages that are locked for the other.
 LOCK = .venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest --no-annotate --no-emit-index-url --custom-compile-command "make lock"
 lock: ## write the newest versions that pyproject.toml and tests/image-requirements.txt allow into the lock files
-	$(PYTHON) -m venv .venv-lock
+	@$(INSTALL) venv .venv-lock
 	.venv-lock/bin/python -m $(PIP_INSTALL) --upgrade uv
 	$(LOCK) --extra dev --output-file requirements.lock pyproject.toml
 	$(LOCK) --output-file tests/image-requirements.lock tests/image-requirements.txt
 
 test-newest: ## the same tests in .venv-newest, with the newest versions that pyproject.toml allows
-	$(PYTHON) -m venv .venv-newest
+	@$(INSTALL) venv .venv-newest
 	.venv-newest/bin/python -m $(PIP_INSTALL) --upgrade --upgrade-strategy eager --editable '.[dev]'
 	.venv-newest/bin/python -m pip freeze --exclude-editable
 	.venv-newest/bin/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
 
 .venv-image/installed: tests/image-requirements.txt tests/image-requirements.lock
-	$(PYTHON) -m venv .venv-image
+	@$(INSTALL) venv .venv-image
 	.venv-image/bin/python -m $(PIP_INSTALL) --constraint tests/image-requirements.lock --requirement tests/image-requirements.txt
 	@touch $@
 
@@ -253,4 +267,4 @@ fuzz: .venv/installed ## damaged files, tables and manifests [MINUTES=10] [SEED=
 	$(PY) -m tests.fuzz --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0) --out "$(or $(OUT),fuzzed)"
 
 clean: ## remove what the commands made (not .venv)
-	rm -rf demo demo-bench demo-full simulated shown fuzzed rehearsal
+	rm -rf demo demo-bench demo-full simulated shown fuzzed rehearsal build

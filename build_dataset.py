@@ -22,8 +22,16 @@ import torch
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from kernels.build_notebook import DATASET_SLUG, BuildError, check_owner, check_slug, kaggle_owner
+from kernels.build_notebook import (
+    DATASET_SLUG,
+    OWNER_PLACEHOLDER,
+    BuildError,
+    check_owner,
+    check_slug,
+    kaggle_owner,
+)
 from kernels.commands import ends_with_a_sentence
+from kernels.kaggle.access import own_name
 from kernels.kaggle.client import KaggleError, Polling
 from kernels.kaggle.dataset import METADATA_FILE, MOST_FILES, upload
 from kernels.lumbar.answers.locate import answered
@@ -44,6 +52,7 @@ from training.recipe_schema.schema import Recipe, RecipeError
 from training.runs import RunFolder, TrainedMember, UnusableRun
 
 RELEASES = Path(__file__).resolve().parent / "weights_manifest"
+SHIP = Path("shipped")  # as `make upload` has it
 
 
 def read_priors(folders: Sequence[RunFolder]) -> dict[str, tuple[float, float, float]]:
@@ -225,7 +234,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.schema:
         replace_json(RELEASES / "schema.json", Manifest.model_json_schema())
         return 0
-    metadata = dataset_metadata(options.owner, options.slug)
+    owner = options.owner
+    if owner == OWNER_PLACEHOLDER:
+        owner = own_name() or owner
+    metadata = dataset_metadata(owner, options.slug)
     recipes = choose_recipes(options.runs, options.recipes, options.profile)
     runs = []
     for recipe in recipes:
@@ -250,9 +262,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rows := ungraded(manifest):
         conditions = list(dict.fromkeys(row[: -len("_l1_l2")] for row in rows))
         print(f"no network grades {len(rows)} of {len(ROWS)} rows, which keep the priors: {', '.join(conditions)}")
+    if owner == OWNER_PLACEHOLDER:
+        print("before an upload or a push: the same with OWNER=<your Kaggle name>, or set KAGGLE_USERNAME")
+    elif options.owner == OWNER_PLACEHOLDER:
+        print(f"they are {owner}'s, the user of the Kaggle client (OWNER=NAME names another)")
     if options.upload:
         try:
-            upload(options.out, Polling())
+            upload(options.out, SHIP, Polling())
         except KaggleError as error:
             print(f"upload stopped: {error}", file=sys.stderr)
             return 1

@@ -1,6 +1,6 @@
 """Builds the one notebook that carries the runtime package to Kaggle, and its kernel-metadata.json.
 
-    python -m kernels.build_notebook [--out kernels/inference] [--owner NAME] [--dataset SLUG]
+    python -m kernels.build_notebook [--out kernels/inference] [--owner NAME] [--dataset SLUG] [--weights DIR]
 
 Every module of kernels/lumbar becomes a heading and a `%%writefile` cell with the module's bytes, in import order;
 the last cells run them.  Nothing is rewritten, and two builds of the same sources are byte-identical.
@@ -252,8 +252,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=folder, help="folder to write (kernels/inference)")
     parser.add_argument("--owner", default=kaggle_owner(), help="Kaggle user name (environment KAGGLE_USERNAME)")
     parser.add_argument("--dataset", default=DATASET_SLUG, help=f"slug of the weights dataset ({DATASET_SLUG})")
+    parser.add_argument("--weights", type=Path, help="the package that the notebook shall run with; default: any")
     options = parser.parse_args(argv)
-    write_kernel(options.out, options.owner, options.dataset)
+    manifest = ""
+    if options.weights:
+        try:
+            manifest = hashlib.sha256((options.weights / "manifest.json").read_bytes()).hexdigest()
+        except OSError as error:
+            raise BuildError(f"{options.weights} holds no package ({error.strerror}): make package") from error
+    write_kernel(options.out, options.owner, options.dataset, manifest)
     print(f"wrote {options.out / NOTEBOOK_NAME} and {METADATA_NAME}")
     return 0
 

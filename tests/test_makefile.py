@@ -41,10 +41,41 @@ def test_the_demo_is_one_command_of_five_stages_that_is_not_printed():
 
 
 @NEEDS_MAKE
-@pytest.mark.parametrize("target", ["kernel", "package"])
-def test_the_missing_owner_is_said_where_a_push_comes_next(target):
-    assert "OWNER=<your Kaggle name>" in make(target, "OWNER=your-kaggle-name")[-1]
-    assert "Kaggle name" not in "".join(make(target, "OWNER=ann"))
+def test_the_missing_owner_is_said_where_a_push_comes_next():
+    """`make package` says it itself: test_build_dataset."""
+    assert "OWNER=<your Kaggle name>" in make("kernel", "OWNER=your-kaggle-name")[-1]
+    assert "Kaggle name" not in "".join(make("kernel", "OWNER=ann"))
+
+
+@NEEDS_MAKE
+def test_the_committed_notebook_stays_as_it_is_and_another_is_pushed(tmp_path):
+    (tmp_path / "manifest.json").touch()
+    committed, pushed, _ = make("-s", "kernel", "OWNER=ann", f"WEIGHTS={tmp_path}")
+    assert committed == "-m kernels.build_notebook --out kernels/inference --owner your-kaggle-name"
+    assert pushed == f"-m kernels.build_notebook --out build/kernel --owner ann --weights {tmp_path}"
+    assert "build/" in (ROOT / ".gitignore").read_text()
+
+
+@NEEDS_MAKE
+def test_ship_packages_only_where_nothing_is_there(tmp_path):
+    weights = tmp_path / "my weights"
+    weights.mkdir()
+    packaging, shipping = make("-s", "ship", f"WEIGHTS={weights}", "RECIPES=a b", "ENSEMBLE=best.json")
+    assert packaging.startswith("build_dataset.py ") and packaging.endswith("--recipes a,b --ensemble best.json")
+    (weights / "manifest.json").touch()
+    assert make("-s", "ship", f"WEIGHTS={weights}") == [shipping]
+    (dry,) = make("-s", "ship", f"WEIGHTS={weights}", "DRY_RUN=1")
+    assert dry == f"{shipping} --dry-run"
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        make("-s", "ship", f"WEIGHTS={weights}", "ENSEMBLE=best.json", "RUNS=others")
+    assert "leave out ENSEMBLE= RUNS=, or `make package` with it first" in refused.value.stdout
+
+
+@NEEDS_MAKE
+@pytest.mark.parametrize("message", ["it's $HOME and $(shell echo x)", 'a "b" `c` \\ #d', "$Hello"])
+def test_a_message_arrives_as_it_was_typed(message):
+    (line,) = make("-s", "submit", f"MESSAGE={message}")
+    assert line.endswith(f"--message {message}")
 
 
 @NEEDS_MAKE

@@ -20,6 +20,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from kernels.commands import ends_with_a_sentence
+from kernels.locks import BusyError, alone
 from kernels.profiles import Profile
 from training.data.cache.stack_cache import CacheError
 from training.data.folds import FoldsError
@@ -30,7 +31,6 @@ from training.fitting import FitError
 from training.fitting.preflight import check_recipes
 from training.fitting.start_weights import check_start
 from training.fitting.time_limit import OutOfTime, StoppedBySignal, TimeLimit
-from training.locks import BusyError, alone
 from training.networks import NetworkError
 from training.recipe_schema.load import add_order, folds_of, load_named, members_of, names_of
 from training.recipe_schema.schema import Recipe, RecipeError

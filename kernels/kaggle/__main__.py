@@ -3,18 +3,21 @@
     python -m kernels.kaggle upload|push|submit|ship [--weights DIR] [--ship DIR] [--dry-run] [--again] [--wait]
     python -m kernels.kaggle train --recipes a b [--profile full] [--folds 0 1] [--resume] [--datasets OWNER/SLUG]
 
-Each step queries Kaggle's state before and afterwards; a failed step can be run again and resumes.
+Each step queries Kaggle's state before and afterwards; a failed step can be run again and resumes.  Exit codes: 0; 1 a
+step failed; 4 Kaggle refuses the submission, which its site may still take; 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from kernels.build_notebook import BuildError
 from kernels.build_training import add_choice
+from kernels.locks import LOCK, BusyError, hold
 
 from .client import KaggleError, Polling
 from .dataset import upload
@@ -52,7 +55,7 @@ def run_step(step: str, options: argparse.Namespace) -> None:
     polling = Polling(options.poll, READY_WITHIN_S if step == "upload" else RUN_WITHIN_S)
     flags = options.dry_run, options.again
     if step == "upload":
-        upload(options.weights, polling, *flags)
+        upload(options.weights, options.ship, polling, *flags)
     elif step == "push":
         push(options.weights, options.ship, polling, *flags, gpu=not options.no_gpu, anyway=options.anyway)
     elif step == "train":
@@ -61,15 +64,26 @@ def run_step(step: str, options: argparse.Namespace) -> None:
         submit(options.weights, options.ship, polling, *flags, message=options.message, wait=options.wait)
 
 
+def run_alone(step: str, options: argparse.Namespace) -> None:
+    """A step as the only one of its SHIP folder; training may go on beside the others.  Raises BusyError, too."""
+    if options.dry_run:
+        run_step(step, options)
+        return
+    with hold(options.ship / (f".training{LOCK}" if step == "train" else LOCK), wait=False):
+        run_step(step, options)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; the first step that fails ends it, with its name, the reason and how to continue."""
     options = parse(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a pipe shows each line at once, as a terminal does
     for step in STEPS if options.step == "ship" else (options.step,):
         try:
-            run_step(step, options)
-        except (KaggleError, BuildError) as error:
+            run_alone(step, options)
+        except (KaggleError, BuildError, BusyError) as error:
             print(f"{step} stopped: {error}", file=sys.stderr)
-            return 1
+            return error.exit_code if isinstance(error, KaggleError) else 1
         except OSError as error:
             reason = disk_message(error, options.ship)
             print(f"{step} stopped: {reason}; then the same command resumes", file=sys.stderr)

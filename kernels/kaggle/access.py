@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from kernels.build_notebook import COMPETITION
 
-from .client import ClientAnswer, KaggleError, call
+from .client import ClientAnswer, KaggleError, call, user_in
 
 RULES_LINK = f"https://www.kaggle.com/competitions/{COMPETITION}/rules"
 TOKEN_REMEDY = (
@@ -20,7 +21,10 @@ NETWORK_REMEDY = "check the network, or the proxy in https_proxy, with `curl -I 
 # The smallest file of the competition.
 SMALL_FILE = "sample_submission.csv"
 QUERY_TIMEOUT_S = 60.0
+NAME_TIMEOUT_S = 20.0
 NETWORK, CREDENTIALS, RULES = "network", "Kaggle credentials", "competition rules"
+# What some editors put before a text: the client sends it as a part of the token.
+BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,34 @@ def credential_sources() -> list[str]:
     return sources + [str(path) for path in files if path.is_file()]
 
 
+def marked_files(sources: list[str]) -> list[str]:
+    """Credential files that begin with a byte order mark; only their first bytes are read."""
+    found = []
+    for name in sources:
+        with suppress(OSError), open(name, "rb") as file:
+            if file.read(3).startswith(BYTE_ORDER_MARKS):
+                found.append(name)
+    return found
+
+
+def own_name(timeout_s: float = NAME_TIMEOUT_S) -> str | None:
+    """The client's own user name, which a token's users need not write anywhere; None where it has none."""
+    if not credential_sources():
+        return None
+    try:
+        return user_in(call("config", "view", timeout_s=timeout_s))
+    except KaggleError:
+        return None
+
+
 def request_access(timeout_s: float = QUERY_TIMEOUT_S) -> Access:
     """Request a small file of the competition, which requires credentials and accepted rules."""
     sources = credential_sources()
     if not sources:
         return Access(CREDENTIALS, "there are no Kaggle credentials", TOKEN_REMEDY)
+    if marked := marked_files(sources):
+        found = f"{marked[0]} begins with a byte order mark, which is no part of it"
+        return Access(CREDENTIALS, found, f"save it as plain UTF-8 without one, or {TOKEN_REMEDY}")
     with tempfile.TemporaryDirectory(prefix="lumbar_access_") as scratch:
         arguments = ("competitions", "download", COMPETITION, "-f", SMALL_FILE, "-p", scratch, "-q")
         try:
@@ -69,11 +96,17 @@ def access_of(answer: ClientAnswer, sources: list[str]) -> Access:
     text = answer.text
     if answer.code == 0:
         return Access()
+    if "codec can't" in text:
+        found = f"the credentials of {' or of '.join(sources)} hold characters that none of Kaggle's has"
+        return Access(CREDENTIALS, found, TOKEN_REMEDY)
     if answer.status == 401:
         found = f"Kaggle refuses the credentials of {' and of '.join(sources)}"
         return Access(CREDENTIALS, found, f"they may have expired: {TOKEN_REMEDY}")
     if "requests.exceptions." in text or answer.connection_failed:
         return Access(NETWORK, "Kaggle cannot be reached", NETWORK_REMEDY)
-    if "rules" in text.lower() or answer.status == 403:
+    if "rule" in answer.words[0].lower():
         return Access(RULES, "the competition's rules are not accepted", f"accept them at {RULES_LINK}")
+    if answer.status == 403:
+        found = f"Kaggle refuses the competition's data ({answer.words[0]})"
+        return Access(RULES, found, f"unless they are accepted: accept them at {RULES_LINK}")
     return Access(NETWORK, str(answer.error()), "try again in a few minutes")

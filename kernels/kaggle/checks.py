@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ PIP = f"{sys.executable} -m pip install --upgrade"
 
 class Mark(StrEnum):
     OK = "ok"
+    SKIP = "-"
     WARN = "warn"
     FAIL = "FAIL"
 
@@ -141,7 +143,7 @@ def check_data(data: Path | None) -> Finding:
     """Whether a folder holds all data of the competition."""
     name = "competition data"
     if data is None:
-        return Finding(name, Mark.OK, "no folder given (--data DIR)")
+        return Finding(name, Mark.SKIP, "not checked: make doctor DATA=DIR")
     remedy = data_command(data)
     found = count_contents(data)
     if not found[LABELLED] and not found[STUDIES]:
@@ -158,15 +160,17 @@ def check_data(data: Path | None) -> Finding:
 
 
 def check_weights(weights: Path | None) -> Finding:
-    """Whether a weights folder is complete and within Kaggle's limits."""
+    """Whether a weights folder is complete, has an owner, and is within Kaggle's limits: if not, no step takes it."""
     if weights is None:
-        return Finding("weights", Mark.OK, "no folder given (--weights DIR)")
+        return Finding("weights", Mark.SKIP, "none yet: make package, or make doctor WEIGHTS=DIR")
     if not weights.is_dir():
         return Finding("weights", Mark.WARN, f"{weights} is not there yet", "make package")
     try:
         package = read_package(weights)
     except KaggleError as error:
-        return Finding("weights", Mark.WARN, str(error), "make package")
+        mark = Mark.FAIL if any(weights.iterdir()) else Mark.WARN  # `make ship` packages into an empty folder
+        commands = re.findall(r"`([^`]+)`", str(error))
+        return Finding("weights", mark, str(error), commands[-1] if commands else "make package")
     size = sum(package.files.values()) / 1e6
     text = f"{package.ref}: {len(package.manifest.artefacts)} networks, {size:.1f} MB in {len(package.files)} files "
     return Finding("weights", Mark.OK, f"{text}(at most {MOST_FILES}), manifest {package.digest[:12]}")

@@ -7,12 +7,15 @@ caller queries Kaggle's state afterwards.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,6 +24,8 @@ from kernels.text import duration_text
 # Pauses between retries of a query whose connection or server failed, in seconds.
 RETRY_S = (1.0, 4.0, 15.0)
 CALL_TIMEOUT_S = 120.0
+# A wait without news says so after this time.
+HEARTBEAT_S = 300.0
 NEXT_PAGE = "Next Page Token = "
 # Phrases of Kaggle's server that identify an error whose status the client does not print.
 PHRASES = {
@@ -31,7 +36,12 @@ PHRASES = {
     429: r"too many requests|rate limit",
     503: r"unavailable|internal (server )?error|try again later",
 }
-BROKEN_CONNECTION = r"Max retries exceeded|Connection (aborted|broken)|IncompleteRead|Read timed out|Remote end closed"
+# Ends of a connection that was made; urllib3 calls some of them retries that were used up.
+CUT = r"Connection (aborted|broken|reset)|IncompleteRead|Read timed out|Remote end closed"
+BROKEN_CONNECTION = rf"Max retries exceeded|{CUT}"
+NOT_CONNECTED = r"NewConnectionError|NameResolutionError|ConnectTimeoutError|SSLError|Tunnel connection failed"
+# An answer that the client could not read, or an error of its own while it did.
+UNREADABLE = r"Expecting value|JSONDecodeError|Traceback \(most recent|kaggle --debug"
 
 
 Result = TypeVar("Result")
@@ -40,9 +50,19 @@ Result = TypeVar("Result")
 class KaggleError(Exception):
     """What failed and what to do next, in one sentence or two; `status`: HTTP status, where there was one."""
 
+    exit_code = 1
+
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
+
+
+class TimedOut(KaggleError):
+    """The client did not end in time: Kaggle may have acted, or not."""
+
+
+class StillWaiting(KaggleError):
+    """What was waited for did not come in time."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +112,14 @@ class ClientAnswer:
         """Whether a retry may succeed."""
         return self.connection_failed or self.status in (429, 500, 502, 503, 504)
 
+    @property
+    def may_have_acted(self) -> bool:
+        """Whether Kaggle may have done what was asked although the call failed: its answer was lost."""
+        if self.code == 0 or re.search(rf"{NOT_CONNECTED}|No module named", self.text):
+            return False
+        is_lost = self.connection_failed or re.search(UNREADABLE, self.text) is not None
+        return is_lost or self.code < 0 or (self.status or 0) >= 500
+
     def error(self) -> KaggleError:
         """The call's failure with its remedy where that is known, else with the client's message."""
         if self.status == 401:
@@ -102,7 +130,7 @@ class ClientAnswer:
             )
         if "No module named" in self.text:
             return KaggleError(f"the kaggle client does not start ({self.words[0]}): run `make install`")
-        if "Max retries exceeded" in self.text:
+        if "Max retries exceeded" in self.text and not re.search(CUT, self.text):
             return KaggleError(f"Kaggle cannot be reached: `{self.command}` could not connect; is there a network?")
         if self.status == 403 and "rule" in self.words[0].lower():
             return KaggleError("Kaggle refuses: accept the competition's rules on its page first", 403)
@@ -112,16 +140,48 @@ class ClientAnswer:
 
 
 def call(*arguments: str, timeout_s: float | None = CALL_TIMEOUT_S, live: bool = False) -> ClientAnswer:
-    """Run `kaggle <arguments>`; `live` passes its progress bars on.  Raises KaggleError after the timeout."""
+    """Run `kaggle <arguments>`; `live` passes its progress bars on.  Raises TimedOut."""
     command = "kaggle " + shlex.join(arguments)
     program = [sys.executable, "-m", "kaggle", "-W", *arguments]
+    with _passed_on(live) as (stderr, kept):
+        try:
+            done = subprocess.run(program, stdout=subprocess.PIPE, stderr=stderr, timeout=timeout_s, text=True)
+        except subprocess.TimeoutExpired as error:
+            raise TimedOut(f"`{command}` did not end within {timeout_s:.0f} s: run it again") from error
+    return ClientAnswer(command, done.returncode, done.stdout, done.stderr or b"".join(kept).decode(errors="replace"))
+
+
+@contextmanager
+def _passed_on(live: bool) -> Iterator[tuple[int, list[bytes]]]:
+    """Where the client's stderr goes, and its bytes: if `live` a pipe that is shown at once."""
+    kept: list[bytes] = []
+    if not live:
+        yield subprocess.PIPE, kept
+        return
+    source, target = os.pipe()
+
+    def show() -> None:
+        while chunk := os.read(source, 1 << 16):
+            kept.append(chunk)
+            sys.stderr.write(chunk.decode(errors="replace"))
+            sys.stderr.flush()
+
+    shown = threading.Thread(target=show, daemon=True)
+    shown.start()
     try:
-        done = subprocess.run(
-            program, stdout=subprocess.PIPE, stderr=None if live else subprocess.PIPE, timeout=timeout_s, text=True
-        )
-    except subprocess.TimeoutExpired as error:
-        raise KaggleError(f"`{command}` did not end within {timeout_s:.0f} s: run it again") from error
-    return ClientAnswer(command, done.returncode, done.stdout, done.stderr or "")
+        yield target, kept
+    finally:
+        os.close(target)
+        shown.join()
+        os.close(source)
+
+
+def act(*arguments: str, timeout_s: float | None = CALL_TIMEOUT_S, live: bool = False) -> ClientAnswer:
+    """A call that changes something on Kaggle; a timeout is an answer that was lost."""
+    try:
+        return call(*arguments, timeout_s=timeout_s, live=live)
+    except TimedOut as error:
+        return ClientAnswer("kaggle " + shlex.join(arguments), 1, "", f"Read timed out: {error}")
 
 
 def query(
@@ -132,6 +192,7 @@ def query(
         answer = call(*arguments, timeout_s=timeout_s)
         if pause_s is None or not answer.is_transient:
             break
+        print(f"Kaggle is busy or out of reach ({answer.words[0]}): asked again in {pause_s:.0f} s", flush=True)
         sleep(pause_s)
     if answer.code != 0:
         raise answer.error()
@@ -160,21 +221,24 @@ class Polling:
     timeout_s: float = 1800.0
 
     def wait(self, what: str, state: Callable[[], tuple[str, Result | None]], resume: str) -> Result:
-        """Poll `state` until it has a result; prints its text whenever that changes.
+        """Poll `state` until it has a result; prints its text whenever that changes, and every few minutes.
 
-        Raises KaggleError after the timeout, with the command that resumes the wait.
+        Raises StillWaiting after the timeout, with the command that resumes the wait.
         """
-        started, last = time.monotonic(), ""
+        started, last, heard_s = time.monotonic(), "", 0.0
         while True:
             now, result = state()
             elapsed_s = time.monotonic() - started
             if now != last:
                 print(f"{what}: {now} ({duration_text(elapsed_s)})", flush=True)
-                last = now
+                last, heard_s = now, elapsed_s
+            elif elapsed_s - heard_s >= HEARTBEAT_S:
+                print(f"{what}: still {now} ({duration_text(elapsed_s)})", flush=True)
+                heard_s = elapsed_s
             if result is not None:
                 return result
             if elapsed_s + self.interval_s > self.timeout_s:
-                raise KaggleError(
+                raise StillWaiting(
                     f"{what} is still '{now}' after {duration_text(elapsed_s)}: `{resume}` continues waiting"
                 )
             time.sleep(self.interval_s)

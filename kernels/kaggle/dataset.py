@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shlex
 import tempfile
 import zipfile
@@ -18,7 +19,20 @@ from kernels.build_notebook import OWNER_PLACEHOLDER
 from kernels.lumbar.manifest import Manifest
 from kernels.lumbar.networks.weights import MANIFEST_FILE, WeightsError, checked_bytes, manifest_digest, read_manifest
 
-from .client import NEXT_PAGE, ClientAnswer, KaggleError, Polling, call, json_in, query, query_json, user_in
+from .client import (
+    NEXT_PAGE,
+    ClientAnswer,
+    KaggleError,
+    Polling,
+    StillWaiting,
+    act,
+    call,
+    json_in,
+    query,
+    query_json,
+    user_in,
+)
+from .state import SentDataset, ShipState
 
 METADATA_FILE = "dataset-metadata.json"
 # Kaggle's limit of top-level files.
@@ -27,6 +41,8 @@ MOST_FILES = 50
 KEPT_SUFFIXES = (".bin", ".json", ".ts", ".md", ".txt")
 # Queries after which a version that was just made must be listed.
 UNLISTED_QUERIES = 6
+# Time within which Kaggle shows a version that was made.
+SHOWN_WITHIN_S = 30.0
 COMMAND = "make upload"
 
 
@@ -61,7 +77,9 @@ def read_package(folder: Path) -> Package:
             checked_bytes(folder, artefact)
     except (OSError, ValueError, WeightsError) as error:
         raise KaggleError(f"{folder} is no whole package ({error}): make it with `make package`") from error
-    ref = str(metadata.get("id", ""))
+    ref = metadata.get("id") if isinstance(metadata, dict) else None
+    if not isinstance(ref, str) or not re.fullmatch(r"[\w-]*/[\w-]+", ref, re.ASCII):
+        raise KaggleError(f"{folder / METADATA_FILE} has no id OWNER/SLUG ({ref!r}): make it with `make package`")
     if ref.split("/")[0] in ("", OWNER_PLACEHOLDER):
         raise KaggleError(f"{folder} names no owner: `make package OWNER=<your Kaggle name>`")
     entries = sorted(path for path in folder.iterdir() if path.name != METADATA_FILE)
@@ -92,7 +110,10 @@ def remote_files(ref: str) -> dict[str, int]:
     page: list[str] = []
     while True:
         answer = query("datasets", "files", ref, "--format", "json", "--page-size", "200", *page)
-        found |= {str(row["name"]): int(row["size"]) for row in json_in(answer)}
+        try:
+            found |= {str(row["name"]): int(row["size"]) for row in json_in(answer)}
+        except (KeyError, TypeError, ValueError) as error:
+            raise KaggleError(f"`{answer.command}` answered another list than of names and sizes: {error}") from error
         tokens = [line.removeprefix(NEXT_PAGE) for line in answer.out.splitlines() if line.startswith(NEXT_PAGE)]
         if not tokens:
             return found
@@ -140,38 +161,87 @@ def check_owner_is_user(ref: str) -> None:
         raise KaggleError(f"this package is {owner}'s and the client's user is {name}: `make package OWNER={name}`")
 
 
-def upload(folder: Path, polling: Polling, dry_run: bool = False, again: bool = False) -> Remote:
+def upload(folder: Path, ship: Path, polling: Polling, dry_run: bool = False, again: bool = False) -> Remote:
     """Upload a package; returns once Kaggle lists the same files.  Raises KaggleError.
 
-    `again`: even where they are listed; changed bytes in a file of the same size cannot be detected.
+    `ship`: folder of the state.  `again`: even where they are listed; changed bytes in a file of the same size cannot
+    be detected.
     """
     package = read_package(folder)
     total_mb = sum(package.files.values()) / 1e6
-    print(f"{package.ref}: {len(package.files)} files, {total_mb:.1f} MB, manifest {_short(package.digest)}")
+    what = f"{len(package.files)} files, {total_mb:.1f} MB, {package.manifest.name}, manifest {_short(package.digest)}"
+    print(f"{package.ref}: {what}", flush=True)
     if dry_run:
         print(f"would run: kaggle datasets create -p {shlex.quote(str(folder))}   (or version, if it is there already)")
         return Remote("dry run", 0)
     check_owner_is_user(package.ref)
-    before = remote_state(package.ref)
+    state, before = ShipState(ship), remote_state(package.ref)
+    sent = state.sent.dataset
+    if sent is not None and (sent.ref, sent.digest) == (package.ref, package.digest) and not again:
+        before = _shown(sent.ref, sent.version, polling) or before
     if before is not None:
         before = wait_until_ready(package.ref, before.version, polling)
         if not again and not differences(package):
             print(f"{package.ref} version {before.version} is this very package: nothing to upload (AGAIN=1 does)")
             return before
-        notes = f"{package.manifest.name}, manifest {_short(package.digest)}"
-        answer = call("datasets", "version", "-p", str(folder), "-m", notes, timeout_s=None, live=True)
-    else:
-        answer = call("datasets", "create", "-p", str(folder), timeout_s=None, live=True)
-    check_sent(answer, package)
-    after = wait_until_ready(package.ref, before.version + 1 if before else 1, polling)
+    version = before.version + 1 if before else 1
+    state.put(dataset=SentDataset(ref=package.ref, digest=package.digest, version=version))
+    _send(package, version, before is None, polling)
+    after = wait_until_ready(package.ref, version, polling)
     wrong = differences(package)
     if wrong:
         raise KaggleError(
             f"{package.ref} version {after.version} is not what was sent: {'; '.join(wrong[:3])}: "
             f"`{COMMAND}` sends it again"
         )
-    print(f"{package.ref} version {after.version} is ready and holds exactly these files")
+    print(f"{package.ref} version {after.version} is ready and holds exactly these files", flush=True)
     return after
+
+
+def _send(package: Package, version: int, is_new: bool, polling: Polling) -> None:
+    """Make this version.  A failed call is none where Kaggle shows the version: an answer may be lost, and the client
+    then repeats the call by itself, which Kaggle refuses.  Raises KaggleError."""
+    folder = str(package.folder)
+    if is_new:
+        answer = act("datasets", "create", "-p", folder, timeout_s=None, live=True)
+    else:
+        notes = f"{package.manifest.name}, manifest {_short(package.digest)}"
+        answer = act("datasets", "version", "-p", folder, "-m", notes, timeout_s=None, live=True)
+    try:
+        check_sent(answer, package)
+    except KaggleError as error:
+        if answer.may_have_acted:
+            arrived = _shown(package.ref, version, polling) is not None
+        else:
+            arrived = error.status in REPEATED and _is_shown(remote_state(package.ref), version)
+        if not arrived:
+            raise
+        print(f"Kaggle has {package.ref} version {version}, though the client failed ({answer.words[0]})", flush=True)
+
+
+# How Kaggle refuses a call that it had done already: busy with that version, or its title is in use.
+REPEATED = (403, 409)
+
+
+def _is_shown(now: Remote | None, version: int) -> bool:
+    """Whether Kaggle has a version, or is busy with one."""
+    return now is not None and (now.version >= version or now.status != "ready")
+
+
+def _shown(ref: str, version: int, polling: Polling) -> Remote | None:
+    """The dataset once Kaggle shows that version; None where that does not come.  Raises KaggleError."""
+
+    def state() -> tuple[str, Remote | None]:
+        now = remote_state(ref)
+        return f"waiting for version {version} to show", now if _is_shown(now, version) else None
+
+    now = remote_state(ref)
+    if _is_shown(now, version):
+        return now
+    try:
+        return Polling(polling.interval_s, SHOWN_WITHIN_S).wait(ref, state, COMMAND)
+    except StillWaiting:
+        return None
 
 
 def check_sent(answer: ClientAnswer, package: Package) -> None:
@@ -180,16 +250,19 @@ def check_sent(answer: ClientAnswer, package: Package) -> None:
     if "already in use" in text:
         raise KaggleError(
             f"another dataset of yours has the title of {package.ref}, or Kaggle does not show it yet: "
-            f"`{COMMAND}` in a minute, or rename that one on Kaggle"
+            f"`{COMMAND}` in a minute, or rename that one on Kaggle",
+            409,
         )
     lost = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("Upload unsuccessful")]
     if lost:
         raise KaggleError(f"Kaggle did not take {', '.join(lost)}: `{COMMAND}` resumes the upload")
     if answer.code != 0:
         if answer.status == 403:
-            raise KaggleError(f"Kaggle is still busy with the last version of {package.ref}: `{COMMAND}` in a minute")
-        if not answer.status and not answer.err:
-            raise KaggleError(f"`{answer.command}` failed, see the lines above: `{COMMAND}` resumes")
+            raise KaggleError(
+                f"Kaggle refuses another version of {package.ref} ({answer.words[0]}), perhaps while it is busy with "
+                f"the last one: `{COMMAND}` in a minute",
+                403,
+            )
         raise answer.error()
     if "creation error" in text:
         raise KaggleError(f"Kaggle made no version of {package.ref}: {text.splitlines()[-1]}; then `{COMMAND}`")

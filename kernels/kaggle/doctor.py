@@ -28,8 +28,8 @@ from .access import (
 from .checks import PIP, Finding, Mark, check_data, check_disk, check_gpu, check_packages, check_torch, check_weights
 from .client import ClientAnswer, KaggleError, call, user_in
 
-OLDEST_CLIENT = (2, 2, 4)
-CLIENT_REMEDY = f"{PIP} 'kaggle>=2.2.4,<3' six"
+OLDEST_CLIENT = (2, 2, 5)
+CLIENT_REMEDY = f"{PIP} 'kaggle>=2.2.5,<3' six"
 CLIENT, USER = "kaggle client", "Kaggle user name"
 # Errors of a broken package, file or driver.
 BREAKDOWNS = (OSError, ValueError, RuntimeError, LookupError, ImportError, TypeError, AttributeError)
@@ -49,15 +49,14 @@ def read_version(answer: ClientAnswer) -> Finding:
 
 
 def read_user(answer: ClientAnswer, owner: str) -> Finding:
-    """Whether the client's user is the owner in the kit's metadata."""
+    """Whether the client's user is the owner that the kit writes: OWNER or KAGGLE_USERNAME, else the client's user."""
     user = user_in(answer)
     if user is None:
-        return Finding(USER, Mark.WARN, "the client has none", "kaggle config view")
-    remedy = f"export KAGGLE_USERNAME={user}   (or OWNER={user} after each make)"
-    if owner == OWNER_PLACEHOLDER:
-        return Finding(USER, Mark.WARN, f"{user}, which is not set for the kit", remedy)
-    if owner.lower() != user.lower():
-        return Finding(USER, Mark.WARN, f"{user} by the credentials, but {owner} by OWNER or KAGGLE_USERNAME", remedy)
+        mark = Mark.FAIL if owner == OWNER_PLACEHOLDER else Mark.WARN
+        return Finding(USER, mark, "the client has none", "export KAGGLE_USERNAME=<your Kaggle name>")
+    if owner not in (OWNER_PLACEHOLDER, user) and owner.lower() != user.lower():
+        found = f"{user} by the credentials, but {owner} by OWNER or KAGGLE_USERNAME"
+        return Finding(USER, Mark.FAIL, found, f"export KAGGLE_USERNAME={user}   (or OWNER={user} after each make)")
     return Finding(USER, Mark.OK, user)
 
 

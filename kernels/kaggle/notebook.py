@@ -10,10 +10,19 @@ from pathlib import Path
 
 from kernels.build_notebook import METADATA_NAME, NOTEBOOK_NAME, write_kernel
 
-from .client import ClientAnswer, KaggleError, Polling, call
-from .dataset import read_package, remote_digest, remote_state
-from .run import COMMAND, Pushed, UnusableKernelRun, check_report, describe, finish_run, shortcomings
-from .state import ShipState
+from .client import ClientAnswer, KaggleError, Polling, act
+from .dataset import check_owner_is_user, read_package, remote_digest, remote_state
+from .pushes import recognise
+from .run import COMMAND, Pushed, UnusableKernelRun, check_report, describe, finish_run, remedy, shortcomings
+from .state import KernelRun, SentKernel, ShipState
+
+
+class RefusedSources(KaggleError):
+    """A version that Kaggle made and runs, but without a data set or the competition."""
+
+    def __init__(self, message: str, version: int) -> None:
+        super().__init__(message)
+        self.version = version
 
 
 def push(
@@ -27,7 +36,7 @@ def push(
 ) -> None:
     """Build the notebook for these weights, push it, wait for its run and verify that.  Raises KaggleError.
 
-    A pushed notebook is not pushed again while its run continues or once that was verified.
+    A pushed notebook, also from another machine, is not pushed again while its run continues or once that was verified.
     `anyway`: accept a run with shortcomings.
     """
     package = read_package(weights)
@@ -41,30 +50,71 @@ def push(
         return
     state = ShipState(ship)
     sha256 = hashlib.sha256((folder / NOTEBOOK_NAME).read_bytes() + (folder / METADATA_NAME).read_bytes()).hexdigest()
-    known = state.get("kernel")
-    if known.get("sha256") == sha256 and state.get("run").get("usable", True) and not again:
-        pushed = Pushed(ref, known["version"])
-        print(f"{ref} version {pushed.version} is this very notebook: not pushed again")
-    else:
+    built = SentKernel(ref=ref, sha256=sha256, manifest_sha256=package.digest)
+    pushed = None if again else known_push(state, built, folder)
+    if pushed is None:
+        check_owner_is_user(package.ref)
         check_dataset(package.ref, package.digest)
-        pushed = read_push(call("kernels", "push", "-p", str(folder)), ref)
-        state.drop("run", "submission")
-        state.put("kernel", ref=ref, version=pushed.version, sha256=sha256, manifest_sha256=package.digest)
-        print(f"{ref} version {pushed.version} pushed; Kaggle runs it now")
+        pushed = push_now(state, built, folder)
     try:
         report = finish_run(pushed, ship, polling)
         check_report(report, package, gpu)
     except UnusableKernelRun:
-        state.put("run", usable=False)
+        state.put(run=KernelRun(usable=False))
         raise
     print(describe(report))
     undone = shortcomings(report, package, ship / "run")
     if undone and not anyway:
         raise KaggleError(
             f"the run {'; it '.join(undone)}: see problems in {ship / 'run' / 'run_report.json'}; "
-            f"`{COMMAND} AGAIN=1` runs it once more, `{COMMAND} ANYWAY=1` takes it as it is"
+            f"{remedy(report)}, `{COMMAND} ANYWAY=1` takes it as it is"
         )
-    state.put("run", usable=True, seen=True)
+    state.put(run=KernelRun(usable=True, seen=True))
+
+
+def known_push(state: ShipState, built: SentKernel, folder: Path) -> Pushed | None:
+    """The version on Kaggle that is this very notebook, unless its run was of no use.  Raises KaggleError."""
+    known, run = state.sent.kernel, state.sent.run
+    is_built = known is not None and (known.ref, known.sha256) == (built.ref, built.sha256)
+    if known is not None and is_built and known.version is not None:
+        if run is not None and not run.usable:
+            return None
+        print(f"{built.ref} version {known.version} is this very notebook: not pushed again", flush=True)
+        return Pushed(built.ref, known.version)
+    after = known.after if known is not None and is_built else 0
+    version = recognise(folder, built.ref, after)
+    if version is None:
+        return None
+    state.put(kernel=built.model_copy(update={"version": version, "after": after}), run=None, submission=None)
+    print(f"{built.ref} version {version} on Kaggle is this very notebook: not pushed again (AGAIN=1 does)", flush=True)
+    return Pushed(built.ref, version)
+
+
+def push_now(state: ShipState, built: SentKernel, folder: Path) -> Pushed:
+    """Push the notebook; where the answer is lost, Kaggle's newest version decides.  Raises KaggleError."""
+    before = state.sent
+    known = before.kernel
+    after = 0 if known is None or known.ref != built.ref else (known.version or known.after)
+    state.put(kernel=built.model_copy(update={"after": after}), run=None, submission=None)
+    answer = act("kernels", "push", "-p", str(folder))
+    try:
+        pushed = read_push(answer, built.ref)
+    except RefusedSources as error:
+        # Kaggle made this version and runs it, without what the notebook needs.
+        state.put(kernel=built.model_copy(update={"version": error.version}), run=KernelRun(usable=False))
+        raise
+    except KaggleError:
+        if not answer.may_have_acted:
+            state.put(kernel=before.kernel, run=before.run, submission=before.submission)
+            raise
+        version = recognise(folder, built.ref, after)
+        if version is None:
+            raise
+        print(f"Kaggle has version {version}, though its answer was lost ({answer.words[0]})", flush=True)
+        pushed = Pushed(built.ref, version)
+    state.put(kernel=built.model_copy(update={"version": pushed.version, "after": after}))
+    print(f"{pushed} pushed; Kaggle runs it now", flush=True)
+    return pushed
 
 
 def check_dataset(ref: str, digest: str) -> None:
@@ -91,11 +141,12 @@ def read_push(answer: ClientAnswer, ref: str) -> Pushed:
         )
     if answer.code != 0:
         raise answer.error()
+    found = re.search(r"Kernel version (\d+) successfully pushed", text)
     wrong = [line for line in text.splitlines() if "not valid" in line or "push error" in line]
     if wrong:
-        raise KaggleError(f"Kaggle did not take the notebook as it is: {wrong[0]}; then `{COMMAND}`")
-    found = re.search(r"Kernel version (\d+) successfully pushed", text)
+        sentence = f"Kaggle did not take the notebook as it is: {wrong[0]}; then `{COMMAND}`"
+        raise RefusedSources(sentence, int(found.group(1))) if found else KaggleError(sentence)
     if not found:
         last = text.splitlines()[-1] if text else "nothing"
-        raise KaggleError(f"Kaggle did not print which version was pushed ({last}): `{COMMAND}` pushes again")
+        raise KaggleError(f"Kaggle did not print which version was pushed ({last}): `{COMMAND}` looks for it there")
     return Pushed(ref, int(found.group(1)))

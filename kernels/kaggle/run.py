@@ -18,6 +18,7 @@ from kernels.lumbar.run.submission import SubmissionError, check
 
 from .client import KaggleError, Polling, query
 from .dataset import Package
+from .pushes import url_of
 
 COMMAND = "make push"
 ENDED_WELL = "complete"
@@ -26,6 +27,8 @@ ENDED_BADLY = ("error", "cancel_acknowledged", "cancel_requested")
 FETCH_TIMEOUT_S = 4 * 3600.0
 # Lines of a failed run's log that are shown.
 LOG_TAIL = 15
+# What every report says of a run.
+NUMBERS = (("seconds", "total"), ("studies", "asked"), ("studies", "graded"), ("fallbacks", "rows"))
 
 
 class UnusableKernelRun(KaggleError):
@@ -46,15 +49,16 @@ class Pushed:
 def finish_run(pushed: Pushed, ship: Path, polling: Polling) -> dict[str, Any]:
     """Wait for the run's end, download its outputs into SHIP/run, and return its report.  Raises KaggleError.
 
-    Clients may return outputs of an earlier version of the notebook, with another digest of the modules: it waits on.
+    Kaggle may return outputs of an earlier version of the notebook, with another digest of the modules: it waits on.
     """
     expected = sources_digest(read_modules(PACKAGE))
+    print(f"{pushed}: follow its run at {url_of(pushed.ref)}", flush=True)
 
     def state() -> tuple[str, dict[str, Any] | None]:
         status, message = run_status(pushed)
         if status not in (ENDED_WELL, *ENDED_BADLY):
             return status, None
-        folder = fetch_outputs(pushed.ref, ship / "run")
+        folder = fetch_outputs(pushed, ship / "run")
         if status != ENDED_WELL:
             raise UnusableKernelRun(failure(pushed, status, message, folder))
         report = read_report(folder)
@@ -74,12 +78,13 @@ def run_status(pushed: Pushed) -> tuple[str, str]:
     return found.group(1).lower(), message.group(1) if message else ""
 
 
-def fetch_outputs(ref: str, folder: Path) -> Path:
-    """Download the newest run's outputs and log into a folder, replaced atomically.  Raises KaggleError."""
+def fetch_outputs(pushed: Pushed, folder: Path) -> Path:
+    """Download the outputs and log of this version's run into a folder, replaced atomically.  Raises KaggleError."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    query("kernels", "output", ref, "-p", str(partial), "-o", "-q", "--page-size", "200", timeout_s=FETCH_TIMEOUT_S)
+    what = ("kernels", "output", f"{pushed.ref}/{pushed.version}", "-p", str(partial))
+    query(*what, "-o", "-q", "--page-size", "200", timeout_s=FETCH_TIMEOUT_S)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return folder
@@ -91,8 +96,11 @@ def read_report(folder: Path) -> dict[str, Any]:
         raise UnusableKernelRun(f"the run left no submission.csv: see {folder}; `{COMMAND}` pushes again")
     try:
         report: dict[str, Any] = json.loads((folder / "run_report.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UnusableKernelRun(f"the run left no run_report.json ({error}): see {folder}") from error
+        for part, name in NUMBERS:
+            if not isinstance(report[part][name], int | float):
+                raise ValueError(f"{part}.{name} is {report[part][name]!r}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UnusableKernelRun(f"the run left no run_report.json that can be read ({error}): see {folder}") from error
     return report
 
 
@@ -122,7 +130,7 @@ def check_report(report: dict[str, Any], package: Package, gpu: bool) -> None:
             f"the run had the weights {used or 'of no manifest'}, not {digest}: `make upload`, then `{COMMAND}`"
         )
     if gpu and not str(report.get("device", "")).startswith("cuda"):
-        unusable = [problem["detail"] for problem in report.get("problems", []) if problem["kind"] == "gpu-unusable"]
+        unusable = [one["detail"] for one in report.get("problems", []) if one.get("kind") == "gpu-unusable"]
         reason = unusable[0] if unusable else "is the week's quota used up?"
         raise UnusableKernelRun(
             f"the run had no GPU ({reason}): `{COMMAND}` tries again, `{COMMAND} GPU=no` does without one"
@@ -132,7 +140,7 @@ def check_report(report: dict[str, Any], package: Package, gpu: bool) -> None:
 def shortcomings(report: dict[str, Any], package: Package, folder: Path) -> list[str]:
     """What a run failed to do on the public studies, and would on the hidden ones, a phrase each."""
     studies, graded = report["studies"]["asked"], report["studies"]["graded"]
-    used = set(report.get("members_used", []))
+    used = set(report.get("members_used") or [])
     idle = [one.member.name for one in package.manifest.artefacts if one.member.name not in used]
     found = [f"graded {graded} of {studies} studies"] if graded < studies else []
     for ending in report.get("supervision", []):
@@ -151,7 +159,19 @@ def shortcomings(report: dict[str, Any], package: Package, folder: Path) -> list
     return found
 
 
+def remedy(report: dict[str, Any]) -> str:
+    """How to mend a run with shortcomings: damaged weights are not made whole by another run."""
+    problems = [one for one in report.get("problems", []) if isinstance(one, dict)]
+    damaged = [one for one in problems if one.get("kind") == "member-unusable" and "upload" in str(one.get("detail"))]
+    if damaged:
+        return (
+            f"the weights on Kaggle are damaged ({damaged[0]['detail']}): `make upload AGAIN=1 && {COMMAND} AGAIN=1` "
+            "sends them again and runs on them"
+        )
+    return f"`{COMMAND} AGAIN=1` runs it once more"
+
+
 def describe(report: dict[str, Any]) -> str:
     """What a run did, and its problems by kind."""
-    took = f"{report['seconds']['total']:.0f} s on {report['device']}"
-    return f"the run took {took} with {len(report['members_used'])} networks and {outcome(report)}"
+    took = f"{report['seconds']['total']:.0f} s on {report.get('device', 'an unknown device')}"
+    return f"the run took {took} with {len(report.get('members_used') or [])} networks and {outcome(report)}"

@@ -1,57 +1,119 @@
-"""Progress of shipping: SHIP/state.json, so that an interrupted chain resumes."""
+"""What was sent to Kaggle, and what is about to be: SHIP/state.json, so that an interrupted chain resumes.
+
+An intention is written before each call that changes something.  Where its answer is lost, the next run knows what to
+look for on Kaggle.
+"""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from kernels.locks import hold
 from kernels.lumbar.run.submission import replace_json
 
 from .client import KaggleError
 
 STATE_FILE = "state.json"
-# Required facts of each step, with their types.
-FACTS: dict[str, dict[str, type]] = {
-    "kernel": {"ref": str, "version": int, "sha256": str, "manifest_sha256": str},
-    "run": {"usable": bool},
-    "submission": {"ref": str, "version": int, "message": str},
-    "training": {"ref": str, "version": int, "going": bool, "chosen": list},
-}
+Ref = Annotated[str, StringConstraints(pattern=r"^[\w-]+/[\w-]+$")]
+
+
+class Facts(BaseModel):
+    """Facts of a step, of exactly these types."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+class SentDataset(Facts):
+    """The version of the weights that was sent last, or is being sent."""
+
+    ref: Ref
+    digest: str
+    version: int
+
+
+class SentKernel(Facts):
+    """The notebook that was pushed last."""
+
+    ref: Ref
+    version: int | None = None
+    """None: it is being pushed, or the answer was lost."""
+    sha256: str
+    manifest_sha256: str
+    after: int = 0
+    """The version before, which this one must exceed."""
+
+
+class KernelRun(Facts):
+    """The run of that notebook."""
+
+    usable: bool
+    seen: bool = False
+
+
+class SentSubmission(Facts):
+    """The submission of that notebook."""
+
+    ref: Ref
+    version: int
+    message: str
+    listed: bool = True
+    """False: it is being sent, or Kaggle has not listed it yet."""
+
+
+class SentTraining(Facts):
+    """The last training session."""
+
+    ref: Ref
+    version: int | None = None
+    """None: it is being pushed, or the answer was lost."""
+    going: bool
+    chosen: tuple[list[str], str, list[int]]
+    """Recipes, profile, folds."""
+    after: int = 0
+    sha256: str = ""
+    done: bool = False
+    """All of it is trained."""
+
+
+class Sent(BaseModel):
+    """All that is known; a step that is not known is None."""
+
+    model_config = ConfigDict(frozen=True)
+
+    dataset: SentDataset | None = None
+    kernel: SentKernel | None = None
+    run: KernelRun | None = None
+    submission: SentSubmission | None = None
+    training: SentTraining | None = None
 
 
 class ShipState:
-    """Facts by step, written to disk at once."""
+    """Facts by step, written to disk at once; shipping and training may write at the same time."""
 
     def __init__(self, folder: Path) -> None:
         """Raises KaggleError where the file is damaged or not ours."""
         self.path = folder / STATE_FILE
-        self._facts: dict[str, dict[str, Any]] = {}
-        if self.path.is_file():
-            try:
-                self._facts = json.loads(self.path.read_text())
-                for step, facts in self._facts.items():
-                    for name, kind in FACTS.get(step, {}).items():
-                        if not isinstance(facts[name], kind):
-                            raise ValueError(f"{step}.{name} is {facts[name]!r}")
-            except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
-                raise KaggleError(f"{self.path} cannot be read ({error}): remove it and push again") from error
+        self.sent = self._read()
 
-    def get(self, step: str) -> dict[str, Any]:
-        """Facts of a step, or none."""
-        return dict(self._facts.get(step, {}))
+    def put(self, **steps: Facts | None) -> None:
+        """Replace these steps; None removes one."""
+        with hold(self.path.with_name(f".{STATE_FILE}.lock")):
+            self.sent = self._read().model_copy(update=steps)
+            replace_json(self.path, self.sent.model_dump(mode="json", exclude_none=True))
 
-    def put(self, step: str, **facts: Any) -> None:
-        """Replace the facts of a step."""
-        self._facts[step] = facts
-        self._write()
-
-    def drop(self, *steps: str) -> None:
-        """Remove steps that no longer hold."""
-        for step in steps:
-            self._facts.pop(step, None)
-        self._write()
-
-    def _write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        replace_json(self.path, self._facts)
+    def _read(self) -> Sent:
+        if not self.path.is_file():
+            return Sent()
+        try:
+            return Sent.model_validate_json(self.path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            reason = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+        except OSError as error:
+            reason = str(error)
+        raise KaggleError(
+            f"{self.path} cannot be read ({reason}): remove it and push again; what Kaggle has is recognised there"
+        )

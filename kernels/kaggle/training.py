@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shlex
 import shutil
@@ -10,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from kernels.build_notebook import METADATA_NAME, OWNER_PLACEHOLDER
-from kernels.build_training import write_training
+from kernels.build_training import TRAINING_NAME, write_training
 
-from .client import KaggleError, Polling, call
-from .notebook import read_push
+from .access import own_name
+from .client import KaggleError, Polling, act
+from .notebook import RefusedSources, read_push
+from .pushes import recognise, url_of
 from .run import ENDED_BADLY, ENDED_WELL, Pushed, failure, fetch_outputs, run_status
-from .state import ShipState
+from .state import SentTraining, ShipState
 
 COMMAND = "make push-train"
 # Exit codes of a session (training/session.py): all is trained, or its time was up.
@@ -25,47 +28,105 @@ TRAINED, TIME_UP = 0, 3
 def push_training(options: argparse.Namespace, polling: Polling) -> None:
     """Push, wait, download SHIP/trained/runs and print the next command.  Raises KaggleError, BuildError.
 
-    A session that is still running is waited for, not pushed again.
+    A session that is still running, or whose outputs are not here yet, is not pushed again.
     """
-    if options.owner == OWNER_PLACEHOLDER and not options.dry_run:
+    owner = options.owner if options.owner != OWNER_PLACEHOLDER or options.dry_run else own_name()
+    if owner is None:
         raise KaggleError(f"the notebook has no owner: `{COMMAND} OWNER=<your Kaggle name>`, or set KAGGLE_USERNAME")
     folder = options.ship / "training"
-    chosen = (options.owner, options.recipes, options.profile, options.folds)
+    chosen = (owner, options.recipes, options.profile, options.folds)
     write_training(folder, *chosen, resume=options.resume, datasets=options.datasets)
     ref = json.loads((folder / METADATA_NAME).read_text())["id"]
     if options.dry_run:
         print(f"would run: kaggle kernels push -p {shlex.quote(str(folder))}   ({ref})")
         return
-    state = ShipState(options.ship)
-    known, again = state.get("training"), command_of(options)
-    facts: dict[str, Any] = {"ref": ref, "chosen": [options.recipes, options.profile, options.folds]}
-    if known.get("going") and not options.again:
-        if {name: known[name] for name in facts} != facts:
-            raise KaggleError(
-                f"the session of {' '.join(known['chosen'][0])} is not over: wait for it first, or AGAIN=1"
-            )
-        pushed = Pushed(ref, known["version"])
-        print(f"{pushed} is still to be waited for: not pushed again (AGAIN=1 does)")
-    else:
-        if options.resume and not known:
-            raise KaggleError(f"there is no earlier session to resume in {options.ship}: `{again}`")
-        pushed = read_push(call("kernels", "push", "-p", str(folder)), ref)
-        state.put("training", **facts, version=pushed.version, going=True)
-        print(f"{pushed} pushed; Kaggle trains now, for up to 12 hours")
+    state, again = ShipState(options.ship), command_of(options)
+    sha256 = hashlib.sha256((folder / TRAINING_NAME).read_bytes()).hexdigest()
+    chosen_here = (options.recipes, options.profile, options.folds)
+    begun = SentTraining(ref=ref, going=True, chosen=chosen_here, sha256=sha256)
+    known, trained = state.sent.training, options.ship / "trained"
+    if known is not None and known.done and (known.ref, known.sha256) == (ref, sha256) and not options.again:
+        print(f"all of it is trained already: see {trained / 'runs'} (AGAIN=1 trains it once more)")
+        return
+    pushed = known_session(state, begun, folder, options, again) or _push(state, begun, folder)
+    print(f"{pushed}: follow it at {url_of(ref)}", flush=True)
     status, message = _wait(pushed, polling, again)
     try:
-        fetched = fetch_outputs(ref, options.ship / "fetched")
+        fetched = fetch_outputs(pushed, options.ship / "fetched")
     except KaggleError as error:
         raise KaggleError(f"{error}; `{again}` fetches what was trained") from error
-    state.put("training", **facts, version=pushed.version, going=False)
-    if status != ENDED_WELL:
-        raise KaggleError(failure(pushed, status, message, fetched, f"{again} RESUME=1"))
-    session = read_session(fetched, again)
-    trained = options.ship / "trained"
+    over = begun.model_copy(update={"version": pushed.version, "going": False})
+    try:
+        if status != ENDED_WELL:
+            raise KaggleError(failure(pushed, status, message, fetched, f"{again} RESUME=1"))
+        session = read_session(fetched, again)
+    except KaggleError:
+        state.put(training=over)
+        raise
     # Beside the runs of earlier sessions, of the same recipe or of others.
     shutil.copytree(fetched, trained, dirs_exist_ok=True)
+    # From here on nothing is fetched again.
+    state.put(training=over.model_copy(update={"done": session["code"] == TRAINED}))
     shutil.rmtree(fetched)
-    print(describe(session, trained, options))
+    print(describe(session, trained, options), flush=True)
+
+
+def known_session(
+    state: ShipState, begun: SentTraining, folder: Path, options: argparse.Namespace, again: str
+) -> Pushed | None:
+    """The session to wait for: the one that is not over, or one that Kaggle has of this very notebook.
+
+    Raises KaggleError where a session of another choice is not over, or there is none to resume.
+    """
+    known = state.sent.training
+    if options.again:
+        return None
+    if options.resume and known is None:
+        raise KaggleError(f"there is no earlier session to resume in {options.ship}: `{again}`")
+    if known is not None and known.going and known.version is not None:
+        if (known.ref, known.chosen) != (begun.ref, begun.chosen):
+            raise KaggleError(f"the session of {' '.join(known.chosen[0])} is not over: wait for it first, or AGAIN=1")
+        pushed = Pushed(begun.ref, known.version)
+        print(f"{pushed} is still to be waited for: not pushed again (AGAIN=1 does)", flush=True)
+        return pushed
+    after = _after(known, begun.ref)
+    version = recognise(folder, begun.ref, after)
+    if version is None:
+        return None
+    state.put(training=begun.model_copy(update={"version": version, "after": after}))
+    pushed = Pushed(begun.ref, version)
+    print(f"{pushed} on Kaggle is this very session: not pushed again (AGAIN=1 does)", flush=True)
+    return pushed
+
+
+def _after(known: SentTraining | None, ref: str) -> int:
+    """The last version that is known; a new one exceeds it."""
+    return 0 if known is None or known.ref != ref else (known.version or known.after)
+
+
+def _push(state: ShipState, begun: SentTraining, folder: Path) -> Pushed:
+    known = state.sent.training
+    after = _after(known, begun.ref)
+    state.put(training=begun.model_copy(update={"after": after}))
+    answer = act("kernels", "push", "-p", str(folder))
+    try:
+        pushed = read_push(answer, begun.ref)
+    except RefusedSources as error:
+        # Kaggle made this version and runs it, without a data set that it was to have.
+        state.put(training=begun.model_copy(update={"version": error.version, "going": False}))
+        raise
+    except KaggleError:
+        if not answer.may_have_acted:
+            state.put(training=known)
+            raise
+        version = recognise(folder, begun.ref, after)
+        if version is None:
+            raise
+        print(f"Kaggle has version {version}, though its answer was lost ({answer.words[0]})", flush=True)
+        pushed = Pushed(begun.ref, version)
+    state.put(training=begun.model_copy(update={"version": pushed.version, "after": after}))
+    print(f"{pushed} pushed; Kaggle trains now, for up to 12 hours", flush=True)
+    return pushed
 
 
 def command_of(options: argparse.Namespace, target: str = COMMAND) -> str:
@@ -90,6 +151,8 @@ def read_session(trained: Path, again: str) -> dict[str, Any]:
         session: dict[str, Any] = json.loads((trained / "runs" / "session.json").read_text())
     except (OSError, ValueError) as error:
         raise KaggleError(f"the session left no runs/session.json ({error}): see {trained}") from error
+    if not isinstance(session, dict) or not all(isinstance(session.get(name), list) for name in ("finished", "left")):
+        raise KaggleError(f"the session's runs/session.json does not say what is trained: see {trained}")
     if session.get("code") not in (TRAINED, TIME_UP):
         raise KaggleError(f"training failed, see the log in {trained}; once mended, `{again} RESUME=1` resumes")
     return session

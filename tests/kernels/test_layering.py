@@ -39,7 +39,7 @@ MOST_MODULES = 16
 MANY_OF_A_KIND = {"training/phantom", "training/networks"}
 # Lowest first: a module imports from its own floor and those below it.
 FLOORS = (
-    "kernels.imports kernels.text kernels.profiles kernels.commands kernels.disk",
+    "kernels.imports kernels.text kernels.profiles kernels.commands kernels.disk kernels.locks",
     "kernels.lumbar.labels kernels.lumbar.specs kernels.lumbar.problems kernels.lumbar.manifest",
     "kernels.lumbar.dicom",
     "kernels.lumbar.inputs",
@@ -51,7 +51,7 @@ FLOORS = (
     "kernels.simulate",
     "kernels.kaggle",
     "training.recipe_schema",
-    "training.locks training.digests training.runs training.stages training.start",
+    "training.digests training.runs training.stages training.start",
     "training.data",
     "training.data.cache",
     "training.data.samples",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -122,6 +123,17 @@ def test_unknown_owner_is_a_placeholder(tmp_path, monkeypatch):
     monkeypatch.setenv("KAGGLE_USERNAME", "ada")
     assert builder.main(["--out", str(tmp_path)]) == 0
     assert json.loads((tmp_path / builder.METADATA_NAME).read_text())["id"] == "ada/lumbar-inference"
+
+
+def test_a_notebook_may_be_for_one_package_alone(tmp_path, capsys):
+    out, weights = tmp_path / "kernel", tmp_path / "weights"
+    given = ["--out", str(out), "--owner", "someone", "--weights", str(weights)]
+    assert builder.main(given) == 1
+    assert "holds no package" in capsys.readouterr().err
+    weights.mkdir()
+    (weights / "manifest.json").write_text("{}")
+    assert builder.main(given) == 0
+    assert f'"LUMBAR_MANIFEST", "{hashlib.sha256(b"{}").hexdigest()}"' in cells_of(out)["run"]
 
 
 @pytest.mark.parametrize(("layout", "more"), [("new", []), ("old", ["--no-public"])])

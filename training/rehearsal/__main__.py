@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kernels.commands import ends_with_a_sentence
+from kernels.locks import BusyError, alone
 from kernels.lumbar.networks.devices import default_device
 from kernels.lumbar.run.submission import replace_text
 from kernels.profiles import PROFILES
 from training.data.tables import TablesError
 from training.fitting.preflight import check_losses
-from training.locks import BusyError, alone
 from training.recipe_schema.load import load_named, names_of
 from training.recipe_schema.schema import RecipeError
 

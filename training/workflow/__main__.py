@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kernels.commands import ends_with_a_sentence
+from kernels.locks import BusyError
 from training.data.cache.stack_cache import CacheError, room_sentence
 from training.data.out_of_fold import OutOfFoldError
 from training.data.tables import TablesError, read_tables
-from training.locks import BusyError
 from training.recipe_schema.load import add_order
 from training.recipe_schema.schema import RecipeError
 from training.runs import RunsError, cache_of

@@ -18,8 +18,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from kernels.locks import alone, name_holder
 from kernels.text import duration_text
-from training.locks import alone, name_holder
 from training.runs import remove_checkpoints
 from training.workflow.costs import Costs
 from training.workflow.gpus import GPUS

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from training.locks import BusyError, hold
+from kernels.locks import BusyError, hold
 
 GPUS = "LUMBAR_GPUS"
 

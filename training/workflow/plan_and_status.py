@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from kernels.locks import is_busy
 from kernels.text import aligned, duration_text
-from training.locks import is_busy
 from training.runs import SECOND
 from training.workflow.costs import Costs, epochs_of
 from training.workflow.grid import TRAININGS, Grid, Step

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kernels.commands import ends_with_a_sentence
+from kernels.locks import BusyError, alone, terminate_holder
 from kernels.lumbar.networks.weights import MANIFEST_FILE, WeightsError, manifest_digest, read_manifest
 from kernels.lumbar.problems import outcome
-from training.locks import BusyError, alone, terminate_holder
 from training.recipe_schema.schema import RecipeError
 from training.workflow.engine import (
     THREAD_LIMITS,

@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from kernels.locks import hold
 from kernels.lumbar import supervise
-from training.locks import hold
 from training.runs import read_object
 from training.workflow.gpus import one_gpu
 from training.workflow.shards import REPORT

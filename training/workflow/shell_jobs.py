@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from training.locks import hold, is_held
+from kernels.locks import hold, is_held
 
 # In the working directory of Snakemake, RUNS/.workflow.
 FOLDER = Path("shell_jobs")

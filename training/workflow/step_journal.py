@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from kernels.locks import hold, is_held
 from kernels.lumbar.run.submission import replace_json
 from training.fitting.time_limit import OutOfTime
-from training.locks import hold, is_held
 from training.runs import read_object
 from training.workflow.grid import Grid, Step
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import sys
 from pathlib import Path
 
@@ -104,9 +105,9 @@ def test_kaggle_that_does_not_answer_is_not_waited_for(monkeypatch):
 @pytest.mark.parametrize(
     ("printed", "mark", "word"),
     [
-        ("Kaggle CLI 2.2.4", Mark.OK, "2.2.4"),
+        ("Kaggle CLI 2.2.5", Mark.OK, "2.2.5"),
         ("Authentication required ...\nKaggle CLI 2.10.0", Mark.OK, "2.10.0"),
-        ("Kaggle CLI 2.2.3", Mark.FAIL, "2.2.3 is older than 2.2.4"),
+        ("Kaggle CLI 2.2.4", Mark.FAIL, "2.2.4 is older than 2.2.5"),
         ("ModuleNotFoundError: No module named 'six'", Mark.FAIL, "No module named 'six'"),
         ("", Mark.FAIL, "it printed nothing"),
     ],
@@ -130,8 +131,8 @@ def test_without_a_client_nothing_is_asked(monkeypatch):
     ("owner", "mark", "word"),
     [
         ("Ann", Mark.OK, "ann"),
-        (OWNER_PLACEHOLDER, Mark.WARN, "which is not set for the kit"),
-        ("bob", Mark.WARN, "ann by the credentials, but bob"),
+        (OWNER_PLACEHOLDER, Mark.OK, "ann"),
+        ("bob", Mark.FAIL, "ann by the credentials, but bob"),
     ],
 )
 def test_the_user_is_the_one_that_the_kit_writes(owner, mark, word):
@@ -207,7 +208,7 @@ def counted(monkeypatch, **changed: int) -> None:
 
 
 def test_data_are_whole_incomplete_another_set_or_absent(monkeypatch, tmp_path):
-    assert checks.check_data(None).mark is Mark.OK
+    assert checks.check_data(None).mark is checks.check_weights(None).mark is Mark.SKIP
     absent = checks.check_data(tmp_path)
     assert absent.mark is Mark.WARN and absent.remedy == f"make data OUT={tmp_path}"
     counted(monkeypatch)
@@ -244,3 +245,39 @@ def test_weights_are_whole_or_the_reason_is_told(monkeypatch, tmp_path):
     finding = checks.check_weights(tmp_path)
     assert finding.mark is Mark.OK
     assert finding.found == ("ann/lumbar-weights: 3 networks, 2.5 MB in 2 files (at most 50), manifest 0123456789ab")
+
+
+def test_without_any_user_name_nothing_can_be_shipped():
+    nameless = ClientAnswer("kaggle", 0, "- username: None", "")
+    assert doctor.read_user(nameless, OWNER_PLACEHOLDER).mark is Mark.FAIL
+    assert doctor.read_user(nameless, "ann").mark is Mark.WARN
+
+
+def test_weights_that_no_step_would_take_fail(package, tmp_path):
+    damaged = Path(shutil.copytree(package, tmp_path / "damaged"))
+    (damaged / "weights-0.bin").write_bytes(b"short")
+    finding = checks.check_weights(damaged)
+    assert finding.mark is Mark.FAIL and "is no whole package" in finding.found and finding.remedy == "make package"
+    nobodys = Path(shutil.copytree(package, tmp_path / "nobodys"))
+    path = nobodys / "dataset-metadata.json"
+    path.write_text(path.read_text().replace("ann/", f"{OWNER_PLACEHOLDER}/"))
+    finding = checks.check_weights(nobodys)
+    assert finding.mark is Mark.FAIL and finding.remedy == "make package OWNER=<your Kaggle name>"
+    assert checks.check_weights(package).mark is Mark.OK
+
+
+@pytest.mark.parametrize("mark", [b"\xef\xbb\xbf", b"\xff\xfe"])
+def test_a_byte_order_mark_is_a_matter_of_the_credentials(kaggle, monkeypatch, mark):
+    monkeypatch.setenv("KAGGLE_KEY", "")
+    token = Path.home() / ".kaggle" / "access_token"
+    token.parent.mkdir()
+    token.write_bytes(mark + b"KGAT_0123456789abcdef")
+    found = ask()
+    assert failed(found) == [doctor.CREDENTIALS] and "byte order mark" in found[doctor.CREDENTIALS].found
+    assert str(token) in found[doctor.CREDENTIALS].found and kaggle.requests == []
+
+
+def test_characters_that_no_token_has_are_a_matter_of_the_credentials():
+    printed = "'latin-1' codec can't encode character '\\ufeff' in position 7: ordinal not in range(256)"
+    found = access.access_of(ClientAnswer("kaggle", 1, "", printed), ["KAGGLE_API_TOKEN"])
+    assert found.problem == doctor.CREDENTIALS and "KAGGLE_API_TOKEN" in found.found

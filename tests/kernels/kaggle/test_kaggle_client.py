@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from kernels.kaggle import client
 from kernels.kaggle.client import ClientAnswer, KaggleError
+
+RETRIES = "HTTPSConnectionPool(host='x', port=443): Max retries exceeded with url: /v1"
 
 
 def answer(text: str, code: int = 1, out: str = "") -> ClientAnswer:
@@ -115,6 +118,78 @@ def test_a_broken_line_is_asked_again_until_it_holds(monkeypatch, status):
     pauses: list[float] = []
     assert client.query("x", sleep=pauses.append).out == "fine"
     assert pauses == list(client.RETRY_S[:2])
+
+
+def test_a_retry_is_announced(monkeypatch, capsys):
+    answers = [answer("Connection aborted"), answer("", 0, "fine")]
+    monkeypatch.setattr(client, "call", lambda *arguments, **options: answers.pop(0))
+    client.query("x", sleep=lambda _: None)
+    assert capsys.readouterr().out == "Kaggle is busy or out of reach (Connection aborted): asked again in 1 s\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "may_have_acted"),
+    [
+        ("('Connection aborted.', RemoteDisconnected('Remote end closed connection without response'))", 1, True),
+        ("Read timed out. (read timeout=300)", 1, True),
+        ("503 Server Error: x", 1, True),
+        ("Expecting value: line 1 column 1 (char 0)", 1, True),
+        (f"TypeError: x\n\n{BUG_HINT}", 1, True),
+        ("", -9, True),
+        (
+            f"{RETRIES} (Caused by ProxyError('Unable to connect to proxy', RemoteDisconnected('Remote end closed')))",
+            1,
+            True,
+        ),
+        (
+            f"{RETRIES} (Caused by NewConnectionError('Failed to establish a new connection: Connection refused'))",
+            1,
+            False,
+        ),
+        (f"{RETRIES} (Caused by NameResolutionError('Failed to resolve www.kaggle.com'))", 1, False),
+        ("Traceback (most recent call last):\nModuleNotFoundError: No module named 'six'", 1, False),
+        ("403 Client Error: Forbidden", 1, False),
+        ("The notebook has no output file", 1, False),
+        ("", 0, False),
+    ],
+)
+def test_whether_kaggle_may_have_acted(text, code, may_have_acted):
+    assert answer(text, code).may_have_acted is may_have_acted
+
+
+def test_an_act_that_times_out_is_an_answer_that_was_lost(monkeypatch):
+    def call(*arguments, **options):
+        raise client.TimedOut("`kaggle x` did not end within 120 s")
+
+    monkeypatch.setattr(client, "call", call)
+    assert client.act("x").may_have_acted
+
+
+def test_a_live_call_shows_what_the_client_prints_and_keeps_it(monkeypatch, capsys):
+    code = "import sys; sys.stderr.write('100%|####| 5/5\\n403 Client Error: no\\n'); sys.exit(1)"
+    real = subprocess.run
+    stand_in = SimpleNamespace(
+        run=lambda program, **options: real([sys.executable, "-c", code], **options),
+        PIPE=subprocess.PIPE,
+        TimeoutExpired=subprocess.TimeoutExpired,
+    )
+    monkeypatch.setattr(client, "subprocess", stand_in)
+    refused = client.call("datasets", "version", live=True)
+    assert refused.status == 403 and refused.message == "403 Client Error: no"
+    assert "100%|####| 5/5" in capsys.readouterr().err
+
+
+def test_a_long_wait_is_heard_of(monkeypatch, capsys):
+    clock = iter(range(0, 10_000, 100))
+    monkeypatch.setattr(client.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(client.time, "sleep", lambda _: None)
+    states = iter([("running", None)] * 5 + [("complete", True)])
+    assert client.Polling(1.0, 5000.0).wait("the run", lambda: next(states), "make push")
+    assert capsys.readouterr().out.splitlines() == [
+        "the run: running (1 min 40 s)",
+        "the run: still running (6 min 40 s)",
+        "the run: complete (10 min)",
+    ]
 
 
 def test_a_refusal_is_not_asked_again(monkeypatch):

@@ -20,6 +20,14 @@ def train(folder, *more: str) -> int:
     return shipping.main([*given, *more])
 
 
+def test_the_owner_is_the_clients_user_where_none_is_named(kaggle, tmp_path, monkeypatch):
+    for name, value in kaggle.environment(tmp_path / "scratch", with_token=True).items():
+        monkeypatch.setenv(name, value)
+    kaggle.run_kernel = session(0, finished=1, left=0)
+    assert train(tmp_path, "--owner", "your-kaggle-name") == 0
+    assert list(kaggle.kernels) == [KERNEL]
+
+
 def session(code: int | None, finished: int, left: int) -> RunKernel:
     """A session that says so of itself."""
     names = [f"network{number}" for number in range(finished + left)]
@@ -88,6 +96,8 @@ def test_what_cannot_be_trained_is_said_before_anything_is_pushed(kaggle, tmp_pa
     assert "no earlier session to resume" in capsys.readouterr().err
     assert train(tmp_path, "--folds", "9") == 1
     assert "has folds 0 to 4" in capsys.readouterr().err
-    assert shipping.main(["train", "--recipes", "split_and_global", "--owner", "your-kaggle-name"]) == 1
+    monkeypatch.setenv("KAGGLE_KEY", "")  # no credentials that could tell the owner
+    given = ["train", "--recipes", "split_and_global", "--owner", "your-kaggle-name", "--ship", str(tmp_path)]
+    assert shipping.main(given) == 1
     assert "OWNER=<your Kaggle name>" in capsys.readouterr().err
     assert kaggle.requests == []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kernels.kaggle import client
 from kernels.lumbar import predict
+from kernels.lumbar.networks.weights import manifest_digest
 from kernels.simulate import __main__ as simulate
 from tests.support.kaggle.kaggle_state import Body, Files
 from tests.support.kaggle.shipping_steps import DATASET, KERNEL, ship
@@ -36,7 +37,10 @@ def test_ship_leaves_the_submission_that_the_repository_computes(
     monkeypatch.setattr(client, "subprocess", subprocess)  # `python -m kaggle` itself, as a user's shell starts it
     kaggle.run_kernel = run_as_kaggle(two_studies, tmp_path)
     shipped = tmp_path / "shipped"
+    assert ship("ship", package, shipped, "--no-gpu", "--dry-run") == 0
     assert ship("ship", package, shipped, "--no-gpu", "--wait") == 0, capsys.readouterr().err
+    for path in (shipped / "kernel").iterdir():  # as the dry run showed it
+        assert path.read_bytes() == (shipped / "kernel-dry-run" / path.name).read_bytes()
     given = ["--competition", str(two_studies), "--weights", str(package), "--out", str(tmp_path / "ours")]
     assert predict.main(given) == 0
     ours = (tmp_path / "ours" / "submission.csv").read_bytes()
@@ -44,6 +48,7 @@ def test_ship_leaves_the_submission_that_the_repository_computes(
     assert (kaggle.submissions[0].kernel, kaggle.submissions[0].version) == (KERNEL, 1)
     assert set(kaggle.files(DATASET)) == {"manifest.json", "weights-0.bin"}
     asked = kaggle.asked("SaveKernel")[0]
+    assert manifest_digest(package / "manifest.json") in asked["text"]
     assert asked["enableInternet"] is False and asked["datasetDataSources"] == [DATASET]
     said = capsys.readouterr().out
     assert "public score 0.45" in said and "graded 2 of 2 studies" in said
@@ -59,4 +64,5 @@ def test_a_dry_run_asks_nobody(kaggle, package, tmp_path, capsys):
     said = capsys.readouterr().out
     assert kaggle.requests == []
     assert said.count("would run: kaggle ") == 3
+    assert f"manifest {manifest_digest(package / 'manifest.json')[:12]}" in said
     assert not (tmp_path / "shipped" / "state.json").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from kernels.kaggle import __main__ as shipping
-from kernels.kaggle import client, dataset
+from kernels.kaggle import client, dataset, submission
 from tests.support.kaggle.kaggle_server import KaggleServer
 from tests.support.kaggle.kaggle_state import Faults
 from tests.support.kaggle.shipping_steps import DATASET, KERNEL, ran, ship, store
@@ -20,6 +21,8 @@ from tests.support.kaggle.shipping_steps import DATASET, KERNEL, ran, ship, stor
 @pytest.fixture(autouse=True)
 def _without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "RETRY_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(dataset, "SHOWN_WITHIN_S", 0.0)
+    monkeypatch.setattr(submission, "LISTED_WITHIN_S", 0.0)
 
 
 @pytest.fixture
@@ -188,7 +191,14 @@ def test_another_call_waits_for_the_submission_that_was_made(kaggle, package, tm
     assert ship("submit", package, tmp_path, "--wait") == 0
     assert "public score 0.45\n" in capsys.readouterr().out.replace(" (0 s)", "")
     assert ship("submit", package, tmp_path, "--again", "--message", 'it\'s "fine"') == 0
-    assert [one.description for one in kaggle.submissions] == ['it\'s "fine"'] * 2
+    digests = dataset.manifest_digest(package / "manifest.json")[:12], sent_notebook(tmp_path)[:12]
+    described = 'it\'s "fine" (weights {}, notebook {}, version 1)'.format(*digests)
+    assert [one.description for one in kaggle.submissions] == [described] * 2
+
+
+def sent_notebook(folder: Path) -> str:
+    """The digest of the notebook that was pushed."""
+    return json.loads((folder / "state.json").read_text())["kernel"]["sha256"]
 
 
 def test_a_package_of_another_user_is_not_sent(kaggle, package, tmp_path, capsys):
@@ -274,10 +284,22 @@ def test_a_version_that_kaggle_lost_is_named(kaggle, package, tmp_path, capsys):
 def test_nothing_is_submitted_before_a_run_was_seen(kaggle, package, tmp_path, capsys):
     assert ship("submit", package, tmp_path) == 1
     assert "`make push` first" in capsys.readouterr().err
-    for damaged in ("{", "[]", '{"kernel": {}}', '{"run": {"usable": 1}}'):
+    damaged_files = [
+        "{",
+        "[]",
+        '{"kernel": {}}',
+        '{"run": {"usable": 1}}',
+        '{"run": 1}',
+        '{"submission": {"ref": "x"}}',
+    ]
+    damaged_files.append('{"kernel": {"ref": "no-owner", "version": 1, "sha256": "a", "manifest_sha256": "b"}}')
+    for damaged in damaged_files:
         (tmp_path / "state.json").write_text(damaged)
         assert ship("submit", package, tmp_path) == 1
         assert "remove it and push again" in capsys.readouterr().err
+    (tmp_path / "state.json").write_text('{"run": {"usable": true, "seen": true}}')  # and no notebook that it was of
+    assert ship("submit", package, tmp_path) == 1
+    assert "`make push` first" in capsys.readouterr().err
     assert kaggle.requests == []
 
 
@@ -286,16 +308,25 @@ def spoil_pack(folder: Path) -> None:
     pack.write_bytes(pack.read_bytes()[:2000])
 
 
-def spoil_owner(folder: Path) -> None:
-    path = folder / "dataset-metadata.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"id": "your-kaggle-name/lumbar-weights"}))
+def named(value: Any) -> Callable[[Path], object]:
+    """A package whose dataset has another id."""
+
+    def spoil(folder: Path) -> None:
+        path = folder / "dataset-metadata.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"id": value}))
+
+    return spoil
 
 
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
         (spoil_pack, "is no whole package"),
-        (spoil_owner, "OWNER=<your Kaggle name>"),
+        (named("your-kaggle-name/lumbar-weights"), "OWNER=<your Kaggle name>"),
+        (named("lumbar-weights"), "has no id OWNER/SLUG"),
+        (named(7), "has no id OWNER/SLUG"),
+        (named("ann/lumbar/weights"), "has no id OWNER/SLUG"),
+        (lambda folder: (folder / "dataset-metadata.json").write_text("[]"), "has no id OWNER/SLUG"),
         (lambda folder: (folder / "extra.zip").write_bytes(b"PK"), "extra.zip, which Kaggle would skip or change"),
         (lambda folder: (folder / "deeper").mkdir(), "deeper, which Kaggle would skip or change"),
         (lambda folder: [(folder / f"{n}.txt").touch() for n in range(49)], "has 51 files; Kaggle takes 50"),
@@ -308,3 +339,61 @@ def test_a_package_that_kaggle_would_change_never_leaves(kaggle, package, tmp_pa
     assert ship("upload", spoilt, tmp_path) == 1
     assert sentence in capsys.readouterr().err
     assert kaggle.requests == []
+
+
+DAMAGED = {
+    "kind": "member-unusable",
+    "where": "x",
+    "study": "",
+    "detail": "x: another sha256: upload the weights again",
+}
+
+
+@pytest.mark.parametrize(
+    ("problems", "advice"),
+    [([DAMAGED], "`make upload AGAIN=1 && make push AGAIN=1`"), ([], "`make push AGAIN=1` runs it once more")],
+)
+def test_damaged_weights_are_sent_again_not_run_again(kaggle, package, tmp_path, capsys, problems, advice):
+    store(kaggle, package)
+    kaggle.run_kernel = ran(members_used=[], problems=problems)
+    assert ship("push", package, tmp_path) == 1
+    assert advice in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("report", [{"studies": 1}, {"fallbacks": {}}, {"seconds": {"total": "long"}}])
+def test_a_report_of_another_shape_is_no_traceback(kaggle, package, tmp_path, capsys, report):
+    store(kaggle, package)
+    kaggle.run_kernel = ran(**report)
+    assert ship("push", package, tmp_path) == 1
+    assert "left no run_report.json that can be read" in capsys.readouterr().err
+
+
+def test_a_newer_version_does_not_answer_for_the_one_that_was_pushed(kaggle, package, tmp_path, impatient):
+    store(kaggle, package)
+    impatient("is still '")
+    assert ship("push", package, tmp_path) == 1
+    impatient("")
+    kaggle.run_kernel = ran()
+    assert ship("push", package, tmp_path) == 0
+    newer = kaggle.kernels[KERNEL][0]
+    kaggle.kernels[KERNEL].append(type(newer)(newer.text + " ", newer.metadata, newer.datasets, [], "ERROR"))
+    assert ship("push", package, tmp_path) == 0
+    for route in ("GetKernelSessionStatus", "ListKernelSessionOutput"):
+        assert {asked["versionLabel"] for asked in kaggle.asked(route)[-2:]} == {"v1"}
+
+
+def test_a_line_is_shown_at_once_in_a_pipe(package, tmp_path, monkeypatch):
+    monkeypatch.setattr(shipping.sys, "stdout", io.TextIOWrapper(io.BytesIO()))
+    assert ship("upload", tmp_path / "none", tmp_path) == 1
+    assert shipping.sys.stdout.line_buffering
+
+
+def test_a_refused_push_leaves_what_was_pushed_before(kaggle, package, tmp_path, capsys):
+    store(kaggle, package)
+    kaggle.run_kernel = ran()
+    assert ship("push", package, tmp_path) == 0
+    kaggle.faults = Faults(unauthorised=True)
+    assert ship("push", package, tmp_path, "--no-gpu", "--again") == 1
+    kaggle.faults = Faults()
+    assert ship("submit", package, tmp_path) == 0
+    assert [one.version for one in kaggle.submissions] == [1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 from tests.support.kaggle import kaggle_datasets
@@ -62,6 +63,22 @@ def _run(kaggle: KaggleState, body: Body) -> KernelVersion:
     return versions[number - 1]
 
 
+def get_kernel(kaggle: KaggleState, body: Body) -> Body:
+    """A version as it is pulled: Kaggle adds metadata and outputs of its own to a notebook."""
+    run, ref = _run(kaggle, body), f"{body['userName']}/{body['kernelSlug']}"
+    source, sent = run.text, run.metadata
+    if sent["kernelType"] == "notebook":
+        document = json.loads(run.text)
+        document["metadata"]["kaggle"] = {"accelerator": "nvidiaTeslaT4", "isGpuEnabled": bool(sent.get("enableGpu"))}
+        for cell in document["cells"]:
+            cell["metadata"]["trusted"] = True
+        source = json.dumps(document)
+    blob = {"source": source, "language": "python", "kernelType": sent["kernelType"], "slug": body["kernelSlug"]}
+    names = ("enableGpu", "enableInternet", "datasetDataSources", "competitionDataSources", "language", "kernelType")
+    metadata = {"id": 1, "ref": ref, "title": sent.get("newTitle", ""), **{n: sent[n] for n in names if n in sent}}
+    return {"metadata": metadata, "blob": blob}
+
+
 def get_kernel_session_status(kaggle: KaggleState, body: Body) -> Body:
     run, faults = _run(kaggle, body), kaggle.faults
     if run.plan:
@@ -116,6 +133,8 @@ def download_data_files(kaggle: KaggleState, body: Body) -> Redirect:
 def create_code_submission(kaggle: KaggleState, body: Body) -> Body:
     competition, kernel = _competition(kaggle, body), f"{body.get('kernelOwner')}/{body.get('kernelSlug')}"
     number, versions = body.get("kernelVersion", 0), kaggle.kernels.get(kernel, [])
+    if kaggle.faults.submission_refused:
+        raise Refused(*kaggle.faults.submission_refused)
     if not 1 <= number <= len(versions):
         raise Refused(404, "Could not find provided notebook")
     run, name = versions[number - 1], body.get("fileName", "")
@@ -139,6 +158,9 @@ def get_submission_limits(kaggle: KaggleState, body: Body) -> Body:
 def list_submissions(kaggle: KaggleState, body: Body) -> Body:
     name = _competition(kaggle, body, needs_rules=False)
     newest_first = [one for one in reversed(kaggle.submissions) if one.competition == name]
+    if newest_first and kaggle.faults.unlisted_questions:
+        kaggle.faults.unlisted_questions -= 1
+        newest_first = newest_first[1:]
     return page("submissions", [_scored(kaggle, one) for one in newest_first], body)
 
 
@@ -161,6 +183,7 @@ ROUTES: dict[str, Route] = {
     **kaggle_datasets.ROUTES,
     "security.OAuthService/IntrospectToken": introspect_token,
     "kernels.KernelsApiService/SaveKernel": save_kernel,
+    "kernels.KernelsApiService/GetKernel": get_kernel,
     "kernels.KernelsApiService/GetKernelSessionStatus": get_kernel_session_status,
     "kernels.KernelsApiService/ListKernelSessionOutput": list_kernel_session_output,
     "competitions.CompetitionApiService/ListCompetitions": list_competitions,

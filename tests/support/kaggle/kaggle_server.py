@@ -124,8 +124,11 @@ class _Handler(BaseHTTPRequestHandler):
         if path is None:
             return
         kaggle, route = self.server.kaggle, path.removeprefix(API)
+        name = route.rpartition("/")[2]
         with kaggle.lock:
-            kaggle.requests.append(Asked(route.rpartition("/")[2], body))
+            if self._is_lost("lose_request", name):
+                return
+            kaggle.requests.append(Asked(name, body))
             try:
                 answer = kaggle.answer(route, body, self.headers.get("Authorization", ""))
             except Refused as refused:
@@ -133,10 +136,21 @@ class _Handler(BaseHTTPRequestHandler):
                 headers = {"Retry-After": "0"} if refused.status == 429 else {}
                 self._send_json(refused.status, {**code, "message": str(refused)}, headers)
                 return
+            if self._is_lost("lose_answer", name):
+                return
         if isinstance(answer, Redirect):
             self._send(302, b"", {"Location": answer.url})
         else:
             self._send_json(200, answer, {})
+
+    def _is_lost(self, fault: str, name: str) -> bool:
+        """Whether the line breaks here, once: the connection is closed without a word."""
+        faults = self.server.kaggle.faults
+        if getattr(faults, fault) != name:
+            return False
+        setattr(faults, fault, "")
+        self.close_connection = True
+        return True
 
     def do_PUT(self) -> None:
         content, path = self._read(), self._path()

@@ -46,6 +46,10 @@ class Faults:
     kernel_result: tuple[str, str] | None = None  # status and failure message, instead of a run
     kernel_never_ends: bool = False
     submission_error: str = ""
+    submission_refused: tuple[int, str] | None = None  # HTTP status and sentence
+    unlisted_questions: int = 0  # questions on submissions answered without the newest one
+    lose_request: str = ""  # the next call of this method ("SaveKernel") breaks off before it is done
+    lose_answer: str = ""  # the next call of this method breaks off after it was done
     rules_not_accepted: bool = False
     unauthorised: bool = False
     rate_limited: int = 0  # calls still to be answered 429

@@ -72,7 +72,7 @@ def test_package_is_complete_and_loads(finished, recipe, tmp_path, capsys):
     assert list(tmp_path.glob("deep/.*")) == []
 
 
-def test_metadata_name_the_dataset(finished, tmp_path, monkeypatch):
+def test_metadata_name_the_dataset(finished, tmp_path, monkeypatch, capsys):
     assert package(finished, tmp_path / "a", "--slug", "my-weights") == 0
     metadata = json.loads((tmp_path / "a" / "dataset-metadata.json").read_text())
     assert metadata == {"id": "ada/my-weights", "title": "My Weights", "licenses": [{"name": "other"}]}
@@ -80,6 +80,15 @@ def test_metadata_name_the_dataset(finished, tmp_path, monkeypatch):
     given = ["--runs", str(finished), "--out", str(tmp_path / "b"), "--profile", "smoke"]
     assert build_dataset.main(given) == 0
     assert json.loads((tmp_path / "b" / "dataset-metadata.json").read_text())["id"].startswith(OWNER_PLACEHOLDER)
+    assert "OWNER=<your Kaggle name>" in capsys.readouterr().out
+
+
+def test_the_owner_is_the_clients_user_where_none_is_named(finished, kaggle, tmp_path, monkeypatch, capsys):
+    for name, value in kaggle.environment(tmp_path / "scratch", with_token=True).items():
+        monkeypatch.setenv(name, value)
+    assert package(finished, tmp_path / "a", "--owner", OWNER_PLACEHOLDER) == 0
+    assert json.loads((tmp_path / "a" / "dataset-metadata.json").read_text())["id"] == "ann/lumbar-weights"
+    assert "they are ann's, the user of the Kaggle client" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("option", [("--slug", "no_slug"), ("--slug", "short"), ("--owner", "a b")])

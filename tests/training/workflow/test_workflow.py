@@ -11,12 +11,12 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from kernels.locks import BusyError, alone
 from tests.support.dicom.dicom_factory import write_foreign_dataset
 from tests.support.networks.tiny_grid import call, command, weights, write_recipe
 from training import train_all
 from training.data.cache.cache_sources import images_digest
 from training.data.tables import read_tables
-from training.locks import BusyError, alone
 from training.runs import image_digests
 from training.workflow import __main__ as workflow
 from training.workflow import engine, shell_jobs

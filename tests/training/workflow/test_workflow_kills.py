@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from kernels.locks import is_busy
 from tests.support.dicom.dicom_factory import write_foreign_dataset
 from tests.support.networks.tiny_grid import call, command, environment, weights, write_recipe
-from training.locks import is_busy
 
 pytestmark = pytest.mark.slow
 KILLS = 4

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from training.locks import hold, is_busy, terminate_holder
+from kernels.locks import hold, is_busy, terminate_holder
 from training.workflow import engine, predict_shards, run_shard
 
 
@@ -92,7 +92,7 @@ def test_a_kernel_that_was_stopped_leaves_no_answers(tmp_path, monkeypatch, caps
 
 def test_a_shard_that_is_being_answered_is_waited_for_and_can_be_stopped(tmp_path):
     lock = tmp_path / run_shard.LOCK
-    code = "import sys, time; from pathlib import Path; from training.locks import hold\n"
+    code = "import sys, time; from pathlib import Path; from kernels.locks import hold\n"
     code += "with hold(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b"held\n"

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import cv2
 
+from kernels.locks import exclusive
 from kernels.lumbar.run.submission import replace_json
 from training.data.tables import Tables
 from training.digests import code_digest, digest
-from training.locks import exclusive
 
 # The module that decodes, and the packages in which its imports are followed.
 DECODER, FOLLOWED = ("training.data.cache.decode",), ("kernels.lumbar.", "training.data.")

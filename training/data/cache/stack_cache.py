@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kernels.disk import free_bytes
+from kernels.locks import LOCK, exclusive
 from kernels.lumbar.answers.spine_shape import stack_centres
 from kernels.lumbar.dicom.file_header import UnreadableHeader, read_file_header
 from kernels.lumbar.dicom.study import Study
@@ -29,7 +30,6 @@ from training.data.cache.decode import Task, decode_all
 from training.data.cache.stack_file import DAMAGE, StaleError, read_stacks
 from training.data.problem_table import as_csv
 from training.data.tables import Tables
-from training.locks import LOCK, exclusive
 
 PROGRESS_AFTER_S = 5
 # The size of the cache is estimated from the headers of so many studies.
