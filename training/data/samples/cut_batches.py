@@ -29,6 +29,8 @@ class Cut:
     """(B, K, 3) float32 targets as landmarks in the first view: slice, row, column; NaN where unknown or outside."""
     distance_mm: torch.Tensor
     """(B, S, K) float32, as in training.data.samples.batch.Batch."""
+    pixel_mm: torch.Tensor
+    """(B,) float32, as there; NaN where the first view is missing."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Cutter:
     those of sagittal T2.  `with_points`: whether targets are landmarks in the first view, or a loss needs their
     distances.  `pinned`: whether batches are in page-locked memory, for a GPU.
     """
+
+    knows_spacing = True
 
     def __init__(
         self,
@@ -109,6 +113,7 @@ class Cutter:
         present = np.zeros((count, len(inputs)), np.float32)
         points = np.full((count, targets, 3), np.nan, np.float32)
         distance_mm = np.full((count, inputs[0].slices.count, targets), np.nan, np.float32)
+        pixel_mm = np.full(count, np.nan, np.float32)
         for row, index in enumerate(map(int, indices)):
             for number, view in enumerate(self.place(index)):
                 if view is None:
@@ -117,8 +122,9 @@ class Cutter:
                 pixels[number][row] = changed.pixels
                 present[row, number] = 1
                 if number == 0 and self._with_points:
+                    pixel_mm[row] = changed.parts[0].size_mm / inputs[0].size_px
                     points[row], distance_mm[row] = self.points(index, changed)
-        return Cut(tuple(views), *map(torch.from_numpy, (present, points, distance_mm)))
+        return Cut(tuple(views), *map(torch.from_numpy, (present, points, distance_mm, pixel_mm)))
 
     def _changed(self, view: View, number: int, row: int, changes: Changes) -> View:
         of_samples = changes.of_grids[self._grids[number]]
