@@ -57,7 +57,7 @@ DEMO_SCALE ?= 0.6
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo doctor data train-all plan status predict ensemble report package kernel simulate upload push submit ship push-train show picture import-spider
-.PHONY: gpu gpu-prepare rehearse test test-all test-newest test-image lock lint bench bench-locate bench-grade bench-real bench-train fuzz pretrained clean
+.PHONY: gpu gpu-prepare rehearse check-data test test-all test-newest test-image lock lint bench bench-locate bench-grade bench-real bench-train fuzz pretrained clean
 
 ##@ First steps
 
@@ -191,6 +191,10 @@ picture: .venv/installed ## draw slices, crops and 25 rows of one study: STUDY=N
 
 ##@ Checking
 
+check-data: .venv/installed ## tables, labels and headers before any training: DATA=DIR [OUT=DIR] [ANYWAY=1]
+	@test -n "$(DATA)" || { echo "say which data: make check-data DATA=DIR (a folder in the competition's layout, or STUDY/SERIES/*.dcm)"; exit 2; }
+	$(PY) -m training.check_data --data "$(DATA)" --out "$(or $(OUT),checked)" --jobs $(JOBS) $(if $(ANYWAY),--anyway)
+
 lint: .venv/installed ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -267,4 +271,4 @@ fuzz: .venv/installed ## damaged files, tables and manifests [MINUTES=10] [SEED=
 	$(PY) -m tests.fuzz --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0) --out "$(or $(OUT),fuzzed)"
 
 clean: ## remove what the commands made (not .venv)
-	rm -rf demo demo-bench demo-full simulated shown fuzzed rehearsal build
+	rm -rf checked demo demo-bench demo-full simulated shown fuzzed rehearsal build

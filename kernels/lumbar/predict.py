@@ -13,7 +13,6 @@ import signal
 import sys
 import time
 import traceback
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -28,7 +27,8 @@ from .run import output_check
 from .run.clock import Clock
 from .run.competition import CompetitionNotFound, find_competition, read_series_table
 from .run.in_progress import InProgress
-from .run.submission import Submission, SubmissionError, replace_json, replace_text
+from .run.report import counts, merged, replace_report, study_lines
+from .run.submission import Submission, SubmissionError, replace_text
 from .run.tables import table_text
 
 if TYPE_CHECKING:
@@ -108,10 +108,13 @@ class KernelRun:
     def report(self) -> dict[str, Any]:
         """What run_report.json holds."""
         results = self.results
-        problems = [*self.problems, *(results.problems if results else ())]
+        problems = merged([*self.problems, *(results.problems if results else ())])
         graded = results.graded() if results else []
-        fallbacks = {study: rows for study in graded if results and (rows := results.rows(study)[1])}
+        priors = {study: results.rows(study)[1] for study in graded} if results else {}
+        fallbacks = {study: rows for study, rows in priors.items() if rows}
         guessed = {study: rows for study in graded if results and (rows := results.guessed_rows(study))}
+        studies, imputed = self.submission.studies, results.imputed() if results else {}
+        prior_rows = {study: len(rows) for study, rows in priors.items()}
         names = [artefact.member.name for artefact in results.manifest.artefacts] if results else []
         return {
             "format": "lumbar-kit-run-report",
@@ -122,25 +125,26 @@ class KernelRun:
             "torch": self.torch_version,
             "threads": self.threads,
             "seconds": {"total": round(time.monotonic() - self.started, 3), **self.clock.totals_s()},
-            "studies": {"asked": len(self.submission.studies), "graded": len(graded)},
+            "studies": {"asked": len(studies), "graded": len(graded)},
             "members_used": [name for name in names if results and name in results.used],
             "precision": self.precision,
             "rounds": [asdict(one) for one in self.rounds],
             "fallbacks": {
                 "rows": sum(len(rows) for rows in fallbacks.values()),
                 "studies": fallbacks,
-                "never_graded": len(self.submission.studies) - len(graded),
+                "never_graded": len(studies) - len(graded),
                 "guessed": {"rows": sum(len(rows) for rows in guessed.values()), "studies": guessed},
             },
-            "problem_counts": dict(Counter(problem.kind for problem in problems)),
-            "problems": [asdict(problem) for problem in problems],
+            "by_study": study_lines(studies, prior_rows, imputed, self.clock.study_seconds(), problems),
+            "problem_counts": counts(problems),
+            "problems": problems,
         }
 
     def write_report(self) -> dict[str, Any]:
         """Write run_report.json; returns what it holds."""
         report = self.report()
         try:
-            replace_json(self.out / output_check.REPORT, report)
+            replace_report(self.out / output_check.REPORT, report)
         except OSError as error:
             self._unwritten(error)
         return report

@@ -39,6 +39,7 @@ CONSEQUENCES = {
     "trained on as it is: correct the line, or remove it": "point-outside point-far-off",
     "trained on as they are: correct the study's lines, or remove them": "sides-exchanged levels-exchanged",
 }
+LONGEST_EXAMPLE = 200
 MEANINGS = {kind: consequence for consequence, kinds in CONSEQUENCES.items() for kind in kinds.split()}
 
 
@@ -69,25 +70,32 @@ class Report:
         self.problems.append(Problem(self.study, where, kind, detail))
 
 
-def summary(problems: Iterable[Mapping[str, str]], kept_in: str = "run_report.json") -> str:
+def count_of(problem: Mapping[str, Any]) -> int:
+    """How many problems a line of run_report.json stands for."""
+    return int(problem.get("count", 1))
+
+
+def summary(problems: Iterable[Mapping[str, Any]], kept_in: str = "run_report.json") -> str:
     """Two lines a kind, the most frequent first: its number, its studies and its consequence; then one example.
 
-    `problems` have the fields of Problem; `kept_in` names the file that lists them all.
+    `problems` have the fields of Problem, and a `count` where one stands for several; `kept_in` names the file that
+    lists them all.
     """
-    by_kind: dict[str, list[Mapping[str, str]]] = {}
+    by_kind: dict[str, list[Mapping[str, Any]]] = {}
     for one in problems:
         by_kind.setdefault(one["kind"], []).append(one)
     if not by_kind:
         return "no problems"
-    lines = [f"{sum(map(len, by_kind.values()))} problems by kind (each one in {kept_in}):"]
-    for kind, its in sorted(by_kind.items(), key=lambda item: -len(item[1])):
-        first, studies = its[0], len({one["study"] for one in its} - {""})
-        number = f"{len(its)} in {studies} {'study' if studies == 1 else 'studies'}" if studies else f"{len(its)}"
+    counts = {kind: sum(map(count_of, its)) for kind, its in by_kind.items()}
+    lines = [f"{sum(counts.values())} problems by kind (each one in {kept_in}):"]
+    for kind in sorted(by_kind, key=lambda kind: -counts[kind]):
+        count, first = counts[kind], by_kind[kind][0]
+        studies = len({one["study"] for one in by_kind[kind]} - {""})
+        number = f"{count} in {studies} {'study' if studies == 1 else 'studies'}" if studies else f"{count}"
         place = " ".join(filter(None, [first["study"] and f"study {first['study']}", first["where"]]))
-        lines += [
-            f"  {kind}: {number}; {MEANINGS.get(kind, 'see the example')}",
-            f"    such as {place}: {first['detail']}",
-        ]
+        detail = first["detail"]
+        detail = detail if len(detail) <= LONGEST_EXAMPLE else f"{detail[:LONGEST_EXAMPLE]} …"
+        lines += [f"  {kind}: {number}; {MEANINGS.get(kind, 'see the example')}", f"    such as {place}: {detail}"]
     # A file name that is not UTF-8 holds surrogates, which a strict console refuses.
     return "\n".join(lines).encode("utf-8", "backslashreplace").decode("utf-8")
 

@@ -62,6 +62,7 @@ FLOORS = (
     "training.fitting.losses",
     "training.fitting",
     "training.evaluation",
+    "training.check_data",
     "training.steps training.train_network training.train_all training.session",
     "training.packaging",
     "training.ensemble",

@@ -146,6 +146,9 @@ def test_a_study_that_only_the_sample_knows_keeps_its_prior(competition: Path, w
     path.write_text(path.read_text() + more)
     _, report = run(competition, weights, tmp_path / "out")
     assert report["fallbacks"]["studies"]["999"] == list(ROWS)
+    line, other = report["by_study"]["999"], report["by_study"][studies_of(competition)[0]]
+    assert (line["state"], line["prior_rows"], line["problems"]["no-series"]) == ("not graded", 25, 1)
+    assert other["state"] == "graded" and other["seconds"] > line["seconds"] >= 0
     assert report["problem_counts"]["no-series"] == 1
 
 

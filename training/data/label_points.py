@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from kernels.lumbar.labels import CONDITIONS, LEVELS, ROWS, mirrored
 from kernels.lumbar.problems import Problem, summary
@@ -28,6 +29,7 @@ OTHER_LEVEL_MM = 18.0
 FARTHEST_MM = 250.0
 CANAL = "spinal_canal_stenosis"
 Points = Mapping[str, np.ndarray]
+Size = tuple[int, int]
 log = logging.getLogger("labels")
 
 
@@ -49,27 +51,35 @@ def report_label_points(root: Path, tables: Tables, points: Mapping[str, Points]
 
 def outside_points(root: Path, tables: Tables) -> Iterator[Problem]:
     """The points outside of their file's image; headers are read of one file a series, and of those in doubt."""
-    for (study, series), its in tables.coordinates.groupby(["study_id", "series_id"], sort=False):
-        folder = root / "train_images" / str(study) / str(series)
-        sizes: dict[int, tuple[int, int] | None] = {}
+    images = root / "train_images"
+
+    def size_of(study: str, series: str, instance: int) -> Size | None:
+        return image_size(images / study / series / f"{instance}.dcm")
+
+    return points_outside(tables.coordinates, size_of)
+
+
+def points_outside(coordinates: pd.DataFrame, size_of: Callable[[str, str, int], Size | None]) -> Iterator[Problem]:
+    """The points of Tables.coordinates that lie outside of their file's image.
+
+    `size_of`: study, series and instance → rows and columns, or None where they are unknown.
+    """
+    for (study, series), its in coordinates.groupby(["study_id", "series_id"], sort=False):
+        sizes: dict[int, Size | None] = {}
         columns = (its[name].tolist() for name in ("instance", "row", "x", "y"))
         for instance, row, x, y in zip(*columns, strict=True):
             if not sizes:
-                sizes[instance] = _size(folder, instance)
+                sizes[instance] = size_of(str(study), str(series), instance)
             usual = next(iter(sizes.values()))
             if usual is None or _is_inside(x, y, usual):
                 continue
-            size = sizes[instance] if instance in sizes else _size(folder, instance)
+            size = sizes[instance] if instance in sizes else size_of(str(study), str(series), instance)
             if size is not None and not _is_inside(x, y, size):
                 detail = f"{row}: x {x:g}, y {y:g} in an image of {size[1]} columns and {size[0]} rows"
                 yield Problem(str(study), f"{series}/{instance}", "point-outside", detail)
 
 
-def _size(folder: Path, instance: int) -> tuple[int, int] | None:
-    return image_size(folder / f"{instance}.dcm")
-
-
-def _is_inside(x: float, y: float, size: tuple[int, int]) -> bool:
+def _is_inside(x: float, y: float, size: Size) -> bool:
     return -BEYOND_PX <= x <= size[1] - 1 + BEYOND_PX and -BEYOND_PX <= y <= size[0] - 1 + BEYOND_PX
 
 

@@ -31,6 +31,7 @@ from kernels.lumbar.dicom.header import Header
 
 COLUMNS = ("study_id", "series_id", "series_description")
 NONE = "neither sagittal T1, sagittal T2 nor axial T2"
+NOT_SAID = "neither its name nor an echo time says the weighting"
 # Spin echoes of T1-weighted spine protocols are 8–30 ms, of T2-weighted ones 80–130 ms; gradient echoes of localisers
 # are shorter.  Beyond this repetition time a short echo shows proton density.
 SHORTEST_ECHO_MS, LONGEST_T1_ECHO_MS, LONGEST_T1_REPETITION_MS = 5.0, 50.0, 1500.0
@@ -98,11 +99,23 @@ def kind_of(series: Path) -> str | None:
 
 def kind_and_reason(series: Path) -> tuple[str | None, str]:
     """The kind of a series; or None, and why where there is more to say than that it is none of the three."""
-    files = _headers(series)
+    return kind_by_headers(_headers(series))
+
+
+def plane_by_headers(files: Sequence[FileHeader]) -> tuple[str | None, str]:
+    """ "sagittal", "axial" or "coronal", that of most slices; None where they name none, or with the reason."""
     planes = Counter(_plane(header) for file in files for header in file.frames if header.orientation is not None)
     plane, count = planes.most_common(1)[0] if planes else (None, 0)
-    if plane not in ("sagittal", "axial") or 2 * count <= planes.total():
-        return None, "" if plane is None or 2 * count > planes.total() else "slices of several planes"
+    if plane is not None and 2 * count <= planes.total():
+        return None, "slices of several planes"
+    return plane, ""
+
+
+def kind_by_headers(files: Sequence[FileHeader]) -> tuple[str | None, str]:
+    """As `kind_and_reason`, of headers that are read already."""
+    plane, reason = plane_by_headers(files)
+    if plane not in ("sagittal", "axial"):
+        return None, reason
     files = [file for file in files if any(_plane(header) == plane for header in file.frames)]
     if reason := _not_graded(files):
         return None, reason
@@ -209,7 +222,7 @@ def _weighting_by_times(files: Sequence[FileHeader]) -> tuple[str | None, str]:
     if inversion_ms and FAT_INVERSION_MS[0] <= inversion_ms < FAT_INVERSION_MS[1]:
         return "T2", ""  # STIR
     if not usual:
-        return None, "neither its name nor an echo time says the weighting"
+        return None, NOT_SAID
     echo_ms = max(usual)
     if inversion_ms and inversion_ms >= T1_INVERSION_MS[1]:
         return None, "FLAIR"

@@ -1,10 +1,14 @@
-"""Pictures of located and true landmarks on the slices that show them."""
+"""Pictures of located and true landmarks on the slices that show them, with the grades of their rows.
+
+The marks, at the end, are those of every picture of landmarks.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -14,6 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.path import Path as Shape
 from matplotlib.patheffects import withStroke
 
 from kernels.lumbar.answers.locate import Located
@@ -32,9 +37,39 @@ STRIPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 KIND_TITLES = {kind: title for title, kind in SERIES_KINDS.items()}
 TRUE_COLOUR = "#35d0ff"
 ROUTE_COLOURS = ("#ffb000", "#ff5fa2", "#7ee04b", "#c59bff", "#ff6b3d", "#fff27a")
+# Marks are open, so that they hide nothing; of a cross this share of its radius.
+FREE = 0.5
+# Arms, and the direction (degrees) of the first one: what tells routes apart for the colour-blind, too.
+ARMS = ((4, 45), (4, 0), (3, 90), (3, 270), (2, 0), (6, 0))
+RING: dict[str, Any] = {"marker": "o", "color": TRUE_COLOUR, "markerfacecolor": "none", "linestyle": "none"}
+GUESSED: dict[str, Any] = {"marker": "D", "markerfacecolor": "none", "linestyle": "none", "markeredgewidth": 1.0}
+GRADE_TEXTS = ("normal", "moderate", "severe")
+RIGHT_COLOUR, WRONG_COLOUR, UNJUDGED_COLOUR = "#8be28b", "#ff8a80", "#e8e8e8"
+LINE_POINTS = 8
 FIELD_MM = {"sagittal": 210.0, "axial": 110.0}
 COLUMNS, PANEL_INCHES = 5, 3.4
 FAINTEST = 0.35
+
+
+@dataclass(frozen=True)
+class Grades:
+    """What a study's rows are graded as."""
+
+    answers: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Row → (3,) probabilities, of rows that a network answered."""
+    truth: Mapping[str, int] = field(default_factory=dict)
+    """Row → true severity, where it is known."""
+
+    def text(self, row: str) -> tuple[str, str]:
+        """The most probable grade with its probability, and the true one; and the colour to write it in."""
+        answer, true = self.answers.get(row), self.truth.get(row)
+        if answer is None:
+            return ("" if true is None else f"true: {GRADE_TEXTS[true]}"), UNJUDGED_COLOUR
+        best = int(np.argmax(answer))
+        words = f"{GRADE_TEXTS[best]} {answer[best]:.0%}"
+        if true is None:
+            return words, UNJUDGED_COLOUR
+        return f"{words} (true: {GRADE_TEXTS[true]})", RIGHT_COLOUR if best == true else WRONG_COLOUR
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +97,18 @@ def level_text(level: str) -> str:
 
 
 def draw_located(
-    study: Study, routes: Mapping[str, Located], path: Path, truth: Points | None = None, caption: str = ""
+    study: Study,
+    routes: Mapping[str, Located],
+    path: Path,
+    truth: Points | None = None,
+    caption: str = "",
+    grades: Grades | None = None,
 ) -> None:
-    """One PNG of the landmarks of each route, in a colour each, and of the true ones if known.
+    """One PNG of the landmarks of each route, in a colour each, and of the true ones if known, with their grades.
 
     Each landmark is drawn on the slice nearest to the true point (else to the mean of the located ones).  A located
-    point nearest to another slice is labelled with the offset (+1 = the next slice).
+    point nearest to another slice is labelled with the offset (+1 = the next slice), one route's points with their
+    confidence.  A point outside of the picture is drawn on its border.
     """
     found = panels(study, truth or {}, routes)
     lines = max(1, -(-len(found) // COLUMNS))
@@ -76,8 +117,8 @@ def draw_located(
     for axis in axes.flat:
         axis.axis("off")
     for axis, panel in zip(axes.flat, found, strict=False):
-        _draw_panel(axis, panel, routes, truth or {})
-    figure.suptitle(f"study {study.study_id}  {caption}", color="white", fontsize=12)
+        _draw_panel(axis, panel, routes, truth or {}, grades or Grades())
+    figure.suptitle(f"study {study.study_id}  {caption}", color="white", fontsize=11, wrap=True)
     figure.legend(
         handles=_legend(routes, truth is not None),
         loc="lower center",
@@ -104,7 +145,8 @@ def panels(study: Study, truth: Points, routes: Mapping[str, Located]) -> list[P
                 same = [
                     other for name, other in known.items() if kinds[0] != "axial_t2" or name.endswith(level_of(row))
                 ]
-                panel = Panel(strip, place.stack, place.index, np.mean(same, axis=0))
+                # The median, so that one point far off leaves the others in the picture.
+                panel = Panel(strip, place.stack, place.index, np.median(same, axis=0))
                 own.setdefault((id(place.stack), place.index), panel).rows.append(row)
         found += sorted(own.values(), key=lambda panel: panel.stack.positions_mm[panel.index])
     return found
@@ -117,20 +159,23 @@ def _mean_point(row: str, routes: Mapping[str, Located]) -> np.ndarray | None:
     return np.mean([one.points[row] for one in known], axis=0) if known else None
 
 
-def _draw_panel(axis: Axes, panel: Panel, routes: Mapping[str, Located], truth: Points) -> None:
+def _draw_panel(axis: Axes, panel: Panel, routes: Mapping[str, Located], truth: Points, grades: Grades) -> None:
     plane = show_slice(axis, panel, panel.centre_mm, FIELD_MM)
     axis.set_title(panel.title, color="white", fontsize=8)
     for row in panel.rows:
         if row in truth:
             at_row, at_column, _ = plane.to_pixel(np.asarray(truth[row]))
-            axis.plot(at_column, at_row, "o", color=TRUE_COLOUR, markersize=11, markerfacecolor="none")
-            _write(axis, panel, row, truth[row], _name(row), "white", 5)
-        for number, (colour, located) in enumerate(zip(_colours(routes), routes.values(), strict=True)):
+            draw_true(axis, float(at_row), float(at_column))
+        for number, located in enumerate(routes.values()):
             if row in located.points:
-                words = _draw_point(axis, panel, row, located, colour, with_confidence=len(routes) == 1)
-                _write(axis, panel, row, located.points[row], words, colour, -9 * (number + 1))
-                if row not in truth and number == 0:
-                    _write(axis, panel, row, located.points[row], _name(row), "white", 5)
+                words = _draw_point(axis, panel, row, located, number, with_confidence=len(routes) == 1)
+                colour = ROUTE_COLOURS[number % len(ROUTE_COLOURS)]
+                _write(axis, panel, row, located.points[row], words, colour, -LINE_POINTS * (number + 1) - 1)
+        known = truth.get(row, _mean_point(row, routes))
+        if known is not None:
+            words, colour = grades.text(row)
+            _write(axis, panel, row, known, words, colour, 1)
+            _write(axis, panel, row, known, _name(row), "white", 1 + LINE_POINTS if words else 4)
 
 
 def show_slice(axis: Axes, panel: Panel, centre_mm: np.ndarray, field_mm: Mapping[str, float]) -> Plane:
@@ -139,27 +184,31 @@ def show_slice(axis: Axes, panel: Panel, centre_mm: np.ndarray, field_mm: Mappin
     between_rows, between_columns = plane.spacing_mm
     axis.imshow(panel.stack.pixels[panel.index], cmap="gray", vmin=0, vmax=255, aspect=between_rows / between_columns)
     half_mm = field_mm[body_plane(panel.stack.kind)] / 2
-    row, column = (float(one) for one in plane.to_pixel(centre_mm)[:2])
+    last = np.array(panel.stack.pixels.shape[1:]) - 1
+    row, column = np.clip([float(one) for one in plane.to_pixel(centre_mm)[:2]], 0, last).tolist()
     axis.set_xlim(column - half_mm / between_columns, column + half_mm / between_columns)
     axis.set_ylim(row + half_mm / between_rows, row - half_mm / between_rows)
     return plane
 
 
-def _draw_point(axis: Axes, panel: Panel, row: str, located: Located, colour: str, with_confidence: bool) -> str:
-    """A filled cross, fainter with less confidence, or a hollow one for an imputed point; returns its label."""
+def _draw_point(axis: Axes, panel: Panel, row: str, located: Located, number: int, with_confidence: bool) -> str:
+    """The mark of a route's point, fainter with less confidence, or that of an imputed point; returns its label."""
     stack, point = panel.stack, np.asarray(located.points[row])
     at_row, at_column, _ = stack.planes[panel.index].to_pixel(point)
     confidence, guessed = located.confidence.get(row), row in located.guessed
     alpha = 1.0 if guessed or confidence is None else FAINTEST + (1 - FAINTEST) * confidence
-    inside = "none" if guessed else colour
-    axis.plot(at_column, at_row, "X", color=colour, markerfacecolor=inside, markersize=8, alpha=alpha)
-    words = [] if confidence is None or guessed or not with_confidence else [f"{confidence:.2f}"]
+    draw_point(axis, float(at_row), float(at_column), number, guessed, alpha=alpha)
+    words = ["imputed"] if guessed else []
+    if confidence is not None and with_confidence and not guessed:
+        words = [f"{confidence:.2f}"]
     beside = int(np.abs(stack.to_pixels(point)[:, 2]).argmin()) - panel.index
     return " ".join([*words, f"{beside:+d} slice"] if beside else words)
 
 
 def _write(axis: Axes, panel: Panel, row: str, point: np.ndarray, words: str, colour: str, above: float) -> None:
     """Text beside a point; on axial slices away from the midline, so that the sides' labels do not overlap."""
+    if not words:
+        return
     at_row, at_column, _ = panel.stack.planes[panel.index].to_pixel(np.asarray(point))
     outwards = panel.strip == "recess" and row.startswith("right_")
     text = axis.annotate(
@@ -179,20 +228,60 @@ def _name(row: str) -> str:
     return side + level_text(level_of(row))
 
 
-def _colours(routes: Mapping[str, Located]) -> list[str]:
-    return [ROUTE_COLOURS[number % len(ROUTE_COLOURS)] for number in range(len(routes))]
-
-
 def _legend(routes: Mapping[str, Located], with_truth: bool) -> Sequence[Line2D]:
-    style = {"marker": "X", "linestyle": "none", "markersize": 8}
-    handles = [
-        Line2D([], [], color=colour, label=name, **style)  # type: ignore[arg-type]
-        for name, colour in zip(routes, _colours(routes), strict=True)
-    ]
+    handles = [route_handle(number, name) for number, name in enumerate(routes)]
     if any(located.guessed for located in routes.values()):
-        handles.append(Line2D([], [], color="white", markerfacecolor="none", label="guessed", **style))  # type: ignore[arg-type]
-    if with_truth:
-        handles.append(
-            Line2D([], [], color=TRUE_COLOUR, marker="o", linestyle="none", markerfacecolor="none", label="true")
-        )
-    return handles
+        handles.append(guessed_handle())
+    return [*handles, true_handle()] if with_truth else handles
+
+
+def cross(number: int) -> Shape:
+    """The mark of the points of a route: arms that leave the middle free."""
+    count, first_deg = ARMS[number % len(ARMS)]
+    angles = np.radians(first_deg + np.arange(count) * 360 / count)
+    directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)  # (arms, 2)
+    ends = np.stack([FREE * directions, directions], axis=1).reshape(-1, 2)
+    return Shape(ends, [Shape.MOVETO, Shape.LINETO] * count)
+
+
+def route_style(number: int, guessed: bool = False) -> dict[str, Any]:
+    """How the points of a route are drawn: a colour and a shape each; imputed ones are open diamonds."""
+    colour = {"color": ROUTE_COLOURS[number % len(ROUTE_COLOURS)]}
+    if guessed:
+        return GUESSED | colour
+    return {"marker": cross(number), "markeredgewidth": 1.6, "linestyle": "none"} | colour
+
+
+def draw_true(axis: Axes, row: float, column: float, size: float = 11.0) -> None:
+    """A ring at a true or annotated point."""
+    axis.plot(*_shown(axis, row, column), markersize=size, **RING)
+
+
+def draw_point(
+    axis: Axes, row: float, column: float, number: int, guessed: bool = False, size: float = 14.0, alpha: float = 1.0
+) -> None:
+    """The mark of a point of route `number`; `alpha`: fainter with less confidence."""
+    size = 0.55 * size if guessed else size
+    axis.plot(*_shown(axis, row, column), markersize=size, alpha=alpha, **route_style(number, guessed))
+
+
+def _shown(axis: Axes, row: float, column: float) -> tuple[float, float]:
+    """Column and row; of a point outside of what the axis shows, the nearest place on its border."""
+    limits = sorted(axis.get_xlim()), sorted(axis.get_ylim())
+    column, row = (min(max(float(one), low), high) for one, (low, high) in zip((column, row), limits, strict=True))
+    return column, row
+
+
+def true_handle(label: str = "true") -> Line2D:
+    """For a legend."""
+    return Line2D([], [], label=label, **RING)
+
+
+def route_handle(number: int, label: str) -> Line2D:
+    """For a legend."""
+    return Line2D([], [], label=label, markersize=10, **route_style(number))
+
+
+def guessed_handle(label: str = "imputed from the shape of the spine") -> Line2D:
+    """For a legend."""
+    return Line2D([], [], label=label, **GUESSED | {"color": "#8c959f"})

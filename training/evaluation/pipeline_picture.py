@@ -26,15 +26,15 @@ from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.answers.priors import public_priors
 from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.inputs.views import View, cut
-from kernels.lumbar.labels import LEVELS, ROWS, SEVERITIES, Unit
+from kernels.lumbar.labels import LEVELS, ROWS, Unit
 from kernels.lumbar.networks.weights import WeightsError, find_manifest, read_manifest
 from kernels.lumbar.run.clock import Clock
 from training.data.tables import TablesError
 from training.evaluation.localiser_findings import Points, level_of
-from training.evaluation.overlays import ROUTE_COLOURS, STRIPS, TRUE_COLOUR, Panel, level_text, panels, show_slice
+from training.evaluation.overlays import STRIPS, Panel, draw_point, draw_true, level_text, panels, show_slice
 from training.evaluation.predictor import Predictor
-from training.evaluation.show import ShowError, known_landmarks, open_study
-from training.evaluation.truth import TruthError, read_solution
+from training.evaluation.show import ShowError, known_grades, known_landmarks, open_study
+from training.evaluation.truth import TruthError
 from training.recipe_schema.load import load_named
 from training.recipe_schema.schema import RecipeError
 
@@ -77,16 +77,7 @@ def run_stages(data: Path, study_id: str, weights: Path | None, level: str) -> S
     members = load_named("split_and_global", "full").members()
     inputs = next(one.member.inputs for one in members if one.member.unit == "level" and len(one.member.inputs) == 5)
     crops = tuple(cut(study, request, Unit(level), located) for request in inputs)
-    return Stages(study, located, truth, crops, rows, _severities(data, study.study_id))
-
-
-def _severities(data: Path, study_id: str) -> dict[str, int]:
-    try:
-        solution = read_solution(data).set_index("row_id")
-    except TruthError:
-        return {}
-    own = {row: f"{study_id}_{row}" for row in ROWS if f"{study_id}_{row}" in solution.index}
-    return {row: int(solution.loc[row_id, list(SEVERITIES)].to_numpy(float).argmax()) for row, row_id in own.items()}
+    return Stages(study, located, truth, crops, rows, known_grades(data, split, study.study_id))
 
 
 def draw_stages(stages: Stages, level: str, path: Path) -> None:
@@ -131,8 +122,8 @@ def _draw_slice(axis: Axes, panel: Panel, strip: Sequence[Panel], stages: Stages
     for row, (at_row, at_column, _) in zip(rows, points, strict=True):
         if row in stages.truth:
             true_row, true_column, _ = plane.to_pixel(np.asarray(stages.truth[row]))
-            axis.plot(true_column, true_row, "o", color=TRUE_COLOUR, markersize=8, markerfacecolor="none")
-        axis.plot(at_column, at_row, "x", color=ROUTE_COLOURS[0], markersize=6, markeredgewidth=1.8)
+            draw_true(axis, float(true_row), float(true_column), size=8)
+        draw_point(axis, at_row, at_column, 0, size=8)
         if panel.strip != "recess":
             text = f"   {level_text(level_of(row))}"
             words = axis.text(at_column, at_row, text, color="white", fontsize=7, va="center")

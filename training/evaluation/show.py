@@ -1,8 +1,9 @@
-"""Draws a study's landmarks: located by packaged or finished localisers, and the true ones if known.
+"""Draws a study's landmarks: located by packaged or finished localisers, and the true ones if known; and its grades.
 
     python -m training.evaluation.show --data DIR --study ID [--weights DIR] [--runs DIR] [--out DIR]
 
-The study may be one of train_images or of test_images.  Without --weights and --runs only the truth is drawn.
+The study may be one of train_images or of test_images.  Without --weights and --runs only the truth is drawn; grades
+are those of --weights.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.answers.locate import Located
 from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.dicom.study import Study
+from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.manifest import Manifest
 from kernels.lumbar.networks.devices import default_device
 from kernels.lumbar.networks.weights import WeightsError, find_manifest, read_manifest
@@ -25,11 +28,11 @@ from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.competition import read_series_table
 from kernels.profiles import PROFILES, Profile
 from training.data.annotations import annotations_of, lift_all
-from training.data.tables import TablesError, read_tables
+from training.data.tables import MISSING, TablesError, read_tables
 from training.evaluation.localiser_findings import Points, findings_of, shown, summary
-from training.evaluation.overlays import draw_located
-from training.evaluation.predictor import Predictor
-from training.evaluation.truth import TruthError, read_landmarks
+from training.evaluation.overlays import Grades, draw_located
+from training.evaluation.predictor import Prediction, Predictor
+from training.evaluation.truth import TruthError, read_landmarks, read_solution
 from training.evaluation.validate import fold_manifest
 from training.recipe_schema.load import load_named, names_of
 from training.recipe_schema.schema import RecipeError
@@ -74,10 +77,25 @@ def known_landmarks(data: Path, split: str, study: Study) -> Points | None:
     return lift_all(study, annotations_of(clicks[clicks["study_id"] == study.study_id]))
 
 
-def locate_by_route(weights: Path, study: Study) -> dict[str, Located]:
-    """Landmarks of each route of a package, without its graders.  Raises WeightsError, ShowError."""
+def known_grades(data: Path, split: str, study_id: str) -> dict[str, int]:
+    """Row → true severity: that of a phantom's solution, or of a training study's labels; empty if unknown."""
+    if split == "train":
+        labels = read_tables(data).labels
+        own = labels[labels.index == study_id].to_dict("records")
+        return {str(row): int(grade) for labelled in own for row, grade in labelled.items() if grade != MISSING}
+    try:
+        solution = read_solution(data).set_index("row_id")
+    except TruthError:
+        return {}
+    own_rows = {row: f"{study_id}_{row}" for row in ROWS if f"{study_id}_{row}" in solution.index}
+    columns = list(SEVERITIES)
+    return {row: int(solution.loc[row_id, columns].to_numpy(float).argmax()) for row, row_id in own_rows.items()}
+
+
+def answer_by_weights(weights: Path, study: Study) -> Prediction:
+    """Landmarks by route and grades of a package.  Raises WeightsError, ShowError."""
     path = find_manifest([weights])
-    return _located(localisers_of(read_manifest(path)), path.parent, study)
+    return _predicted(read_manifest(path), path.parent, study)
 
 
 def locate_by_recipe(runs: Path, profile: Profile, names: Sequence[str], study: Study) -> dict[str, Located]:
@@ -87,26 +105,19 @@ def locate_by_recipe(runs: Path, profile: Profile, names: Sequence[str], study: 
         folder = RunFolder(runs, recipe)
         for fold in range(recipe.folds):
             if done := folder.finished(fold, "localiser")[0]:
-                routes |= _located(fold_manifest(folder, done, fold), folder.profile, study)
+                routes |= _predicted(fold_manifest(folder, done, fold), folder.profile, study).located
                 break
     if not routes:
         raise ShowError(f"{runs} holds no finished localiser of profile {profile}: train one with make train-all")
     return routes
 
 
-def _located(manifest: Manifest, folder: Path, study: Study) -> dict[str, Located]:
+def _predicted(manifest: Manifest, folder: Path, study: Study) -> Prediction:
     predictor = Predictor(manifest, folder, default_device())
     if not predictor.members:
         reasons = "; ".join(problem.detail for problem in predictor.problems) or "it names none"
         raise ShowError(f"{folder} has no usable localiser: {reasons}")
-    return predictor.predict(study, Clock(float("inf"))).located
-
-
-def localisers_of(manifest: Manifest) -> Manifest:
-    """The manifest without graders."""
-    artefacts = tuple(artefact for artefact in manifest.artefacts if artefact.member.role == "localiser")
-    routes = tuple(route.model_copy(update={"graders": ()}) for route in manifest.routes)
-    return manifest.model_copy(update={"artefacts": artefacts, "routes": routes})
+    return predictor.predict(study, Clock(float("inf")))
 
 
 def describe(study: Study, routes: Mapping[str, Located], truth: Points | None) -> list[str]:
@@ -142,7 +153,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     split, study = open_study(given.data, given.study)
     truth = known_landmarks(given.data, split, study)
-    routes = locate_by_route(given.weights, study) if given.weights else {}
+    routes: dict[str, Located] = {}
+    answers: dict[str, np.ndarray] = {}
+    if given.weights:
+        predicted = answer_by_weights(given.weights, study)
+        routes = dict(predicted.located)
+        rows = zip(ROWS, predicted.rows, strict=True)
+        answers = {row: answer for row, answer in rows if row not in predicted.fallbacks}
     if given.runs:
         names = names_of(given.recipes)
         routes |= locate_by_recipe(given.runs, given.profile, names, study)
@@ -150,7 +167,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ShowError(f"nothing is known of study {given.study}: give --weights to locate its landmarks")
     given.out.mkdir(parents=True, exist_ok=True)
     path = given.out / f"overlay_{study.study_id}.png"
-    draw_located(study, routes, path, truth, f"({split})")
+    grades = Grades(answers, known_grades(given.data, split, study.study_id))
+    draw_located(study, routes, path, truth, f"({split})", grades)
     problems = [f"{one.kind} {one.where}: {one.detail}".replace(" :", ":") for one in study.problems]
     print("\n".join([str(path), *describe(study, routes, truth), *problems]))
     return 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +20,16 @@ import pandas as pd
 from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.answers.locate import Located
 from kernels.lumbar.dicom.read_study import read_study
-from kernels.lumbar.labels import ROWS, SEVERITIES
+from kernels.lumbar.labels import ROWS, SEVERITIES, split_row_ids
 from kernels.lumbar.networks.devices import default_device
 from kernels.lumbar.networks.weights import read_manifest
 from kernels.lumbar.run.competition import read_series_table
 from kernels.lumbar.run.submission import replace_json
 from training.evaluation.landmark_errors import landmark_errors
 from training.evaluation.metric import score
-from training.evaluation.overlays import draw_located
+from training.evaluation.overlays import Grades, draw_located
 from training.evaluation.predictor import Predictor
+from training.evaluation.show import known_grades
 from training.evaluation.truth import TruthError, read_landmarks, read_solution, score_name
 from training.evaluation.validate import as_frame, predict_studies
 
@@ -42,7 +43,7 @@ VIEW_NAMES = {
 WHAT_TO_LOOK_AT = """\
 what to look at
 {report}  the training: scores by condition, level and fold, the worst rows
-{overlays}  located and true landmarks of the first test studies
+{overlays}  landmarks and grades of the best, the median and the worst test study
 The submission should be far below the level priors.  What separates it from the true landmarks is the part of the
 localisers: an error of about 30 mm is a neighbouring level."""
 
@@ -68,10 +69,15 @@ def summarise(data: Path, weights: Path, out: Path, overlays: int) -> str:
     scores = {name: score(solution, table) for name, table in tables.items()}
     located = read_located(out / "landmarks.csv")
     errors = landmark_errors(located, truth)
-    for study in studies[:overlays]:
+    routes = read_routes(out / "landmarks.csv")
+    for old in out.glob("overlay_*.png"):
+        old.unlink()
+    for (study, of_study), (name, caption) in _spread(study_scores(solution, submission), overlays):
         read = read_study(data / "test_images" / study, study, series.get(study, []))
-        points = {"located": Located(dict(located.get(study, {})))}
-        draw_located(read, points, out / f"overlay_{study}.png", truth[study])
+        grades = Grades(_answers(submission, study), known_grades(data, "test", study))
+        caption = f"{caption}: score {of_study:.3f}"
+        path = out / f"overlay_{name}_{study}.png"
+        draw_located(read, routes.get(study, {}), path, truth[study], caption, grades)
 
     lines = [f"{score_name(data) + f', {len(studies)} test studies':40} spinal  foram.  subart. any sev. mean"]
     for name, one in scores.items():
@@ -96,6 +102,44 @@ def summarise(data: Path, weights: Path, out: Path, overlays: int) -> str:
         },
     )
     return "\n".join(lines)
+
+
+def study_scores(solution: pd.DataFrame, submission: pd.DataFrame) -> dict[str, float]:
+    """Study → its own score, the best first."""
+    studies = pd.Series([study for study, _ in split_row_ids(solution["row_id"])], solution.index)
+    scores = {str(study): score(its, submission).final for study, its in solution.groupby(studies)}
+    return dict(sorted(scores.items(), key=lambda item: (item[1], item[0])))
+
+
+def _spread(scores: Mapping[str, float], count: int) -> list[tuple[tuple[str, float], tuple[str, str]]]:
+    """Some studies from the best to the worst, with their score, a name for a file, and a caption."""
+    ranked = list(scores.items())
+    places = dict.fromkeys(np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int).tolist())
+    found = []
+    for place in places:
+        name = {0: "best", len(ranked) - 1: "worst", (len(ranked) - 1) // 2: "median", len(ranked) // 2: "median"}
+        caption = f"rank {place + 1} of {len(ranked)}"
+        found.append((ranked[place], (name.get(place, f"rank{place + 1}"), caption)))
+    return found
+
+
+def _answers(submission: pd.DataFrame, study: str) -> dict[str, np.ndarray]:
+    """Row → (3,) probabilities of a study."""
+    own = submission.set_index("row_id").reindex([f"{study}_{row}" for row in ROWS])[list(SEVERITIES)]
+    return dict(zip(ROWS, own.to_numpy(float), strict=True))
+
+
+def read_routes(path: Path) -> dict[str, dict[str, Located]]:
+    """Study → route → its landmarks with their confidence, from the kernel's landmarks.csv."""
+    frame = pd.read_csv(path, dtype={"study_id": str, "guessed": str}, keep_default_na=False)
+    found: dict[str, dict[str, Located]] = {}
+    for one in frame.itertuples(index=False):
+        located = found.setdefault(str(one.study_id), {}).setdefault(str(one.route), Located())
+        located.points[str(one.row)] = np.array([one.x_mm, one.y_mm, one.z_mm])
+        located.confidence[str(one.row)] = float(one.confidence)  # type: ignore[arg-type]
+        if one.guessed == "True":
+            located.guessed.add(str(one.row))
+    return found
 
 
 def read_located(path: Path) -> dict[str, dict[str, np.ndarray]]:

@@ -84,10 +84,10 @@ class FitState:
         seed_everything(seed, number, self.device.rank)
         first_step = (number - 1) * self.samples.steps_per_epoch
         train_loss = self._train(number, first_step, bar, started, after_step)
-        validation_loss, error_px = self._validate()
+        validation_loss, error_px, error_mm = self._validate()
         rate = rate_at(self.optimisation, first_step, self.samples.steps_per_epoch)
         seconds = round(time.monotonic() - started, 3)
-        self.history.append(EpochRecord(number, train_loss, validation_loss, error_px, seconds, rate))
+        self.history.append(EpochRecord(number, train_loss, validation_loss, error_px, seconds, rate, error_mm))
         best = min((r.validation_loss for r in self.history if not math.isnan(r.validation_loss)), default=math.nan)
         if self.optimisation.keep == "last" or math.isnan(best) or validation_loss == best:
             self.kept_epoch = number
@@ -172,8 +172,8 @@ class FitState:
         return LossSum(0.5 * loss.total, 0.5 * loss.weight) if len(part.target) == 1 else loss
 
     @torch.no_grad()
-    def _validate(self) -> tuple[float, float | None]:
-        """Mean loss over all held-out samples, and for localisers the median error in pixels."""
+    def _validate(self) -> tuple[float, float | None, float | None]:
+        """Mean loss over all held-out samples, and for localisers the median error in pixels, and in mm where known."""
         self.device.align(self.validated)
         net = self.validated.eval()
         found = []
@@ -182,19 +182,23 @@ class FitState:
                 continue
             with self.device.autocast():
                 loss, outputs = answer(net, batch, self.recipe.fitting)
-            errors = torch.empty(0)
+            errors = torch.empty(2, 0)
             if self.recipe.member.role == "localiser":
                 points = net.points(outputs, batch.present)  # type: ignore[operator]
                 offset = (points - torch.nn.functional.pad(batch.target, (0, 1)))[..., 1:3]
-                errors = offset.norm(dim=-1)[known_points(batch.target)].cpu()
+                error_px = offset.norm(dim=-1)  # (B, K)
+                error_mm = error_px * (torch.nan if batch.pixel_mm is None else batch.pixel_mm[:, None])
+                errors = torch.stack([error_px, error_mm])[:, known_points(batch.target)].cpu()
             found.append((number, loss.total.item(), loss.weight.item(), errors))
         # Summed in the order of the batches, whichever process validated them.
         found = sorted(sum(self.device.gather(found), []), key=lambda one: one[0])
         total, weight = sum(one[1] for one in found), sum(one[2] for one in found)
         if weight and not math.isfinite(total):
             raise FitError(f"{self.recipe.member.name}: the validation loss is {total}")
-        errors = torch.cat([torch.empty(0), *[one[3] for one in found]])
-        return total / weight if weight else math.nan, errors.median().item() if len(errors) else None
+        medians = torch.cat([torch.empty(2, 0), *[one[3] for one in found]], dim=1)
+        error_px, error_mm = medians.median(dim=1).values.tolist() if medians.numel() else (None, None)
+        is_known = error_mm is not None and not math.isnan(error_mm)
+        return total / weight if weight else math.nan, error_px, error_mm if is_known else None
 
     def state(self) -> dict[str, Any]:
         """All that the next step depends on, in every process; a collective call."""

@@ -33,6 +33,8 @@ class EpochRecord:
     seconds: float
     learning_rate: float
     """Of the epoch's first step."""
+    median_error_mm: float | None = None
+    """The same error in mm, where the spacing of the images is known."""
 
 
 def write_history(path: Path, history: Sequence[EpochRecord]) -> None:
@@ -53,9 +55,11 @@ def draw_curves(path: Path, history: Sequence[EpochRecord], title: str, best_epo
     panels[0].plot(epochs, [record.validation_loss for record in history], marker=".", label="validation")
     panels[0].set_ylabel("loss")
     if has_error:
-        errors = [float("nan") if r.median_error_px is None else r.median_error_px for r in history]
+        in_mm = all(record.median_error_mm is not None for record in history if record.median_error_px is not None)
+        found = [record.median_error_mm if in_mm else record.median_error_px for record in history]
+        errors = [float("nan") if one is None else one for one in found]
         panels[1].plot(epochs, errors, marker=".", label="validation")
-        panels[1].set_ylabel("median error, pixels")
+        panels[1].set_ylabel(f"median error, {'mm' if in_mm else 'pixels of the input'}")
         panels[1].set_ylim(bottom=0)
     for panel in panels:
         panel.axvline(best_epoch, linewidth=1, linestyle=":", color="black", label="kept")

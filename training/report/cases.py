@@ -132,7 +132,7 @@ def _located_words(located: Mapping[str, Located], row: str) -> str:
         "of them, a crop those on its slice."
     )
     guessed = [name for name, its in located.items() if row in its.guessed]
-    return f"{words} Imputed from the shape of the spine: {', '.join(guessed)}." if guessed else words
+    return f"{words} Imputed from the shape of the spine (diamonds): {', '.join(guessed)}." if guessed else words
 
 
 def _error_text(located: Located, row: str, point_mm: np.ndarray) -> str:
@@ -154,7 +154,7 @@ def _draw(study: Study, view: View, row: str, point_mm: np.ndarray, located: Map
     between_rows, between_columns = plane.spacing_mm
     outline, aspect = np.column_stack(plane.to_pixel(corners)[:2]), between_rows / between_columns
     markers = [
-        _marker(name, np.asarray(its.points[row]), plane, view.planes)
+        _marker(name, np.asarray(its.points[row]), plane, view.planes, row in its.guessed)
         for name, its in located.items()
         if row in its.points
     ]
@@ -162,7 +162,7 @@ def _draw(study: Study, view: View, row: str, point_mm: np.ndarray, located: Map
     return crop_figure(pixels, outline, aspect, view.pixels, place, SIZE_MM, markers)
 
 
-def _marker(name: str, point_mm: np.ndarray, whole: Plane, crops: Sequence[Plane]) -> Marker:
+def _marker(name: str, point_mm: np.ndarray, whole: Plane, crops: Sequence[Plane], guessed: bool) -> Marker:
     """A point on the whole slice, and on the crop of the nearest slice unless it is outside of it."""
     row, column, _ = (float(one) for one in whole.to_pixel(point_mm))
     places = [[float(one) for one in crop.to_pixel(point_mm)] for crop in crops]
@@ -170,4 +170,4 @@ def _marker(name: str, point_mm: np.ndarray, whole: Plane, crops: Sequence[Plane
     gap = abs(float(crops[0].to_pixel(crops[1].to_patient(0, 0))[2])) if len(crops) > 1 else math.inf
     crop_row, crop_column, away = places[nearest]
     visible = abs(away) <= gap * NEAR_SLICE and 0 <= crop_row < SIZE_PX and 0 <= crop_column < SIZE_PX
-    return Marker(name, (row, column), (nearest, crop_row, crop_column) if visible else None)
+    return Marker(name, (row, column), (nearest, crop_row, crop_column) if visible else None, guessed)

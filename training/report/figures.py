@@ -25,14 +25,14 @@ from matplotlib.patheffects import withStroke
 from kernels.lumbar.labels import GROUPS, SEVERITIES
 from training.ensemble.search import CurvePoint
 from training.evaluation.metric import Score
-from training.evaluation.overlays import ROUTE_COLOURS, TRUE_COLOUR
+from training.evaluation.overlays import TRUE_COLOUR, draw_point, draw_true, route_handle
 from training.report.numbers import Bin, reliability
 
 # Okabe and Ito's colours, distinguishable to the colour-blind; shapes repeat the distinction.
 COLOURS = ("#0072b2", "#e69f00", "#cc3d00", "#009e73", "#cc79a7", "#56b4e9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-# Open shapes, which do not hide the pixels beneath them.
-CROSSES = ("x", "+", "1", "2", "3", "4")
+# Columns of the pictures of a row: readable on a telephone.
+CROP_COLUMNS = 2
 # Space that a number needs beside a point.
 NUMBER_POINTS = 15
 # Bins of fewer rows are drawn hollow.
@@ -138,6 +138,8 @@ class Marker:
     """Row and column in the whole slice, onto which the point is projected."""
     crop: tuple[int, float, float] | None
     """Number of the crop, and row and column in it; None where no crop shows the point."""
+    guessed: bool = False
+    """Whether it was imputed from the shape of the spine."""
 
 
 def crop_figure(
@@ -152,36 +154,37 @@ def crop_figure(
     """A slice (H, W), its pixels `aspect` times as high as wide, with the outline (4, 2) of the crop in its rows and
     columns; then the crops (slice, H, W) of size_mm, the middle one ringed at `mark`; crosses at `located` points."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(crops) + 1, figsize=(2.3 * (len(crops) + 1), 2.6), layout="constrained")
+        lines = -(-(len(crops) + 1) // CROP_COLUMNS)
+        size = (2.3 * CROP_COLUMNS, 2.5 * lines + 0.3)
+        figure, grid = plt.subplots(lines, CROP_COLUMNS, figsize=size, squeeze=False, layout="constrained")
+        axes = list(grid.flat)
         axes[0].imshow(whole, cmap="gray", vmin=0, vmax=255, aspect=aspect)
         axes[0].add_patch(Polygon(outline[:, ::-1], fill=False, edgecolor=TRUE_COLOUR, linewidth=1.3))
         axes[0].set_title("whole slice")
-        for number, (axis, crop) in enumerate(zip(axes[1:], crops, strict=True)):
+        for number, (axis, crop) in enumerate(zip(axes[1:], crops, strict=False)):
             axis.imshow(crop, cmap="gray", vmin=0, vmax=255)
             beside = number - len(crops) // 2
             axis.set_title(f"{beside:+d} slice" if beside else f"nearest, {size_mm:g} mm wide")
             if beside == 0:
-                axis.plot(mark[1], mark[0], "o", markerfacecolor="none", color=TRUE_COLOUR, markersize=13)
+                draw_true(axis, *mark, size=13)
         _draw_located(axes, located)
         for axis in axes:
             axis.set_axis_off()
         if located:
-            figure.legend(loc="outside lower center", frameon=False, ncols=len(located), handletextpad=0.2)
+            handles = [route_handle(number, one.name) for number, one in enumerate(located)]
+            figure.legend(handles=handles, loc="outside lower center", frameon=False, ncols=2, handletextpad=0.2)
         return _data_uri(figure, "png", dpi=110)
 
 
 def _draw_located(axes: Sequence[Axes], located: Sequence[Marker]) -> None:
-    """A colour and a shape for each point, on the whole slice and on the crop that shows it."""
+    """Each point's mark, on the whole slice and on the crop that shows it."""
     for axis in axes:
         axis.set_autoscale_on(False)
     for number, one in enumerate(located):
-        colour, shape = ROUTE_COLOURS[number % len(ROUTE_COLOURS)], CROSSES[number % len(CROSSES)]
-        style = {"linestyle": "none", "color": colour, "marker": shape, "markeredgewidth": 1.4}
-        axes[0].plot(one.whole[1], one.whole[0], markersize=5, **style)  # type: ignore[arg-type]
-        axes[0].plot([], [], markersize=8, label=one.name, **style)  # type: ignore[arg-type]
+        draw_point(axes[0], *one.whole, number, one.guessed, size=7)
         if one.crop is not None:
             panel, row, column = one.crop
-            axes[panel + 1].plot(column, row, markersize=9, **style)  # type: ignore[arg-type]
+            draw_point(axes[panel + 1], row, column, number, one.guessed)
 
 
 def _svg(figure: Figure) -> str:

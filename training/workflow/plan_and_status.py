@@ -84,5 +84,6 @@ def _progress(grid: Grid, step: Step) -> tuple[str, str, float]:
         return epochs, "", 0.0
     last = (later or lines)[-1]
     score = f"{float(last['validation_loss']):.{DIGITS}g}"
-    score += f", {float(last['median_error_px']):.1f} px" if last["median_error_px"] else ""
+    unit = "mm" if last.get("median_error_mm") else "px"
+    score += f", {float(last[f'median_error_{unit}']):.1f} {unit}" if last["median_error_px"] else ""
     return epochs, score, sum(float(line["seconds"]) for line in (*lines, *later))

@@ -15,6 +15,7 @@ import pandas as pd
 from kernels.build_notebook import PACKAGE, read_modules, sources_digest
 from kernels.lumbar.labels import ROWS, SEVERITIES, split_row_ids
 from kernels.lumbar.networks.devices import STUDIES_ON_GPU
+from kernels.lumbar.run.report import replace_report
 from kernels.lumbar.run.submission import SubmissionError, check, replace_json, replace_text
 from kernels.lumbar.run.tables import read_table
 from training.data.cache.cache_sources import LISTING_THREADS, listing_of
@@ -167,7 +168,7 @@ def merge(out: Path) -> dict[str, Any]:
     replace_text(out / SUBMISSION, whole.to_csv(index=False, lineterminator="\n"))
     replace_text(out / LANDMARKS, pd.concat(landmarks, ignore_index=True).to_csv(index=False))
     report = _merged(reports) | {"without_series": without_series(shards)}
-    replace_json(out / REPORT, report)
+    replace_report(out / REPORT, report)
     return report
 
 
@@ -193,6 +194,7 @@ def _merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "studies": {study: rows for one in guessed for study, rows in one["studies"].items()},
             },
         },
+        "by_study": {study: line for report in reports for study, line in report.get("by_study", {}).items()},
         "problem_counts": dict(counts),
         "problems": [problem for report in reports for problem in report["problems"]],
         "shards": [{"device": report["device"], "seconds": report["seconds"]["total"]} for report in reports],

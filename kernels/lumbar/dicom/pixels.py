@@ -95,8 +95,8 @@ class NotRead(Exception):
     """A path that is no file to be read; the message says why."""
 
 
-def read_file(path: Path) -> tuple[np.ndarray, int]:
-    """The bytes of a file, in scratch memory with TIFF_TAIL free bytes behind them, and the file's length.
+def read_file(path: Path, at_most: int = LARGEST_FILE_BYTES) -> tuple[np.ndarray, int]:
+    """The first bytes of a file, in scratch memory with TIFF_TAIL free bytes behind them, and the file's length.
 
     Raises NotRead for what is no regular file, or a huge one, and OSError.
     """
@@ -112,10 +112,11 @@ def read_file(path: Path) -> tuple[np.ndarray, int]:
             raise NotRead(NO_FILE)
         if about.st_size > LARGEST_FILE_BYTES:
             raise NotRead(f"larger than {LARGEST_FILE_BYTES >> 20} MiB: no image of a study")
-        buffer = scratch.file(about.st_size + TIFF_TAIL)
+        wanted = min(about.st_size, at_most)
+        buffer = scratch.file(wanted + TIFF_TAIL)
         view, done = buffer.data, 0
-        while done < about.st_size:
-            count = os.readv(file, [view[done : about.st_size]])
+        while done < wanted:
+            count = os.readv(file, [view[done:wanted]])
             if not count:
                 raise OSError(f"only {done} of {about.st_size} bytes could be read")
             done += count
@@ -135,6 +136,11 @@ def read_dataset(buffer: np.ndarray, size: int) -> pydicom.Dataset:
         plain = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
         dataset.file_meta.TransferSyntaxUID = plain if little else ExplicitVRBigEndian
     return dataset
+
+
+def has_pixels(dataset: pydicom.Dataset) -> bool:
+    """Whether a dataset holds pixels of any kind."""
+    return any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))
 
 
 def _check_inflated(data: memoryview) -> None:

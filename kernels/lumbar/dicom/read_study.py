@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import pydicom
 
 from ..problems import Problem, Report
 from .fast_path_check import agrees
-from .geometry import Plane
+from .geometry import Grids, Plane
 from .header import REQUIRED, Header, parse, raw_values, scan
 from .images import Image, grids_of
 from .missing_elements import with_last_delimiter, with_usual_values
@@ -21,6 +20,7 @@ from .pixels import (
     NotRead,
     decode_by_pydicom,
     decode_fast,
+    has_pixels,
     read_dataset,
     read_file,
     scratch,
@@ -44,26 +44,31 @@ def read_study(folder: Path, study_id: str, series: Sequence[tuple[str, str]]) -
         report = Report(study_id, series_id)
         images, assumed = with_geometry(list(_read_images(Path(folder) / series_id, report)), kind, report)
         grids = grids_of(images)
-        for image, plane in zip(images, grids.planes(), strict=True):
-            if source_planes.setdefault((series_id, image.instance), plane) is not plane:
-                report.add("duplicate-number", f"another file has the number {image.instance} too", image.file)
+        add_planes(source_planes, images, grids, report)
         stacks += build_stacks(series_id, kind, images, grids, assumed, report)
         problems += report.problems
     return Study(study_id, tuple(stacks), problems, source_planes)
+
+
+def add_planes(planes: dict[tuple[str, int], Plane], images: Sequence[Image], grids: Grids, report: Report) -> None:
+    """Add the plane of each file's pixel grid by series and number; of two files of one number the first counts."""
+    for image, plane in zip(images, grids.planes(), strict=True):
+        if planes.setdefault((report.series, image.instance), plane) is not plane:
+            report.add("duplicate-number", f"another file has the number {image.instance} too", image.file)
 
 
 def _read_images(folder: Path, report: Report) -> Iterator[Image]:
     """The readable images of a series folder, by file number and name."""
     reader = _SeriesReader(report)
     scratch.clear()
-    for number, path in _files(folder, report):
+    for number, path in series_files(folder, report):
         try:
             yield from reader.read(path, number)
         except Exception as error:  # noqa: BLE001 - pydicom raises nearly anything on damaged files; recorded by name
             report.add("unreadable-file", f"{type(error).__name__}: {ADDRESS.sub('', str(error))[:200]}", path.name)
 
 
-def _files(folder: Path, report: Report) -> list[tuple[int | None, Path]]:
+def series_files(folder: Path, report: Report) -> list[tuple[int | None, Path]]:
     """Number (from the name, if it is one) and path of a series' files; hidden entries and folders are skipped."""
     try:
         with os.scandir(folder) as entries:
@@ -148,11 +153,11 @@ class _SeriesReader:
 
     def _read_by_pydicom(self, path: Path, buffer: np.ndarray, size: int, number: int | None) -> list[Image]:
         dataset = read_dataset(buffer, size)
-        if not _has_pixels(dataset) and (longer := with_last_delimiter(buffer, size)):
+        if not has_pixels(dataset) and (longer := with_last_delimiter(buffer, size)):
             self._report.add("missing-delimiter", "the file ends behind its last fragment of pixels", path.name)
             dataset = read_dataset(buffer, longer)
         header, missing = with_usual_values(dataset, *raw_values(dataset))
-        if not (header.rows and header.columns and _has_pixels(dataset)):
+        if not (header.rows and header.columns and has_pixels(dataset)):
             self._report.add("no-image", "the file holds no DICOM image", path.name)
             return []
         if header.samples != 1 or not header.photometric.startswith("MONOCHROME"):
@@ -191,25 +196,28 @@ class _SeriesReader:
                 self._report.add(problem, f"bits beside the {header.bits_stored} stored ones are {kept}", file)
         else:
             words, step, low = to_words(words)
-        if number is None:
-            number = header.instance_number if header.instance_number is not None else self._count
-        in_header = number if header.instance_number is None else header.instance_number
-        return Image(
-            file=file,
-            instance=number,
-            order=(in_header, number),
-            words=words,
-            step=step,
-            low=low,
-            sign=-1 if header.photometric == "MONOCHROME1" else 1,  # there bright means low
-            rescale=(header.slope, header.intercept) if header.rescale_usable else None,
-            position_mm=header.position_mm,
-            orientation=header.orientation,
-            spacing_mm=header.spacing_mm,
-            location=header.location,
-            contrast=header.contrast,
-        )
+        return image_of(file, number, self._count, header, words, step, low)
 
 
-def _has_pixels(dataset: pydicom.Dataset) -> bool:
-    return any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))
+def image_of(
+    file: str, number: int | None, count: int, header: Header, words: np.ndarray, step: float = 1.0, low: float = 0.0
+) -> Image:
+    """An image of (H, W) words.  `number`: that of its name; without one that of the header, else `count` stands in."""
+    if number is None:
+        number = header.instance_number if header.instance_number is not None else count
+    in_header = number if header.instance_number is None else header.instance_number
+    return Image(
+        file=file,
+        instance=number,
+        order=(in_header, number),
+        words=words,
+        step=step,
+        low=low,
+        sign=-1 if header.photometric == "MONOCHROME1" else 1,  # there bright means low
+        rescale=(header.slope, header.intercept) if header.rescale_usable else None,
+        position_mm=header.position_mm,
+        orientation=header.orientation,
+        spacing_mm=header.spacing_mm,
+        location=header.location,
+        contrast=header.contrast,
+    )

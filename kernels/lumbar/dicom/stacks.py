@@ -26,7 +26,7 @@ def build_stacks(
     if not images:
         return []
     grids, pixels = canonical(grids, [image.words for image in images], kind)
-    kept = _without_scouts(images, grids, kind, report)
+    kept = without_scouts(images, grids, kind, report)
     groups = group_parallel(grids.take(kept), [pixels[index].shape for index in kept])
     stacks = []
     for group in groups:
@@ -41,7 +41,7 @@ def build_stacks(
     return sorted(stacks, key=lambda stack: (stack.positions_mm.mean(), stack.instances))
 
 
-def _without_scouts(images: Sequence[Image], grids: Grids, kind: str, report: Report) -> list[int]:
+def without_scouts(images: Sequence[Image], grids: Grids, kind: str, report: Report) -> list[int]:
     """Indices of the slices of the kind's body plane; all of them where there is none."""
     tilts = tilts_deg(grids, kind)
     if tilts.min() > LARGEST_TILT_DEG:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 # Share of the time left, and seconds, reserved for the last file, the report, and steps slower than before.
@@ -31,6 +31,7 @@ class Clock:
         self._now = now
         self._end = now() + limit_s
         self._measured: dict[str, _Measured] = {}
+        self._of_study_s: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def left_s(self) -> float:
@@ -50,6 +51,17 @@ class Clock:
             one.studies += studies
             one.mean_s += (each - one.mean_s) * studies / one.studies
             one.recent_s += (each - one.recent_s) * NEWEST
+
+    def record_studies(self, studies: Sequence[str], seconds: float) -> None:
+        """Add seconds of a reader or a device that went to some studies, in equal parts."""
+        with self._lock:
+            for study in studies:
+                self._of_study_s[study] = self._of_study_s.get(study, 0.0) + seconds / len(studies)
+
+    def study_seconds(self) -> dict[str, float]:
+        """Study → seconds of readers and devices so far, in this process."""
+        with self._lock:
+            return dict(self._of_study_s)
 
     def seconds(self, name: str) -> float | None:
         """Expected seconds of one more study in one pass (the larger of mean and moving average); None = unknown."""

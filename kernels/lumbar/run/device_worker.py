@@ -82,7 +82,7 @@ class DeviceWorker:
 
     def work(self, lane: Lane, batch: StudyBatch, effort: Effort, results: Results, schedule: Schedule) -> BatchAnswers:
         """Run the jobs of an effort on a batch; routes without landmarks are located first."""
-        routes = {}
+        routes, started_s = {}, lane.seconds()
         with lane.in_flight():
             for route in dict.fromkeys(route for route, _ in effort.jobs):
                 known = [
@@ -100,6 +100,7 @@ class DeviceWorker:
                     lane.executor,
                     lane.seconds,
                 )
+        self._clock.record_studies(batch.names, lane.seconds() - started_s)
         return BatchAnswers(batch, effort, routes)
 
     def _loaded(self, names: Collection[str], lane: Lane) -> list[LoadedMember]:

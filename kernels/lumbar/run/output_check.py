@@ -9,7 +9,6 @@ import contextlib
 import csv
 import json
 import shutil
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +95,7 @@ def add_to_report(
     out: Path, supervision: Sequence[Mapping[str, Any]], problems: Sequence[Mapping[str, str]], seconds: float
 ) -> None:
     """Merge the supervisor's records into the run's report, or into a minimal one.  Raises OSError."""
-    from .submission import replace_json
+    from .report import counts, replace_report
 
     try:
         report = json.loads((out / REPORT).read_text(encoding="utf-8"))
@@ -106,9 +105,9 @@ def add_to_report(
         report = _minimal_report(out, seconds)
     report["supervision"] = list(supervision)
     report["problems"] = [*report.get("problems", []), *problems]
-    report["problem_counts"] = dict(Counter(one["kind"] for one in report["problems"]))
+    report["problem_counts"] = counts(report["problems"])
     out.mkdir(parents=True, exist_ok=True)
-    replace_json(out / REPORT, report)
+    replace_report(out / REPORT, report)
 
 
 def _minimal_report(out: Path, seconds: float) -> dict[str, Any]:
@@ -128,6 +127,7 @@ def _minimal_report(out: Path, seconds: float) -> dict[str, Any]:
         "studies": {"asked": asked, "graded": 0},
         "members_used": [],
         "fallbacks": {"rows": 0, "studies": {}, "never_graded": asked, "guessed": {"rows": 0, "studies": {}}},
+        "by_study": {},
         "problem_counts": {},
         "problems": [],
     }

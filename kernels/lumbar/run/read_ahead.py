@@ -153,7 +153,9 @@ class ReadAhead:
         self._in_progress.take([name])
         started = time.monotonic()
         study = _read_isolated(self._images / name, name, self._series.get(name, ()))
-        self._clock.record("read", time.monotonic() - started)
+        seconds = time.monotonic() - started
+        self._clock.record("read", seconds)
+        self._clock.record_studies([name], seconds)
         return study
 
 

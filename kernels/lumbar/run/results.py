@@ -103,6 +103,11 @@ class Results:
         """Whether a route's localisers were run on a study."""
         return bool(self._located[self.studies[study], self._routes[route]])
 
+    def imputed(self) -> dict[str, int]:
+        """Study → number of landmarks that the shape model imputed, of the route with the most; only where any are."""
+        most = self._guessed.sum(2).max(1, initial=0)
+        return {study: int(most[number]) for study, number in self.studies.items() if most[number]}
+
     def unlocated(self, route: str) -> int:
         """The number of studies on which a route's localisers were not run."""
         return int((~self._located[:, self._routes[route]]).sum())

@@ -32,6 +32,14 @@ def test_seconds_are_those_of_one_study_in_one_pass():
     assert clock.mean_s("a") == 1 and clock.totals_s() == {"a": 12.0}
 
 
+def test_seconds_of_readers_and_devices_add_up_for_each_study():
+    clock = Clock(1000, Hands())
+    assert clock.study_seconds() == {}
+    clock.record_studies(["7", "8"], 3.0)
+    clock.record_studies(["7"], 1.0)
+    assert clock.study_seconds() == {"7": 2.5, "8": 1.5}
+
+
 def test_what_slows_down_is_noticed_and_a_good_moment_is_not_believed():
     clock = Clock(1000, Hands())
     for _ in range(100):

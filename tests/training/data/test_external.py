@@ -221,6 +221,7 @@ def test_points_lie_where_every_slice_shows_them(folder, request_, targets, unit
         assert grey_at(image[0], points).min() > 0.6 > 0.3 > image[0].median()
         assert (points[:, 0] == (count - 1) / 2).all()
     for batch in batches:
+        assert batch.pixel_mm is None, "the spacing of published images is unknown"
         assert batch.distance_mm.shape == (len(batch.target), count, 5) and batch.distance_mm.abs().max() < 1e-2
 
 

@@ -10,13 +10,12 @@ import pytest
 import build_dataset
 from kernels.lumbar.answers.locate import Located
 from kernels.lumbar.labels import ROWS
-from kernels.lumbar.networks.weights import read_manifest
 from tests.support.anatomy.dotted_studies import CANAL, FORAMINA, RECESSES, middle_of, stack, study
 from tests.support.anatomy.spines import spine
 from tests.support.dicom.dicom_factory import ForeignTruth, write_foreign_dataset
 from tests.support.networks.tiny_runs import write_runs
 from training.evaluation import overlays, show
-from training.evaluation.overlays import Panel, draw_located, panels
+from training.evaluation.overlays import Grades, Panel, draw_located, panels
 from training.recipe_schema.load import load_named
 
 POINTS = spine(np.random.default_rng(5))
@@ -62,15 +61,17 @@ def test_a_study_without_t2_shows_the_canal_on_t1() -> None:
     assert not any(row in panel.rows for panel in found for row in RECESSES)
 
 
-def test_a_point_on_another_slice_says_how_far_and_a_guess_is_hollow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_point_on_another_slice_says_how_far_and_a_guess_has_another_mark() -> None:
     row = RECESSES[0]
     (panel,) = panels(study(AXIAL), {row: TRUTH[row]}, {})
     _, axis = overlays.plt.subplots()
     below = {row: TRUTH[row] - np.array([0.0, 0.0, 8.0])}  # axial stacks run to the feet, 4 mm a slice
     found, guessed = Located(below, {row: 0.75}), Located(below, {row: 0.0}, {row})
-    assert overlays._draw_point(axis, panel, row, found, "red", with_confidence=True) == "0.75 +2 slice"
-    assert overlays._draw_point(axis, panel, row, guessed, "red", with_confidence=True) == "+2 slice"
-    assert [line.get_markerfacecolor() for line in axis.lines] == ["red", "none"]
+    assert overlays._draw_point(axis, panel, row, found, 0, with_confidence=True) == "0.75 +2 slice"
+    assert overlays._draw_point(axis, panel, row, guessed, 0, with_confidence=True) == "imputed +2 slice"
+    located_mark, guessed_mark = axis.lines
+    assert guessed_mark.get_marker() == "D" and located_mark.get_marker() != "D"
+    assert guessed_mark.get_markerfacecolor() == "none"
     overlays.plt.close("all")
 
 
@@ -130,10 +131,33 @@ def test_finished_localisers_need_not_be_packaged(
     assert "holds no finished localiser of profile smoke" in capsys.readouterr().err
 
 
-def test_graders_are_not_loaded(weights: Path) -> None:
-    manifest = show.localisers_of(read_manifest(weights / "manifest.json"))
-    assert {artefact.member.role for artefact in manifest.artefacts} == {"localiser"}
-    assert not any(route.graders for route in manifest.routes)
+def test_grades_are_those_of_the_package_and_of_the_labels(
+    foreign: tuple[Path, ForeignTruth], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, truth = foreign
+    drawn: list[Grades] = []
+    monkeypatch.setattr(show, "draw_located", lambda *given: drawn.append(given[-1]))
+    (name,) = truth.train
+    given = ["--data", str(data), "--study", name, "--out", str(tmp_path)]
+    assert show.main([*given, "--weights", str(weights)]) == 0 and show.main(given) == 0
+    answered, labelled = drawn
+    _, study = show.open_study(data, name)
+    predicted = show.answer_by_weights(weights, study)
+    assert set(answered.answers) == set(ROWS) - set(predicted.fallbacks) != set()
+    for row, answer in answered.answers.items():
+        assert np.array_equal(answer, predicted.rows[ROWS.index(row)])
+    assert answered.truth == labelled.truth == truth.severities[name] and not labelled.answers
+    assert show.known_grades(data, "test", truth.test[0]) == {}
+
+
+def test_a_grade_says_how_sure_it_is_and_whether_it_is_right() -> None:
+    row, other, third = ROWS[:3]
+    grades = Grades({row: np.array([0.1, 0.2, 0.7]), other: np.array([0.6, 0.3, 0.1])}, {row: 2, third: 1})
+    assert grades.text(row) == ("severe 70% (true: severe)", overlays.RIGHT_COLOUR)
+    assert grades.text(other) == ("normal 60%", overlays.UNJUDGED_COLOUR)
+    assert grades.text(third) == ("true: moderate", overlays.UNJUDGED_COLOUR) and not grades.text(ROWS[9])[0]
+    wrong = Grades(grades.answers, {row: 0}).text(row)
+    assert wrong == ("severe 70% (true: normal)", overlays.WRONG_COLOUR)
 
 
 def test_mistakes_end_in_one_sentence(

@@ -7,10 +7,12 @@ import math
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.axes import Axes
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -275,6 +277,21 @@ def test_the_running_mean_is_what_is_kept(tmp_path):
     saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     weight = result.net.state_dict()["head.weight"]
     assert torch.equal(weight, saved["ema"]["head.weight"]) and not torch.equal(weight, saved["net"]["head.weight"])
+
+
+def test_the_error_is_in_mm_too_where_the_spacing_is_known(tmp_path, monkeypatch):
+    class Spaced(TinySamples):
+        def validation(self):
+            for batch in super().validation():
+                yield replace(batch, pixel_mm=torch.full((len(batch.target),), 2.5))
+
+    recipe, drawn = localiser(epochs=2, batch_size=8), []
+    monkeypatch.setattr(Axes, "set_ylabel", lambda self, text: drawn.append(text))
+    for samples, unit in ((Spaced, "mm"), (TinySamples, "pixels of the input")):
+        history = fit(recipe, samples(recipe, held_out=16), tmp_path / unit, CPU, seed=1).history
+        known = [None if unit != "mm" else pytest.approx(2.5 * record.median_error_px) for record in history]
+        assert [record.median_error_mm for record in history] == known
+        assert drawn[-1] == f"median error, {unit}"
 
 
 def test_curves_of_a_run_without_validation(tmp_path):

@@ -161,6 +161,19 @@ def test_the_page_is_complete_and_needs_no_other_file(
     assert "2.5 [2.0, 3.0]" in text and "are taken to be real ones" in text
 
 
+def test_on_a_narrow_screen_only_tables_and_charts_scroll_each_in_its_own_frame(
+    runs: Path, searched: Path, data: tuple[Path, ForeignTruth], tmp_path: Path
+) -> None:
+    text = made(runs, tmp_path / "page.html", "--ensemble", str(searched), "--data", str(data[0]))
+    scrolled = re.findall(r'<div class="scroll" tabindex="0"><(table|img)', text)
+    assert len(scrolled) == text.count("<table") + text.count("<img") and {"table", "img"} == set(scrolled)
+    narrow = text.partition("@media (max-width: 40rem)")[2].partition("@media")[0]
+    assert "white-space: normal" in narrow and "figure.wide img { max-width: none; width: 40rem; }" in narrow
+    assert "overflow-x: auto" in text and "figure img { max-width: 100%; height: auto" in text
+    charts, crops = text.count('<figure class="wide">'), text.count("<figure>")
+    assert crops == text.count("data:image/png") >= 1 and charts == text.count("data:image/svg") >= 2
+
+
 def test_its_numbers_are_those_of_the_metric(runs: Path, searched: Path, tmp_path: Path) -> None:
     text = made(runs, tmp_path / "page.html", "--ensemble", str(searched))
     result = json.loads(searched.read_text())

@@ -5,10 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 
@@ -16,6 +17,8 @@ from kernels.lumbar.dicom.read_study import read_study
 from training.data.cache.stack_file import write_stacks
 
 STUDIES_A_TASK = 4
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,21 @@ class Task:
 
 def decode_all(tasks: Sequence[Task], jobs: int) -> Iterator[str]:
     """Decode all studies, in order; gives their names.  Raises BrokenProcessPool if a worker dies, OSError."""
+    return in_processes(decode, tasks, jobs)
+
+
+def in_processes(work: Callable[[Given], Made], tasks: Sequence[Given], jobs: int) -> Iterator[Made]:
+    """The results of `work`, a function of a module, in the order of the tasks, which `jobs` processes share.
+
+    Raises BrokenProcessPool if one dies, and what `work` raises.
+    """
     if jobs <= 1:
-        yield from map(decode, tasks)
+        yield from map(work, tasks)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker) as pool:
         try:
-            yield from pool.map(decode, tasks, chunksize=STUDIES_A_TASK)
+            yield from pool.map(work, tasks, chunksize=STUDIES_A_TASK)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -41,6 +41,8 @@ class Batch:
     """Graders: targets of the samples blended into the images (mixup, cutmix); None without blending."""
     share: float = 1.0
     """Share of a blended image that is its own."""
+    pixel_mm: torch.Tensor | None = None
+    """(B,) float32 size of a pixel of the first view; of held-out samples of known spacing."""
 
     @property
     def known_origin(self) -> Origin:

@@ -32,6 +32,8 @@ class Cut:
     """(B, K, 3) float32 targets as landmarks in the first view: slice, row, column; NaN where unknown or outside."""
     distance_mm: torch.Tensor
     """(B, S, K) float32, as in training.data.samples.batch.Batch."""
+    pixel_mm: torch.Tensor
+    """(B,) float32, as there; NaN where the first view is missing."""
 
 
 def chosen_by(request: ViewRequest) -> str:
@@ -59,6 +61,8 @@ class Cutter:
     distances.  `pinned`: whether batches are in page-locked memory, for a GPU.  `offsets_mm`: condition group → (N, 3)
     measured errors of its landmarks, of left sides or the midline, for slice_jitter `localiser`.
     """
+
+    knows_spacing = True
 
     def __init__(
         self,
@@ -136,6 +140,7 @@ class Cutter:
         present = np.zeros((count, len(inputs)), np.float32)
         points = np.full((count, targets, 3), np.nan, np.float32)
         distance_mm = np.full((count, inputs[0].slices.count, targets), np.nan, np.float32)
+        pixel_mm = np.full(count, np.nan, np.float32)
         for row, index in enumerate(map(int, indices)):
             unit = self.units[index % len(self.units)]
             for number, view in enumerate(self.placed(index)):
@@ -146,8 +151,9 @@ class Cutter:
                 pixels[number][row] = changed.pixels
                 present[row, number] = 1
                 if number == 0 and self._with_points:
+                    pixel_mm[row] = changed.parts[0].size_mm / inputs[0].size_px
                     points[row], distance_mm[row] = self.points(index, changed)
-        return Cut(tuple(views), *map(torch.from_numpy, (present, points, distance_mm)))
+        return Cut(tuple(views), *map(torch.from_numpy, (present, points, distance_mm, pixel_mm)))
 
     def _changed(self, view: View, number: int, row: int, changes: Changes, right: bool) -> View:
         of_samples = changes.of_grids[self._grids[number]]

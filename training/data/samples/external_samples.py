@@ -32,6 +32,8 @@ SLICE_STEP_MM = 1e-4
 class ImageCutter(Cutter):
     """Shows each image in every slice of its study's first view; of networks of one side, in that of the left one."""
 
+    knows_spacing = False
+
     def place(self, index: int) -> list[View | None]:
         """The first view, scaled so that the image fills it; the others are missing."""
         study, unit = divmod(index, len(self.units))

@@ -155,7 +155,8 @@ class MemberSamples:
         batches = [np.concatenate(samples[start : start + size]) for start in range(0, len(samples), size)]
         for indices, cut in zip(batches, self._held_out(batches), strict=True):
             batch = self._sent(cut, indices)
-            yield replace(batch, views=self._normalised(batch.views, batch.present))
+            pixel_mm = send(cut.pixel_mm, self.device) if self.cutter_type.knows_spacing else None
+            yield replace(batch, views=self._normalised(batch.views, batch.present), pixel_mm=pixel_mm)
 
     def _held_out(self, batches: Sequence[np.ndarray]) -> Iterable[Cut]:
         """The batches' pixels: kept where they are few, else cut anew."""

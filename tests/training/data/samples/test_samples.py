@@ -141,6 +141,7 @@ def test_validation_shows_what_the_kernel_sees_at_the_true_landmarks(real, recip
                 distances = batch.distance_mm[row].numpy()
                 assert np.abs(distances[: len(view.planes)] - slice_distances(view.planes, marked)).max() < 1e-3
                 assert np.isnan(distances[len(view.planes) :]).all()
+                assert view.planes[0].spacing_mm == pytest.approx([float(batch.pixel_mm[row])] * 2)
     assert seen == len(held_out(samples)) == sum(len(batch.target) for batch in batches) > 0
 
 
