@@ -228,6 +228,21 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def print_package(manifest: Manifest, out: Path, source: str, client_user: str) -> None:
+    """Say what a package holds, where its ensemble comes from, and what is missing for an upload.
+
+    `client_user`: the owner, where it was not named but is the user of the Kaggle client.
+    """
+    print(table(manifest))
+    print(source)
+    print(f"{len(manifest.artefacts)} networks in {out}, each loaded and tested")
+    if rows := ungraded(manifest):
+        conditions = list(dict.fromkeys(row[: -len("_l1_l2")] for row in rows))
+        print(f"no network grades {len(rows)} of {len(ROWS)} rows, which keep the priors: {', '.join(conditions)}")
+    if client_user:
+        print(f"they are {client_user}'s, the user of the Kaggle client (OWNER=NAME names another)")
+
+
 @ends_with_a_sentence("build_dataset", BuildError, RecipeError, UnusableRun, WeightsError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
@@ -256,16 +271,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise BuildError(f"the manifest would be invalid: {schema_problems(error)[0]}") from error
     if options.release:
         shutil.copyfile(options.out / "manifest.json", RELEASES / f"{name}.json")
-    print(table(manifest))
-    print(fitted.remark if fitted else f"weights, multipliers and temperatures of {options.ensemble}")
-    print(f"{len(manifest.artefacts)} networks in {options.out}, each loaded and tested")
-    if rows := ungraded(manifest):
-        conditions = list(dict.fromkeys(row[: -len("_l1_l2")] for row in rows))
-        print(f"no network grades {len(rows)} of {len(ROWS)} rows, which keep the priors: {', '.join(conditions)}")
+    source = fitted.remark if fitted else f"weights, multipliers and temperatures of {options.ensemble}"
+    print_package(manifest, options.out, source, "" if owner == options.owner else owner)
     if owner == OWNER_PLACEHOLDER:
         print("before an upload or a push: the same with OWNER=<your Kaggle name>, or set KAGGLE_USERNAME")
-    elif options.owner == OWNER_PLACEHOLDER:
-        print(f"they are {owner}'s, the user of the Kaggle client (OWNER=NAME names another)")
     if options.upload:
         try:
             upload(options.out, SHIP, Polling())
