@@ -124,9 +124,9 @@ class Cutter:
         matrices = random_affine(settings, count, generator).double().numpy()
         shifts_mm = (torch.randn(count, 2, generator=generator) * jitter_mm).double().numpy()
         slices = torch.randint(-reach, reach + 1, (count,), generator=generator).tolist()
-        if not (settings.rotate_deg or settings.shear_deg or settings.scale or jitter_mm or reach):
-            if measured_mm is None:
-                return ()
+        in_plane = settings.rotate_deg or settings.shear_deg or settings.scale or jitter_mm
+        if not (in_plane or reach or measured_mm is not None):
+            return ()
         offsets_mm: Sequence[np.ndarray | None] = [None] * count
         if measured_mm is not None:
             offsets_mm = [*measured_mm[torch.randint(len(measured_mm), (count,), generator=generator).numpy()]]
