@@ -69,7 +69,10 @@ class Grades:
         words = f"{GRADE_TEXTS[best]} {answer[best]:.0%}"
         if true is None:
             return words, UNJUDGED_COLOUR
-        return f"{words} (true: {GRADE_TEXTS[true]})", RIGHT_COLOUR if best == true else WRONG_COLOUR
+        if best == true:
+            # Not "right", which is a side.
+            return f"{words} (correct)", RIGHT_COLOUR
+        return f"{words} (is {GRADE_TEXTS[true]})", WRONG_COLOUR
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +106,7 @@ def draw_located(
     truth: Points | None = None,
     caption: str = "",
     grades: Grades | None = None,
+    truth_name: str = "true",
 ) -> None:
     """One PNG of the landmarks of each route, in a colour each, and of the true ones if known, with their grades.
 
@@ -120,14 +124,15 @@ def draw_located(
         _draw_panel(axis, panel, routes, truth or {}, grades or Grades())
     figure.suptitle(f"study {study.study_id}  {caption}", color="white", fontsize=11, wrap=True)
     figure.legend(
-        handles=_legend(routes, truth is not None),
+        handles=[*_legend(routes), *([true_handle(truth_name)] if truth is not None else [])],
         loc="lower center",
         ncols=len(routes) + 3,
         labelcolor="white",
         facecolor="black",
         edgecolor="black",
     )
-    figure.tight_layout(rect=(0, 0.35 / size[1], 1, 1), h_pad=2.5)
+    title_inches = 0.25 * (1 + caption.count("\n"))
+    figure.tight_layout(rect=(0, 0.35 / size[1], 1, 1 - title_inches / size[1]), h_pad=2.5)
     figure.savefig(path, dpi=90, facecolor="black")
     plt.close(figure)
 
@@ -170,12 +175,12 @@ def _draw_panel(axis: Axes, panel: Panel, routes: Mapping[str, Located], truth: 
             if row in located.points:
                 words = _draw_point(axis, panel, row, located, number, with_confidence=len(routes) == 1)
                 colour = ROUTE_COLOURS[number % len(ROUTE_COLOURS)]
-                _write(axis, panel, row, located.points[row], words, colour, -LINE_POINTS * (number + 1) - 1)
+                _write(axis, panel, located.points[row], words, colour, -LINE_POINTS * (number + 1) - 1)
         known = truth.get(row, _mean_point(row, routes))
         if known is not None:
             words, colour = grades.text(row)
-            _write(axis, panel, row, known, words, colour, 1)
-            _write(axis, panel, row, known, _name(row), "white", 1 + LINE_POINTS if words else 4)
+            _write(axis, panel, known, words, colour, 1)
+            _write(axis, panel, known, _name(row), "white", 1 + LINE_POINTS if words else 4)
 
 
 def show_slice(axis: Axes, panel: Panel, centre_mm: np.ndarray, field_mm: Mapping[str, float]) -> Plane:
@@ -205,15 +210,18 @@ def _draw_point(axis: Axes, panel: Panel, row: str, located: Located, number: in
     return " ".join([*words, f"{beside:+d} slice"] if beside else words)
 
 
-def _write(axis: Axes, panel: Panel, row: str, point: np.ndarray, words: str, colour: str, above: float) -> None:
-    """Text beside a point; on axial slices away from the midline, so that the sides' labels do not overlap."""
+def _write(axis: Axes, panel: Panel, point: np.ndarray, words: str, colour: str, above: float) -> None:
+    """Text beside a point; on axial slices away from the middle, so that the sides' labels do not overlap."""
     if not words:
         return
-    at_row, at_column, _ = panel.stack.planes[panel.index].to_pixel(np.asarray(point))
-    outwards = panel.strip == "recess" and row.startswith("right_")
+    plane, limits = panel.stack.planes[panel.index], axis.get_xlim()
+    at_row, at_column, _ = (float(one) for one in plane.to_pixel(np.asarray(point)))
+    is_beyond = at_column > max(limits)
+    outwards = is_beyond or (panel.strip == "recess" and at_column < sum(limits) / 2)
+    at_column, at_row = _shown(axis, at_row, at_column)
     text = axis.annotate(
         words,
-        (float(at_column), float(at_row)),
+        (at_column, at_row),
         (-7 if outwards else 7, above),
         textcoords="offset points",
         ha="right" if outwards else "left",
@@ -221,6 +229,7 @@ def _write(axis: Axes, panel: Panel, row: str, point: np.ndarray, words: str, co
         fontsize=7,
     )
     text.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
+    text.set_in_layout(False)  # long words would shrink all pictures
 
 
 def _name(row: str) -> str:
@@ -228,11 +237,9 @@ def _name(row: str) -> str:
     return side + level_text(level_of(row))
 
 
-def _legend(routes: Mapping[str, Located], with_truth: bool) -> Sequence[Line2D]:
+def _legend(routes: Mapping[str, Located]) -> Sequence[Line2D]:
     handles = [route_handle(number, name) for number, name in enumerate(routes)]
-    if any(located.guessed for located in routes.values()):
-        handles.append(guessed_handle())
-    return [*handles, true_handle()] if with_truth else handles
+    return [*handles, guessed_handle()] if any(located.guessed for located in routes.values()) else handles
 
 
 def cross(number: int) -> Shape:
