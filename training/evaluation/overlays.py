@@ -88,9 +88,13 @@ class Panel:
 
     @property
     def title(self) -> str:
-        """The levels on the slice, and its file."""
+        """The levels on the slice, its file, and how far it lies to the patient's side of the stack's middle."""
         levels = " ".join(level_text(level) for level in LEVELS if any(row.endswith(level) for row in self.rows))
         image = f"{self.stack.series_id}, image {self.stack.instances[self.index]}"
+        if "foramen" in self.strip and not self.stack.assumed:  # nothing else in the picture shows the side
+            centres_mm = self.stack.centres_mm[:, 0]
+            leftwards_mm = centres_mm[self.index] - centres_mm.mean()
+            image += f", {abs(leftwards_mm):.0f} mm to the {'left' if leftwards_mm > 0 else 'right'}"
         return f"{self.strip} {levels}\n{KIND_TITLES[self.stack.kind]}, {image}"
 
 
@@ -116,7 +120,8 @@ def draw_located(
     """
     found = panels(study, truth or {}, routes)
     lines = max(1, -(-len(found) // COLUMNS))
-    size = (COLUMNS * PANEL_INCHES, lines * (PANEL_INCHES + 0.35) + 0.9)
+    title_inches = 0.25 * (1 + caption.count("\n"))
+    size = (COLUMNS * PANEL_INCHES, lines * (PANEL_INCHES + 0.5) + 0.5 + title_inches)
     figure, axes = plt.subplots(lines, COLUMNS, figsize=size, facecolor="black", squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
@@ -131,7 +136,6 @@ def draw_located(
         facecolor="black",
         edgecolor="black",
     )
-    title_inches = 0.25 * (1 + caption.count("\n"))
     figure.tight_layout(rect=(0, 0.35 / size[1], 1, 1 - title_inches / size[1]), h_pad=2.5)
     figure.savefig(path, dpi=90, facecolor="black")
     plt.close(figure)

@@ -38,6 +38,8 @@ def test_each_landmark_has_one_panel_on_the_slice_that_shows_its_dot() -> None:
         at_row, at_column, _ = panel.stack.planes[panel.index].to_pixel(TRUTH[row])
         assert panel.stack.pixels[panel.index, round(float(at_row)), round(float(at_column))] > 0, row
     assert {panel.stack.kind for panel in found for row in panel.rows if row in FORAMINA} == {"sagittal_t1"}
+    for panel in (panel_of(row, found) for row in FORAMINA):
+        assert panel.title.endswith("mm to the left" if panel.strip == "left foramen" else "mm to the right")
 
 
 def test_left_and_right_recess_of_a_tilted_patient_lie_on_different_slices() -> None:
