@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from tqdm import tqdm
@@ -120,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     try:
         findings, series, pictures = check(given.data, given.out, given.jobs)
-    except (NoData, OSError) as error:
+    except (NoData, OSError, BrokenProcessPool) as error:
         sys.stderr.write(f"nothing was checked: {error}\n")
         return WRONG_USAGE
     _report(findings, series, pictures, given.out, time.monotonic() - started)

@@ -32,7 +32,7 @@ def draw_contradictions(
             continue
         path = out / f"{its[0].kind}_{study}.png"
         caption = "\n".join(f"{one.kind}: {one.detail}" for one in its[:2])
-        draw_located(read, {}, path, points[study], caption)
+        draw_located(read, {}, path, points[study], caption, truth_name="label point")
         drawn.append(path)
     return drawn
 

@@ -69,7 +69,10 @@ class Grades:
         words = f"{GRADE_TEXTS[best]} {answer[best]:.0%}"
         if true is None:
             return words, UNJUDGED_COLOUR
-        return f"{words} (true: {GRADE_TEXTS[true]})", RIGHT_COLOUR if best == true else WRONG_COLOUR
+        if best == true:
+            # Not "right", which is a side.
+            return f"{words} (correct)", RIGHT_COLOUR
+        return f"{words} (is {GRADE_TEXTS[true]})", WRONG_COLOUR
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,9 +88,13 @@ class Panel:
 
     @property
     def title(self) -> str:
-        """The levels on the slice, and its file."""
+        """The levels on the slice, its file, and how far it lies to the patient's side of the stack's middle."""
         levels = " ".join(level_text(level) for level in LEVELS if any(row.endswith(level) for row in self.rows))
         image = f"{self.stack.series_id}, image {self.stack.instances[self.index]}"
+        if "foramen" in self.strip and not self.stack.assumed:  # nothing else in the picture shows the side
+            centres_mm = self.stack.centres_mm[:, 0]
+            leftwards_mm = centres_mm[self.index] - centres_mm.mean()
+            image += f", {abs(leftwards_mm):.0f} mm to the {'left' if leftwards_mm > 0 else 'right'}"
         return f"{self.strip} {levels}\n{KIND_TITLES[self.stack.kind]}, {image}"
 
 
@@ -103,6 +110,7 @@ def draw_located(
     truth: Points | None = None,
     caption: str = "",
     grades: Grades | None = None,
+    truth_name: str = "true",
 ) -> None:
     """One PNG of the landmarks of each route, in a colour each, and of the true ones if known, with their grades.
 
@@ -112,7 +120,8 @@ def draw_located(
     """
     found = panels(study, truth or {}, routes)
     lines = max(1, -(-len(found) // COLUMNS))
-    size = (COLUMNS * PANEL_INCHES, lines * (PANEL_INCHES + 0.35) + 0.9)
+    title_inches = 0.25 * (1 + caption.count("\n"))
+    size = (COLUMNS * PANEL_INCHES, lines * (PANEL_INCHES + 0.5) + 0.5 + title_inches)
     figure, axes = plt.subplots(lines, COLUMNS, figsize=size, facecolor="black", squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
@@ -120,14 +129,14 @@ def draw_located(
         _draw_panel(axis, panel, routes, truth or {}, grades or Grades())
     figure.suptitle(f"study {study.study_id}  {caption}", color="white", fontsize=11, wrap=True)
     figure.legend(
-        handles=_legend(routes, truth is not None),
+        handles=[*_legend(routes), *([true_handle(truth_name)] if truth is not None else [])],
         loc="lower center",
         ncols=len(routes) + 3,
         labelcolor="white",
         facecolor="black",
         edgecolor="black",
     )
-    figure.tight_layout(rect=(0, 0.35 / size[1], 1, 1), h_pad=2.5)
+    figure.tight_layout(rect=(0, 0.35 / size[1], 1, 1 - title_inches / size[1]), h_pad=2.5)
     figure.savefig(path, dpi=90, facecolor="black")
     plt.close(figure)
 
@@ -170,12 +179,12 @@ def _draw_panel(axis: Axes, panel: Panel, routes: Mapping[str, Located], truth: 
             if row in located.points:
                 words = _draw_point(axis, panel, row, located, number, with_confidence=len(routes) == 1)
                 colour = ROUTE_COLOURS[number % len(ROUTE_COLOURS)]
-                _write(axis, panel, row, located.points[row], words, colour, -LINE_POINTS * (number + 1) - 1)
+                _write(axis, panel, located.points[row], words, colour, -LINE_POINTS * (number + 1) - 1)
         known = truth.get(row, _mean_point(row, routes))
         if known is not None:
             words, colour = grades.text(row)
-            _write(axis, panel, row, known, words, colour, 1)
-            _write(axis, panel, row, known, _name(row), "white", 1 + LINE_POINTS if words else 4)
+            _write(axis, panel, known, words, colour, 1)
+            _write(axis, panel, known, _name(row), "white", 1 + LINE_POINTS if words else 4)
 
 
 def show_slice(axis: Axes, panel: Panel, centre_mm: np.ndarray, field_mm: Mapping[str, float]) -> Plane:
@@ -205,15 +214,18 @@ def _draw_point(axis: Axes, panel: Panel, row: str, located: Located, number: in
     return " ".join([*words, f"{beside:+d} slice"] if beside else words)
 
 
-def _write(axis: Axes, panel: Panel, row: str, point: np.ndarray, words: str, colour: str, above: float) -> None:
-    """Text beside a point; on axial slices away from the midline, so that the sides' labels do not overlap."""
+def _write(axis: Axes, panel: Panel, point: np.ndarray, words: str, colour: str, above: float) -> None:
+    """Text beside a point; on axial slices away from the middle, so that the sides' labels do not overlap."""
     if not words:
         return
-    at_row, at_column, _ = panel.stack.planes[panel.index].to_pixel(np.asarray(point))
-    outwards = panel.strip == "recess" and row.startswith("right_")
+    plane, limits = panel.stack.planes[panel.index], axis.get_xlim()
+    at_row, at_column, _ = (float(one) for one in plane.to_pixel(np.asarray(point)))
+    is_beyond = at_column > max(limits)
+    outwards = is_beyond or (panel.strip == "recess" and at_column < sum(limits) / 2)
+    at_column, at_row = _shown(axis, at_row, at_column)
     text = axis.annotate(
         words,
-        (float(at_column), float(at_row)),
+        (at_column, at_row),
         (-7 if outwards else 7, above),
         textcoords="offset points",
         ha="right" if outwards else "left",
@@ -221,6 +233,7 @@ def _write(axis: Axes, panel: Panel, row: str, point: np.ndarray, words: str, co
         fontsize=7,
     )
     text.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
+    text.set_in_layout(False)  # long words would shrink all pictures
 
 
 def _name(row: str) -> str:
@@ -228,11 +241,9 @@ def _name(row: str) -> str:
     return side + level_text(level_of(row))
 
 
-def _legend(routes: Mapping[str, Located], with_truth: bool) -> Sequence[Line2D]:
+def _legend(routes: Mapping[str, Located]) -> Sequence[Line2D]:
     handles = [route_handle(number, name) for number, name in enumerate(routes)]
-    if any(located.guessed for located in routes.values()):
-        handles.append(guessed_handle())
-    return [*handles, true_handle()] if with_truth else handles
+    return [*handles, guessed_handle()] if any(located.guessed for located in routes.values()) else handles
 
 
 def cross(number: int) -> Shape:

@@ -38,6 +38,8 @@ def test_each_landmark_has_one_panel_on_the_slice_that_shows_its_dot() -> None:
         at_row, at_column, _ = panel.stack.planes[panel.index].to_pixel(TRUTH[row])
         assert panel.stack.pixels[panel.index, round(float(at_row)), round(float(at_column))] > 0, row
     assert {panel.stack.kind for panel in found for row in panel.rows if row in FORAMINA} == {"sagittal_t1"}
+    for panel in (panel_of(row, found) for row in FORAMINA):
+        assert panel.title.endswith("mm to the left" if panel.strip == "left foramen" else "mm to the right")
 
 
 def test_left_and_right_recess_of_a_tilted_patient_lie_on_different_slices() -> None:
@@ -153,11 +155,11 @@ def test_grades_are_those_of_the_package_and_of_the_labels(
 def test_a_grade_says_how_sure_it_is_and_whether_it_is_right() -> None:
     row, other, third = ROWS[:3]
     grades = Grades({row: np.array([0.1, 0.2, 0.7]), other: np.array([0.6, 0.3, 0.1])}, {row: 2, third: 1})
-    assert grades.text(row) == ("severe 70% (true: severe)", overlays.RIGHT_COLOUR)
+    assert grades.text(row) == ("severe 70% (correct)", overlays.RIGHT_COLOUR)
     assert grades.text(other) == ("normal 60%", overlays.UNJUDGED_COLOUR)
     assert grades.text(third) == ("true: moderate", overlays.UNJUDGED_COLOUR) and not grades.text(ROWS[9])[0]
     wrong = Grades(grades.answers, {row: 0}).text(row)
-    assert wrong == ("severe 70% (true: normal)", overlays.WRONG_COLOUR)
+    assert wrong == ("severe 70% (is normal)", overlays.WRONG_COLOUR)
 
 
 def test_mistakes_end_in_one_sentence(
