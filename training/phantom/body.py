@@ -127,7 +127,7 @@ def _skin_distance(points: NDArray[np.floating], anatomy: Anatomy) -> Floats:
     """Distance (N,) in mm outside the skin, negative within the body: flat on the table, round elsewhere."""
     middle = anatomy.curve.centres.mean(axis=0).tolist()
     across, back = points[:, 0] - middle[0], points[:, 1] - middle[1]
-    behind = back - (WALL_MM + 58.0 + anatomy.back_fat_mm) + 0.0012 * across**2
+    behind = back - (WALL_MM + 54.0 + anatomy.back_fat_mm) + 0.0012 * across**2
     ahead = np.hypot(0.75 * across, back + 5.0) - 122.0
     return np.asarray(np.maximum(behind, ahead), np.float32)
 

@@ -42,7 +42,7 @@ def paint_posterior_elements(patch: Patch, level: DiscLevel) -> None:
     spinous = np.maximum(np.maximum(side - 3.3, np.abs(back - 38.0) - 15.0), np.abs(droop) - 10.0)
     _bone(patch, spinous)
     between = np.maximum(np.maximum(side - 2.6, np.abs(back - 37.0) - 14.0), 10.5 - np.abs(droop))
-    patch.paint(between, Tissue.LIGAMENT, 0.45)
+    patch.paint(between, Tissue.LIGAMENT, 0.7)
     _paint_facets(patch, level, side, back)
     transverse = np.maximum(ellipse(back - 9.0, _from_place(patch, 0.64), 4.0, 4.5), np.abs(side - 24.0) - 13.0)
     _bone(patch, transverse)

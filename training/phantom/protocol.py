@@ -59,6 +59,8 @@ class SeriesPlan:
     acquired_mm: float
     """Pixel of the measurement, which the scanner interpolates to the pixel of the image."""
     noise: float
+    texture: float
+    """Standard deviation of the structure within a tissue, as a share of its signal."""
     white: float
     """Stored value of a signal of 1."""
     padding: float
@@ -102,7 +104,8 @@ def sample_habits(rng: np.random.Generator, description: str) -> dict[str, objec
     return {
         "description": description,
         "contrast": contrast,
-        "noise": float(rng.uniform(0.015, 0.05)),
+        "noise": float(rng.uniform(0.004, 0.03)),
+        "texture": float(rng.uniform(0.03, 0.12)),
         "white": float(np.exp(rng.uniform(np.log(250.0), np.log(1400.0)))),
         "padding": float(rng.uniform(0.04, 0.12)) if rng.random() < 0.15 else 0.0,
         "states_thickness": bool(rng.random() > 0.04),

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from .body import signal_at
 from .curve import Floats
 from .protocol import SeriesPlan, SlicePlan
+from .shading import sample_shading
 from .sizes import Anatomy
 from .tissue import sample_signal_table
 
 _MAXIMUM = 4095
+TEXTURE_MM = 0.9
 
 
 def slice_points(plan: SeriesPlan, place: SlicePlan, rows: int, columns: int) -> Floats:
@@ -31,7 +33,7 @@ def render_series(
 ) -> Iterator[tuple[SlicePlan, NDArray[np.uint16]]]:
     """Each slice with its image (rows, columns) of 12 bits; signals and shading are drawn once a series."""
     table = sample_signal_table(rng, plan.contrast)
-    reach_mm, lowest = float(rng.uniform(55.0, 110.0)), float(rng.uniform(0.25, 0.5))
+    shading = sample_shading(rng, anatomy, plan.description)
     cell = max(plan.acquired_mm, plan.spacing_mm)
     rows = max(48, round(plan.rows * plan.spacing_mm / cell))
     columns = max(48, round(plan.columns * plan.spacing_mm / cell))
@@ -39,21 +41,21 @@ def render_series(
         points = slice_points(plan, place, rows, columns)
         shifts = tuple(share * plan.thickness_mm * place.normal for share in (-0.22, 0.22))
         signal = signal_at(points, anatomy, table, max(0.7, cell), shifts)
-        signal *= _coil_shading(points, anatomy, reach_mm, lowest)
+        signal *= shading.at(points)
         yield place, _as_stored(signal, plan, rng)
 
 
-def _coil_shading(points: Floats, anatomy: Anatomy, reach_mm: float, lowest: float) -> Floats:
-    """Sensitivity of the coil in the table: 1 at the back, falling toward the belly and the ends."""
-    middle = anatomy.curve.centres.mean(axis=0).tolist()
-    depth = np.maximum(middle[1] + 60.0 - points[..., 1], 0.0) / reach_mm
-    along = (points[..., 2] - middle[2]) / 260.0
-    return np.asarray(lowest + (1.1 - lowest) * np.exp(-0.5 * depth) / (1.0 + along**2), np.float32)
+def _texture(shape: tuple[int, ...], plan: SeriesPlan, rng: np.random.Generator) -> Floats:
+    """Factor (rows, columns) of the signal by the structure of tissue, too fine for the anatomy: about 1."""
+    grain_px = TEXTURE_MM / max(plan.acquired_mm, plan.spacing_mm)
+    grains = cv2.GaussianBlur(rng.standard_normal(shape, dtype=np.float32), (0, 0), grain_px)
+    # White noise, averaged over a Gaussian, keeps 1 / (2 × sqrt(pi) × sigma) of its deviation.
+    return np.asarray(1.0 + plan.texture * 2.0 * np.sqrt(np.pi) * grain_px * grains, np.float32)
 
 
 def _as_stored(signal: Floats, plan: SeriesPlan, rng: np.random.Generator) -> NDArray[np.uint16]:
-    """Blur, Rician noise, the scanner's interpolation, black margins and the stored scale."""
-    signal = np.asarray(cv2.GaussianBlur(signal, (3, 3), 0.5), np.float32)
+    """Texture, blur, Rician noise, the scanner's interpolation, black margins and the stored scale."""
+    signal = np.asarray(cv2.GaussianBlur(signal * _texture(signal.shape, plan, rng), (3, 3), 0.5), np.float32)
     noise = rng.standard_normal((2, *signal.shape), dtype=np.float32) * np.float32(plan.noise)
     signal = np.hypot(signal + noise[0], noise[1])
     image = cv2.resize(signal, (plan.columns, plan.rows), interpolation=cv2.INTER_CUBIC)

@@ -143,7 +143,7 @@ def sample_anatomy(rng: np.random.Generator, severity: Severity) -> Anatomy:
     curve = sample_curve(rng)
     places = np.stack([rng.uniform(-0.8, 0.8, 20), rng.uniform(-0.35, 0.85, 20)], axis=1)
     places /= np.maximum(1.0, np.linalg.norm(places, axis=1, keepdims=True) / 0.85)
-    wear = rng.beta(1.6, 1.6)
+    wear = rng.beta(2.4, 1.2)
     size = float(np.clip(rng.normal(1.0, 0.05), 0.88, 1.14))
     return Anatomy(
         curve=curve,
@@ -151,7 +151,7 @@ def sample_anatomy(rng: np.random.Generator, severity: Severity) -> Anatomy:
         root_places=places,
         situs=1.0,
         conus_height_mm=float(rng.normal(12.0, 10.0)),
-        back_fat_mm=float(np.clip(rng.gamma(5.0, 4.2), 8.0, 50.0)),
+        back_fat_mm=float(np.clip(rng.gamma(1.6, 9.0), 1.5, 55.0)),
         muscle_fat=float(rng.beta(1.5, 3.5)),
         muscle_size=float(rng.normal(1.0, 0.08)),
         epidural_fat=float(rng.uniform(0.5, 1.2)),
@@ -170,7 +170,8 @@ def _sample_level(rng: np.random.Generator, disc: int, severity: Severity, wear:
         return Sided(_millimetres(left, table, jitter[0]), _millimetres(right, table, jitter[1]))
 
     slipped = labelled and rng.random() < 0.04
-    degeneration = float(np.clip(wear + rng.normal(0.0, 0.3), 0.0, 1.0))
+    is_remnant = disc >= DISCS.index("s1_s2")
+    degeneration = 1.0 if is_remnant else float(np.clip(wear + rng.normal(0.0, 0.3), 0.0, 1.0))
     between = _SAC_BETWEEN_MM[disc] * float(rng.normal(1.0, 0.03))
     canal = narrow["spinal_canal_stenosis"]
     depth = _millimetres(canal, _SAC_DEPTH_MM, 1.0) if labelled else between
@@ -191,5 +192,5 @@ def _sample_level(rng: np.random.Generator, disc: int, severity: Severity, wear:
         slip=float(rng.uniform(2.0, 6.0) if slipped else rng.normal(0.0, 0.5)),
         roots=_ROOTS[disc],
         lumbar=labelled or disc < FIRST_LABELLED,
-        sacral=disc >= DISCS.index("s1_s2"),
+        sacral=is_remnant,
     )

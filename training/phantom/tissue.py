@@ -40,7 +40,7 @@ class Tissue(IntEnum):
 # Signals relative to fat (T1) and to CSF (T2, STIR), in the order of Tissue.
 _SIGNALS: dict[Contrast, tuple[float, ...]] = {
     "t1": (0.0, 1.0, 0.38, 0.62, 0.06, 0.1, 0.3, 0.38, 0.2, 0.42, 0.42, 0.06, 0.3, 0.42, 0.45, 0.2),
-    "t2": (0.0, 0.78, 0.2, 0.36, 0.04, 0.07, 0.12, 0.68, 1.0, 0.34, 0.42, 0.05, 0.3, 0.5, 0.3, 0.9),
+    "t2": (0.0, 0.65, 0.2, 0.44, 0.04, 0.07, 0.14, 0.55, 1.0, 0.45, 0.42, 0.05, 0.3, 0.5, 0.3, 0.9),
     "stir": (0.0, 0.06, 0.26, 0.14, 0.03, 0.06, 0.14, 0.6, 1.0, 0.38, 0.44, 0.05, 0.35, 0.5, 0.15, 0.95),
 }
 
@@ -54,7 +54,7 @@ def sample_signal_table(rng: np.random.Generator, contrast: Contrast) -> Floats:
     """The signals as one scanner and patient would show them."""
     table = signal_table(contrast)
     table *= rng.normal(1.0, 0.1, len(table)).astype(np.float32)
-    table[Tissue.MARROW] *= rng.uniform(0.75, 1.15)
+    table[Tissue.MARROW] *= rng.uniform(0.7, 1.3)
     return table
 
 

@@ -122,7 +122,7 @@ def test_landmarks_lie_in_their_tissue_and_on_their_side() -> None:
         assert np.sign(round(sideways)) == wanted, row
     tissues = tissue_at(landmarks, anatomy)
     spinal, foraminal = columns_of("spinal"), columns_of("foraminal")
-    assert set(tissues[spinal]) <= {Tissue.CSF, Tissue.ROOT}
+    assert set(tissues[spinal]) <= {Tissue.CSF, Tissue.ROOT, Tissue.CORD}  # a low conus reaches L1/L2
     assert set(tissues[foraminal]) <= {Tissue.FAT, Tissue.ROOT}
     assert set(tissues[columns_of("subarticular")]) <= {Tissue.ROOT, Tissue.FAT}
     separation = np.linalg.norm(landmarks[0:5] - landmarks[10:15], axis=1)
@@ -163,7 +163,7 @@ def test_mirrored_study_renders_mirrored(studies: list[PhantomStudy]) -> None:
     study = studies[0]
     for description, flip in ((SAGITTAL_T1, False), (AXIAL_T2, True)):
         plan = next(plan for plan in study.plans if plan.description == description)
-        plan = replace(plan, slices=plan.slices[6:7], noise=0.0)
+        plan = replace(plan, slices=plan.slices[6:7], noise=0.0, texture=0.0)
         _, image = next(render_series(study.anatomy, plan, np.random.default_rng(1)))
         _, other = next(render_series(mirrored_patient(study.anatomy), mirrored_series(plan), np.random.default_rng(1)))
         difference = np.abs(image.astype(int) - (other[:, ::-1] if flip else other).astype(int))
