@@ -15,6 +15,7 @@ from kernels.lumbar.labels import GROUPS, ROWS
 from kernels.lumbar.manifest import Manifest, Route
 from kernels.lumbar.networks.devices import default_device
 from kernels.lumbar.run.clock import Clock
+from kernels.lumbar.specs import ViewRequest
 from kernels.profiles import PROFILES
 from tests.support.dicom.dicom_factory import write_foreign_dataset
 from tests.support.networks.tiny_runs import write_runs
@@ -42,7 +43,16 @@ def routed(recipe: Recipe) -> Recipe:
         "whole": RouteRecipe(localisers=tuple(recipe.localisers), graders=(graders[0],)),
         "part": RouteRecipe(localisers=(MEDIAN,), graders=tuple(graders[:2])),
     }
-    return recipe.model_copy(update={"routes": routes})
+    # The networks of tiny_runs see the means of views, which a z-score makes 0.
+    changed = {
+        name: one.model_copy(update={"inputs": tuple(map(as_greys, one.inputs))})
+        for name, one in recipe.graders.items()
+    }
+    return recipe.model_copy(update={"routes": routes, "graders": changed})
+
+
+def as_greys(view: ViewRequest) -> ViewRequest:
+    return view.model_copy(update={"normalisation": "unit"})
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from kernels.lumbar.labels import GROUPS, LEVELS, UNITS, row_of
 from kernels.profiles import Profile
 from tests.support import ROOT
 from training.recipe_schema.load import load_named, load_recipe, merge, names_of
-from training.recipe_schema.schema import Recipe, RecipeError
+from training.recipe_schema.schema import Recipe, RecipeError, RouteRecipe
 from training.recipe_schema.shorthand import expand_targets, expand_views
 
 FOLDER = ROOT / "training" / "recipes"
@@ -356,8 +356,10 @@ def test_routes_that_cannot_be_run_are_refused(document, tmp_path, route, senten
 
 
 def test_a_recipe_says_in_which_routes_a_network_takes_part(document, tmp_path):
-    route = {"localisers": ["sagittal_t2"], "graders": ["spinal"]}
+    route = {"localisers": list(document["localisers"]), "graders": ["spinal"]}
     recipe = load(document | {"routes": {"one": route, "two": route}}, tmp_path)
+    part = RouteRecipe(localisers=("sagittal_t2",), graders=("spinal",))
+    recipe = recipe.model_copy(update={"routes": {"one": part, "two": part}})
     backbone = recipe.backbones_of("spinal")[0]
     assert recipe.routes_of(f"{recipe.name}_spinal_{backbone}") == ("one", "two")
     assert recipe.routes_of(f"{recipe.name}_foraminal_{backbone}") == ("",)
