@@ -146,10 +146,19 @@ def test_no_epoch_is_chosen_on_the_studies_of_the_score(recipe: MemberRecipe):
     assert kept == {"last"}
 
 
-def test_the_write_ups_that_name_no_flip_at_test_time_have_none():
+@pytest.mark.parametrize("recipe", GRADERS)
+def test_graders_of_both_sides_are_mirrored_in_training_and_at_test_time(recipe: MemberRecipe):
+    """A mirrored study then gets mirrored answers; networks of one side see both as left ones."""
+    if not all(view.mirror_right for view in recipe.member.inputs):
+        assert "mirror" in recipe.member.tta
+        assert recipe.fitting.augmentation.mirror
+
+
+def test_networks_that_need_no_mirror_have_no_flip_that_the_write_ups_do_not_name():
     for name, one in FULL.items():
         if name.startswith(("slice_experts", "level_sequence", "split_and_global")):
-            assert one.member.tta == (), name
+            needs_none = one.member.role == "localiser" or all(view.mirror_right for view in one.member.inputs)
+            assert one.member.tta == (() if needs_none else ("mirror",)), name
     assert FULL["view_fusion_foraminal_rois_convnext_tiny"].member.tta == ("front_to_back",)
 
 
@@ -191,7 +200,7 @@ def test_grey_changes_that_the_z_score_takes_away_are_refused(document, tmp_path
 def test_flips_at_test_time_that_are_not_trained_are_refused(document, tmp_path, flip, changes, good):
     spinal = document["graders"]["spinal"]
     spinal["tta"] = [flip]
-    spinal["fitting"]["augmentation"] |= changes
+    spinal["fitting"]["augmentation"] |= {"mirror": 0.0} | changes
     if good:
         load(document, tmp_path)
         return
