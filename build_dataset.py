@@ -34,7 +34,6 @@ from kernels.commands import ends_with_a_sentence
 from kernels.kaggle.access import own_name
 from kernels.kaggle.client import KaggleError, Polling
 from kernels.kaggle.dataset import METADATA_FILE, MOST_FILES, upload
-from kernels.lumbar.answers.locate import answered
 from kernels.lumbar.labels import ROWS, group_of
 from kernels.lumbar.manifest import MANIFEST_FORMAT, Manifest
 from kernels.lumbar.networks.loading import load_member
@@ -185,7 +184,7 @@ def ungraded(manifest: Manifest) -> list[str]:
     members = {artefact.member.name: artefact.member for artefact in manifest.artefacts}
     graded = set()
     for grader in [one for route in manifest.routes for one in route.graders]:
-        rows = answered(members[grader.name])
+        rows = members[grader.name].answered
         graded |= {row for row in rows if grader.weight.get(group_of(row), 0.0) > 0}  # type: ignore[call-overload]
     return [row for row in ROWS if row not in graded]
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 from kernels.build_notebook import METADATA_NAME, NOTEBOOK_NAME, write_kernel
@@ -14,7 +15,7 @@ from .client import ClientAnswer, KaggleError, Polling, act
 from .dataset import check_owner_is_user, read_package, remote_digest, remote_state
 from .pushes import recognise
 from .run import COMMAND, Pushed, UnusableKernelRun, check_report, describe, finish_run, remedy, shortcomings
-from .state import KernelRun, SentKernel, ShipState
+from .state import KernelRun, SentKernel, ShipState, last_version
 
 
 class RefusedSources(KaggleError):
@@ -91,30 +92,45 @@ def known_push(state: ShipState, built: SentKernel, folder: Path) -> Pushed | No
 
 
 def push_now(state: ShipState, built: SentKernel, folder: Path) -> Pushed:
-    """Push the notebook; where the answer is lost, Kaggle's newest version decides.  Raises KaggleError."""
+    """Push the notebook, and record it before and afterwards.  Raises KaggleError."""
     before = state.sent
-    known = before.kernel
-    after = 0 if known is None or known.ref != built.ref else (known.version or known.after)
+    after = last_version(before.kernel, built.ref)
     state.put(kernel=built.model_copy(update={"after": after}), run=None, submission=None)
-    answer = act("kernels", "push", "-p", str(folder))
     try:
-        pushed = read_push(answer, built.ref)
+        pushed = send(
+            folder,
+            Pushed(built.ref, after),
+            lambda: state.put(kernel=before.kernel, run=before.run, submission=before.submission),
+        )
     except RefusedSources as error:
         # Kaggle made this version and runs it, without what the notebook needs.
         state.put(kernel=built.model_copy(update={"version": error.version}), run=KernelRun(usable=False))
         raise
-    except KaggleError:
-        if not answer.may_have_acted:
-            state.put(kernel=before.kernel, run=before.run, submission=before.submission)
-            raise
-        version = recognise(folder, built.ref, after)
-        if version is None:
-            raise
-        print(f"Kaggle has version {version}, though its answer was lost ({answer.words[0]})", flush=True)
-        pushed = Pushed(built.ref, version)
     state.put(kernel=built.model_copy(update={"version": pushed.version, "after": after}))
     print(f"{pushed} pushed; Kaggle runs it now", flush=True)
     return pushed
+
+
+def send(folder: Path, last: Pushed, restore: Callable[[], None]) -> Pushed:
+    """Push a notebook that was built in a folder; where the answer is lost, Kaggle's newest version decides.
+
+    `last`: the version that the new one exceeds; `restore`: takes the record of this push back, called where Kaggle did
+    nothing.  Raises RefusedSources, KaggleError.
+    """
+    answer = act("kernels", "push", "-p", str(folder))
+    try:
+        return read_push(answer, last.ref)
+    except RefusedSources:
+        raise
+    except KaggleError:
+        if not answer.may_have_acted:
+            restore()
+            raise
+        version = recognise(folder, last.ref, last.version)
+        if version is None:
+            raise
+    print(f"Kaggle has version {version}, though its answer was lost ({answer.words[0]})", flush=True)
+    return Pushed(last.ref, version)
 
 
 def check_dataset(ref: str, digest: str) -> None:

@@ -34,16 +34,21 @@ class SentDataset(Facts):
     version: int
 
 
-class SentKernel(Facts):
-    """The notebook that was pushed last."""
+class SentNotebook(Facts):
+    """A notebook that was pushed."""
 
     ref: Ref
     version: int | None = None
     """None: it is being pushed, or the answer was lost."""
-    sha256: str
-    manifest_sha256: str
     after: int = 0
     """The version before, which this one must exceed."""
+
+
+class SentKernel(SentNotebook):
+    """The inference notebook that was pushed last."""
+
+    sha256: str
+    manifest_sha256: str
 
 
 class KernelRun(Facts):
@@ -63,19 +68,20 @@ class SentSubmission(Facts):
     """False: it is being sent, or Kaggle has not listed it yet."""
 
 
-class SentTraining(Facts):
+class SentTraining(SentNotebook):
     """The last training session."""
 
-    ref: Ref
-    version: int | None = None
-    """None: it is being pushed, or the answer was lost."""
     going: bool
     chosen: tuple[list[str], str, list[int]]
     """Recipes, profile, folds."""
-    after: int = 0
     sha256: str = ""
     done: bool = False
     """All of it is trained."""
+
+
+def last_version(known: SentNotebook | None, ref: str) -> int:
+    """The last version of a notebook that is known, which a new one exceeds; 0 = none."""
+    return 0 if known is None or known.ref != ref else (known.version or known.after)
 
 
 class Sent(BaseModel):

@@ -14,11 +14,11 @@ from kernels.build_notebook import METADATA_NAME, OWNER_PLACEHOLDER
 from kernels.build_training import TRAINING_NAME, write_training
 
 from .access import own_name
-from .client import KaggleError, Polling, act
-from .notebook import RefusedSources, read_push
+from .client import KaggleError, Polling
+from .notebook import RefusedSources, send
 from .pushes import recognise, url_of
 from .run import ENDED_BADLY, ENDED_WELL, Pushed, failure, fetch_outputs, run_status
-from .state import SentTraining, ShipState
+from .state import SentTraining, ShipState, last_version
 
 COMMAND = "make push-train"
 # Exit codes of a session (training/session.py): all is trained, or its time was up.
@@ -89,7 +89,7 @@ def known_session(
         pushed = Pushed(begun.ref, known.version)
         print(f"{pushed} is still to be waited for: not pushed again (AGAIN=1 does)", flush=True)
         return pushed
-    after = _after(known, begun.ref)
+    after = last_version(known, begun.ref)
     version = recognise(folder, begun.ref, after)
     if version is None:
         return None
@@ -99,31 +99,16 @@ def known_session(
     return pushed
 
 
-def _after(known: SentTraining | None, ref: str) -> int:
-    """The last version that is known; a new one exceeds it."""
-    return 0 if known is None or known.ref != ref else (known.version or known.after)
-
-
 def _push(state: ShipState, begun: SentTraining, folder: Path) -> Pushed:
     known = state.sent.training
-    after = _after(known, begun.ref)
+    after = last_version(known, begun.ref)
     state.put(training=begun.model_copy(update={"after": after}))
-    answer = act("kernels", "push", "-p", str(folder))
     try:
-        pushed = read_push(answer, begun.ref)
+        pushed = send(folder, Pushed(begun.ref, after), lambda: state.put(training=known))
     except RefusedSources as error:
         # Kaggle made this version and runs it, without a data set that it was to have.
         state.put(training=begun.model_copy(update={"version": error.version, "going": False}))
         raise
-    except KaggleError:
-        if not answer.may_have_acted:
-            state.put(training=known)
-            raise
-        version = recognise(folder, begun.ref, after)
-        if version is None:
-            raise
-        print(f"Kaggle has version {version}, though its answer was lost ({answer.words[0]})", flush=True)
-        pushed = Pushed(begun.ref, version)
     state.put(training=begun.model_copy(update={"version": pushed.version, "after": after}))
     print(f"{pushed} pushed; Kaggle trains now, for up to 12 hours", flush=True)
     return pushed

@@ -26,6 +26,9 @@ SERIES_KINDS = {
     "Sagittal T2/STIR": "sagittal_t2",
     "Axial T2": "axial_t2",
 }
+SERIES_TEXTS = {kind: text for text, kind in SERIES_KINDS.items()}
+# The series on which a condition group is graded, and its landmarks set.
+KIND_OF_GROUP = {"spinal": "sagittal_t2", "foraminal": "sagittal_t1", "subarticular": "axial_t2"}
 
 
 def group_of(row: str) -> str:

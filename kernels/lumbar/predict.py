@@ -112,7 +112,7 @@ class KernelRun:
         graded = results.graded() if results else []
         priors = {study: results.rows(study)[1] for study in graded} if results else {}
         fallbacks = {study: rows for study, rows in priors.items() if rows}
-        guessed = {study: rows for study in graded if results and (rows := results.guessed_rows(study))}
+        guessed = results.guessed_rows() if results else {}
         studies, imputed = self.submission.studies, results.imputed() if results else {}
         prior_rows = {study: len(rows) for study, rows in priors.items()}
         names = [artefact.member.name for artefact in results.manifest.artefacts] if results else []

@@ -91,13 +91,27 @@ def summary(problems: Iterable[Mapping[str, Any]], kept_in: str = "run_report.js
     for kind in sorted(by_kind, key=lambda kind: -counts[kind]):
         count, first = counts[kind], by_kind[kind][0]
         studies = len({one["study"] for one in by_kind[kind]} - {""})
-        number = f"{count} in {studies} {'study' if studies == 1 else 'studies'}" if studies else f"{count}"
         place = " ".join(filter(None, [first["study"] and f"study {first['study']}", first["where"]]))
-        detail = first["detail"]
-        detail = detail if len(detail) <= LONGEST_EXAMPLE else f"{detail[:LONGEST_EXAMPLE]} …"
-        lines += [f"  {kind}: {number}; {MEANINGS.get(kind, 'see the example')}", f"    such as {place}: {detail}"]
-    # A file name that is not UTF-8 holds surrogates, which a strict console refuses.
-    return "\n".join(lines).encode("utf-8", "backslashreplace").decode("utf-8")
+        lines += [
+            f"  {kind}: {count_text(count, studies)}; {MEANINGS.get(kind, 'see the example')}",
+            f"    such as {place}: {shortened(first['detail'])}",
+        ]
+    return printable("\n".join(lines))
+
+
+def count_text(count: int, studies: int) -> str:
+    """Such as "3 in 2 studies"; the count alone where no study is concerned."""
+    return f"{count} in {studies} {'study' if studies == 1 else 'studies'}" if studies else f"{count}"
+
+
+def shortened(detail: str) -> str:
+    """A detail as an example for people."""
+    return detail if len(detail) <= LONGEST_EXAMPLE else f"{detail[:LONGEST_EXAMPLE]} …"
+
+
+def printable(text: str) -> str:
+    """Text that a strict console takes: a file name that is not UTF-8 holds surrogates."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def outcome(report: Mapping[str, Any]) -> str:

@@ -167,9 +167,19 @@ class Member(Spec):
         return 1 + len(self.tta)
 
     @property
+    def answered(self) -> list[str]:
+        """The rows that it predicts."""
+        return [row_of(target, unit) for unit in UNITS[self.unit] for target in self.targets]
+
+    @property
+    def needed(self) -> set[str]:
+        """The rows whose landmarks its views start from."""
+        return {row for unit in UNITS[self.unit] for request in self.inputs for row in request.landmarks(unit)}
+
+    @property
     def groups(self) -> tuple[Group, ...]:
         """The condition groups of its targets."""
-        found = {group_of(row_of(target, unit)) for unit in UNITS[self.unit] for target in self.targets}
+        found = {group_of(row) for row in self.answered}
         return tuple(group for group in get_args(Group) if group in found)
 
     @model_validator(mode="after")

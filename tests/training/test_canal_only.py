@@ -13,9 +13,8 @@ import yaml
 import build_dataset
 from kernels.lumbar import predict
 from kernels.lumbar.labels import LEVELS, ROWS
-from tests.support.dicom.spider_files import write_patient, write_tables
+from tests.support.dicom.spider_files import write_imported
 from training import train_all
-from training.data.spider.dataset import import_spider
 from training.recipe_schema.load import load_named, merge
 from training.recipe_schema.schema import Recipe
 from training.runs import RunFolder
@@ -35,10 +34,7 @@ TINY = {
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Imported data of ten patients, the recipe with less of everything, and its runs."""
     folder = tmp_path_factory.mktemp("canal")
-    for number in range(1, 11):
-        write_patient(folder / "spider", number)
-    write_tables(folder / "spider", range(1, 11))
-    import_spider(folder / "spider", folder / "data")
+    write_imported(folder)
     document = load_named("canal_only", "smoke").model_dump(mode="json")
     del document["profile"]
     (folder / "canal_only.yaml").write_text(yaml.safe_dump(merge(document, TINY) | {"profiles": {"smoke": {}}}))

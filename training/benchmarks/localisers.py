@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.answers.localiser_answers import answers_of
-from kernels.lumbar.answers.locate import Located, answered, locate, needed
+from kernels.lumbar.answers.locate import Located, locate
 from kernels.lumbar.answers.spine_shape import Expectation
 from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.inputs.member_inputs import InputCache
@@ -100,7 +100,7 @@ class Candidate:
     @property
     def rows(self) -> list[str]:
         """The landmarks that it predicts."""
-        named = {row for localiser in self.localisers for row in answered(localiser.member)}
+        named = {row for localiser in self.localisers for row in localiser.member.answered}
         return [row for row in ROWS if row in named]
 
     @property
@@ -167,12 +167,12 @@ def candidates(finished: Sequence[FinishedRecipe]) -> list[Candidate]:
 def _starters(localiser: LoadedMember, others: dict[str, LoadedMember]) -> dict[str, LoadedMember]:
     """Those of its recipe that predict its input landmarks, and the inputs of these; no other refiners of the same."""
     found: set[str] = set()
-    wanted = needed(localiser.member)
+    wanted = localiser.member.needed
     while wanted:
-        finders = {name: set(answered(one.member)) - needed(one.member) for name, one in others.items()}
+        finders = {name: set(one.member.answered) - one.member.needed for name, one in others.items()}
         new = {name for name, rows in finders.items() if name not in found and wanted & rows}
         found |= new
-        wanted = {row for name in new for row in needed(others[name].member)}
+        wanted = {row for name in new for row in others[name].member.needed}
     return {name: other for name, other in others.items() if name in found and other is not localiser}
 
 

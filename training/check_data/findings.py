@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from kernels.lumbar.problems import MEANINGS, Problem
+from kernels.lumbar.problems import MEANINGS, Problem, count_text, printable, shortened
 
 # Kinds that only this check names; all others are the kernel's and those of the label points.
 CONSEQUENCES = {
@@ -25,7 +25,7 @@ ERRORS = ABOUT_LABELS | {
     "unusable-table", "unreadable-table", "wrong-table", "study-without-files", "most-files-unreadable",
     "most-points-unused",
 }  # fmt: skip
-NAMED, EXAMPLE_LETTERS = 10, 200
+NAMED = 10
 
 
 def consequence(kind: str) -> str:
@@ -51,16 +51,15 @@ def summary(findings: Sequence[Problem]) -> list[str]:
     lines = []
     for kind, its in by_kind.items():
         studies = Counter(one.study for one in its if one.study)
-        number = f"{len(its)} in {len(studies)} {'study' if len(studies) == 1 else 'studies'}" if studies else len(its)
+        number = count_text(len(its), len(studies))
         lines.append(f"{'ERROR' if kind in ERRORS else 'warning'} {kind}: {number}; {consequence(kind)}")
         if studies:
             lines.append(f"    {_worst(studies)}")
         first = its[0]
         place = " ".join(filter(None, [first.study, first.where]))
-        words = first.detail if len(first.detail) <= EXAMPLE_LETTERS else f"{first.detail[:EXAMPLE_LETTERS]} …"
+        words = shortened(first.detail)
         lines.append(f"    such as {place}: {words}" if place else f"    such as: {words}")
-    # A file name that is not UTF-8 holds surrogates, which a strict console refuses.
-    return [line.encode("utf-8", "backslashreplace").decode("utf-8") for line in lines]
+    return list(map(printable, lines))
 
 
 def _worst(studies: Counter[str]) -> str:

@@ -18,14 +18,13 @@ from kernels.lumbar.dicom.placing import with_geometry
 from kernels.lumbar.dicom.read_study import add_planes, image_of, series_files
 from kernels.lumbar.dicom.stacks import without_scouts
 from kernels.lumbar.dicom.study import Stack, Study, gaps
-from kernels.lumbar.labels import ROWS, SERIES_KINDS
+from kernels.lumbar.labels import ROWS, SERIES_KINDS, SERIES_TEXTS
 from kernels.lumbar.problems import Problem, Report
 from training.check_data.splits import folders
 from training.data.annotations import annotations_of, lift_all
 from training.data.label_points import contradictions, points_outside
 from training.data.series_kinds import NOT_SAID, kind_by_headers, plane_by_headers
 
-KIND_TEXTS = {kind: text for text, kind in SERIES_KINDS.items()}
 # Along the body, and against it, in the order of instance numbers.
 DIRECTIONS = {"sagittal": ("to patient left", "to patient right"), "axial": ("to the feet", "to the head")}
 MIXED = "mixed"
@@ -123,7 +122,7 @@ def _examine(task: StudyTask) -> Examined:
         own: list[Stack] = []
         if kind is not None:
             if contrary := _contrary(headers, kind, by_headers, reason):
-                report.add("kind-contradicted", f"the table says {KIND_TEXTS[kind]}, the headers {contrary}")
+                report.add("kind-contradicted", f"the table says {SERIES_TEXTS[kind]}, the headers {contrary}")
             placed, assumed = with_geometry(images, kind, report)
             own = _stacks(series, kind, placed, assumed, planes, report)
         stacks += own
@@ -157,12 +156,17 @@ def _files(folder: Path, report: Report) -> list[tuple[str, int | None, FileHead
         except UnreadableHeader as error:
             report.add("unreadable-file", str(error)[:200], path.name)
             continue
-        found.append((path.name, number, header))
-        with contextlib.suppress(OSError):
-            if not header.frames[0].rows and path.stat().st_size == 0:
-                report.add("empty-file", "0 bytes", path.name)
-                found.pop()
+        if _is_empty(path, header):
+            report.add("empty-file", "0 bytes", path.name)
+        else:
+            found.append((path.name, number, header))
     return found
+
+
+def _is_empty(path: Path, header: FileHeader) -> bool:
+    with contextlib.suppress(OSError):
+        return not header.frames[0].rows and path.stat().st_size == 0
+    return False
 
 
 def _images(files: Sequence[tuple[str, int | None, FileHeader]], report: Report) -> list[Image]:
@@ -211,7 +215,7 @@ def _contrary(headers: Sequence[FileHeader], kind: str, by_headers: str | None, 
     if plane is not None and plane != body_plane(kind):
         return f"{plane} slices"
     if by_headers is not None:
-        return "" if by_headers == KIND_TEXTS[kind] else by_headers
+        return "" if by_headers == SERIES_TEXTS[kind] else by_headers
     return "" if reason == NOT_SAID else reason
 
 
@@ -240,7 +244,7 @@ def _facts(
         split=task.split,
         study=task.study,
         series=series,
-        kind=KIND_TEXTS.get(kind or "", ""),
+        kind=SERIES_TEXTS.get(kind or "", ""),
         by_headers=by_headers,
         files=files + unread,
         images=len(images),

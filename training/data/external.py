@@ -103,6 +103,11 @@ def read_pretraining(folder: Path) -> LevelImages:
     return LevelImages(tuple(images), content.hexdigest())
 
 
+def image_folder(source: str) -> Path:
+    """Where the images of a source lie, in a folder of published coordinates."""
+    return Path("data", f"processed_{source}_jpgs")
+
+
 def _level_image(folder: Path, source: str, filename: str, lines: pd.DataFrame) -> LevelImage | str:
     """The image with its points, or the reason why it is unusable."""
     if sorted(lines["level"]) != list(range(len(LEVELS))):
@@ -111,7 +116,7 @@ def _level_image(folder: Path, source: str, filename: str, lines: pd.DataFrame) 
     if (np.diff(relative[:, 0]) <= 0).any():
         return "as their levels do not follow each other from head to feet"
     try:
-        content = (folder / "data" / f"processed_{source}_jpgs" / filename).read_bytes()
+        content = (folder / image_folder(source) / filename).read_bytes()
     except OSError:
         return "as their files are missing"
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE) if content else None

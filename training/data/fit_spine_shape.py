@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from kernels.lumbar.dicom.geometry import MINUS_X
 from kernels.lumbar.labels import ROWS, mirrored
 from kernels.lumbar.manifest import SHAPE_POINTS, UNKNOWN_MM, Shape
 
@@ -17,7 +18,6 @@ LEAST_STUDIES = 3
 # Lower limit of the residual: few studies underestimate it.
 LEAST_REST_MM = 1.0
 DIGITS = 2
-MINUS_X = np.array([-1.0, 1.0, 1.0])
 
 
 def fit_shape(points: Sequence[Mapping[str, np.ndarray]], modes: int = MODES) -> Shape | None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kernels.lumbar.labels import group_of
+from kernels.lumbar.dicom.geometry import MINUS_X
+from kernels.lumbar.labels import KIND_OF_GROUP, group_of
 
 # The series in which each condition group is annotated, and the axis of the patient that its slices run along.
-VIEW_OF_GROUP = {"spinal": "sagittal_t2", "foraminal": "sagittal_t1", "subarticular": "axial_t2"}
 SLICE_AXIS = {"sagittal_t1": 0, "sagittal_t2": 0, "axial_t2": 2}
 # Median of the distance from the middle of a round gaussian, in standard deviations of one axis (Rayleigh).
 MEDIAN_OF_SIGMA = float(np.sqrt(2 * np.log(2)))
@@ -24,12 +24,12 @@ MOST_OFFSETS = 400
 
 def in_plane_mm(point: np.ndarray, other: np.ndarray, group: str) -> float:
     """Distance of two points within the slices in which a condition group is annotated."""
-    return float(np.hypot(*np.delete(np.asarray(point) - np.asarray(other), SLICE_AXIS[VIEW_OF_GROUP[group]])))
+    return float(np.hypot(*np.delete(np.asarray(point) - np.asarray(other), SLICE_AXIS[KIND_OF_GROUP[group]])))
 
 
 def across_slices_mm(point: np.ndarray, other: np.ndarray, group: str) -> float:
     """Distance of two points across these slices."""
-    return float(abs((np.asarray(point) - np.asarray(other))[SLICE_AXIS[VIEW_OF_GROUP[group]]]))
+    return float(abs((np.asarray(point) - np.asarray(other))[SLICE_AXIS[KIND_OF_GROUP[group]]]))
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,17 @@ def landmark_errors(
     located: Mapping[str, Mapping[str, np.ndarray]], truth: Mapping[str, Mapping[str, np.ndarray]]
 ) -> dict[str, LandmarkError]:
     """View → error, from study → row → point in mm.  A landmark that was not located has an infinite error."""
-    distances: dict[str, list[float]] = {view: [] for view in VIEW_OF_GROUP.values()}
-    offsets: dict[str, list[list[float]]] = {view: [] for view in VIEW_OF_GROUP.values()}
+    distances: dict[str, list[float]] = {view: [] for view in KIND_OF_GROUP.values()}
+    offsets: dict[str, list[list[float]]] = {view: [] for view in KIND_OF_GROUP.values()}
     for study, points in truth.items():
         for row, point in points.items():
-            view = VIEW_OF_GROUP[group_of(row)]
+            view = KIND_OF_GROUP[group_of(row)]
             found = located.get(study, {}).get(row)
             if found is None:
                 distances[view].append(np.inf)
             else:
                 distances[view].append(in_plane_mm(np.asarray(found), np.asarray(point), group_of(row)))
-                offset = (np.asarray(found) - np.asarray(point)) * [-1 if row.startswith("right_") else 1, 1, 1]
+                offset = (np.asarray(found) - np.asarray(point)) * (MINUS_X if row.startswith("right_") else 1.0)
                 if np.linalg.norm(offset) <= LARGEST_OFFSET_MM:
                     offsets[view].append(np.round(offset, 1).tolist())
     errors = {}
@@ -82,5 +82,5 @@ def landmark_errors(
 
 def offsets_by_group(errors: Mapping[str, LandmarkError]) -> dict[str, np.ndarray]:
     """Condition group → (N, 3) measured errors in mm, of the views in which any were measured."""
-    pairs = [(group, errors[view].offsets_mm) for group, view in VIEW_OF_GROUP.items() if view in errors]
+    pairs = [(group, errors[view].offsets_mm) for group, view in KIND_OF_GROUP.items() if view in errors]
     return {group: np.reshape(offsets, (-1, 3)).astype(float) for group, offsets in pairs if len(offsets)}

@@ -16,8 +16,7 @@ import pandas as pd
 
 from kernels.lumbar.answers.spine_shape import stack_centres
 from kernels.lumbar.dicom.study import Stack, Study
-from kernels.lumbar.labels import LEVELS, ROWS, group_of
-from training.evaluation.landmark_errors import VIEW_OF_GROUP
+from kernels.lumbar.labels import KIND_OF_GROUP, LEVELS, ROWS, group_of
 
 # Slices of the competition are up to 6.6 mm apart: points farther from all of them lie outside of the stack.
 SHOWN_MM = 6.0
@@ -35,7 +34,7 @@ def level_of(row: str) -> str:
 
 def view_of(row: str) -> str:
     """The series kind in which a landmark is annotated."""
-    return VIEW_OF_GROUP[group_of(row)]
+    return KIND_OF_GROUP[group_of(row)]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from matplotlib.patheffects import withStroke
 from kernels.lumbar.answers.locate import Located
 from kernels.lumbar.dicom.geometry import Plane, body_plane
 from kernels.lumbar.dicom.study import Stack, Study
-from kernels.lumbar.labels import LEVELS, ROWS, SERIES_KINDS
+from kernels.lumbar.labels import LEVELS, ROWS, SERIES_TEXTS
 from training.evaluation.localiser_findings import Points, level_of, nearest_slice
 
 # Strips of panels: title, part of the row names, series kinds in order of preference.
@@ -34,7 +34,6 @@ STRIPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("right foramen", "right_neural", ("sagittal_t1", "sagittal_t2")),
     ("recess", "subarticular", ("axial_t2",)),
 )
-KIND_TITLES = {kind: title for title, kind in SERIES_KINDS.items()}
 TRUE_COLOUR = "#35d0ff"
 ROUTE_COLOURS = ("#ffb000", "#ff5fa2", "#7ee04b", "#c59bff", "#ff6b3d", "#fff27a")
 # Marks are open, so that they hide nothing; of a cross this share of its radius.
@@ -95,7 +94,7 @@ class Panel:
             centres_mm = self.stack.centres_mm[:, 0]
             leftwards_mm = centres_mm[self.index] - centres_mm.mean()
             image += f", {abs(leftwards_mm):.0f} mm to the {'left' if leftwards_mm > 0 else 'right'}"
-        return f"{self.strip} {levels}\n{KIND_TITLES[self.stack.kind]}, {image}"
+        return f"{self.strip} {levels}\n{SERIES_TEXTS[self.stack.kind]}, {image}"
 
 
 def level_text(level: str) -> str:

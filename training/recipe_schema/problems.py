@@ -9,8 +9,6 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from kernels.lumbar.labels import UNITS, row_of
-from kernels.lumbar.specs import Member
 from training.recipe_schema.schema import MemberRecipe, Recipe
 
 # At most so many problems of a file are shown.
@@ -80,17 +78,11 @@ def _wrong_routes(recipe: Recipe) -> list[str]:
     for route, one in {} if problems else recipe.routes.items():
         localisers = {name: recipe.localiser(name).member for name in one.localisers}
         graders = {name: recipe.grader(name, recipe.backbones_of(name)[0]).member for name in one.graders}
-        found = {
-            row_of(target, unit) for its in localisers.values() for unit in UNITS[its.unit] for target in its.targets
-        }
+        found = {row for its in localisers.values() for row in its.answered}
         for name, member in (localisers | graders).items():
-            if lacking := sorted(_needed(member) - found):
+            if lacking := sorted(member.needed - found):
                 problems.append(f"routes.{route}: {name} starts from {lacking[0]}, which none of its localisers finds")
     return problems
-
-
-def _needed(member: Member) -> set[str]:
-    return {row for unit in UNITS[member.unit] for request in member.inputs for row in request.landmarks(unit)}
 
 
 def _wrong_members(recipe: Recipe) -> Iterator[str]:

@@ -19,7 +19,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from kernels.commands import ends_with_a_sentence
-from kernels.lumbar.labels import CONDITIONS, GROUPS, LEVELS, ROWS, SEVERITIES
+from kernels.lumbar.labels import CONDITIONS, GROUPS, KIND_OF_GROUP, LEVELS, ROWS, SERIES_TEXTS, SEVERITIES
 from kernels.lumbar.run.submission import replace_text
 from kernels.profiles import PROFILES
 from training.data.out_of_fold import OutOfFoldError
@@ -27,9 +27,8 @@ from training.ensemble.result import SINGLE
 from training.ensemble.search import SearchError
 from training.ensemble.strategies import TITLES
 from training.evaluation.intervals import FIGURES, RESAMPLES, Interval
-from training.evaluation.landmark_errors import VIEW_OF_GROUP
 from training.evaluation.localiser_findings import level_of
-from training.evaluation.overlays import KIND_TITLES, level_text
+from training.evaluation.overlays import level_text
 from training.evaluation.truth import is_phantom
 from training.recipe_schema.schema import RecipeError
 from training.report import figures, numbers
@@ -88,8 +87,8 @@ def render(sources: ReportSources, data: Path | None, worst_rows: int) -> str:
         rows=ROWS,
         score_parts=FIGURES,
         severities=[severity.replace("_", "/") for severity in SEVERITIES],
-        views=VIEW_OF_GROUP.values(),
-        view_titles=KIND_TITLES,
+        views=KIND_OF_GROUP.values(),
+        view_titles=SERIES_TEXTS,
         strategy_titles=TITLES | {"cross_fitted": "the ensemble", "best_single": SINGLE},
         resamples=RESAMPLES,
         today=datetime.date.today().isoformat(),

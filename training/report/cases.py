@@ -15,15 +15,14 @@ from kernels.lumbar.answers.locate import Located
 from kernels.lumbar.dicom.geometry import Plane
 from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.inputs.views import View, cut
-from kernels.lumbar.labels import ROWS, Unit, group_of
+from kernels.lumbar.labels import KIND_OF_GROUP, ROWS, SERIES_TEXTS, Unit, group_of
 from kernels.lumbar.networks.devices import default_device
 from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.specs import SeriesKind, SliceChoice, ViewRequest
 from kernels.profiles import Profile
 from training.data.tables import TablesError
-from training.evaluation.landmark_errors import VIEW_OF_GROUP, across_slices_mm, in_plane_mm
+from training.evaluation.landmark_errors import across_slices_mm, in_plane_mm
 from training.evaluation.localiser_findings import nearest_slice
-from training.evaluation.overlays import KIND_TITLES
 from training.evaluation.predictor import Predictor
 from training.evaluation.show import ShowError, known_landmarks, open_study
 from training.evaluation.truth import TruthError
@@ -108,15 +107,15 @@ def picture_of(data: Path | None, study_id: str, row: str, fold: int, localisers
         return Picture(None, f"No picture: {error}.")
     if not landmarks or row not in landmarks:
         return Picture(None, "No picture: the landmark of this row is not annotated, or its image is gone.")
-    series = cast(SeriesKind, VIEW_OF_GROUP[group_of(row)])
+    series = cast(SeriesKind, KIND_OF_GROUP[group_of(row)])
     slices = SliceChoice(by="landmark", count=SLICES)
     request = ViewRequest(series=series, centre=(row,), slices=slices, size_mm=SIZE_MM, size_px=SIZE_PX)
     view = cut(study, request, Unit(), landmarks)
     if view is None:
-        return Picture(None, f"No picture: the study has no usable {KIND_TITLES[series]} series.")
+        return Picture(None, f"No picture: the study has no usable {SERIES_TEXTS[series]} series.")
     located = localisers.locate(study, fold)
     words = (
-        f"{KIND_TITLES[series]}, series {view.series_id}: the slice with the outline of the crop, then {SIZE_MM:g} mm "
+        f"{SERIES_TEXTS[series]}, series {view.series_id}: the slice with the outline of the crop, then {SIZE_MM:g} mm "
         "around the row's landmark (ring: a phantom's true one, else the annotated one) on the nearest slice and its "
         f"neighbours. {_located_words(located, row)}"
     )

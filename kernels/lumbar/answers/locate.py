@@ -16,11 +16,10 @@ import torch
 
 from ..dicom.study import Study
 from ..inputs.member_inputs import CPU, InputCache
-from ..labels import ROWS, UNITS, row_of
+from ..labels import ROWS
 from ..networks.loading import LoadedMember
 from ..networks.tta import with_prefetch
 from ..problems import Problem
-from ..specs import Member
 from .localiser_answers import LocaliserAnswer, answers_of, merge
 from .spine_shape import Expectation, stack_centres
 
@@ -66,7 +65,7 @@ def locate(
             for one, answers, its_kept in zip(located, found, kept, strict=True):
                 one.by_member[localiser.member.name] = answers
                 _keep(its_kept, answers, localiser)
-        pending = {row for one in waiting for row in answered(one.member)}
+        pending = {row for one in waiting for row in one.member.answered}
         for one, study, its_slices, its_points in zip(located, studies, slices, points, strict=True):
             _merge(one, its_slices, its_points)
             _apply_shape(study, one, expectation, pending)
@@ -84,23 +83,13 @@ def _keep(kept: dict[str, list[LocaliserAnswer]], answers: dict[str, LocaliserAn
             kept.setdefault(row, []).append(answer)
 
 
-def answered(member: Member) -> list[str]:
-    """The rows that a localiser predicts."""
-    return [row_of(target, unit) for unit in UNITS[member.unit] for target in member.targets]
-
-
-def needed(member: Member) -> set[str]:
-    """The rows whose landmarks a localiser's views start from."""
-    return {row for unit in UNITS[member.unit] for request in member.inputs for row in request.landmarks(unit)}
-
-
 def _ready(waiting: Sequence[LoadedMember]) -> list[LoadedMember]:
     """Localisers whose input landmarks are known; all remaining ones if they depend on each other.
 
     A localiser that starts from the landmark that it predicts refines it: no other one depends on that.
     """
-    needs = {one.member.name: needed(one.member) for one in waiting}
-    pending = {row for one in waiting for row in answered(one.member) if row not in needs[one.member.name]}
+    needs = {one.member.name: one.member.needed for one in waiting}
+    pending = {row for one in waiting for row in one.member.answered if row not in needs[one.member.name]}
     return [one for one in waiting if not pending & needs[one.member.name]] or list(waiting)
 
 

@@ -13,6 +13,8 @@ from functools import cached_property
 
 import numpy as np
 
+# What patient millimetres (LPS) of the mirror image are multiplied by.
+MINUS_X = np.array([-1.0, 1.0, 1.0])
 # Directions of increasing column, row and slice of canonical slices, per body plane.  The normal, column × row, is
 # opposite to the slice direction: to patient right (sagittal) and to the head (axial).
 CANONICAL_AXES = {

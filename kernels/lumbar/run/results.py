@@ -12,13 +12,12 @@ import numpy as np
 from ..answers.ensemble import by_row, combine
 from ..answers.locate import Located
 from ..answers.route import RouteAnswers
-from ..labels import ROW_INDEX, ROWS, group_of
+from ..labels import KIND_OF_GROUP, ROW_INDEX, ROWS, SERIES_TEXTS, group_of
 from ..manifest import Manifest
 from ..problems import Problem
 from .submission import whole_file
 
-# The series of each condition group, as problems name them, and the problems of a study that lacks one.
-SERIES_OF_GROUP = {"spinal": "Sagittal T2/STIR", "foraminal": "Sagittal T1", "subarticular": "Axial T2"}
+# Problems of a study that lacks a series.
 NO_SERIES = ("missing-kind", "single-slice")
 
 Job = tuple[str, str]
@@ -117,16 +116,24 @@ class Results:
         points = self._points[self.studies[study], self._routes[route]]
         return {row: point for row, point in zip(ROWS, points, strict=True) if not np.isnan(point[0])}
 
-    def guessed_rows(self, study: str) -> list[str]:
-        """Rows answered though their series is missing and no localiser of any route found their landmark."""
+    def guessed_rows(self) -> dict[str, list[str]]:
+        """Graded study → rows answered though their series is missing and no localiser of any route found their
+        landmark; only where there are any."""
+        missing: dict[str, set[str]] = {}
+        for one in self.problems:
+            if one.kind in NO_SERIES:
+                missing.setdefault(one.study, set()).add(one.where)
+        found = {study: self._guessed_of(study, missing[study]) for study in self.graded() if study in missing}
+        return {study: rows for study, rows in found.items() if rows}
+
+    def _guessed_of(self, study: str, missing: set[str]) -> list[str]:
         place = self.studies[study]
-        missing = {one.where for one in self.problems if one.study == study and one.kind in NO_SERIES}
-        found = ((self._confidence[place] > 0) & ~self._guessed[place]).any(0)  # (25,)
+        located = ((self._confidence[place] > 0) & ~self._guessed[place]).any(0)  # (25,)
         answered = np.isfinite(self._logits[place]).all(2).any(0)
         return [
             row
-            for row, is_found, is_answered in zip(ROWS, found, answered, strict=True)
-            if is_answered and not is_found and SERIES_OF_GROUP[group_of(row)] in missing
+            for row, is_located, is_answered in zip(ROWS, located, answered, strict=True)
+            if is_answered and not is_located and SERIES_TEXTS[KIND_OF_GROUP[group_of(row)]] in missing
         ]
 
     def rows(self, study: str) -> tuple[np.ndarray, list[str]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from kernels.lumbar.labels import LEVELS
+from training.data.spider.dataset import import_spider
 
 TYPES = {"u1": "MET_UCHAR", "u2": "MET_USHORT", "i2": "MET_SHORT", "f4": "MET_FLOAT"}
 # (slice, row, column) of the volumes: 14 mm × 220 mm × 100 mm.
@@ -108,3 +109,13 @@ def write_tables(folder: Path, numbers: Sequence[int]) -> None:
     (folder / "overview.csv").write_text("\n".join([columns, *lines]))
     graded = [f"{number},{disc},0,2" for number in numbers for disc in range(1, 6)]
     (folder / "radiological_gradings.csv").write_text("\n".join(["Patient,IVD label,Modic,Pfirrman grade", *graded]))
+
+
+def write_imported(folder: Path, count: int = 10) -> Path:
+    """`folder`/data: so many patients, imported."""
+    numbers = range(1, count + 1)
+    for number in numbers:
+        write_patient(folder / "spider", number)
+    write_tables(folder / "spider", numbers)
+    import_spider(folder / "spider", folder / "data")
+    return folder / "data"

@@ -11,7 +11,7 @@ import pytest
 
 import build_dataset
 from kernels.lumbar.labels import LEVELS, ROWS
-from tests.support.dicom.spider_files import write_patient, write_tables
+from tests.support.dicom.spider_files import write_imported
 from tests.support.networks.tiny_runs import write_runs
 from training.benchmarks.real import __main__ as real
 from training.benchmarks.real import candidates, measure
@@ -29,7 +29,6 @@ from training.benchmarks.real.candidates import (
 )
 from training.benchmarks.real.figures import StudyResult, auc, figures_of, interval_of
 from training.benchmarks.tables import BenchError
-from training.data.spider.dataset import import_spider
 from training.evaluation.validate import fold_manifest
 from training.recipe_schema.load import load_named
 from training.runs import RunFolder
@@ -41,10 +40,7 @@ CANAL = [ROWS.index(f"spinal_canal_stenosis_{level}") for level in LEVELS]
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Imported data of ten patients, and a package."""
     folder = tmp_path_factory.mktemp("real")
-    for number in range(1, 11):
-        write_patient(folder / "spider", number)
-    write_tables(folder / "spider", range(1, 11))
-    import_spider(folder / "spider", folder / "data")
+    write_imported(folder)
     write_runs(folder / "phantom", load_named("split_and_global", "smoke"))
     given = ["--runs", str(folder / "phantom"), "--out", str(folder / "weights"), "--profile", "smoke"]
     assert build_dataset.main(given) == 0

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from kernels.lumbar.answers.locate import answered, needed
 from kernels.lumbar.labels import LEVELS
 from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
 from tests.support import ROOT
@@ -257,10 +256,10 @@ def test_the_experts_find_slices_with_the_canal_known_and_then_points(profile):
         entry.member.name.removeprefix("slice_experts_"): entry for entry in load_recipe(RECIPE, profile).members()
     }
     canal, levels, recess = (members[name].member for name in ("sagittal_t2", "axial_levels", "axial_t2"))
-    assert levels.answers == "slices" and needed(levels) == set(answered(canal)) == set(CANALS)
-    assert set(answered(levels)) == set(answered(recess)) == needed(recess) == set(BOTH_SIDES)
+    assert levels.answers == "slices" and levels.needed == set(canal.answered) == set(CANALS)
+    assert set(levels.answered) == set(recess.answered) == recess.needed == set(BOTH_SIDES)
     assert {"left_neural_foraminal_narrowing_l1_l2", "right_neural_foraminal_narrowing_l5_s1"} <= set(
-        answered(members["sagittal_t1"].member)
+        members["sagittal_t1"].member.answered
     )
     if profile != "full":
         for entry in members.values():

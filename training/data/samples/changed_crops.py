@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 
-from kernels.lumbar.dicom.geometry import Plane
+from kernels.lumbar.dicom.geometry import MINUS_X, Plane
 from kernels.lumbar.inputs.crops import LARGEST_PLAIN_SHRINK, Crops
 from kernels.lumbar.inputs.views import View
 from training.data.samples.augment import uniform
@@ -24,8 +24,6 @@ from training.recipe_schema.fitting import Augmentation
 SLICES_AT_ONCE = 4
 # Half of the kernel's own step of coordinates: slices whose grids differ by less are sampled alike.
 SAME_PX = 1 / 64
-# What a right side's offset is on the left.
-MINUS_X = np.array([-1.0, 1.0, 1.0])
 # Rows of a matrix (2, 3) from (column, row, 1) to column and row.
 Map = tuple[tuple[float, float, float], tuple[float, float, float]]
 INTERPOLATION = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP

@@ -5,10 +5,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -16,18 +14,18 @@ import numpy as np
 from tqdm import tqdm
 
 from kernels.lumbar.dicom.read_study import read_study
+from training.data.cache.decode import in_processes
 from training.data.spider.canal import CanalLevel, DoubtfulError, canal_levels
 from training.data.spider.mha import SpiderError, Volume, read_volume
 from training.data.spider.series import SeriesNames, clinical, write_series
 from training.data.spider.source import LUMBAR_DISCS, Patient, SpiderFolder, read_folder
-from training.data.spider.tables import Click, ImportedStudy, LeftOut, write_notes, write_tables
+from training.data.spider.tables import PICTURES, Click, ImportedStudy, LeftOut, write_notes, write_tables
 
 T1, T2 = "Sagittal T1", "Sagittal T2/STIR"
 # A study is named by its patient's number; its series by this and one digit more.
 SERIES_DIGITS = {"t1": "1", "t2": "2", "t2_SPACE": "3"}
 # A mask lies on its image if no corner is farther off.
 SAME_PLACE_MM = 1.0
-IMAGE_FOLDER = Path("coordinates", "data", "processed_spider_jpgs")
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def import_spider(source: Path, out: Path, jobs: int = 1) -> str:
     place = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         place.chmod(0o755)
-        for name in ("train_images", "test_images", str(IMAGE_FOLDER)):
+        for name in ("train_images", "test_images", str(PICTURES)):
             (place / name).mkdir(parents=True)
         results = _import_all(orders, place, jobs)
         results += [LeftOut(number, "it has no T2 series") for number in found.without_t2]
@@ -73,12 +71,8 @@ def import_spider(source: Path, out: Path, jobs: int = 1) -> str:
 
 
 def _import_all(orders: Sequence[ImportOrder], place: Path, jobs: int) -> list[ImportedStudy | LeftOut]:
-    do = partial(import_patient, place)
-    progress = partial(tqdm, total=len(orders), desc="import", unit="patient")
-    if jobs == 1 or len(orders) == 1:
-        return list(progress(map(do, orders)))
-    with ProcessPoolExecutor(min(jobs, len(orders)), get_context("spawn"), partial(cv2.setNumThreads, 1)) as pool:
-        return list(progress(pool.map(do, orders)))
+    results = in_processes(partial(import_patient, place), orders, min(jobs, len(orders)))
+    return list(tqdm(results, total=len(orders), desc="import", unit="patient"))
 
 
 def import_patient(place: Path, order: ImportOrder) -> ImportedStudy | LeftOut:
@@ -100,7 +94,8 @@ def import_patient(place: Path, order: ImportOrder) -> ImportedStudy | LeftOut:
         write_series(folder / names[1].series, t1, names[1], source.overview.get(patient.t1, {}))
     if not order.is_test:
         _write_picture(place, folder, names, [click for click in clicks if click])
-    return ImportedStudy(order.is_test, tuple(names), levels, tuple(click for click in clicks if click))
+    height, width = thick.voxels.shape[1:]
+    return ImportedStudy(order.is_test, tuple(names), levels, tuple(click for click in clicks if click), height, width)
 
 
 def _levels(source: SpiderFolder, patient: Patient, image: Volume, mask: Volume) -> dict[str, CanalLevel]:
@@ -140,4 +135,4 @@ def _write_picture(place: Path, folder: Path, names: Sequence[SeriesNames], clic
         raise SpiderError(f"patient {folder.name} cannot be read back ({reasons}): leave its files out")
     instance = clicks[len(clicks) // 2].instance
     pixels = stacks[0].pixels[list(stacks[0].instances).index(instance)]
-    cv2.imwrite(str(place / IMAGE_FOLDER / f"{folder.name}_t2.jpg"), pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    cv2.imwrite(str(place / PICTURES / f"{folder.name}_t2.jpg"), pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 
 from kernels.lumbar.labels import LEVELS, ROWS, SEVERITIES, SEVERITY_WEIGHTS
-from training.data.external import PRETRAINING
+from training.data.external import PRETRAINING, image_folder
 from training.data.spider.canal import MODERATE_MM, SEVERE_MM, CanalLevel
 from training.data.spider.series import SeriesNames
 from training.data.spider.source import DISC, GRADINGS, PATIENT
@@ -24,6 +23,7 @@ SEVERITY_OF = {severity: text for text, severity in SEVERITY_TEXTS.items()}
 # Written last: where it is, the data set is complete.
 LAST_TABLE = "sample_submission.csv"
 COORDINATES = "coordinates"
+PICTURES = Path(COORDINATES) / image_folder("spider")
 CITATION = """\
 van der Graaf, J.W., van Hooff, M.L., Buckens, C.F.M. et al.: Lumbar spine segmentation in MR images: a dataset and a
 public benchmark.  Scientific Data 11, 264 (2024), https://doi.org/10.1038/s41597-024-03090-w
@@ -76,6 +76,9 @@ class ImportedStudy:
     series: tuple[SeriesNames, ...]
     levels: dict[str, CanalLevel]
     clicks: tuple[Click, ...]
+    height: int
+    """Pixels of its T2 images, and of its picture."""
+    width: int
 
     @property
     def study(self) -> str:
@@ -104,7 +107,7 @@ def write_tables(place: Path, studies: Sequence[ImportedStudy], gradings: pd.Dat
     _write(truth / "canal_width_mm.csv", ["study_id", "level", "width_mm"], widths)
     _graded(studies, gradings).to_csv(truth / "gradings.csv", index=False)
     columns = ["filename", "source", "x", "y", "level", "relative_x", "relative_y"]
-    _write(place / COORDINATES / PRETRAINING, columns, _pretraining(place, train))
+    _write(place / COORDINATES / PRETRAINING, columns, _pretraining(train))
     _write(place / "train.csv", ["study_id", *ROWS], _labels(train))
     for split, its in (("train", train), ("test", test)):
         series = [(one.study, names.series, names.kind) for one in its for names in one.series]
@@ -146,16 +149,13 @@ def _coordinates(studies: Sequence[ImportedStudy]) -> Iterator[tuple[object, ...
             yield one.study, click.series, click.instance, CONDITION_TEXT, level, round(click.x, 3), round(click.y, 3)
 
 
-def _pretraining(place: Path, studies: Sequence[ImportedStudy]) -> Iterator[tuple[object, ...]]:
+def _pretraining(studies: Sequence[ImportedStudy]) -> Iterator[tuple[object, ...]]:
     """From feet to head, as in the published table."""
     for one in studies:
         name = f"{one.study}_t2.jpg"
-        picture = cv2.imread(str(place / COORDINATES / "data" / "processed_spider_jpgs" / name))
-        assert picture is not None  # it has just been written
-        height, width = picture.shape[:2]
         for click in reversed(one.clicks):
             x, y, level = round(click.x), round(click.y), TEXT_OF_LEVEL[click.level]
-            yield name, "spider", x, y, level, round(click.x / width, 6), round(click.y / height, 6)
+            yield name, "spider", x, y, level, round(click.x / one.width, 6), round(click.y / one.height, 6)
 
 
 def _graded(studies: Sequence[ImportedStudy], gradings: pd.DataFrame) -> pd.DataFrame:
