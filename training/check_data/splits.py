@@ -102,8 +102,8 @@ def _train(data: Path) -> Split:
 
 
 def _table_named(sentence: str) -> str:
-    """The table that a sentence is about."""
-    return next((name for name in TABLES if name in sentence), "")
+    """The table that a sentence is about: the first one that it names."""
+    return min((name for name in TABLES if name in sentence), key=sentence.index, default="")
 
 
 def _labelled(path: Path) -> list[str]:
@@ -155,11 +155,11 @@ def _test(data: Path) -> Split:
 
 def _compare_with_folders(split: Split) -> None:
     """Name studies without files, and those without rows."""
-    there = folders(split.images)
+    there = dict.fromkeys(folders(split.images))
     if not split.is_listed:
         split.series = {study: [] for study in there} | split.series
     for study in split.series:
-        if study not in set(there):
+        if study not in there:
             kind = "study-without-files" if split.name == "train" else "no-folder"
             split.add(study, split.images.name, kind, f"{split.images} has no folder {study}")
     for study in there:

@@ -251,6 +251,12 @@ def test_damage_is_found_and_its_consequence_said(
     assert about <= {study, "77", ""} or kind == "no-image" or kind == "annotation-without-image"
 
 
+def test_a_remark_is_filed_under_the_table_that_it_is_about(data: Path) -> None:
+    foreign_points(data)
+    findings = checked(data)[1]
+    assert findings["where"][findings["kind"] == "table-remark"].tolist() == [POINTS]
+
+
 def test_sound_data_give_nothing_to_find(sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "checked"
     assert main(["--data", str(sound), "--out", str(out), "--jobs", "1"]) == 0
