@@ -36,7 +36,12 @@ class SubmissionRefused(KaggleError):
 
 def description(kernel: SentKernel, message: str) -> str:
     """What Kaggle lists: the message, and the digests by which the submission is recognised."""
-    digests = f"weights {kernel.manifest_sha256[:12]}, notebook {kernel.sha256[:12]}, version {kernel.version}"
+    return described(message, kernel.manifest_sha256[:12], kernel.sha256[:12], str(kernel.version))
+
+
+def described(message: str, weights: str, notebook: str, version: str) -> str:
+    """A description of these parts."""
+    digests = f"weights {weights}, notebook {notebook}, version {version}"
     return f"{message} ({digests})" if message else digests
 
 
@@ -63,7 +68,7 @@ def submit(
     if kernel is None or kernel.version is None or run is None or not run.seen:
         if not dry_run:
             raise KaggleError(f"{ship} has no verified run of a pushed notebook: `make push` first")
-        text = f"{message} (weights …, notebook …, version …)".strip()
+        text = described(message, "…", "…", "…")
         print("would run: kaggle " + shlex.join(command("<owner>/lumbar-inference", "<version pushed>", text)))
         return
     check_pushed(weights, kernel.manifest_sha256, kernel.version)

@@ -72,7 +72,7 @@ PLANTED: dict[str, tuple[Callable[[Path], object], str]] = {
     "an exception": (lambda _: [][0], "IndexError: list index out of range"),
     "an invariant": (lambda _: checks.holds(False, "pixels are finite"), "broken: pixels are finite"),
     "a file elsewhere": (lambda folder: (folder / "elsewhere").write_text(""), "does more than read: open"),
-    "memory": (lambda _: np.ones(40_000_000, np.uint8).sum(), "memory: study"),
+    "memory": (lambda _: np.ones(400_000_000, np.uint8).sum(), "memory: study"),
     "time": (lambda _: spend(0.3), "slow: study"),
 }
 
@@ -93,6 +93,7 @@ def test_planted_faults_are_found(name, tmp_path, monkeypatch, watch):
     plant, signature = PLANTED[name]
     if name == "time":  # a busy machine spends as much on the memory
         monkeypatch.setattr(worker, "MOST_CPU_S", 0.2)
+    # Far below what is planted: the system takes pages of the tests before away meanwhile.
     monkeypatch.setattr(worker, "MOST_MEMORY_BYTES", 30_000_000)
     monkeypatch.setattr(checks, "run", lambda case, folder: plant(folder))
     found = worker.read_case({"target": "study"}, tmp_path, watch)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from kernels.kaggle import __main__ as shipping
-from kernels.kaggle import client, dataset, notebook, pushes, submission, training
+from kernels.kaggle import client, dataset, notebook, pushes, submission
 from kernels.kaggle.client import TimedOut
 from kernels.locks import LOCK, hold
 from tests.support import ROOT
@@ -26,7 +26,7 @@ from tests.support.kaggle.kaggle_state import Body, Faults, Files
 from tests.support.kaggle.shipping_steps import DATASET, KERNEL, ran, ship, store
 
 TRAINING = "ann/lumbar-training"
-SENDERS = {"upload": dataset, "push": notebook, "submit": submission, "train": training}
+SENDERS = {"upload": dataset, "push": notebook, "submit": submission, "train": notebook}
 
 
 @dataclass
