@@ -10,7 +10,7 @@ import numpy as np
 from kernels.lumbar.dicom.geometry import MINUS_X
 from kernels.lumbar.labels import KIND_OF_GROUP, group_of
 
-# The series in which each condition group is annotated, and the axis of the patient that its slices run along.
+# The axis of the patient that the slices of a series run along.
 SLICE_AXIS = {"sagittal_t1": 0, "sagittal_t2": 0, "axial_t2": 2}
 # Median of the distance from the middle of a round gaussian, in standard deviations of one axis (Rayleigh).
 MEDIAN_OF_SIGMA = float(np.sqrt(2 * np.log(2)))
