@@ -31,6 +31,7 @@ SHARDS ?=
 LAYOUT ?= new
 LOCATE ?=
 ENSEMBLE ?=
+OOF ?=
 SECONDS_A_STUDY ?=
 REPORT_WORST ?=
 TIME_LIMIT ?= 30600
@@ -115,18 +116,18 @@ push-train: .venv/installed ## train on Kaggle's GPU and fetch the runs: RECIPES
 	@test -n "$(RECIPES)" || { echo "say what to train: make push-train RECIPES=split_and_global"; exit 2; }
 	$(PY) -m kernels.kaggle train --ship "$(SHIP)" --owner "$(OWNER)" --recipes $(RECIPES) --profile $(PROFILE) $(if $(FOLDS),--folds $(FOLDS)) $(if $(RESUME),--resume) $(if $(DATASETS),--datasets $(DATASETS)) $(if $(DRY_RUN),--dry-run) $(if $(AGAIN),--again)
 
-ensemble: .venv/installed ## best weights and order of all finished graders, fitted out of fold [RUNS=DIR] [SECONDS_A_STUDY=N]
-	$(PY) -m training.ensemble.find --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/ensemble.json)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SECONDS_A_STUDY),--seconds "$(SECONDS_A_STUDY)")
+ensemble: .venv/installed ## best weights and order of all finished graders, fitted out of fold [RUNS=DIR] [SECONDS_A_STUDY=N] [OOF=DIR]
+	$(PY) -m training.ensemble.find --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/ensemble.json)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SECONDS_A_STUDY),--seconds "$(SECONDS_A_STUDY)") $(if $(OOF),--oof "$(OOF)") $(if $(DATA),--data "$(DATA)")
 
 PACKAGED = $(or $(OUT),$(WEIGHTS))
 IS_PACKAGED := $(shell test -f "$(PACKAGED)/manifest.json" && echo yes)
 # What of a package's options was given.
-CHOICE = $(strip $(foreach name,RECIPES FOLDS LOCATE ENSEMBLE,$(if $($(name)),$(name)=)) $(foreach name,RUNS PROFILE,$(if $(filter command,$(origin $(name))),$(name)=)))
+CHOICE = $(strip $(foreach name,RECIPES FOLDS LOCATE ENSEMBLE OOF,$(if $($(name)),$(name)=)) $(foreach name,RUNS PROFILE,$(if $(filter command,$(origin $(name))),$(name)=)))
 comma := ,
 space := $(subst ,, )
 
 package: .venv/installed ## finished runs → a verified weights folder [RUNS=DIR] [RECIPES="…"] [OWNER=NAME] [ENSEMBLE=FILE]
-	$(PY) build_dataset.py --runs "$(RUNS)" --out "$(or $(OUT),$(WEIGHTS))" --profile $(PROFILE) --owner "$(OWNER)" $(if $(RECIPES),--recipes "$(subst $(space),$(comma),$(strip $(RECIPES)))") $(if $(FOLDS),--folds $(FOLDS)) $(if $(LOCATE),--locate $(LOCATE)) $(if $(ENSEMBLE),--ensemble "$(ENSEMBLE)")
+	$(PY) build_dataset.py --runs "$(RUNS)" --out "$(or $(OUT),$(WEIGHTS))" --profile $(PROFILE) --owner "$(OWNER)" $(if $(RECIPES),--recipes "$(subst $(space),$(comma),$(strip $(RECIPES)))") $(if $(FOLDS),--folds $(FOLDS)) $(if $(LOCATE),--locate $(LOCATE)) $(if $(ENSEMBLE),--ensemble "$(ENSEMBLE)") $(if $(OOF),--oof "$(OOF)")
 
 ##@ Shipping
 

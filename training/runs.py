@@ -20,7 +20,7 @@ CURVES, WEIGHTS, ARTEFACT, DONE = "curves.png", "weights.ts", "artefact.json", "
 # Its subfolders: fits before and after the main one.
 PRETRAINING, SECOND = "pretraining", "second_step"
 # Of a recipe, of one of its profiles, and of all runs.
-PRIORS, SECONDS, ENSEMBLE = "priors.json", "seconds.json", "ensemble.json"
+FOLDS, PRIORS, SECONDS, ENSEMBLE = "folds.csv", "priors.json", "seconds.json", "ensemble.json"
 LOCALISER_ERRORS, OUT_OF_FOLD = "localiser_errors_fold", "out_of_fold"
 OUT_OF_FOLD_TABLES = f"{OUT_OF_FOLD}*.parquet"
 
@@ -39,7 +39,7 @@ class RunFolder:
     @property
     def folds(self) -> Path:
         """Study → fold, shared by both stages and all profiles."""
-        return self.runs / self.recipe.name / "folds.csv"
+        return self.runs / self.recipe.name / FOLDS
 
     @property
     def priors(self) -> Path:

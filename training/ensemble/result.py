@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kernels.lumbar.labels import GROUPS
 from kernels.text import aligned
@@ -66,6 +66,8 @@ class SearchResult:
     """On the rows that it was fitted on: optimistic, unless nothing was fitted."""
     best_single: dict[str, str]
     members: dict[str, MemberScore]
+    unshippable: dict[str, str] = field(default_factory=dict)
+    """Members from elsewhere that cannot be packaged, with the reason."""
 
 
 def reason_of(

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from kernels.lumbar.manifest import Factor, GraderWeight, Route, Temperature
 from kernels.lumbar.specs import Group, Spec
+from training.data.foreign_answers import ELSEWHERE
 from training.recipe_schema.problems import schema_problems
 from training.runs import TrainedMember, UnusableRun
 
@@ -31,6 +32,8 @@ class FoundEnsemble(Spec):
     """Groups in which no member has a weight, on purpose."""
     order: tuple[str, ...] = Field(min_length=1)
     """Members in order of execution: the score falls fastest."""
+    unshippable: dict[str, str] = {}
+    """Members from elsewhere that had no weights when it was searched, with the reason."""
 
     @model_validator(mode="after")
     def _every_condition_is_answered(self) -> FoundEnsemble:
@@ -75,6 +78,16 @@ def read_ensemble(path: Path, kind: type[Kind]) -> Kind:
         problems = schema_problems(error)
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise UnusableRun(f"{path}: {problems[0]}{more}; make ensemble writes it anew") from error
+
+
+def foreign_names(found: FoundEnsemble | None, folder: Path | None) -> list[str]:
+    """Its members from elsewhere, by their own names.  `folder`: theirs.  Raises UnusableRun where it is not named."""
+    names = [one for one in found.order if one.startswith(f"{ELSEWHERE}/")] if found else []
+    if names and found and folder is None:
+        reason = found.unshippable.get(names[0])
+        why = f"which cannot be shipped: {reason}" if reason else "of others"
+        raise UnusableRun(f"the ensemble contains {names[0]}, {why}; name the folder of its predictions with OOF=")
+    return [name.partition("/")[2] for name in names]
 
 
 def chosen_runs(runs: Mapping[str, Sequence[TrainedMember]], found: FoundEnsemble) -> dict[str, list[TrainedMember]]:
