@@ -32,6 +32,10 @@ LAYOUT ?= new
 LOCATE ?=
 ENSEMBLE ?=
 OOF ?=
+THRESHOLD ?=
+MIX ?=
+GUESS ?=
+NOISE ?=
 SECONDS_A_STUDY ?=
 REPORT_WORST ?=
 TIME_LIMIT ?= 30600
@@ -57,8 +61,8 @@ DEMO_SEED ?= 7
 DEMO_SCALE ?= 0.6
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo doctor data train-all plan status predict ensemble report package kernel simulate upload push submit ship push-train show picture import-spider
-.PHONY: gpu gpu-prepare rehearse check-data test test-all test-newest test-image lock lint bench bench-locate bench-grade bench-real bench-train fuzz pretrained clean
+.PHONY: help install demo doctor data train-all plan status predict ensemble relabel report package kernel simulate upload push submit ship push-train show picture import-spider
+.PHONY: gpu gpu-prepare rehearse check-data test test-all test-newest test-image lock lint bench bench-locate bench-grade bench-real bench-relabel bench-train fuzz pretrained clean
 
 ##@ First steps
 
@@ -118,6 +122,9 @@ push-train: .venv/installed ## train on Kaggle's GPU and fetch the runs: RECIPES
 
 ensemble: .venv/installed ## best weights and order of all finished graders, fitted out of fold [RUNS=DIR] [SECONDS_A_STUDY=N] [OOF=DIR]
 	$(PY) -m training.ensemble.find --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/ensemble.json)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SECONDS_A_STUDY),--seconds "$(SECONDS_A_STUDY)") $(if $(OOF),--oof "$(OOF)") $(if $(DATA),--data "$(DATA)")
+
+relabel: .venv/installed ## labels that the ensemble contradicts → a table for LABELS= [RUNS=DIR] [THRESHOLD=0.8] [MIX=1] [GUESS=0.9]
+	$(PY) -m training.ensemble.relabel --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/relabelled)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(THRESHOLD),--threshold "$(THRESHOLD)") $(if $(MIX),--mix) $(if $(GUESS),--guess "$(GUESS)") $(if $(OOF),--oof "$(OOF)") $(if $(DATA),--data "$(DATA)")
 
 PACKAGED = $(or $(OUT),$(WEIGHTS))
 IS_PACKAGED := $(shell test -f "$(PACKAGED)/manifest.json" && echo yes)
@@ -255,6 +262,12 @@ bench-real: DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROFIL
 bench-real: .venv/installed ## real canals: a package as it is, training, and both: DATA=DIR [WEIGHTS=DIR] [RUNS=DIR] [ROWS="zero scratch"]
 	@test -n "$(DATA)" || { echo "say which data: make bench-real DATA=DIR (a folder that make import-spider made)"; exit 2; }
 	$(PY) -m training.benchmarks.real --data "$(DATA)" --runs "$(if $(filter file,$(origin RUNS)),bench-real,$(RUNS))" --profile $(DEMO_PROFILE) --jobs $(JOBS) $(if $(filter-out file,$(origin WEIGHTS)),--weights "$(WEIGHTS)") $(if $(ROWS),--rows $(ROWS))
+
+# Trains all folds of the recipes once with planted label errors, and once more for each way to relabel.
+bench-relabel: DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROFILE)),smoke,$(PROFILE))
+bench-relabel: .venv/installed ## plant label errors in a phantom, relabel, train again, compare [DATA=DIR] [RECIPES="…"] [NOISE=0.1] [OUT=DIR]
+	$(if $(DATA),,$(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep)
+	$(PY) -m training.benchmarks.label_noise --data "$(or $(DATA),$(DEMO)/data)" --out "$(or $(OUT),$(DEMO)/label-noise)" --profile $(DEMO_PROFILE) --jobs $(JOBS) $(if $(NOISE),--noise "$(NOISE)") $(if $(FOLDS),--folds $(FOLDS)) --recipes $(or $(RECIPES),split_and_global)
 
 REHEARSAL = $(or $(OUT),rehearsal)
 rehearse: .venv/installed ## can each network learn, in which memory, and be exported? [RECIPES="…"] [NETWORKS="…"] [PROFILE=full] [DATA=DIR] [MEMORY_GB=16] [OUT=DIR]

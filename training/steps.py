@@ -20,8 +20,9 @@ from training.data.cache.stack_cache import StackCache
 from training.data.external import LevelImages, read_pretraining, with_improved_coordinates
 from training.data.fit_spine_shape import fit_shape
 from training.data.folds import read_or_make_folds
-from training.data.label_correction import EarlierPredictions, read_predictions
+from training.data.label_correction import EarlierLabels, read_labels
 from training.data.label_points import report_label_points
+from training.data.label_table import LabelTable, is_label_table
 from training.data.samples.external_samples import pretrainable
 from training.data.tables import read_tables
 from training.digests import fingerprint_of
@@ -107,10 +108,10 @@ def measure_localisers(
 def score_folds(context: RecipeContext, folds: Sequence[int]) -> Score:
     """Validate the trained folds: out-of-fold score, predictions and seconds."""
     data = (context.options.data, context.tables, context.folds)
-    corrected = context.earlier is not None
-    score = validate(context.folder, context.members, *data, folds, corrected)
+    corrected, of_all = context.earlier is not None, isinstance(context.earlier, LabelTable)
+    score = validate(context.folder, context.members, *data, folds, corrected, of_all)
     log.info("%s/%s out of fold: %s", context.recipe.name, context.recipe.profile, score)
-    for caution in cautions(context.members, corrected):
+    for caution in cautions(context.members, corrected, of_all):
         log.warning("%s/%s: %s", context.recipe.name, context.recipe.profile, caution)
     return score
 
@@ -129,8 +130,10 @@ def images_for(recipe: Recipe, coordinates: Path | None) -> LevelImages | None:
     return read_pretraining(coordinates) if pretrained and coordinates is not None else None
 
 
-def predictions_for(recipe: Recipe, labels: Path | None) -> EarlierPredictions | None:
-    """Out-of-fold predictions of an earlier run, if a network of the recipe corrects its labels."""
+def predictions_for(recipe: Recipe, labels: Path | None) -> EarlierLabels | None:
+    """Out-of-fold predictions of an earlier run, if a network of the recipe corrects its labels; or changed labels."""
+    if labels is not None and is_label_table(labels):
+        return read_labels(labels)
     correcting = [one.member.name for one in recipe.members() if one.fitting.labels.any]
     if correcting and labels is None:
         log.warning(
@@ -138,4 +141,4 @@ def predictions_for(recipe: Recipe, labels: Path | None) -> EarlierPredictions |
         )
     if labels is not None and not correcting:
         log.warning("LABELS= changes nothing in %s: none of its networks corrects its labels", recipe.name)
-    return read_predictions(labels) if correcting and labels is not None else None
+    return read_labels(labels) if correcting and labels is not None else None

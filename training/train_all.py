@@ -24,7 +24,7 @@ from kernels.locks import BusyError, alone
 from kernels.profiles import Profile
 from training.data.cache.stack_cache import CacheError
 from training.data.folds import FoldsError
-from training.data.label_correction import check_coverage, read_predictions
+from training.data.label_correction import check_coverage, read_labels
 from training.data.out_of_fold import OutOfFoldError
 from training.data.tables import TablesError, read_tables
 from training.fitting import FitError
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         folds = [folds_of(recipe, options.folds) for recipe in chosen]
         studies = list(read_tables(options.data).labels.index)
         if options.labels is not None:
-            check_coverage(read_predictions(options.labels), studies)
+            check_coverage(read_labels(options.labels), studies)
         check_recipes(chosen, options.localisers_only)
         check_start(chosen, folds, options.start, options.localisers_only)
         with alone(options.runs):

@@ -18,7 +18,7 @@ from kernels.lumbar.run.submission import replace_json, replace_text
 from training import runs
 from training.data.cache.stack_cache import StackCache, build_cache
 from training.data.external import LevelImages
-from training.data.label_correction import EarlierPredictions, with_corrected_labels
+from training.data.label_correction import EarlierLabels, corrected, is_changed
 from training.data.samples.external_samples import PretrainingSamples
 from training.data.samples.member_samples import MemberSamples
 from training.data.tables import Tables
@@ -56,7 +56,7 @@ class TrainingOptions:
     coordinates: Path | None = None
     """Folder of published coordinates (training/data/external.py)."""
     labels: Path | None = None
-    """Out-of-fold predictions of an earlier run, for label correction."""
+    """Out-of-fold predictions of an earlier run, or a table of changed labels, for label correction."""
     cache: Path | None = None
     """Folder of decoded stacks; default: RUNS/cache."""
     start: Path | None = None
@@ -76,8 +76,8 @@ class RecipeContext:
     commit: str
     images: LevelImages | None = None
     """Published images for networks with `pretraining`."""
-    earlier: EarlierPredictions | None = None
-    """Out-of-fold predictions of an earlier run, for networks that correct their labels."""
+    earlier: EarlierLabels | None = None
+    """Out-of-fold predictions of an earlier run, for networks that correct their labels; or changed labels."""
     clock: TimeLimit | None = None
     start: Sequence[StartNetwork] = ()
     """Networks from which those of the same names begin."""
@@ -133,7 +133,8 @@ class NetworkTraining:
     def digest(self) -> str:
         """Digest of everything the weights depend on."""
         images = self.context.images.fingerprint if self.context.images and self.member.fitting.pretraining else None
-        earlier = self.context.earlier.fingerprint if self.context.earlier and self.member.fitting.labels.any else None
+        changed = is_changed(self.context.earlier, self.member)
+        earlier = self.context.earlier.fingerprint if self.context.earlier and changed else None
         start = None if self.start is None else self.start.artefact.weights.sha256
         drawn = {kind: error.drawn for kind, error in self.errors.items()}
         made_of = (self.context.tables.fingerprint, drawn, images, earlier, start)
@@ -168,11 +169,11 @@ def train_network(training: NetworkTraining) -> None:
         shared.barrier()
         held_out = context.held_out(training.fold)
         studies = [study for study, fold in context.folds.items() if fold != training.fold]
-        tables = with_corrected_labels(context.tables, context.earlier, member.fitting.labels, studies)
+        tables, soft, fitted = corrected(context.tables, context.earlier, member, studies)
         cache = _cache(training, shared)
         sigma_mm = {kind: error.sigma_mm for kind, error in training.errors.items()}
         own = (shared.device, seed, sigma_mm, shared.cutting_threads, offsets_by_group(training.errors))
-        samples = MemberSamples(cache, tables, member, studies, held_out, *own)
+        samples = MemberSamples(cache, tables, fitted, studies, held_out, *own, soft)
         initial = _start(training, member)
         first = _pretrained(training, member, shared, seed, initial)
         initial = initial if first is None else first.net.state_dict()

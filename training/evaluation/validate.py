@@ -99,11 +99,12 @@ def validate(
     folds: Mapping[str, int],
     trained: Sequence[int],
     corrected: bool = False,
+    of_all: bool = False,
 ) -> Score:
     """Out-of-fold score, pooled over the studies of the trained folds; saved as JSON, predictions as Parquet.
 
-    `corrected`: whether labels were corrected by an earlier run.  Does nothing where all results of the same networks,
-    studies and code exist (validation_stamp.py).
+    `corrected`: whether labels were corrected by an earlier run; `of_all`: those of all graders.  Does nothing where
+    all results of the same networks, studies and code exist (validation_stamp.py).
     """
     studies = {fold: [study for study, its_fold in folds.items() if its_fold == fold] for fold in trained}
     manifests = {fold: fold_manifest(folder, members, fold) for fold in trained}
@@ -125,19 +126,22 @@ def validate(
     scored = [study for study, fold in folds.items() if fold in trained]
     result = score(solution_of(tables.labels.loc[scored]), pooled)
     known = {"folds": list(trained), "studies": len(scored), **asdict(result)}
-    replace_json(folder.score, {**known, "cautions": cautions(members, corrected)})
+    replace_json(folder.score, {**known, "cautions": cautions(members, corrected, of_all)})
     replace_json(folder.seconds, seconds_of(folder.recipe.name, members, manifests, clock))
     validation_stamp.keep(folder, made, trained)
     return result
 
 
-def cautions(members: Sequence[MemberRecipe], corrected: bool) -> list[str]:
+def cautions(members: Sequence[MemberRecipe], corrected: bool, of_all: bool = False) -> list[str]:
     """What makes an out-of-fold score look better than it would on other studies, a sentence each."""
     found = []
     chosen = [one.member.name for one in members if "best" in kept_epochs(one)]
     if chosen:
         found.append(f"the epoch of {', '.join(chosen)} was chosen on the studies of this score (keep: best)")
-    changed = [one.member.name for one in members if corrected and one.fitting.labels.any]
+    graders = {one.member.name for one in members if of_all and one.member.role == "grader"}
+    changed = [
+        one.member.name for one in members if corrected and (one.fitting.labels.any or one.member.name in graders)
+    ]
     if changed:
         found.append(
             f"the labels of {', '.join(changed)} were corrected by networks that were trained on the labels of the "

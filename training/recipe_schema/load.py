@@ -109,7 +109,9 @@ def add_order(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", choices=PROFILES, default="full")
     parser.add_argument("--folds", nargs="*", type=int, default=[], help="default: those of the recipe")
     parser.add_argument("--coordinates", type=Path, help="a folder of published coordinates, for better points")
-    parser.add_argument("--labels", type=Path, help="RUNS/<recipe>/<profile> of an earlier run, to correct labels by")
+    parser.add_argument(
+        "--labels", type=Path, help="RUNS/<recipe>/<profile> of an earlier run, or a table of make relabel"
+    )
     parser.add_argument("--localisers-only", action="store_true", help="leave the graders out")
     parser.add_argument("--start", type=Path, help="run folder or package: networks begin from those of the same name")
     parser.add_argument("--cache", type=Path, help="where decoded studies are kept; default: RUNS/cache")

@@ -104,6 +104,8 @@ class MemberRecipe(Spec):
             raise ValueError(
                 "fitting.augmentation.dihedral: exchanges left and right, so it is for graders of one target"
             )
+        if self.fitting.labels.soft is not None and self.fitting.loss == "valid_slices_bce":
+            raise ValueError("fitting.labels.soft: valid_slices_bce gives each slice a label, and takes no soft ones")
         whole = self.member.unit == "study" or self.fitting.optimisation.whole_studies
         second = self.fitting.second_step
         losses = {"fitting": self.fitting.loss} | ({"fitting.second_step": second.loss} if second else {})

@@ -15,7 +15,7 @@ from typing import Any
 
 from training.data.cache.cache_sources import images_digest
 from training.data.external import IMPROVED, PRETRAINING
-from training.data.label_correction import read_predictions
+from training.data.label_correction import EarlierLabels, is_changed, read_labels
 from training.data.tables import read_tables
 from training.digests import digest, file_digest, fingerprint_of, training_digest
 from training.evaluation import validation_stamp
@@ -74,7 +74,8 @@ class Staleness:
 
     def source_of(self, name: str) -> tuple[str, str | None, str | None] | None:
         """Fingerprints of tables, pretraining images and predictions for a recipe; None before they were prepared."""
-        predictions = self._predictions if any(one.fitting.labels.any for one in self.grid.members(name)) else None
+        changed = any(is_changed(self._labels, one) for one in self.grid.members(name))
+        predictions = self._labels.fingerprint if self._labels and changed else None
         if self.grid.order.coordinates is None:
             return (self._tables, None, predictions) if self._tables is not None else None
         kept = self._stamp(self.grid.steps[f"{name}/{self.grid.order.profile}/prepare"])
@@ -106,8 +107,8 @@ class Staleness:
         return None if images is None else fingerprint_of(tables.fingerprint, images)
 
     @cached_property
-    def _predictions(self) -> str | None:
-        return None if self.grid.order.labels is None else read_predictions(self.grid.order.labels).fingerprint
+    def _labels(self) -> EarlierLabels | None:
+        return None if self.grid.order.labels is None else read_labels(self.grid.order.labels)
 
     @cached_property
     def _start(self) -> tuple[StartNetwork, ...]:
@@ -184,7 +185,7 @@ class Staleness:
         tables, images, predictions = source
         member = self.grid.member(step)
         images = images if member.fitting.pretraining else None
-        predictions = predictions if member.fitting.labels.any else None
+        predictions = predictions if is_changed(self._labels, member) else None
         recipe = self.grid.recipes[step.recipe]
         found = find_start(self._start, recipe, member, step.fold, tables)
         start = None if found is None else found.artefact.weights.sha256
