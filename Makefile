@@ -32,6 +32,7 @@ LAYOUT ?= new
 LOCATE ?=
 ENSEMBLE ?=
 SECONDS_A_STUDY ?=
+STACKER ?=
 REPORT_WORST ?=
 TIME_LIMIT ?= 30600
 SHIP ?= shipped
@@ -56,7 +57,7 @@ DEMO_SEED ?= 7
 DEMO_SCALE ?= 0.6
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo doctor data train-all plan status predict ensemble report package kernel simulate upload push submit ship push-train show picture import-spider
+.PHONY: help install demo doctor data train-all plan status predict ensemble distil report package kernel simulate upload push submit ship push-train show picture import-spider
 .PHONY: gpu gpu-prepare rehearse check-data test test-all test-newest test-image lock lint bench bench-locate bench-grade bench-real bench-train fuzz pretrained clean
 
 ##@ First steps
@@ -115,8 +116,19 @@ push-train: .venv/installed ## train on Kaggle's GPU and fetch the runs: RECIPES
 	@test -n "$(RECIPES)" || { echo "say what to train: make push-train RECIPES=split_and_global"; exit 2; }
 	$(PY) -m kernels.kaggle train --ship "$(SHIP)" --owner "$(OWNER)" --recipes $(RECIPES) --profile $(PROFILE) $(if $(FOLDS),--folds $(FOLDS)) $(if $(RESUME),--resume) $(if $(DATASETS),--datasets $(DATASETS)) $(if $(DRY_RUN),--dry-run) $(if $(AGAIN),--again)
 
-ensemble: .venv/installed ## best weights and order of all finished graders, fitted out of fold [RUNS=DIR] [SECONDS_A_STUDY=N]
-	$(PY) -m training.ensemble.find --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/ensemble.json)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SECONDS_A_STUDY),--seconds "$(SECONDS_A_STUDY)")
+ensemble: .venv/installed ## best weights and order of all finished graders, fitted out of fold [RUNS=DIR] [SECONDS_A_STUDY=N] [STACKER="mlp trees"]
+	$(PY) -m training.ensemble.find --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/ensemble.json)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SECONDS_A_STUDY),--seconds "$(SECONDS_A_STUDY)") $(if $(STACKER),--stacker $(STACKER))
+
+# RECIPES= names another student, OUT= the folder of its package.
+distil: PACKAGE = $(or $(OUT),weights-student)
+distil: TEACHER = $(or $(ENSEMBLE),$(RUNS)/ensemble.json)
+distil: LABELS = $(RUNS)/soft_labels.csv
+distil: RECIPES = student
+distil: .venv/installed ## one small network that learns from the ensemble: DATA=DIR [RUNS=DIR] [ENSEMBLE=FILE] [OUT=weights-student]
+	@test -n "$(DATA)" || { echo "say which data: make distil DATA=DIR (the folder that the ensemble was trained on)"; exit 2; }
+	$(PY) -m training.ensemble.distil labels --runs "$(RUNS)" --profile $(PROFILE) --ensemble "$(TEACHER)" --out "$(LABELS)"
+	$(PY) -m training.workflow run $(GRID)
+	$(PY) -m training.ensemble.distil compare --runs "$(RUNS)" --profile $(PROFILE) --ensemble "$(TEACHER)" --student $(RECIPES) --out "$(RUNS)"
 
 PACKAGED = $(or $(OUT),$(WEIGHTS))
 IS_PACKAGED := $(shell test -f "$(PACKAGED)/manifest.json" && echo yes)

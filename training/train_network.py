@@ -18,7 +18,7 @@ from kernels.lumbar.run.submission import replace_json, replace_text
 from training import runs
 from training.data.cache.stack_cache import StackCache, build_cache
 from training.data.external import LevelImages
-from training.data.label_correction import EarlierPredictions, with_corrected_labels
+from training.data.label_correction import EarlierPredictions, soft_labels_of, with_corrected_labels
 from training.data.samples.external_samples import PretrainingSamples
 from training.data.samples.member_samples import MemberSamples
 from training.data.tables import Tables
@@ -157,6 +157,12 @@ def train_network(training: NetworkTraining) -> None:
         remove_checkpoints(out)  # a kill may have come after done.json
         log.info("%s is finished", member.member.name)
         return
+    owner = context.recipe.owner_of(member.member.name)
+    if owner != context.recipe.name and runs.is_done(out):
+        raise TrainingError(
+            f"{member.member.name} is {owner}'s and was trained on other data or with other options: train {owner} "
+            "again, or give the COORDINATES= and START= that it was trained with"
+        )
     seed = context.recipe.seed + training.fold
     started = time.monotonic()
     try:
@@ -172,7 +178,8 @@ def train_network(training: NetworkTraining) -> None:
         cache = _cache(training, shared)
         sigma_mm = {kind: error.sigma_mm for kind, error in training.errors.items()}
         own = (shared.device, seed, sigma_mm, shared.cutting_threads, offsets_by_group(training.errors))
-        samples = MemberSamples(cache, tables, member, studies, held_out, *own)
+        soft = soft_labels_of(context.earlier, member.fitting.labels, studies)
+        samples = MemberSamples(cache, tables, member, studies, held_out, *own, soft)
         initial = _start(training, member)
         first = _pretrained(training, member, shared, seed, initial)
         initial = initial if first is None else first.net.state_dict()
@@ -276,7 +283,7 @@ def _begin(out: Path, made_by: str) -> None:
 def _provenance(training: NetworkTraining, seed: int, published: Sequence[dict[str, str]]) -> Provenance:
     context, fitting, backbone = training.context, training.member.fitting, training.member.backbone
     return Provenance(
-        recipe=context.recipe.name,
+        recipe=context.recipe.owner_of(training.member.member.name),
         network=fitting.network.name,
         backbone=backbone.timm if backbone else str(fitting.network.options.get("encoder", "")),
         fold=training.fold,

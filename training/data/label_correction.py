@@ -20,6 +20,7 @@ import numpy as np
 
 from kernels.lumbar.labels import ROWS
 from training.data.out_of_fold import Mixture, OutOfFoldError, Rule, answers_of, read
+from training.data.soft_labels import read_soft_labels, studies_of
 from training.data.tables import MISSING, Tables
 from training.recipe_schema.fitting import Labels
 
@@ -38,7 +39,14 @@ class EarlierPredictions:
 
 
 def read_predictions(path: Path) -> EarlierPredictions:
-    """The mean of all members of an out-of-fold table, or of all tables of a run's folder.  Raises OutOfFoldError."""
+    """The mean of all members of an out-of-fold table, or of all tables of a run's folder; or a CSV of soft labels.
+
+    Raises OutOfFoldError.
+    """
+    if path.suffix == ".csv" and path.is_file():
+        studies = studies_of(path)
+        fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
+        return EarlierPredictions(tuple(studies), read_soft_labels(path, studies), fingerprint)
     tables = _tables_of(path)
     answers = answers_of(read(tables))
     even: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
@@ -100,3 +108,14 @@ def with_corrected_labels(
     dropped, filled = int((still & ~missing).sum()), int((missing & ~still).sum())
     log.info("%d labels of %d studies are left out, %d missing ones filled in", dropped, len(known), filled)
     return replace(tables, labels=labels)
+
+
+def soft_labels_of(
+    earlier: EarlierPredictions | None, correction: Labels, studies: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Study → (25, 3) probabilities that are mixed into its labels, of these studies alone; none where none are."""
+    if earlier is None or correction.soft is None:
+        return {}
+    asked = set(studies)
+    pairs = zip(earlier.studies, earlier.probabilities, strict=True)
+    return {study: rows for study, rows in pairs if study in asked}

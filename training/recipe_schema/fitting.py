@@ -114,17 +114,21 @@ class SecondFit(Spec):
 
 
 class Labels(Spec):
-    """Correction of graders' labels by the out-of-fold predictions of an earlier run (LABELS=)."""
+    """Correction of graders' labels by the out-of-fold predictions of an earlier run, or soft labels (LABELS=)."""
 
     doubt: float | None = Field(default=None, gt=0, lt=1)
     """Labels with a predicted probability below 1 - doubt are dropped: 0.8 in the 2nd place's noise reduction."""
     guess: float | None = Field(default=None, gt=0, lt=1)
     """Missing labels are imputed where one severity has more than this probability."""
 
+    soft: float | None = Field(default=None, gt=0, le=1)
+    """Share of the predictions in the targets, as probabilities beside the label: 0.5 in the 2nd place's second step;
+    alone where the label is missing."""
+
     @property
     def any(self) -> bool:
         """Whether labels are corrected."""
-        return self.doubt is not None or self.guess is not None
+        return self.doubt is not None or self.guess is not None or self.soft is not None
 
 
 class Fitting(Spec):

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from kernels.lumbar.inputs.normalise import normalise
-from kernels.lumbar.labels import UNITS
+from kernels.lumbar.labels import ROWS, SEVERITIES, UNITS
 from kernels.lumbar.specs import SeriesKind, ViewRequest
 from training.data.cache.stack_cache import PROGRESS_AFTER_S, StackCache
 from training.data.samples.ahead import ahead
@@ -27,7 +27,7 @@ from training.data.samples.batch import Batch, Origin, send
 from training.data.samples.blend import blended, dihedral_some, turn_some
 from training.data.samples.cut_batches import Cut, Cutter, chosen_by
 from training.data.samples.mirror import mirror_some, mirrored_views
-from training.data.samples.sample_targets import groups_of, severities
+from training.data.samples.sample_targets import groups_of, severities, soft_severities
 from training.data.samples.shading import shaded
 from training.data.tables import MISSING, Tables
 from training.recipe_schema.schema import MemberRecipe
@@ -42,6 +42,7 @@ class MemberSamples:
 
     localiser_error_mm: series kind → standard deviation (mm, each axis) of the fold's localisation error;
     localiser_offsets_mm: condition group → (N, 3) such errors as measured (patient mm, those of right sides mirrored).
+    `soft_labels`: training study → (25, 3) probabilities (NaN = unknown), which take their share of the targets.
     `threads`: number of threads that cut batches; these are the same for any number.
     A localiser's target slice is its index before slices are shuffled.
     Raises ValueError without usable training studies, or if mirroring lacks a mirrored view or target.
@@ -61,6 +62,7 @@ class MemberSamples:
         localiser_error_mm: Mapping[str, float],
         threads: int = 1,
         localiser_offsets_mm: Mapping[str, np.ndarray] | None = None,
+        soft_labels: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.member, self.fitting = recipe.member, recipe.fitting
         self.device, self.seed, self.threads = device, seed, threads
@@ -74,6 +76,7 @@ class MemberSamples:
             cache, self.member, augmentation, jitter_mm, self.with_points, pinned, offsets_mm
         )
         self.severities = severities(tables.labels, cache.studies, self.member) if self.is_grader else None
+        self.soft = self._soft(cache.studies, tables, soft_labels or {}) if self.is_grader else None
         self.groups = send(groups_of(self.member), device)
         place = {study: number for number, study in enumerate(cache.studies)}
         usable = self._usable([place[study] for study in (*train_studies, *validation_studies)])
@@ -87,6 +90,16 @@ class MemberSamples:
         # The last, smaller batch is dropped: batch normalisation needs more than one sample.
         self.steps_per_epoch = max(len(self.train_samples) // self.fitting.optimisation.batch_size, 1)
         self._kept: list[Cut] | None = None
+
+    def _soft(self, studies: Sequence[str], tables: Tables, soft_labels: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """(N, K, 3) target masses of all samples, where the recipe mixes soft labels into them; held-out studies have
+        none of these."""
+        share = self.fitting.labels.soft
+        if share is None or not soft_labels:
+            return None
+        unknown = np.full((len(ROWS), len(SEVERITIES)), np.nan)
+        answers = np.stack([soft_labels.get(study, unknown) for study in studies])
+        return soft_severities(tables.labels, answers, share, studies, self.member)
 
     def _jitter_mm(self, localiser_error_mm: Mapping[str, float]) -> dict[str, float]:
         """Series kind → standard deviation (mm, each axis) of the landmark jitter in training."""
@@ -119,8 +132,10 @@ class MemberSamples:
         return found
 
     def _is_usable(self, index: int) -> bool:
-        if self.severities is not None and (self.severities[index] == MISSING).all():
-            return False
+        if self.severities is not None:
+            known = self.severities[index] != MISSING if self.soft is None else self.soft[index] > 0
+            if not known.any():
+                return False
         views = self.cutter.placed(index)
         if self.is_grader or views[0] is None:
             return self.is_grader and any(view is not None for view in views)
@@ -171,7 +186,8 @@ class MemberSamples:
 
     def _sent(self, cut: Cut, indices: np.ndarray) -> Batch:
         """The batch on the device, its views still uint8."""
-        target = cut.points if self.severities is None else torch.from_numpy(self.severities[indices])
+        targets = self.severities if self.soft is None else self.soft
+        target = cut.points if targets is None else torch.from_numpy(targets[indices])
         return Batch(
             tuple(send(view, self.device) for view in cut.views),
             send(cut.present, self.device),
