@@ -37,6 +37,7 @@ MIX ?=
 GUESS ?=
 NOISE ?=
 SECONDS_A_STUDY ?=
+STACKER ?=
 REPORT_WORST ?=
 TIME_LIMIT ?= 30600
 SHIP ?= shipped
@@ -61,7 +62,7 @@ DEMO_SEED ?= 7
 DEMO_SCALE ?= 0.6
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo doctor data train-all plan status predict ensemble relabel report package kernel simulate upload push submit ship push-train show picture import-spider
+.PHONY: help install demo doctor data train-all plan status predict ensemble relabel distil report package kernel simulate upload push submit ship push-train show picture import-spider
 .PHONY: gpu gpu-prepare rehearse check-data test test-all test-newest test-image lock lint bench bench-locate bench-grade bench-real bench-relabel bench-train fuzz pretrained clean
 
 ##@ First steps
@@ -120,11 +121,22 @@ push-train: .venv/installed ## train on Kaggle's GPU and fetch the runs: RECIPES
 	@test -n "$(RECIPES)" || { echo "say what to train: make push-train RECIPES=split_and_global"; exit 2; }
 	$(PY) -m kernels.kaggle train --ship "$(SHIP)" --owner "$(OWNER)" --recipes $(RECIPES) --profile $(PROFILE) $(if $(FOLDS),--folds $(FOLDS)) $(if $(RESUME),--resume) $(if $(DATASETS),--datasets $(DATASETS)) $(if $(DRY_RUN),--dry-run) $(if $(AGAIN),--again)
 
-ensemble: .venv/installed ## best weights and order of all finished graders, fitted out of fold [RUNS=DIR] [SECONDS_A_STUDY=N] [OOF=DIR]
-	$(PY) -m training.ensemble.find --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/ensemble.json)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SECONDS_A_STUDY),--seconds "$(SECONDS_A_STUDY)") $(if $(OOF),--oof "$(OOF)") $(if $(DATA),--data "$(DATA)")
+ensemble: .venv/installed ## best weights and order of all finished graders, fitted out of fold [RUNS=DIR] [SECONDS_A_STUDY=N] [OOF=DIR] [STACKER="mlp trees"]
+	$(PY) -m training.ensemble.find --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/ensemble.json)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SECONDS_A_STUDY),--seconds "$(SECONDS_A_STUDY)") $(if $(STACKER),--stacker $(STACKER)) $(if $(OOF),--oof "$(OOF)") $(if $(DATA),--data "$(DATA)")
 
 relabel: .venv/installed ## labels that the ensemble contradicts → a table for LABELS= [RUNS=DIR] [THRESHOLD=0.8] [MIX=1] [GUESS=0.9]
 	$(PY) -m training.ensemble.relabel --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/relabelled)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(THRESHOLD),--threshold "$(THRESHOLD)") $(if $(MIX),--mix) $(if $(GUESS),--guess "$(GUESS)") $(if $(OOF),--oof "$(OOF)") $(if $(DATA),--data "$(DATA)")
+
+# RECIPES= names another student, OUT= the folder of its package.
+distil: PACKAGE = $(or $(OUT),weights-student)
+distil: TEACHER = $(or $(ENSEMBLE),$(RUNS)/ensemble.json)
+distil: LABELS = $(RUNS)/soft_labels.csv
+distil: RECIPES = student
+distil: .venv/installed ## one small network that learns from the ensemble: DATA=DIR [RUNS=DIR] [ENSEMBLE=FILE] [OUT=weights-student]
+	@test -n "$(DATA)" || { echo "say which data: make distil DATA=DIR (the folder that the ensemble was trained on)"; exit 2; }
+	$(PY) -m training.ensemble.distil labels --runs "$(RUNS)" --profile $(PROFILE) --ensemble "$(TEACHER)" --out "$(LABELS)"
+	$(PY) -m training.workflow run $(GRID)
+	$(PY) -m training.ensemble.distil compare --runs "$(RUNS)" --profile $(PROFILE) --ensemble "$(TEACHER)" --student $(RECIPES) --out "$(RUNS)"
 
 PACKAGED = $(or $(OUT),$(WEIGHTS))
 IS_PACKAGED := $(shell test -f "$(PACKAGED)/manifest.json" && echo yes)

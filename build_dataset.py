@@ -51,6 +51,7 @@ from training.packaging.ensemble_weights import (
     foreign_names,
     order_of,
     read_ensemble,
+    stacker_of,
     weighted,
 )
 from training.packaging.foreign_members import ForeignNetworks, foreign_routes, read_networks
@@ -136,7 +137,8 @@ def build(
     routes = routes_of(own, locate, {folder.recipe.name: folder.recipe for folder, _ in runs}) if own else ()
     routes += foreign_routes(foreign, {folder.recipe.name: localisers_of(one) for folder, one in runs})
     used = {name for route in routes for name in (*route.localisers, *(grader.name for grader in route.graders))}
-    packed = [run for its in every.values() for run in its if run.artefact.member.name in used]
+    by_name = {run.artefact.member.name: run for its in every.values() for run in its}  # recipes may share localisers
+    packed = [run for name, run in by_name.items() if name in used]
     priors = read_priors([folder for folder, _ in runs])
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -149,6 +151,7 @@ def build(
             shape=read_json(runs[0][0].shape, runs[0][0]),
             multipliers=ensemble.multipliers if ensemble else {},
             temperatures=ensemble.temperatures if ensemble else dict(temperatures or {}),
+            stacker=stacker_of(found, ensemble) if ensemble else None,
             artefacts=tuple(pack(packed, partial)),
             routes=weighted(routes, found, ensemble) if ensemble else routes,
             order=order_of(found, ensemble) if ensemble else (),
@@ -295,7 +298,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise BuildError(f"the manifest would be invalid: {schema_problems(error)[0]}") from error
     if options.release:
         shutil.copyfile(options.out / "manifest.json", RELEASES / f"{name}.json")
-    source = fitted.remark if fitted else f"weights, multipliers and temperatures of {options.ensemble}"
+    stacker = f" and stacker ({manifest.stacker.kind})" if manifest.stacker else ""
+    source = fitted.remark if fitted else f"weights, multipliers and temperatures{stacker} of {options.ensemble}"
     print_package(manifest, options.out, source, "" if owner == options.owner else owner)
     if owner == OWNER_PLACEHOLDER:
         print("before an upload or a push: the same with OWNER=<your Kaggle name>, or set KAGGLE_USERNAME")

@@ -56,9 +56,14 @@ class RunFolder:
         """Everything of one profile."""
         return self.runs / self.recipe.name / self.recipe.profile
 
+    @property
+    def root(self) -> Path:
+        """The folder from which artefacts name their files: the profile's, or RUNS with another recipe's localisers."""
+        return self.profile if self.recipe.localisers_of is None else self.runs
+
     def network_folder(self, member: str, fold: int) -> Path:
-        """The folder of one network in one fold."""
-        return self.profile / member / f"fold{fold}"
+        """The folder of one network in one fold; of another recipe's localiser, in that recipe's folder."""
+        return self.runs / self.recipe.owner_of(member) / self.recipe.profile / member / f"fold{fold}"
 
     def finished(self, fold: int, role: str | None = None) -> tuple[list[MemberRecipe], list[MemberRecipe]]:
         """The recipe's networks [of one role] in a fold: those finished by this state of it, and the others.
@@ -93,7 +98,7 @@ class RunFolder:
         return self.profile / SECONDS
 
     def artefact(self, member: str, fold: int, below: Path | None = None) -> Artefact:
-        """The artefact of a finished network, its file named relative to `below` (default: the profile's folder).
+        """The artefact of a finished network, its file named relative to `below` (default: `root`).
 
         Raises RunsError where it cannot be read.
         """
@@ -102,7 +107,7 @@ class RunFolder:
             artefact = read_artefact(folder)
         except ValueError as error:
             raise RunsError(f"{folder / ARTEFACT} is damaged: make train-all trains this network again") from error
-        file = (folder / artefact.weights.file).relative_to(below or self.profile).as_posix()
+        file = (folder / artefact.weights.file).relative_to(below or self.root).as_posix()
         return artefact.model_copy(update={"weights": artefact.weights.model_copy(update={"file": file})})
 
     def update_artefact(self, member: str, fold: int, **changes: Any) -> None:

@@ -82,11 +82,11 @@ def find_start(
     That of the same recipe, profile and fold comes first.  A network of another fold of the same data
     (`fingerprint`) has seen the studies that this fold holds out, and is none.
     """
-    own_name = entry.member.name.removeprefix(f"{recipe.name}_")
+    own_name = entry.member.name.removeprefix(f"{recipe.owner_of(entry.member.name)}_")
 
     def differs(one: StartNetwork) -> tuple[bool, bool, bool]:
         made = one.artefact.provenance
-        return made.recipe != recipe.name, made.profile != recipe.profile, made.fold != fold
+        return made.recipe != recipe.owner_of(entry.member.name), made.profile != recipe.profile, made.fold != fold
 
     def is_usable(made: Provenance) -> bool:
         return made.fold == fold or made.data_fingerprint != fingerprint

@@ -158,6 +158,12 @@ def train_network(training: NetworkTraining) -> None:
         remove_checkpoints(out)  # a kill may have come after done.json
         log.info("%s is finished", member.member.name)
         return
+    owner = context.recipe.owner_of(member.member.name)
+    if owner != context.recipe.name and runs.is_done(out):
+        raise TrainingError(
+            f"{member.member.name} is {owner}'s and was trained on other data or with other options: train {owner} "
+            "again, or give the COORDINATES= and START= that it was trained with"
+        )
     seed = context.recipe.seed + training.fold
     started = time.monotonic()
     try:
@@ -277,7 +283,7 @@ def _begin(out: Path, made_by: str) -> None:
 def _provenance(training: NetworkTraining, seed: int, published: Sequence[dict[str, str]]) -> Provenance:
     context, fitting, backbone = training.context, training.member.fitting, training.member.backbone
     return Provenance(
-        recipe=context.recipe.name,
+        recipe=context.recipe.owner_of(training.member.member.name),
         network=fitting.network.name,
         backbone=backbone.timm if backbone else str(fitting.network.options.get("encoder", "")),
         fold=training.fold,

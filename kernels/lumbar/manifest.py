@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
-from .labels import ROWS, SERIES_KINDS
+from .labels import LEVELS, ROWS, SERIES_KINDS, SEVERITIES
 from .specs import Group, Member, Spec
 
 MANIFEST_FORMAT: Final = "lumbar-kit-manifest"
@@ -96,6 +96,103 @@ class Route(Spec):
     graders: tuple[GraderWeight, ...]
 
 
+# What a stacker sees of a row beside its networks: 7 mixed rows, two log-ratios each, and which level it is.
+STACKER_CONTEXT = 2 * 7 + len(LEVELS)
+# Deepest tree that the kernel descends.
+DEEPEST = 16
+Number = Annotated[float, Field(ge=-1e9, le=1e9)]
+
+
+class Layer(Spec):
+    """A linear layer; rectified, unless it is the last."""
+
+    weights: tuple[tuple[Number, ...], ...] = Field(min_length=1)
+    """(outputs, inputs)"""
+    bias: tuple[Number, ...]
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> Layer:
+        if len(self.bias) != len(self.weights) or len({len(row) for row in self.weights}) != 1:
+            raise ValueError("weights are rows of one length, as many as there are biases")
+        return self
+
+
+class Trees(Spec):
+    """Regression trees of one level as lists of nodes; what their leaves add to the logits of the severities."""
+
+    start: tuple[Number, Number, Number]
+    roots: tuple[int, ...]
+    """First node of each tree; tree t is of severity t % 3."""
+    feature: tuple[int, ...]
+    """What a node splits by; -1 = a leaf."""
+    number: tuple[Number, ...]
+    """Threshold, up to which a row goes left; the value of a leaf."""
+    left: tuple[int, ...]
+    right: tuple[int, ...]
+
+    @model_validator(mode="after")
+    def _every_way_ends(self) -> Trees:
+        nodes = len(self.feature)
+        if {len(self.number), len(self.left), len(self.right)} != {nodes}:
+            raise ValueError("feature, number, left and right are as long as there are nodes")
+        if not all(0 <= root < nodes for root in self.roots):
+            raise ValueError("roots are nodes")
+        # Children come after their parent, so depths follow in order.
+        depth = [0] * nodes
+        for node, (feature, *children) in enumerate(zip(self.feature, self.left, self.right, strict=True)):
+            for child in children if feature >= 0 else ():
+                if not node < child < nodes:
+                    raise ValueError(f"the children of node {node} come after it")
+                depth[child] = max(depth[child], depth[node] + 1)
+        if max(depth, default=0) > DEEPEST:
+            raise ValueError(f"a tree is deeper than {DEEPEST}")
+        return self
+
+
+class StackedGroup(Spec):
+    """A stacker's model of one condition group: logits = keep · log(mixture) + what layers or trees answer."""
+
+    models: tuple[tuple[str, ...], ...] = Field(min_length=1)
+    """Inputs in order, each the mean over graders (the folds of a model) of their logits."""
+    keep: float = Field(ge=0, le=1)
+    layers: tuple[Layer, ...] = ()
+    trees: tuple[Trees, ...] = ()
+    """One for each level."""
+
+    @model_validator(mode="after")
+    def _sizes_match(self) -> StackedGroup:
+        size = 2 * len(self.models) + STACKER_CONTEXT
+        if bool(self.layers) == bool(self.trees):
+            raise ValueError("a stacker has layers or trees")
+        if self.trees and len(self.trees) != len(LEVELS):
+            raise ValueError(f"trees are of {len(LEVELS)} levels")
+        if any(max(one.feature, default=-1) >= size for one in self.trees):
+            raise ValueError(f"trees split by {size} features")
+        for layer in self.layers:
+            if len(layer.weights[0]) != size:
+                raise ValueError(f"a layer has {len(layer.weights[0])} inputs where {size} come in")
+            size = len(layer.bias)
+        if self.layers and size != len(SEVERITIES):
+            raise ValueError("the last layer answers the three severities")
+        return self
+
+
+class Stacker(Spec):
+    """Correction of the averaged probabilities by a model fitted to out-of-fold answers (answers/stack.py).
+
+    It sees one side at a time, the other exchanged with it.  A row that not all `models` answer keeps the mixture.
+    """
+
+    kind: Literal["mlp", "trees"]
+    groups: dict[Group, StackedGroup] = Field(min_length=1)
+    """A group that is not named keeps the mixture."""
+
+    @property
+    def graders(self) -> list[str]:
+        """All that its groups need."""
+        return [name for group in self.groups.values() for model in group.models for name in model]
+
+
 STACK_CENTRES = tuple(f"centre_{kind}" for kind in SERIES_KINDS.values())
 SHAPE_POINTS = (*ROWS, *STACK_CENTRES)
 # Deviation in `rest_mm` of a landmark that no training study had.
@@ -136,6 +233,8 @@ class Manifest(Spec):
     temperatures: dict[Group, Temperature] = {}
     """Condition group → what the logits of the averaged probabilities are divided by, before the multipliers: for
     graders that are too confident (above 1) or too cautious (below 1).  Manifests without this field: 1."""
+    stacker: Stacker | None = None
+    """Applied to the averaged and rescaled probabilities; None, as in manifests without this field: they stay."""
     shape: Shape | None = None
     """Shape model of the landmarks; None where too few studies were annotated to fit one."""
     artefacts: tuple[Artefact, ...]
@@ -163,4 +262,12 @@ class Manifest(Spec):
         for row, prior in self.priors.items():
             if min(prior) <= 0 or abs(sum(prior) - 1) > 1e-6:
                 raise ValueError(f"the prior of {row} must be positive and sum to 1")
+        return self
+
+    @model_validator(mode="after")
+    def _stacker_is_of_its_graders(self) -> Manifest:
+        graders = {artefact.member.name for artefact in self.artefacts if artefact.member.role == "grader"}
+        for name in self.stacker.graders if self.stacker else ():
+            if name not in graders:
+                raise ValueError(f"the stacker names '{name}', which is no grader of this manifest")
         return self

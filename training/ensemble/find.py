@@ -2,6 +2,7 @@
 
     python -m training.ensemble.find --runs RUNS --out FILE.json [--recipes A B] [--profile full] [--seconds N]
                                      [--oof DIR [--data DIR]]
+                                     [--stacker mlp trees]
 
 Reads RUNS/<recipe>/<profile>/out_of_fold<fold>.parquet and seconds.json, and RUNS/<recipe>/priors.json; and predictions
 of other people's models (training/data/foreign_answers.py).
@@ -30,7 +31,9 @@ from training.data.tables import TablesError
 from training.ensemble.result import MemberScore, SearchResult, reason_of, table_of
 from training.ensemble.search import MemberCosts, SearchError, best_single, cross_fitted, run_order
 from training.ensemble.sources import OutOfFoldSources, read_sources
+from training.ensemble.stackers import KINDS, Kind
 from training.ensemble.strategies import RecipeWeights, shipped, strategies
+from training.ensemble.try_stackers import try_stackers
 from training.evaluation.intervals import Difference, differences, intervals
 from training.evaluation.json_safe import finite
 from training.evaluation.metric import pooled
@@ -48,11 +51,13 @@ def search(
     seconds: float | None = None,
     recipes: Sequence[RecipeWeights] = (),
     unit: str = "seconds",
+    stackers: Sequence[Kind] = (),
 ) -> SearchResult:
     """The best ensemble of these members [within `seconds` a study] and its cross-fitted score beside simpler ones.
 
-    `recipes`: with their own weights, of which the best may be as good as any ensemble.  `unit`: of all costs.  Raises
-    SearchError where no member fits or nothing can be cross-fitted.
+    `recipes`: with their own weights, of which the best may be as good as any ensemble.  `unit`: of all costs.
+    `stackers`: kinds to try on top, taken only where they gain.  Raises SearchError where no member fits or nothing can
+    be cross-fitted.
     """
     labels, ways = answers.labels, strategies(answers, rule, costs, seconds, recipes)
     mixed = {name: cross_fitted(answers, rule, fit) for name, fit in ways.fits.items()}
@@ -71,6 +76,8 @@ def search(
     against = {name: differences(labels, mixed[chosen], all_rows[name])["final"] for name in others}
     curve = run_order(answers, rule, found, costs)
     spent = {name: costs.of(shipped(one, answers).members) for name, one in (made | fixed).items()}
+    fit = ways.fits[chosen]
+    tried, stacker = try_stackers(stackers, lambda part: shipped(fit(part), part), found, answers, rule)
     recipe = next((one.name for one in recipes if one.ensemble(answers).members == made[chosen].members), "")
     return SearchResult(
         strategy=chosen,
@@ -95,6 +102,8 @@ def search(
         fitted_score=pooled(labels, found.predict(answers, rule)).final,
         best_single={group: single.members[int(single.weights[:, at].argmax())] for at, group in enumerate(GROUPS)},
         members=member_scores(answers, rule, costs),
+        stackers=tried,
+        stacker=None if stacker is None else stacker.model_dump(mode="json"),
     )
 
 
@@ -144,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipes", nargs="+", default=[], help="default: all that have out-of-fold answers")
     parser.add_argument("--profile", default="full")
     parser.add_argument("--average", choices=get_args(Average), default="logits")
+    parser.add_argument("--stacker", nargs="+", choices=KINDS, default=[], help="tried on top; taken where it gains")
     parser.add_argument("--seconds", help="what the ensemble may cost a study; default: no limit")
     parser.add_argument("--oof", type=Path, help="folder of other people's out-of-fold predictions and their folds")
     parser.add_argument("--data", type=Path, help="whose train.csv has the labels, where no recipe is finished")
@@ -160,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         remedy = "`seconds` in its .yaml file says them" if foreign else "make train-all measures them"
         raise SearchError(f"{uncosted.partition(':')[0]}, so no budget can be kept: {remedy}")
     unit = "networks" if uncosted else "seconds"
-    result = search(sources.answers, rule, costs, seconds, sources.recipe_weights(), unit)
+    result = search(sources.answers, rule, costs, seconds, sources.recipe_weights(), unit, options.stacker)
     result = replace(result, unshippable=sources.unshippable())
     options.out.parent.mkdir(parents=True, exist_ok=True)
     replace_json(options.out, finite(asdict(result)))

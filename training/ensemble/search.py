@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -258,7 +259,15 @@ def run_order(answers: Answers, rule: Rule, ensemble: Ensemble, costs: MemberCos
     return curve
 
 
-def cross_fitted(answers: Answers, rule: Rule, fit: Callable[[Answers], Ensemble]) -> np.ndarray:
+class Predicts(Protocol):
+    """What is fitted to some answers and applied to others: an ensemble, with or without a stacker."""
+
+    def predict(self, answers: Answers, rule: Rule) -> np.ndarray:
+        """(N, 25, 3) probabilities for the studies of `answers`."""
+        ...
+
+
+def cross_fitted(answers: Answers, rule: Rule, fit: Callable[[Answers], Predicts]) -> np.ndarray:
     """(N, 25, 3) probabilities, each study's by what `fit` makes of the other folds (of five parts of a lone fold)."""
     parts = parts_of(answers)
     mixed = np.empty((*answers.labels.shape, 3))

@@ -34,7 +34,7 @@ log = logging.getLogger("validate")
 
 
 def fold_manifest(folder: RunFolder, members: Sequence[MemberRecipe], fold: int) -> Manifest:
-    """Manifest of the finished networks of one fold; files are relative to the profile's folder."""
+    """Manifest of the finished networks of one fold; files are relative to the folder's `root`."""
     members = [member for member in members if member.is_trained_in(fold)]
     artefacts = [folder.artefact(member.member.name, fold) for member in members]
     return Manifest(
@@ -158,7 +158,7 @@ def kept_epochs(member: MemberRecipe) -> set[str]:
 
 def all_of(manifest: Manifest, folder: RunFolder) -> Predictor:
     """Predictor with all networks of a fold.  Raises RunsError for one that the kernel would drop."""
-    predictor = Predictor(manifest, folder.profile, default_device())
+    predictor = Predictor(manifest, folder.root, default_device())
     if predictor.problems:
         first = predictor.problems[0]
         raise RunsError(

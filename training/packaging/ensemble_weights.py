@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from kernels.lumbar.manifest import Factor, GraderWeight, Route, Temperature
+from kernels.lumbar.manifest import Factor, GraderWeight, Route, Stacker, Temperature
 from kernels.lumbar.specs import Group, Spec
 from training.data.foreign_answers import ELSEWHERE
 from training.recipe_schema.problems import schema_problems
@@ -34,6 +34,8 @@ class FoundEnsemble(Spec):
     """Members in order of execution: the score falls fastest."""
     unshippable: dict[str, str] = {}
     """Members from elsewhere that had no weights when it was searched, with the reason."""
+    stacker: Stacker | None = None
+    """On top of the mixture; its models are "located/member"."""
 
     @model_validator(mode="after")
     def _every_condition_is_answered(self) -> FoundEnsemble:
@@ -53,6 +55,9 @@ class FoundEnsemble(Spec):
                 raise ValueError(f"order: names {name} {times} times")
             if name not in self.weights:
                 raise ValueError(f"order: names {name}, which has no weights")
+        for name in self.stacker.graders if self.stacker else ():
+            if name not in self.order:
+                raise ValueError(f"stacker: names {name}, which is not in order")
         if absent := [name for name in self.weights if name not in self.order]:
             raise ValueError(f"order: lacks {absent[0]}, which has weights")
         return self
@@ -149,6 +154,22 @@ def order_of(runs: Mapping[str, Sequence[TrainedMember]], found: FoundEnsemble) 
             by_model[model].append(name)
     ranked = [(rank, name) for names in by_model.values() for rank, name in enumerate(names)]
     return tuple(name for _, name in sorted(ranked, key=lambda one: one[0]))
+
+
+def stacker_of(runs: Mapping[str, Sequence[TrainedMember]], found: FoundEnsemble) -> Stacker | None:
+    """The ensemble's stacker; a model's input is the mean of its folds."""
+    if found.stacker is None:
+        return None
+    folds: dict[str, list[str]] = {}
+    for name, model in _models(runs).items():
+        folds.setdefault(model, []).append(name)
+    groups = {
+        group: one.model_copy(
+            update={"models": tuple(tuple(sum((folds[name] for name in its), [])) for its in one.models)}
+        )
+        for group, one in found.stacker.groups.items()
+    }
+    return found.stacker.model_copy(update={"groups": groups})
 
 
 def _models(runs: Mapping[str, Sequence[TrainedMember]]) -> dict[str, str]:

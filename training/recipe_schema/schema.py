@@ -147,7 +147,11 @@ class Recipe(Spec):
     """Folds trained by default; None = all."""
     seed: int = 42
     average: Literal["logits", "probabilities"] = "logits"
+    localisers_of: str | None = None
+    """Name of the recipe, beside this file or of this project, whose localisers these are: trained once for both, in
+    its folder of RUNS."""
     localisers: dict[str, Localiser]
+    """None of its own where they are another recipe's."""
     backbones: dict[str, Backbone]
     graders: dict[str, Grader]
     routes: dict[str, RouteRecipe] = {}
@@ -168,7 +172,7 @@ class Recipe(Spec):
 
     def packed_folds(self, member: str) -> tuple[int, ...] | None:
         """The folds whose network of this name is packaged; None = all."""
-        localiser = self.localisers.get(member.removeprefix(f"{self.name}_"))
+        localiser = self.localisers.get(member.removeprefix(f"{self.localisers_of or self.name}_"))
         return None if localiser is None else localiser.packed_folds
 
     def members(self) -> tuple[MemberRecipe, ...]:
@@ -182,7 +186,7 @@ class Recipe(Spec):
     def place_of(self, member: str) -> tuple[str, str]:
         """Dotted paths of the parts that describe the network of this name: its stage, and its backbone or ""."""
         for name in self.localisers:
-            if member == f"{self.name}_{name}":
+            if member == f"{self.localisers_of or self.name}_{name}":
                 return f"localisers.{name}", ""
         for name in self.graders:
             for backbone in self.backbones_of(name):
@@ -193,7 +197,12 @@ class Recipe(Spec):
     def localiser(self, name: str) -> MemberRecipe:
         """The network of one of `localisers`."""
         spec = self.localisers[name]
-        return MemberRecipe(member=_member(f"{self.name}_{name}", "localiser", spec), fitting=spec.fitting)
+        full_name = f"{self.localisers_of or self.name}_{name}"
+        return MemberRecipe(member=_member(full_name, "localiser", spec), fitting=spec.fitting)
+
+    def owner_of(self, member: str) -> str:
+        """Name of the recipe that the network of this name belongs to."""
+        return self.localisers_of if self.localisers_of and member.startswith(f"{self.localisers_of}_") else self.name
 
     def grader(self, name: str, backbone_name: str) -> MemberRecipe:
         """The network of one of `graders` with one of its backbones."""

@@ -80,7 +80,10 @@ class Grid(Spec):
             last = (found[-1].name,)
         if self.order.package is not None and scored:
             found.append(Step("package", f"package_{self.order.profile}", needs=last))
-        return {step.name: step for step in found}
+        steps: dict[str, Step] = {}
+        for step in found:
+            steps.setdefault(step.name, step)  # recipes may share localisers
+        return steps
 
     def _of_recipe(self, name: str) -> Iterator[Step]:
         top = f"{name}/{self.order.profile}"
@@ -89,7 +92,10 @@ class Grid(Spec):
         for fold in self.folds[name]:
             steps = [self._training(name, one, fold) for one in self.members(name) if one.is_trained_in(fold)]
             located = [step for step in steps if step.kind == "localiser"]
-            errors = Step("errors", f"{top}/errors_fold{fold}", name, "", fold, tuple(one.name for one in located))
+            # A localiser that is another recipe's waits for that one's preparation.
+            own = (f"{top}/prepare",) if self.recipes[name].localisers_of else ()
+            needs = (*(one.name for one in located), *own)
+            errors = Step("errors", f"{top}/errors_fold{fold}", name, "", fold, needs)
             graders = [replace(one, needs=(*one.needs, errors.name)) for one in steps if one.kind == "grader"]
             yield from (*located, errors, *graders)
             trained += [errors.name, *(one.name for one in graders)]
@@ -98,7 +104,9 @@ class Grid(Spec):
 
     def _training(self, name: str, entry: MemberRecipe, fold: int) -> Step:
         top, member = f"{name}/{self.order.profile}", entry.member.name
-        return Step(entry.member.role, f"{top}/{member}/fold{fold}", name, member, fold, (f"{top}/prepare",))
+        # Localisers that recipes share are one step.
+        own = f"{self.recipes[name].owner_of(member)}/{self.order.profile}"
+        return Step(entry.member.role, f"{own}/{member}/fold{fold}", name, member, fold, (f"{top}/prepare",))
 
     def members(self, name: str) -> list[MemberRecipe]:
         """The networks of a recipe that are to be trained."""

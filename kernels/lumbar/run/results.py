@@ -12,6 +12,7 @@ import numpy as np
 from ..answers.ensemble import by_row, combine
 from ..answers.locate import Located
 from ..answers.route import RouteAnswers
+from ..answers.stack import Stack
 from ..labels import KIND_OF_GROUP, ROW_INDEX, ROWS, SERIES_TEXTS, group_of
 from ..manifest import Manifest
 from ..problems import Problem
@@ -38,6 +39,7 @@ class Results:
         self._multipliers = by_row(manifest.multipliers.items(), (1.0, 1.0, 1.0))  # (25, 3)
         self._temperatures = by_row(manifest.temperatures.items(), 1.0)  # (25,)
         self._priors = np.array([manifest.priors[row] for row in ROWS])  # (25, 3)
+        self._stack = Stack(manifest.stacker, [grader for _, grader in self.jobs]) if manifest.stacker else None
         jobs, routes = (len(studies), len(self.jobs)), (len(studies), len(self._routes))
         self._logits = np.full((*jobs, len(ROWS), 3), np.nan, np.float32)
         self.passes = np.zeros(jobs, np.int8)
@@ -140,7 +142,15 @@ class Results:
         """(25, 3) probabilities from all answers so far, and the rows without any answer."""
         logits = self._logits[self.studies[study]].astype(np.float64)
         average, scaling = self.manifest.average, (self._multipliers, self._temperatures)
-        return combine(self._shares, logits, self._priors, average, *scaling)
+        rows, fallbacks = combine(self._shares, logits, self._priors, average, *scaling)
+        return (rows if self._stack is None else self._stack.apply(logits, rows)[0]), fallbacks
+
+    def unstacked(self, study: str) -> list[str]:
+        """Rows of stacked conditions that keep the mixture, as not all networks that the stacker needs answer them."""
+        if self._stack is None:
+            return []
+        kept = self._stack.apply(self._logits[self.studies[study]].astype(np.float64), self._priors)[1]
+        return [row for row, is_kept in zip(ROWS, kept, strict=True) if is_kept]
 
     def sort_problems(self) -> None:
         """Order the problems by study, so that they do not depend on which batch ended first."""

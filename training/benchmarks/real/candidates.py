@@ -89,7 +89,7 @@ def make_candidate(key: str, order: BenchOrder) -> Candidate:
     members, missing = folder.finished(order.fold)
     if missing:
         raise BenchError(f"{TITLES[key]}: {missing[0].member.name} is not finished: run the same command again")
-    return Candidate(key, fold_manifest(folder, members, order.fold), folder.profile)
+    return Candidate(key, fold_manifest(folder, members, order.fold), folder.root)
 
 
 def write_imagenet_recipe(runs: Path, profile: Profile) -> Path:
