@@ -43,12 +43,13 @@ from kernels.lumbar.specs import Group
 from kernels.profiles import PROFILES, Profile
 from training.data.out_of_fold import Average
 from training.ensemble.recipe_temperatures import fit_temperatures
+from training.evaluation.domain import merged_domain
 from training.packaging.ensemble_weights import FoundEnsemble, chosen_runs, order_of, read_ensemble, weighted
-from training.packaging.packs import Located, collect, pack, routes_of
+from training.packaging.packs import Located, collect, pack, routes_of, with_reliability
 from training.recipe_schema.load import load_named, names_of
 from training.recipe_schema.problems import schema_problems
 from training.recipe_schema.schema import Recipe, RecipeError
-from training.runs import RunFolder, TrainedMember, UnusableRun
+from training.runs import RunFolder, TrainedMember, UnusableRun, read_object
 
 RELEASES = Path(__file__).resolve().parent / "weights_manifest"
 SHIP = Path("shipped")  # as `make upload` has it
@@ -122,6 +123,8 @@ def build(
     used = {name for route in routes for name in (*route.localisers, *(grader.name for grader in route.graders))}
     packed = [run for its in found.values() for run in its if run.artefact.member.name in used]
     priors = read_priors([folder for folder, _ in runs])
+    seen = [read_object(folder.domain) for folder, _ in runs]
+    routes = with_reliability(routes, seen) if locate == "own" else routes
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
@@ -131,6 +134,7 @@ def build(
             average=average,
             priors=priors,
             shape=read_json(runs[0][0].shape, runs[0][0]),
+            domain=merged_domain(seen),
             multipliers=ensemble.multipliers if ensemble else {},
             temperatures=ensemble.temperatures if ensemble else dict(temperatures or {}),
             artefacts=tuple(pack(packed, partial)),

@@ -135,6 +135,7 @@ class KernelRun:
                 "never_graded": len(studies) - len(graded),
                 "guessed": {"rows": sum(len(rows) for rows in guessed.values()), "studies": guessed},
             },
+            "domain": results.domain() if results else {},
             "by_study": study_lines(studies, prior_rows, imputed, self.clock.study_seconds(), problems),
             "problem_counts": counts(problems),
             "problems": problems,
