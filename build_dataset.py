@@ -45,6 +45,7 @@ from kernels.profiles import PROFILES, Profile
 from training.data.foreign_answers import ELSEWHERE
 from training.data.out_of_fold import Average
 from training.ensemble.recipe_temperatures import fit_temperatures
+from training.evaluation.domain import merged_domain
 from training.packaging.ensemble_weights import (
     FoundEnsemble,
     chosen_runs,
@@ -55,11 +56,11 @@ from training.packaging.ensemble_weights import (
     weighted,
 )
 from training.packaging.foreign_members import ForeignNetworks, foreign_routes, read_networks
-from training.packaging.packs import Located, collect, pack, routes_of
+from training.packaging.packs import Located, collect, pack, routes_of, with_reliability
 from training.recipe_schema.load import load_named, names_of
 from training.recipe_schema.problems import schema_problems
 from training.recipe_schema.schema import Recipe, RecipeError
-from training.runs import RunFolder, TrainedMember, UnusableRun
+from training.runs import RunFolder, TrainedMember, UnusableRun, read_object
 
 RELEASES = Path(__file__).resolve().parent / "weights_manifest"
 SHIP = Path("shipped")  # as `make upload` has it
@@ -140,6 +141,8 @@ def build(
     by_name = {run.artefact.member.name: run for its in every.values() for run in its}  # recipes may share localisers
     packed = [run for name, run in by_name.items() if name in used]
     priors = read_priors([folder for folder, _ in runs])
+    seen = [read_object(folder.domain) for folder, _ in runs]
+    routes = with_reliability(routes, seen) if locate == "own" else routes
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
@@ -149,6 +152,7 @@ def build(
             average=average,
             priors=priors,
             shape=read_json(runs[0][0].shape, runs[0][0]),
+            domain=merged_domain(seen),
             multipliers=ensemble.multipliers if ensemble else {},
             temperatures=ensemble.temperatures if ensemble else dict(temperatures or {}),
             stacker=stacker_of(found, ensemble) if ensemble else None,

@@ -97,6 +97,11 @@ class RunFolder:
         """Seconds a study of graders and of sets of localisers, measured during validation."""
         return self.profile / SECONDS
 
+    @property
+    def domain(self) -> Path:
+        """What validation saw out of fold (training/evaluation/domain.py)."""
+        return self.profile / "domain.json"
+
     def artefact(self, member: str, fold: int, below: Path | None = None) -> Artefact:
         """The artefact of a finished network, its file named relative to `below` (default: `root`).
 

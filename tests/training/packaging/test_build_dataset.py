@@ -74,6 +74,27 @@ def test_package_is_complete_and_loads(finished, recipe, tmp_path, capsys):
     assert list(tmp_path.glob("deep/.*")) == []
 
 
+def test_what_validation_saw_is_packaged(runs, recipe, tmp_path, capsys):
+    assert package(runs, tmp_path / "without") == 0
+    manifest = read_manifest(tmp_path / "without" / "manifest.json")
+    assert manifest.domain is None and manifest.routes[0].reliability is None
+    spread = {"studies": 12, "mean": 50.0, "sd": 9.0}
+    domain = {"images": {"axial_t2": {"median": spread}}, "confidence": {}}
+    fitted = {"own": 0.1, "together": 1.0, "imputed": -4.0, "offset": 2.0}
+    place = RunFolder(runs, recipe).domain
+    place.write_text(json.dumps({"domain": domain, "reliability": {recipe.name: fitted}}))
+    assert package(runs, tmp_path / "with") == 0
+    manifest = read_manifest(tmp_path / "with" / "manifest.json")
+    assert manifest.domain is not None and manifest.domain.model_dump() == domain
+    assert manifest.routes[0].reliability is not None and manifest.routes[0].reliability.model_dump() == fitted
+    # Landmarks of several recipes' localisers together are not those that it was fitted to.
+    assert package(runs, tmp_path / "together", "--locate", "together") == 0
+    assert read_manifest(tmp_path / "together" / "manifest.json").routes[0].reliability is None
+    place.write_text(json.dumps({"domain": {"images": 3}, "reliability": {}}))
+    assert package(runs, tmp_path / "broken") == 1
+    assert capsys.readouterr().err.count("\n") >= 1 and not (tmp_path / "broken").exists()
+
+
 def test_metadata_name_the_dataset(finished, tmp_path, monkeypatch, capsys):
     assert package(finished, tmp_path / "a", "--slug", "my-weights") == 0
     metadata = json.loads((tmp_path / "a" / "dataset-metadata.json").read_text())
