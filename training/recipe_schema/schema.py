@@ -104,6 +104,8 @@ class MemberRecipe(Spec):
             raise ValueError(
                 "fitting.augmentation.dihedral: exchanges left and right, so it is for graders of one target"
             )
+        if self.fitting.start is not None and is_grader:
+            raise ValueError("fitting.start: is for localisers")
         whole = self.member.unit == "study" or self.fitting.optimisation.whole_studies
         second = self.fitting.second_step
         losses = {"fitting": self.fitting.loss} | ({"fitting.second_step": second.loss} if second else {})
@@ -111,6 +113,12 @@ class MemberRecipe(Spec):
             if loss == "competition" and not whole:
                 raise ValueError(f"{place}.loss: needs all levels of a study: set fitting.optimisation.whole_studies")
         return self
+
+    @property
+    def draws_errors(self) -> bool:
+        """Whether it is trained with the errors of the landmarks that its views start from."""
+        augmentation = self.fitting.augmentation
+        return "localiser" in (augmentation.jitter_mm, augmentation.slice_jitter)
 
     def with_fitting(self, **changes: Any) -> MemberRecipe:
         """The network with other values of `fitting`."""
