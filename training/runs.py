@@ -22,6 +22,8 @@ PRETRAINING, SECOND = "pretraining", "second_step"
 # Of a recipe, of one of its profiles, and of all runs.
 FOLDS, PRIORS, SECONDS, ENSEMBLE = "folds.csv", "priors.json", "seconds.json", "ensemble.json"
 LOCALISER_ERRORS, OUT_OF_FOLD = "localiser_errors_fold", "out_of_fold"
+# Of a localiser in one fold.
+SOURCE_ERRORS = "source_errors.json"
 OUT_OF_FOLD_TABLES = f"{OUT_OF_FOLD}*.parquet"
 
 
@@ -77,6 +79,10 @@ class RunFolder:
     def localiser_errors(self, fold: int) -> Path:
         """Out-of-fold localisation error (mm) per series kind."""
         return self.profile / f"{LOCALISER_ERRORS}{fold}.json"
+
+    def source_errors(self, member: str, fold: int) -> Path:
+        """Out-of-fold error (mm) of the landmarks that a localiser starts from."""
+        return self.network_folder(member, fold) / SOURCE_ERRORS
 
     def out_of_fold(self, fold: int) -> Path:
         """Out-of-fold predictions of a fold's graders (training/data/out_of_fold.py)."""

@@ -1,7 +1,8 @@
 """The steps of a recipe; each does nothing if its result is up to date.
 
-prepare → train localisers → measure their out-of-fold error → train graders → validate.  training/train_all.py runs
-them in one process, training/workflow each as a job of its own, and each resumes what the other began.
+prepare → train localisers → measure their out-of-fold error → train graders → validate; localisers that start from
+landmarks of others come after the error of these is measured.  training/train_all.py runs them in one process,
+training/workflow each as a job of its own, and each resumes what the other began.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from training.digests import fingerprint_of
 from training.evaluation.landmark_errors import LandmarkError
 from training.evaluation.metric import Score
 from training.evaluation.training_priors import weighted_priors
-from training.evaluation.validate import cautions, localiser_errors, validate
+from training.evaluation.validate import cautions, localiser_errors, source_errors, validate
 from training.fitting.time_limit import TimeLimit
+from training.recipe_schema.order import sources_of
 from training.recipe_schema.schema import MemberRecipe, Recipe, RecipeError
 from training.runs import RunFolder, git_commit, image_digests
 from training.start import start_networks
@@ -83,7 +85,7 @@ def train_member(
     cache: Callable[[], StackCache],
     errors: Mapping[str, LandmarkError] | None = None,
 ) -> NetworkTraining:
-    """Train one network in one fold; `errors`: for a grader, the localisation error of its fold.
+    """Train one network in one fold; `errors`: the localisation error of its fold, for a localiser that of its sources.
 
     Raises TrainingError; OutOfTime between two epochs.
     """
@@ -103,6 +105,23 @@ def measure_localisers(
         found = (fold, kind, error.median_mm, error.p95_mm)
         log.info("fold %d: %s located within %.1f mm (median), %.1f mm (95 %%)", *found)
     return errors
+
+
+def measure_sources(
+    context: RecipeContext,
+    entry: MemberRecipe,
+    fold: int,
+    landmarks: Callable[[], Mapping[str, Mapping[str, np.ndarray]]],
+) -> dict[str, LandmarkError]:
+    """Out-of-fold error (mm) per series kind of the landmarks that a localiser starts from; empty where it draws none.
+
+    `landmarks`: the annotated ones.
+    """
+    sources = sources_of(context.recipe, entry)
+    if not sources:
+        return {}
+    data = (context.options.data, context.tables, context.held_out(fold), landmarks())
+    return source_errors(context.folder, entry.member, sources, *data, fold)
 
 
 def score_folds(context: RecipeContext, folds: Sequence[int]) -> Score:

@@ -33,9 +33,18 @@ from training.fitting.start_weights import check_start
 from training.fitting.time_limit import OutOfTime, StoppedBySignal, TimeLimit
 from training.networks import NetworkError
 from training.recipe_schema.load import add_order, folds_of, load_named, members_of, names_of
+from training.recipe_schema.order import localisers_in_order
 from training.recipe_schema.schema import Recipe, RecipeError
 from training.runs import RunFolder, RunsError, is_done
-from training.steps import TrainingOptions, begin, measure_localisers, prepare, score_folds, train_member
+from training.steps import (
+    TrainingOptions,
+    begin,
+    measure_localisers,
+    measure_sources,
+    prepare,
+    score_folds,
+    train_member,
+)
 from training.train_network import TrainingError
 
 OUT_OF_TIME = 3
@@ -61,8 +70,9 @@ def train_recipe(
     started = (recipe.name, recipe.profile, len(context.members), ", ".join(map(str, folds)), context.device)
     log.info("%s/%s: %d networks in folds %s on %s", *started)
     for fold in folds:
-        for member in context.localisers:
-            train_member(context, member, fold, lambda: cache)
+        for member in localisers_in_order(recipe):
+            sources = measure_sources(context, member, fold, lambda: cache.landmarks)
+            train_member(context, member, fold, lambda: cache, sources)
         errors = measure_localisers(context, fold, lambda: cache.landmarks)
         for member in graders:
             if member.is_trained_in(fold):

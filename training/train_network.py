@@ -35,7 +35,7 @@ from training.networks import NetworkError
 from training.recipe_schema.load import members_of
 from training.recipe_schema.schema import MemberRecipe, Recipe
 from training.runs import PRETRAINING, SECOND, RunFolder, is_finished, read_object, remove_checkpoints
-from training.start import StartNetwork, find_start
+from training.start import StartNetwork, start_of
 
 log = logging.getLogger("train")
 
@@ -116,7 +116,7 @@ class NetworkTraining:
     cache: Callable[[], StackCache]
     """Opens the decoded stacks, making missing ones; called for unfinished networks only."""
     errors: Mapping[str, LandmarkError]
-    """Series kind → the fold's localisation error; empty for localisers."""
+    """Series kind → the fold's localisation error; of localisers that of the landmarks that they start from."""
 
     @property
     def out(self) -> Path:
@@ -125,9 +125,9 @@ class NetworkTraining:
 
     @cached_property
     def start(self) -> StartNetwork | None:
-        """The network that this one begins from, if START has one of its name."""
+        """The network that this one begins from, if START has one of its name or its recipe names one."""
         context = self.context
-        return find_start(context.start, context.recipe, self.member, self.fold, context.tables.fingerprint)
+        return start_of(context.start, context.folder, self.member, self.fold, context.tables.fingerprint)
 
     @property
     def digest(self) -> str:
@@ -225,11 +225,11 @@ def _cache(training: NetworkTraining, shared: Device) -> StackCache:
 
 
 def _start(training: NetworkTraining, member: MemberRecipe) -> dict[str, torch.Tensor] | None:
-    """The weights that START has for this network."""
-    if training.context.options.start is None:
-        return None
-    if training.start is None:
+    """The weights that START or its recipe has for this network."""
+    options = training.context.options
+    if options.start is not None and (training.start is None or training.start.key != "START"):
         log.warning("%s is not in START: it begins as its recipe says", member.member.name)
+    if training.start is None:
         return None
     log.info("%s begins from %s", member.member.name, training.start.artefact.member.name)
     return start_state(member, training.start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -43,6 +44,9 @@ class SliceChoice(Spec):
     """Landmarks (named relative to the unit) whose mean chooses the plane; empty = those of the view's centre."""
     max_distance_mm: float | None = Field(default=None, gt=0)
     """A nearest plane farther away than this means that the view is missing."""
+    within_mm: float | None = Field(default=None, gt=0)
+    """By landmark: only slices whose plane is this near to the one that was wanted, at least the nearest; those of
+    `count` that are farther, or that the stack lacks, are blank.  None = edge slices are repeated."""
     fit: Literal["resample", "pad"] = "resample"
     """How all slices become `count`: interpolated evenly from the first to the last; or as they are, with blank slices
     at the end (of more than `count`, evenly chosen ones)."""
@@ -57,9 +61,16 @@ class SliceChoice(Spec):
             raise ValueError("fit and stacks go with all slices, and only with them")
         if self.by == "all" and (self.near or self.max_distance_mm):
             raise ValueError("near and max_distance_mm choose slices, and all slices are taken")
+        if self.within_mm and self.by != "landmark":
+            raise ValueError("within_mm goes with slices by landmark, and only with them")
         if self.stacks == "together" and self.fit != "pad":
             raise ValueError("slices of several stacks are padded, not resampled: between two stacks lies no image")
         return self
+
+    @property
+    def has_blanks(self) -> bool:
+        """Whether some slices of a view may be blank."""
+        return self.fit == "pad" or self.within_mm is not None
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())  # offsets by level are a dict
@@ -93,6 +104,8 @@ class ViewRequest(Spec):
                 raise ValueError("blank slices are known by being zero: padding needs normalisation unit")
             if self.mirror_right:
                 raise ValueError("padded slices cannot be presented in reversed order (mirror_right)")
+        if self.slices.within_mm and (self.normalisation != "unit" or self.marks):
+            raise ValueError("blank slices are known by being zero: within_mm needs normalisation unit, and no marks")
         return self
 
     @model_validator(mode="after")
@@ -207,6 +220,12 @@ class Member(Spec):
         return self
 
     @model_validator(mode="after")
+    def _points_lie_in_whole_windows(self) -> Member:
+        if self.role == "localiser" and any(request.slices.within_mm for request in self.inputs):
+            raise ValueError("within_mm is for graders: a localiser's points are counted from its first slice")
+        return self
+
+    @model_validator(mode="after")
     def _mirror_has_partners(self) -> Member:
         if "mirror" not in self.tta:
             return self
@@ -224,3 +243,13 @@ class Member(Spec):
         if self.role == "localiser" and first.side(UNITS[self.unit][0]) is not None:
             raise ValueError("a localiser with mirror TTA answers in a first view that holds both sides")
         return self
+
+
+def ready_localisers(waiting: Sequence[Member]) -> list[Member]:
+    """Localisers whose input landmarks no other one of them predicts; all of them if they depend on each other.
+
+    A localiser that starts from the landmark that it predicts refines it: no other one depends on that.
+    """
+    needs = {one.name: one.needed for one in waiting}
+    pending = {row for one in waiting for row in one.answered if row not in needs[one.name]}
+    return [one for one in waiting if not pending & needs[one.name]] or list(waiting)

@@ -14,12 +14,15 @@ import pandas as pd
 from tqdm import tqdm
 
 from kernels.lumbar.answers.ensemble import softmax
+from kernels.lumbar.answers.localiser_answers import merge
+from kernels.lumbar.answers.locate import Located
 from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.manifest import Manifest
 from kernels.lumbar.networks.devices import default_device
 from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.read_ahead import read_ahead
 from kernels.lumbar.run.submission import replace_json
+from kernels.lumbar.specs import Member
 from training.data import out_of_fold
 from training.data.tables import Tables
 from training.evaluation import validation_stamp
@@ -83,20 +86,90 @@ def localiser_errors(
     manifest = fold_manifest(folder, localisers, fold)
     made_by = {artefact.member.name: artefact.weights.sha256 for artefact in manifest.artefacts}
     path = folder.localiser_errors(fold)
-    kept = read_object(path)
-    whole = all("offsets_mm" in error for error in kept.get("errors", {}).values())
-    if kept.get("made_by") == made_by and "errors" in kept and whole:
-        return {view: LandmarkError(**error) for view, error in kept["errors"].items()}
-    # Without the calibration of an attempt that was killed: it is fitted to the networks' own confidence.
-    plain = tuple(artefact.model_copy(update={"calibration": None}) for artefact in manifest.artefacts)
-    predictor = all_of(manifest.model_copy(update={"artefacts": plain}), folder)
-    predictions = predict_studies(predictor, data / "train_images", tables.series, studies)
-    located = {study: one.located[folder.recipe.name] for study, one in predictions.items()}
+    if (kept := kept_errors(path, made_by)) is not None:
+        return kept
+    located = located_plainly(manifest, folder, data, tables, studies)
     known = {study: truth[study] for study in studies if study in truth}
     errors = landmark_errors({study: found.points for study, found in located.items()}, known)
     calibrate(folder, localisers, fold, located, known)
-    replace_json(path, {"made_by": made_by, "errors": {view: asdict(error) for view, error in errors.items()}})
+    keep_errors(path, made_by, errors)
     return errors
+
+
+def source_errors(
+    folder: RunFolder,
+    localiser: Member,
+    sources: Sequence[MemberRecipe],
+    data: Path,
+    tables: Tables,
+    studies: Sequence[str],
+    truth: Mapping[str, Mapping[str, np.ndarray]],
+    fold: int,
+) -> dict[str, LandmarkError]:
+    """Out-of-fold error (mm) per series kind of the landmarks that `localiser` needs, by the `sources` of the fold.
+
+    Measured before it is trained: it is trained on slices that are off as those that it will be shown.
+
+    `studies`: those that the fold holds out.  `truth`: study → row → mm.  Kept as JSON, as long as the sources are the
+    same.
+    """
+    manifest = fold_manifest(folder, sources, fold)
+    made_by = {artefact.member.name: artefact.weights.sha256 for artefact in manifest.artefacts}
+    path = folder.source_errors(localiser.name, fold)
+    if (kept := kept_errors(path, made_by)) is not None:
+        return kept
+    located = located_plainly(manifest, folder, data, tables, studies)
+    known = {
+        study: {row: point for row, point in truth[study].items() if row in localiser.needed}
+        for study in studies
+        if study in truth
+    }
+    slices = [one.name_in(fold) for one in sources if one.member.answers == "slices"]
+    found = {study: in_plane(one, known.get(study, {}), slices) for study, one in located.items()}
+    errors = landmark_errors(found, known)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    keep_errors(path, made_by, errors)
+    return errors
+
+
+def in_plane(located: Located, truth: Mapping[str, np.ndarray], slices: Sequence[str]) -> dict[str, np.ndarray]:
+    """Row → located point; of a landmark of which only the slice was found, by networks `slices`, the foot of the
+    annotated point on that slice: where within the slice it lies was not asked for."""
+    found = dict(located.points)
+    for row, point in found.items():
+        answers = [(name, its[row]) for name, its in located.by_member.items() if row in its]
+        if answers and row in truth and all(name in slices for name, _ in answers):
+            normal = merge([answer for _, answer in answers]).normal
+            assert normal is not None  # every answer of a network has one
+            found[row] = truth[row] + normal * float((point - truth[row]) @ normal)
+    return found
+
+
+def located_plainly(
+    manifest: Manifest, folder: RunFolder, data: Path, tables: Tables, studies: Sequence[str]
+) -> dict[str, Located]:
+    """Study → landmarks of the localisers of one fold, by their own confidence.
+
+    Without the calibration of an attempt that was killed: it is fitted to that confidence.
+    """
+    plain = tuple(artefact.model_copy(update={"calibration": None}) for artefact in manifest.artefacts)
+    predictor = all_of(manifest.model_copy(update={"artefacts": plain}), folder)
+    predictions = predict_studies(predictor, data / "train_images", tables.series, studies)
+    return {study: one.located[folder.recipe.name] for study, one in predictions.items()}
+
+
+def kept_errors(path: Path, made_by: Mapping[str, str]) -> dict[str, LandmarkError] | None:
+    """Errors that were measured of these networks (name → sha256); None where they are not there, or not whole."""
+    kept = read_object(path)
+    whole = all("offsets_mm" in error for error in kept.get("errors", {}).values())
+    if kept.get("made_by") != made_by or "errors" not in kept or not whole:
+        return None
+    return {view: LandmarkError(**error) for view, error in kept["errors"].items()}
+
+
+def keep_errors(path: Path, made_by: Mapping[str, str], errors: Mapping[str, LandmarkError]) -> None:
+    """Write what `kept_errors` reads."""
+    replace_json(path, {"made_by": made_by, "errors": {view: asdict(error) for view, error in errors.items()}})
 
 
 def validate(

@@ -1,4 +1,4 @@
-"""The weights of a finished network as the state that another training begins with (START=)."""
+"""The weights of a finished network as the state that another training begins with (START=, `start` of a recipe)."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def check_start(
 def start_state(recipe: MemberRecipe, found: StartNetwork) -> dict[str, Tensor]:
     """The state of the recipe's network with all weights of another one of the same shapes.
 
-    Raises FitError, which names what differs: a network of which a part begins anew is nothing that START promises.
+    Raises FitError, which names what differs: a network of which a part begins anew is nothing that either promises.
     """
     name, made = recipe.member.name, found.artefact.provenance
-    source = f"{found.artefact.member.name} of START={found.start}"
-    remedy = "begin from a network of the same architecture, options and number of slices, or leave START out"
+    source = f"{found.artefact.member.name} of {found.key}={found.start}"
+    remedy = f"begin from a network of the same architecture, options and number of slices, or leave {found.key} out"
     if made.network != recipe.fitting.network.name:
         raise FitError(f"{name} is a {recipe.fitting.network.name}, and {source} is a {made.network}: {remedy}")
     net = networks.for_member(recipe, pretrained=False)
@@ -78,7 +78,7 @@ def _saved(found: StartNetwork) -> dict[str, Tensor]:
             file.seek(weights.offset)
             content = file.read(weights.bytes)
     except OSError as error:
-        raise FitError(f"{found.file} cannot be read ({error.strerror}): name another START=") from error
+        raise FitError(f"{found.file} cannot be read ({error.strerror}): name another {found.key}=") from error
     if hashlib.sha256(content).hexdigest() != weights.sha256:
         raise FitError(f"{found.file} does not hold the weights that its record names: make it again")
     with quiet_torchscript():

@@ -91,7 +91,8 @@ class Augmentation(Spec):
     slice_jitter: Annotated[int, Field(ge=0, le=4)] | Literal["localiser"] = 0
     """Largest shift of a crop's slice window, in slices; whole images keep theirs.  `localiser`: the landmark that
     chooses the slices is off by one of the fold's measured localisation errors, along the normal of the slices; crops
-    whose slices no landmark chooses keep theirs."""
+    and whole images whose slices no landmark chooses keep theirs.  Of localisers: the error of those that find this
+    landmark, which are trained before."""
 
 
 class Pretraining(Spec):
@@ -142,6 +143,9 @@ class Fitting(Spec):
     loss_options: dict[str, float] = {}
     """Keyword arguments of the loss."""
     optimisation: Optimisation
+    start: str | None = None
+    """Localisers: another localiser of the recipe from whose weights of the same fold this one starts, unless START=
+    has one of its own name."""
     pretraining: Pretraining | None = None
     augmentation: Augmentation = Augmentation()
     sigma_px: float = Field(default=10.0, gt=0)

@@ -106,6 +106,8 @@ class MemberRecipe(Spec):
             )
         if self.fitting.labels.soft is not None and self.fitting.loss == "valid_slices_bce":
             raise ValueError("fitting.labels.soft: valid_slices_bce gives each slice a label, and takes no soft ones")
+        if self.fitting.start is not None and is_grader:
+            raise ValueError("fitting.start: is for localisers")
         whole = self.member.unit == "study" or self.fitting.optimisation.whole_studies
         second = self.fitting.second_step
         losses = {"fitting": self.fitting.loss} | ({"fitting.second_step": second.loss} if second else {})
@@ -113,6 +115,12 @@ class MemberRecipe(Spec):
             if loss == "competition" and not whole:
                 raise ValueError(f"{place}.loss: needs all levels of a study: set fitting.optimisation.whole_studies")
         return self
+
+    @property
+    def draws_errors(self) -> bool:
+        """Whether it is trained with the errors of the landmarks that its views start from."""
+        augmentation = self.fitting.augmentation
+        return "localiser" in (augmentation.jitter_mm, augmentation.slice_jitter)
 
     def with_fitting(self, **changes: Any) -> MemberRecipe:
         """The network with other values of `fitting`."""

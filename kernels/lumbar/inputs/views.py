@@ -38,6 +38,8 @@ class View:
     then blank slices."""
     mirrored: bool = False
     """Whether a right-sided view is shown as a left one."""
+    before: int = 0
+    """Blank slices before the crops, before the view is mirrored."""
     marks: tuple[np.ndarray | None, ...] = ()
     """Landmarks (3,) mm that are drawn in place of the pixels; these are then not even sampled."""
 
@@ -56,12 +58,14 @@ class View:
         if self.positions is not None:
             pixels = _interpolated(pixels, self.positions)
         elif len(pixels) < count:
-            pixels = np.concatenate([pixels, np.zeros((count - len(pixels), size_px, size_px), np.uint8)])
+            whole = np.zeros((count, size_px, size_px), np.uint8)
+            whole[self.before : self.before + len(pixels)] = pixels
+            pixels = whole
         return mirror_pixels(pixels, self.request.series) if self.mirrored else pixels
 
     @cached_property
     def planes(self) -> tuple[Plane, ...]:
-        """One per slice, of the view's own pixel grid; blank slices, at the end, have none."""
+        """One per slice, of the view's own pixel grid; blank slices have none."""
         planes = tuple(plane for part in self.parts for plane in part.planes())
         if self.positions is not None:
             planes = tuple(between(planes, position) for position in self.positions)
@@ -76,8 +80,15 @@ class View:
         if self.index is None or not slices:
             return self
         (part,) = self.parts
-        window = _window(part.stack, self.index + slices, len(part.window))
-        return replace(self, index=self.index + slices, parts=(replace(part, window=window),))
+        window, before = _window(part.stack, self.index + slices, self.request.slices)
+        return replace(self, index=self.index + slices, before=before, parts=(replace(part, window=window),))
+
+    @property
+    def first(self) -> int:
+        """The slice that the first of `planes` is of."""
+        if self.mirrored and body_plane(self.request.series) == "sagittal":
+            return self.request.slices.count - self.before - len(self.planes)
+        return self.before
 
 
 def cut(study: Study, request: ViewRequest, unit: Unit, landmarks: Landmarks) -> View | None:
@@ -96,14 +107,14 @@ def cut(study: Study, request: ViewRequest, unit: Unit, landmarks: Landmarks) ->
     mirrored = request.mirror_right and request.side(unit) == "right"
     if request.slices.by == "all":
         parts, positions = _whole(stacks, request, centre)
-        return View(request, parts, None, positions, mirrored, marks)
+        return View(request, parts, None, positions, mirrored, 0, marks)
     found = _around(stacks, request, unit, landmarks, centre)
     if found is None:
         return None
     stack, index, feet = found
-    window = _window(stack, index, request.slices.count)
+    window, before = _window(stack, index, request.slices)
     crops = Crops(stack, window, feet, request.size_mm or longer_side_mm(stack, window), request.size_px)
-    return View(request, (crops,), index, None, mirrored, marks)
+    return View(request, (crops,), index, None, mirrored, before, marks)
 
 
 def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -228,12 +239,13 @@ def _wanted_position_mm(stack: Stack, choice: SliceChoice, unit: Unit, side: str
     return middle - offset if side == "right" else middle + offset
 
 
-def _window(stack: Stack, index: float, count: int) -> np.ndarray:
-    """(count,) consecutive slice indices whose middle is nearest to a fractional index; edge slices are repeated.
+def _window(stack: Stack, index: float, choice: SliceChoice) -> tuple[np.ndarray, int]:
+    """(count,) consecutive slice indices whose middle is nearest to a fractional index, edge slices repeated; and 0.
 
+    With `within_mm` only those that exist and are that near, and how many of the others come before them.
     Ties: the window nearer to the middle of the stack, then the one nearer to x = 0, so that mirroring commutes.
     """
-    last = len(stack.planes) - 1
+    last, count = len(stack.planes) - 1, choice.count
     start = index - (count - 1) / 2
     low = math.floor(start)
     if abs(start - low - 0.5) < 1e-6:
@@ -246,4 +258,11 @@ def _window(stack: Stack, index: float, count: int) -> np.ndarray:
         low = min((low, low + 1), key=preference)
     else:
         low = round(start)
-    return np.minimum(np.maximum(np.arange(low, low + count), 0), last)
+    places = np.arange(low, low + count)
+    clamped = np.minimum(np.maximum(places, 0), last)
+    if choice.within_mm is None:
+        return clamped, 0
+    positions_mm = stack.positions_mm
+    away = np.abs(positions_mm[clamped] - np.interp(index, np.arange(last + 1), positions_mm))
+    near = (away <= max(choice.within_mm, away.min()) + SAME_MM) & (clamped == places)
+    return places[near], int(near.argmax())

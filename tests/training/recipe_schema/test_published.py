@@ -72,6 +72,37 @@ def test_graders_train_on_slices_that_are_off_as_those_of_their_localisers(recip
         assert recipe.fitting.augmentation.jitter_mm == "localiser"
 
 
+@pytest.mark.parametrize("recipe", [one for one in MEMBERS if one.values[0].member.role == "localiser"])
+def test_localisers_of_a_second_wave_train_on_slices_that_are_off_as_well(recipe: MemberRecipe):
+    if any(view.slices.by == "landmark" for view in recipe.member.inputs):
+        assert recipe.fitting.augmentation.slice_jitter == "localiser"
+    if any(view.marks for view in recipe.member.inputs):
+        assert recipe.fitting.augmentation.jitter_mm == "localiser"
+
+
+def test_the_mean_over_slices_stands_beside_the_median():
+    """Of the same crops, and sagittal and axial graders of the canal count alike."""
+    median, mean = (FULL[f"slice_experts_{name}_coatnet"] for name in ("spinal", "spinal_mean"))
+    assert median.member.inputs == mean.member.inputs
+    assert [one.fitting.network.options["pooling"] for one in (median, mean)] == ["median", "mean"]
+    for profile in PROFILES:
+        graders = load_named("slice_experts", profile).graders
+        axial = graders["spinal_axial"].weight["spinal"]
+        assert axial == sum(one.weight["spinal"] for name, one in graders.items() if name != "spinal_axial")
+
+
+@pytest.mark.parametrize("recipe", [one for one in GRADERS if one.values[0].member.name.startswith("slice_trans")])
+def test_a_level_of_the_133rd_place_has_as_many_slices_as_lie_near(recipe: MemberRecipe):
+    assert all(view.slices.within_mm for view in recipe.member.inputs)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_133rd_places_localiser_of_t2_starts_from_that_of_t1(profile: Profile):
+    localisers = load_named("slice_transformer", profile).localisers
+    starts = {name: one.fitting.start for name, one in localisers.items()}
+    assert starts == {"sagittal_t1": None, "sagittal_t2": "sagittal_t1", "axial_t2": None}
+
+
 @pytest.mark.parametrize("recipe", GRADERS)
 def test_axial_slices_of_the_9th_and_the_133rd_place_are_those_nearest_to_the_canal(recipe: MemberRecipe):
     """As for their localisers, whose points lie on these slices."""

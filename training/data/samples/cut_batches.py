@@ -37,8 +37,8 @@ class Cut:
 
 
 def chosen_by(request: ViewRequest) -> str:
-    """The condition group whose landmarks choose a crop's slices; empty where none do."""
-    if request.slices.by != "landmark" or not request.centre:
+    """The condition group whose landmarks choose the slices of a crop or of whole images; empty where none do."""
+    if request.slices.by != "landmark":
         return ""
     return group_of((request.slices.near or request.centre)[0])
 

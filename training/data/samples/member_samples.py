@@ -44,7 +44,8 @@ class MemberSamples:
     localiser_offsets_mm: condition group → (N, 3) such errors as measured (patient mm, those of right sides mirrored).
     `soft_labels`: training study → (25, 3) probabilities (NaN = unknown), which take their share of the targets.
     `threads`: number of threads that cut batches; these are the same for any number.
-    A localiser's target slice is its index before slices are shuffled.
+    A localiser's target slice is its index before slices are shuffled; errors are those of the landmarks from which its
+    views start.
     Raises ValueError without usable training studies, or if mirroring lacks a mirrored view or target.
     """
 
@@ -226,7 +227,7 @@ class MemberSamples:
             grey = sharpen_or_blur(grey, settings.sharpen_or_blur, generator)
             grey = grey_changes(grey, settings, generator)
             grey = shaded(grey, settings, generator)
-            if request.slices.fit == "pad":  # blank slices stay zero
+            if request.slices.has_blanks:  # they stay zero
                 grey = grey * (view.amax((2, 3), keepdim=True) > 0)
         if settings.slice_shuffle and request.series in settings.slice_shuffle_series:
             grey = shuffle_slices(grey, settings.slice_shuffle, generator)

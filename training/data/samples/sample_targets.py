@@ -49,7 +49,7 @@ def in_view(
     if view is not None and known:
         its_own = np.stack([landmarks[names[place]] for place in known])
         points[known] = project_points(view.planes, its_own)
-        distance_mm[: len(view.planes), known] = slice_distances(view.planes, its_own)
+        distance_mm[view.first : view.first + len(view.planes), known] = slice_distances(view.planes, its_own)
         inside = ((points[:, 1:] > -0.5) & (points[:, 1:] < request.size_px - 0.5)).all(1)
         points[~inside] = np.nan
     return points, distance_mm

@@ -422,6 +422,23 @@ def test_slices_are_drawn_from_what_localisers_miss_of_the_landmarks_that_choose
     assert (counts[[5, 7, 8]] / len(middle)).tolist() == pytest.approx([0.25, 0.25, 0.5], abs=0.06)
 
 
+def test_whole_images_of_a_second_wave_are_off_as_their_sources_are():
+    """A localiser on the slice nearest to another one's landmark; its targets stay where they are in the image."""
+    choice = SliceChoice(by="landmark", count=1, near=("spinal_canal_stenosis",))
+    view = ViewRequest(series="axial_t2", slices=choice, size_px=48, normalisation="unit")
+    targets = ("left_subarticular_stenosis", "right_subarticular_stenosis")
+    recipe = recipe_of((view,), Augmentation(slice_jitter="localiser"), "localiser", targets)
+    measured = {"spinal": np.array([[3.0, -2.0, 2.0], [0.0, 4.0, -1.0]]), "subarticular": np.array([[0.0, 0.0, 5.0]])}
+    pixels = np.broadcast_to(np.arange(15)[:, None, None] * 15, (15, 48, 48)).astype(np.uint8)
+    samples = made_samples(recipe, pixels, offsets=measured)
+    (still,) = {tuple(target[0, 1:].tolist()) for batch in samples.validation() for target in batch.target}
+    seen = set()
+    for batch in samples.training(1):
+        seen |= set((batch.views[0][:, 0, 16, 16] * 255 / 15).round().long().tolist())
+        assert batch.target[:, 0, 1:].unique(dim=0).tolist() == [list(still)]
+    assert seen == {5, 8}
+
+
 def test_slices_that_no_landmark_chooses_are_those_of_the_kernel(caplog):
     pixels = np.broadcast_to(np.arange(15)[:, None, None] * 15, (15, 48, 48)).astype(np.uint8)
     middle = CROP.model_copy(update={"slices": SliceChoice(by="middle", count=3)})
