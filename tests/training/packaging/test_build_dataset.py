@@ -363,6 +363,7 @@ def test_readme_explains_every_field():
     explained = set(re.findall(r"`([a-z0-9_]+)`", text))
     models = [released.Manifest, released.Artefact, released.Weights, released.Provenance, released.Calibration]
     models += [released.Route, released.GraderWeight, Shape, specs.Member, specs.ViewRequest, specs.SliceChoice]
+    models += [released.LocaliserError, specs.CropOffset]
     for model in models:
         assert issubclass(model, BaseModel)
         assert set(model.model_fields) - explained - {"member", "weights", "provenance"} == set(), model.__name__
