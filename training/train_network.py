@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 import yaml
 
-from kernels.lumbar.manifest import Artefact, Provenance, PublishedWeights
+from kernels.lumbar.manifest import Artefact, LocaliserError, Provenance, PublishedWeights
 from kernels.lumbar.run.submission import replace_json, replace_text
+from kernels.lumbar.specs import SeriesKind
 from training import runs
 from training.data.cache.stack_cache import StackCache, build_cache
 from training.data.external import LevelImages
@@ -294,4 +295,15 @@ def _provenance(training: NetworkTraining, seed: int, published: Sequence[dict[s
         data_fingerprint=context.tables.fingerprint,
         published=tuple(PublishedWeights(**weights) for weights in published),
         resolved_recipe=training.member.model_dump(mode="json"),
+        localiser_errors=_drawn_from(training),
     )
+
+
+def _drawn_from(training: NetworkTraining) -> dict[SeriesKind, LocaliserError]:
+    """The measured errors from which this training drew its jitter, if it did."""
+    augmentation = training.member.fitting.augmentation
+    if "localiser" not in (augmentation.jitter_mm, augmentation.slice_jitter):
+        return {}
+    views = {request.series for request in training.member.member.inputs}
+    measured = {view: error.for_manifest(view) for view, error in training.errors.items() if view in views}
+    return {view: error for view, error in measured.items() if error is not None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from .labels import LEVELS, ROWS, SERIES_KINDS, SEVERITIES
 from .specs import Group, Member, SeriesKind, Spec
@@ -40,6 +40,18 @@ class PublishedWeights(Spec):
     licence: str
 
 
+class LocaliserError(Spec):
+    """Out-of-fold error of the landmarks of one series: what a grader's crops were jittered by in training."""
+
+    count: int
+    median_mm: float
+    """Within the slices."""
+    sigma_mm: float
+    """Standard deviation of each axis within the slices, from the median."""
+    across_mm: tuple[float, ...]
+    """Quantiles from 0 to 100 % in even steps of the signed error across the slices, that of right sides mirrored."""
+
+
 class Provenance(Spec):
     """How a member was trained, and what it costs."""
 
@@ -58,6 +70,16 @@ class Provenance(Spec):
     published: tuple[PublishedWeights, ...] = ()
     """Empty where training started from random weights, or in manifests without this field."""
     resolved_recipe: dict[str, Any] = {}
+    localiser_errors: dict[SeriesKind, LocaliserError] = {}
+    """Of graders whose training drew its jitter from the measured errors of the localisers."""
+
+    @model_serializer(mode="wrap")
+    def _as_without_this_key(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without such errors written as before they were kept."""
+        dumped: dict[str, Any] = handler(self)
+        if not self.localiser_errors:
+            dumped.pop("localiser_errors", None)
+        return dumped
 
 
 class Calibration(Spec):

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from .labels import LEVELS, UNITS, Unit, group_of, mirrored, row_of
 
@@ -76,6 +84,21 @@ class SliceChoice(Spec):
         return hash(self.model_dump_json())  # offsets by level are a dict
 
 
+class CropOffset(Spec):
+    """Where the centre of an asymmetric crop lies from its landmarks, in mm within the plane of its slices.
+
+    By the patient and not by the image, so that a mirrored study is shown its mirror image.  Source: the 1st place's
+    crops, which show more of one side of a landmark than of the other.
+    """
+
+    outward_mm: float = Field(default=0.0, ge=-100, le=100)
+    """Axial views of one side: away from the midline."""
+    front_mm: float = Field(default=0.0, ge=-100, le=100)
+    """To the front of the patient."""
+    up_mm: float = Field(default=0.0, ge=-100, le=100)
+    """Sagittal views: to the head."""
+
+
 class ViewRequest(Spec):
     """One input of a network: series, centre, slices, size in mm and pixels, normalisation."""
 
@@ -96,6 +119,16 @@ class ViewRequest(Spec):
     marks: MeanOf = ()
     """Landmarks to draw instead of the image, as Gaussian balls whose grey encodes the landmark: landmarks of one
     series as an input beside images of another.  The view is missing where none of them is known."""
+    crop_offset: CropOffset | None = None
+    """Of an asymmetric crop; None = its landmarks are its centre."""
+
+    @model_serializer(mode="wrap")
+    def _as_without_this_key(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Views without an offset are written as before there was one: digests of finished trainings depend on it."""
+        dumped: dict[str, Any] = handler(self)
+        if self.crop_offset is None:
+            dumped.pop("crop_offset", None)
+        return dumped
 
     @model_validator(mode="after")
     def _padding_is_at_the_end(self) -> ViewRequest:
@@ -123,6 +156,26 @@ class ViewRequest(Spec):
         if self.slices.by == "landmark" and not (self.slices.near or self.centre):
             raise ValueError("slices by landmark need a centre, or landmarks they are near to")
         return self
+
+    @model_validator(mode="after")
+    def _offset_lies_in_the_slices(self) -> ViewRequest:
+        offset = self.crop_offset
+        if offset is not None and not self.centre:
+            raise ValueError("crop_offset is from landmarks, and this view has no centre: name some")
+        if offset is not None and offset.outward_mm and self.series != "axial_t2":
+            raise ValueError("crop_offset.outward_mm is across sagittal slices: it is for axial views")
+        if offset is not None and offset.up_mm and self.series == "axial_t2":
+            raise ValueError("crop_offset.up_mm is across axial slices: it is for sagittal views")
+        return self
+
+    def shift_mm(self, unit: Unit) -> tuple[float, float]:
+        """How far right of its landmarks and below them a crop's centre lies, in canonical slices of a unit."""
+        if self.crop_offset is None:
+            return 0.0, 0.0
+        outward_mm, front_mm, up_mm = self.crop_offset.outward_mm, self.crop_offset.front_mm, self.crop_offset.up_mm
+        if self.series != "axial_t2":
+            return -front_mm, -up_mm
+        return (-outward_mm if self.side(unit) == "right" else outward_mm), -front_mm
 
     def landmarks(self, unit: Unit) -> tuple[str, ...]:
         """Row names of all landmarks this view needs at a unit."""
@@ -206,6 +259,8 @@ class Member(Spec):
                 for key, own, units in of:
                     if own and units:
                         raise ValueError(f"{key} is for units that hold several, and a {self.unit} unit does not")
+                if request.crop_offset and request.crop_offset.outward_mm and request.side(unit) is None:
+                    raise ValueError("crop_offset.outward_mm needs a side, from the unit or from the view's centre")
                 offset = request.slices.offset_mm
                 if offset is not None and request.side(unit) is None:
                     raise ValueError("slices by offset need a side, from the unit or from the view's centre")

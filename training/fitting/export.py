@@ -24,6 +24,7 @@ from kernels.lumbar.networks.loading import quiet_torchscript
 from kernels.lumbar.networks.weights import golden_inputs
 from kernels.lumbar.run.submission import replace_text, whole_file
 from kernels.lumbar.specs import Member
+from training.networks.parts.auxiliary import without_heads
 from training.recipe_schema.schema import MemberRecipe
 from training.runs import ARTEFACT, WEIGHTS
 
@@ -47,7 +48,7 @@ def export(net: nn.Module, recipe: MemberRecipe, out: Path, provenance: Provenan
     """
     _warn_of_untested_torch()
     member = recipe.member
-    net = copy.deepcopy(net).cpu().float().eval()
+    net = without_heads(copy.deepcopy(net)).cpu().float().eval()
     # Without optimisation, as in the kernel: TorchScript would compile anew for each batch size, for minutes.
     # The tracer warns of shape checks, which the parity check covers.
     with torch.no_grad(), quiet_torchscript(torch.jit.TracerWarning), torch.jit.optimized_execution(False):

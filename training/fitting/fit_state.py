@@ -55,8 +55,10 @@ class FitState:
             net = networks.for_member(recipe, pretrained=pretrained)
         self.net = channels_last(net.to(device.device))
         if initial is not None:
-            reinitialised = {name: value for name, value in self.net.state_dict().items() if self._is_fitted(name)}
-            self.net.load_state_dict(initial if not only else initial | reinitialised)
+            own = self.net.state_dict()
+            reinitialised = {name: value for name, value in own.items() if self._is_fitted(name)}
+            heads = {name: value for name, value in own.items() if name.startswith("auxiliary.")}
+            self.net.load_state_dict(heads | initial if not only else heads | initial | reinitialised)
         for name, parameter in self.net.named_parameters():
             parameter.requires_grad = self._is_fitted(name)
         if not any(parameter.requires_grad for parameter in self.net.parameters()):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kernels.lumbar.networks.loading import quiet_torchscript
 from training import networks
 from training.fitting import FitError
+from training.networks.parts.auxiliary import without_heads
 from training.recipe_schema.load import members_of
 from training.recipe_schema.schema import MemberRecipe, Recipe
 from training.runs import RunsError
@@ -47,7 +48,7 @@ def start_state(recipe: MemberRecipe, found: StartNetwork) -> dict[str, Tensor]:
     remedy = f"begin from a network of the same architecture, options and number of slices, or leave {found.key} out"
     if made.network != recipe.fitting.network.name:
         raise FitError(f"{name} is a {recipe.fitting.network.name}, and {source} is a {made.network}: {remedy}")
-    net = networks.for_member(recipe, pretrained=False)
+    net = without_heads(networks.for_member(recipe, pretrained=False))  # as exported; heads begin anew
     saved = _saved(found)
     ours: dict[str, tuple[str, Tensor]] = {}
     for kind, tensors in (("parameter", net.named_parameters()), ("buffer", net.named_buffers())):

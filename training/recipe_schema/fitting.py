@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from kernels.lumbar.specs import SeriesKind, Spec
 
@@ -19,7 +19,7 @@ class Network(Spec):
 
 
 class Optimisation(Spec):
-    """Optimiser and schedule.  AdamW throughout, as in all five systems."""
+    """Optimiser and schedule.  AdamW throughout, as in all systems."""
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(default=16, ge=1)
@@ -132,6 +132,20 @@ class Labels(Spec):
         return self.doubt is not None or self.guess is not None or self.soft is not None
 
 
+class Auxiliary(Spec):
+    """Heads of a grader that only the loss of training sees, each by its weight in that loss; 0 = there is none."""
+
+    depth: float = Field(default=0.0, ge=0, le=10)
+    """Which slice of the first view is nearest to the target (cross entropy over its slices)."""
+    streams: float = Field(default=0.0, ge=0, le=10)
+    """The severity from each view alone (the mean of the network's own loss over the views)."""
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the heads there are."""
+        return tuple(name for name in ("depth", "streams") if getattr(self, name))
+
+
 class Fitting(Spec):
     """How one network is built and fitted."""
 
@@ -152,3 +166,13 @@ class Fitting(Spec):
     """Localisers: standard deviation of the target heatmap, in input pixels."""
     foreground: float = Field(default=0.0, ge=0)
     """Localisers: a pixel of the squared error weighs 1 + foreground × its target; 0 is the published loss."""
+    auxiliary: Auxiliary = Auxiliary()
+    """Graders: further heads, of networks that have them; the exported network has none."""
+
+    @model_serializer(mode="wrap")
+    def _as_without_this_key(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without heads written as before there were any: digests of finished trainings depend on it."""
+        dumped: dict[str, Any] = handler(self)
+        if not self.auxiliary.heads:
+            dumped.pop("auxiliary", None)
+        return dumped

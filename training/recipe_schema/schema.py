@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from kernels.lumbar.labels import GROUPS
+from kernels.lumbar.labels import GROUPS, UNITS
 from kernels.lumbar.specs import Group, Member, Spec, Tta, UnitKind, ViewRequest
 from kernels.profiles import Profile
 from training.recipe_schema.fitting import Fitting
@@ -121,6 +121,31 @@ class MemberRecipe(Spec):
         """Whether it is trained with the errors of the landmarks that its views start from."""
         augmentation = self.fitting.augmentation
         return "localiser" in (augmentation.jitter_mm, augmentation.slice_jitter)
+
+    @model_validator(mode="after")
+    def _heads_that_can_learn(self) -> MemberRecipe:
+        heads, augmentation, inputs = self.fitting.auxiliary, self.fitting.augmentation, self.member.inputs
+        if heads.heads and self.member.role != "grader":
+            raise ValueError("fitting.auxiliary: is for graders: the loss of a localiser is that of its points already")
+        if heads.streams and len(inputs) == 1:
+            raise ValueError("fitting.auxiliary.streams: grades each view alone, and there is one only: leave it out")
+        if not heads.depth:
+            return self
+        first, unit = inputs[0], UNITS[self.member.unit][0]
+        if first.slices.count == 1:
+            raise ValueError("fitting.auxiliary.depth: finds one of several slices, and the first view has one")
+        shuffled = augmentation.slice_shuffle and first.series in augmentation.slice_shuffle_series
+        changes = {"mixup": augmentation.mixup, "cutmix": augmentation.cutmix, "slice_shuffle": shuffled}
+        if used := [change for change, share in changes.items() if share]:
+            raise ValueError(
+                f"fitting.auxiliary.depth: with {used[0]} no slice is the target's: leave one of the two out"
+            )
+        if augmentation.mirror and unit.side is None and first.side(unit) is not None:
+            raise ValueError(
+                "fitting.auxiliary.depth: a mirrored study shows another side in the first view: "
+                "let a view of the midline be the first"
+            )
+        return self
 
     def with_fitting(self, **changes: Any) -> MemberRecipe:
         """The network with other values of `fitting`."""

@@ -106,14 +106,15 @@ def cut(study: Study, request: ViewRequest, unit: Unit, landmarks: Landmarks) ->
         return None
     mirrored = request.mirror_right and request.side(unit) == "right"
     if request.slices.by == "all":
-        parts, positions = _whole(stacks, request, centre)
+        parts, positions = _whole(stacks, request, centre, request.shift_mm(unit))
         return View(request, parts, None, positions, mirrored, 0, marks)
     found = _around(stacks, request, unit, landmarks, centre)
     if found is None:
         return None
     stack, index, feet = found
     window, before = _window(stack, index, request.slices)
-    crops = Crops(stack, window, feet, request.size_mm or longer_side_mm(stack, window), request.size_px)
+    size_mm = request.size_mm or longer_side_mm(stack, window)
+    crops = Crops(stack, window, feet, size_mm, request.size_px, shift_mm=request.shift_mm(unit))
     return View(request, (crops,), index, None, mirrored, before, marks)
 
 
@@ -144,7 +145,7 @@ def _mean(landmarks: Landmarks, names: Sequence[str], unit: Unit) -> np.ndarray 
 
 
 def _whole(
-    stacks: Sequence[Stack], request: ViewRequest, centre_mm: np.ndarray | None
+    stacks: Sequence[Stack], request: ViewRequest, centre_mm: np.ndarray | None, shift_mm: tuple[float, float]
 ) -> tuple[tuple[Crops, ...], np.ndarray | None]:
     """All slices of the longest stack, or of all stacks from head to feet, from patient right to left; and the
     fractional positions at which they are interpolated, if they are."""
@@ -159,7 +160,10 @@ def _whole(
     taken = [(stack, np.array([index for other, index in places if other is stack])) for stack in stacks]
     taken = [(stack, indices) for stack, indices in taken if len(indices)]
     size_mm = request.size_mm or max(longer_side_mm(stack, indices) for stack, indices in taken)
-    parts = tuple(Crops(stack, indices, _feet(stack, centre_mm), size_mm, request.size_px) for stack, indices in taken)
+    parts = tuple(
+        Crops(stack, indices, _feet(stack, centre_mm), size_mm, request.size_px, shift_mm=shift_mm)
+        for stack, indices in taken
+    )
     positions = np.linspace(0, len(places) - 1, choice.count)
     return parts, None if choice.fit == "pad" else np.round(positions, 9)
 

@@ -387,6 +387,7 @@ def test_readme_explains_every_field():
     models = [released.Manifest, released.Artefact, released.Weights, released.Provenance, released.Calibration]
     models += [released.Stacker, released.StackedGroup, released.Layer, released.Trees]
     models += [released.Route, released.GraderWeight, Shape, specs.Member, specs.ViewRequest, specs.SliceChoice]
+    models += [released.LocaliserError, specs.CropOffset]
     for model in models:
         assert issubclass(model, BaseModel)
         assert set(model.model_fields) - explained - {"member", "weights", "provenance"} == set(), model.__name__

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from kernels.lumbar.inputs.normalise import normalise
+from kernels.lumbar.labels import Unit
 from kernels.profiles import Profile
 from training.data.samples.augment import grey_changes
 from training.recipe_schema.load import RECIPES, load_named, load_recipe
@@ -137,6 +138,34 @@ def test_sagittal_regions_of_the_seventh_place_are_of_75_mm():
     for name in ("spinal_rois", "foraminal_rois", "subarticular_rois"):
         inputs = FULL[f"view_fusion_{name}_convnext_tiny"].member.inputs
         assert {view.size_mm for view in inputs if view.series != "axial_t2"} == {75}
+
+
+def test_crops_of_the_first_place_are_as_asymmetric_as_published():
+    """Pixels left, right, above and below of the point, on images of 320 and 182 mm with 512 pixels."""
+    published = {"canal": (96, 32, 40, 40), "foramen": (96, 64, 32, 32), "recess": (48, 144, 96, 96)}
+    for name, (left, right, above, below) in published.items():
+        view = FULL[f"first_place_{name}_convnext_small"].member.inputs[0]
+        pixel_mm = (182 if view.series == "axial_t2" else 320) / 512
+        middle_mm = view.shift_mm(Unit("l3_l4", "left"))
+        assert middle_mm == pytest.approx(((right - left) / 2 * pixel_mm, (below - above) / 2 * pixel_mm), abs=0.1)
+        assert view.size_mm == pytest.approx(max(left + right, above + below) * pixel_mm, abs=0.5)
+
+
+def test_the_first_place_trains_its_encoders_as_long_as_published():
+    epochs = {"convnext_small": 7, "effnetv2_s": 14}
+    for name, one in FULL.items():
+        if name.startswith("first_place_") and one.member.role == "grader":
+            (encoder,) = (encoder for encoder in epochs if name.endswith(encoder))
+            assert one.fitting.optimisation.epochs == epochs[encoder]
+
+
+def test_the_third_place_has_one_network_for_all_levels_and_both_sides():
+    for name, one in FULL.items():
+        if name.startswith("third_place_") and one.member.role == "grader":
+            assert len(one.member.targets) == 1
+            sided = "canal" not in name
+            assert one.member.unit == ("level_side" if sided else "level")
+            assert all(view.mirror_right == sided for view in one.member.inputs)
 
 
 @pytest.mark.parametrize("name", [name for name, one in FULL.items() if one.member.role == "grader"])

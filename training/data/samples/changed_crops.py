@@ -83,7 +83,8 @@ class ChangedCrops(Crops):
     @classmethod
     def from_crops(cls, crops: Crops, change: Change) -> ChangedCrops:
         """The crops with a change."""
-        return cls(crops.stack, crops.window, crops.feet, crops.size_mm, crops.size_px, change)
+        own = crops.stack, crops.window, crops.feet, crops.size_mm, crops.size_px
+        return cls(*own, change, shift_mm=crops.shift_mm)
 
     def planes(self) -> tuple[Plane, ...]:
         """The plane of each crop."""

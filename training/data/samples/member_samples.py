@@ -70,7 +70,8 @@ class MemberSamples:
         is_sided = UNITS[self.member.unit][0].side is not None  # mirror_right shows both sides as left ones
         self.partners = mirrored_views(self.member) if self.fitting.augmentation.mirror and not is_sided else None
         self.is_grader = self.member.role == "grader"
-        self.with_points = not self.is_grader or self.fitting.loss == "valid_slices_bce"
+        needs_distances = self.fitting.loss == "valid_slices_bce" or self.fitting.auxiliary.depth > 0
+        self.with_points = not self.is_grader or needs_distances
         augmentation, pinned = self.fitting.augmentation, device.type == "cuda"
         jitter_mm, offsets_mm = self._jitter_mm(localiser_error_mm), self._offsets_mm(localiser_offsets_mm or {})
         self.cutter = self.cutter_type(
