@@ -60,5 +60,5 @@ def test_a_study_in_which_a_localiser_is_lost_is_told_by_what_contradicts_the_sh
     found = fit_reliability(np.array(known[:half]), np.array(right[:half]))
     assert found is not None and found.imputed < -1
     after = [one + found.imputed * share for one, share in known[half:]]
-    assert roc_auc_score(right[half:], after) > roc_auc_score(right[half:], own[half:]) + 0.1
+    assert roc_auc_score(right[half:], after) > roc_auc_score(right[half:], own[half:]) + 0.05
     assert fit_reliability(np.array(known[:19]), np.array(right[:19])) is None
