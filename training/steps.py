@@ -26,10 +26,10 @@ from training.data.label_points import report_label_points
 from training.data.label_table import LabelTable, is_label_table
 from training.data.samples.external_samples import pretrainable
 from training.data.tables import read_tables
+from training.data.training_priors import weighted_priors
 from training.digests import fingerprint_of
 from training.evaluation.landmark_errors import LandmarkError
 from training.evaluation.metric import Score
-from training.evaluation.training_priors import weighted_priors
 from training.evaluation.validate import cautions, localiser_errors, source_errors, validate
 from training.fitting.time_limit import TimeLimit
 from training.recipe_schema.order import sources_of

@@ -110,15 +110,13 @@ class GraderWeight(Spec):
 
 
 class Reliability(Spec):
-    """From a landmark's merged confidence to the probability that it is right, by logistic regression out of fold.
+    """From a landmark's merged confidence to the probability that it is right, fitted out of fold.
 
-    P = sigmoid(own * logit(confidence) + together * logit(mean confidence of its condition in the study)
-    + imputed * (share of landmarks imputed by the shape model, of all conditions with any found) + offset)
+    P = sigmoid(logit(confidence) + imputed * share + offset), where `share` is that of landmarks imputed by the shape
+    model in the study, of all conditions of which any was found.
     """
 
-    own: float
-    together: float
-    imputed: float
+    imputed: float = Field(le=0)
     offset: float
 
 

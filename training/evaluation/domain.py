@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import LogisticRegression
+from scipy.optimize import minimize
 
 from kernels.lumbar.answers.localiser_answers import LocaliserAnswer
-from kernels.lumbar.answers.reliability import evidence
+from kernels.lumbar.answers.reliability import imputed_share, logit
 from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.inputs.image_statistics import FEATURES, image_statistics
 from kernels.lumbar.labels import SERIES_KINDS
@@ -32,7 +32,7 @@ class SeenStudies:
         self._annotations = {str(study): annotations_of(own) for study, own in coordinates.groupby("study_id")}
         self._images: dict[str, list[dict[str, float]]] = {kind: [] for kind in SERIES_KINDS.values()}
         self._confidence: dict[str, list[float]] = {}
-        self._evidence: dict[str, list[tuple[float, float, float]]] = {}
+        self._evidence: dict[str, list[tuple[float, float]]] = {}
         self._right: dict[str, list[bool]] = {}
 
     def add(self, study: Study, prediction: Prediction) -> None:
@@ -46,11 +46,11 @@ class SeenStudies:
                 if answers:
                     mean = float(np.mean([answer.confidence for answer in answers.values()]))
                     self._confidence.setdefault(name, []).append(mean)
-            for row, known in evidence(located).items():
-                if row in truth:
-                    answer = LocaliserAnswer(located.points[row], located.confidence[row])
-                    self._evidence.setdefault(route, []).append(known)
-                    self._right.setdefault(route, []).append(is_right(answer, truth[row], row, "points"))
+            share = imputed_share(located)
+            for row in sorted(truth.keys() & located.points.keys() - located.guessed):
+                answer = LocaliserAnswer(located.points[row], located.confidence[row])
+                self._evidence.setdefault(route, []).append((logit(answer.confidence), share))
+                self._right.setdefault(route, []).append(is_right(answer, truth[row], row, "points"))
 
     def as_json(self) -> dict[str, Any]:
         """`domain` (kernels.lumbar.manifest.Domain or null), and `reliability`: route → Reliability."""
@@ -69,14 +69,23 @@ class SeenStudies:
 
 
 def fit_reliability(known: np.ndarray, right: np.ndarray) -> Reliability | None:
-    """From evidence (n, 3) and whether the landmarks were right; None with fewer than LEAST_POINTS."""
+    """From logits of confidences and imputed shares (n, 2), and whether the landmarks were right (n,).
+
+    Logistic regression whose weight of the logit is 1, as confidences are calibrated already; None with fewer than
+    LEAST_POINTS.
+    """
     if len(known) < LEAST_POINTS:
         return None
-    # Platt's prior, as in fit_calibration: both classes exist.
-    known = np.concatenate([known, [known.mean(0)] * 2])
-    model = LogisticRegression(C=1.0).fit(known, np.append(right.astype(int), [0, 1]))
-    own, together, imputed = (round(float(one), DIGITS) for one in model.coef_[0])
-    return Reliability(own=own, together=together, imputed=imputed, offset=round(float(model.intercept_[0]), DIGITS))
+    # Platt's prior, as in fit_calibration: one more right and one more wrong point at the mean.
+    logits, shares = np.concatenate([known, [known.mean(0)] * 2]).T
+    signs = np.where(np.append(right, [False, True]), 1.0, -1.0)
+
+    def loss(weights: np.ndarray) -> float:
+        odds = logits + weights[0] * shares + weights[1]
+        return float(np.logaddexp(0, -signs * odds).sum() + weights[0] ** 2 / 2)
+
+    imputed, offset = minimize(loss, np.zeros(2), method="L-BFGS-B", bounds=[(None, 0.0), (None, None)]).x
+    return Reliability(imputed=round(float(imputed), DIGITS), offset=round(float(offset), DIGITS))
 
 
 def merged_domain(found: Sequence[Mapping[str, Any]]) -> Domain | None:

@@ -6,6 +6,7 @@ the scanner's scale nor its resolution is among them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from ..dicom.study import Study, longest
 STEP_MM = 2.0
 # A flat image has no contrast that a texture could be a share of.
 LEAST_CONTRAST = 1.0
+GREYS = np.arange(256.0)
 
 
 @dataclass(frozen=True)
@@ -60,28 +62,29 @@ def image_statistics(study: Study, kind: str) -> dict[str, float]:
         for step, size in zip((plane.row_mm, plane.column_mm), stack.pixels.shape[1:], strict=True)
     )
     size = max(3, round(width_mm / STEP_MM)), max(3, round(height_mm / STEP_MM))
-    middle = [
-        cv2.resize(slice_, size, interpolation=cv2.INTER_AREA) for slice_ in stack.pixels[last // 2 : -(-last // 2) + 1]
-    ]
-    image = np.stack(middle).astype(np.float32)  # (1 or 2, rows, columns)
-    dark, median, bright = np.quantile(image, (0.25, 0.5, 0.9))
-    contrast, mean = float(image.std()), max(float(image.mean()), LEAST_CONTRAST)
-    step = float(np.abs(np.diff(image, axis=1)).mean() + np.abs(np.diff(image, axis=2)).mean()) / 2
+    slices = stack.pixels[last // 2 : -(-last // 2) + 1]
+    images = [cv2.resize(one, size, interpolation=cv2.INTER_AREA) for one in slices]  # one or two, (rows, columns)
+    counts = np.bincount(np.concatenate([image.ravel() for image in images]), minlength=GREYS.size)
+    dark, median, bright = np.searchsorted(counts.cumsum(), np.array([0.25, 0.5, 0.9]) * counts.sum())
+    mean = float(counts @ GREYS / counts.sum())
+    contrast = math.sqrt(counts @ (GREYS - mean) ** 2 / counts.sum())
+    neighbours = [pair for one in images for pair in ((one[1:], one[:-1]), (one[:, 1:], one[:, :-1]))]
+    steps = [cv2.mean(cv2.absdiff(*pair))[0] for pair in neighbours]
     found = {
         "dark": float(dark),
         "median": float(median),
         "bright": float(bright),
         "contrast": contrast,
-        "texture": step / max(contrast, LEAST_CONTRAST),
+        "texture": sum(steps) / len(steps) / max(contrast, LEAST_CONTRAST),
         "height_mm": height_mm,
         "width_mm": width_mm,
     }
     # Canonical stacks have rows head → feet and columns front → back (sagittal), or rows front → back (axial).
-    ends = {1: ("upper", "lower"), 2: ("front", "back")} if body_plane(kind) == "sagittal" else {1: ("front", "back")}
+    ends = {1: ("upper", "lower"), 0: ("front", "back")} if body_plane(kind) == "sagittal" else {1: ("front", "back")}
     for axis, names in ends.items():
-        along = image.mean(axis=tuple({0, 1, 2} - {axis}))
+        profiles = [cv2.reduce(one, axis, cv2.REDUCE_AVG, dtype=cv2.CV_32F).ravel() for one in images]
+        along = np.mean(profiles, axis=0)
         third = -(-len(along) // 3)
-        found |= {
-            name: float(part.mean()) / mean for name, part in zip(names, (along[:third], along[-third:]), strict=True)
-        }
+        for name, part in zip(names, (along[:third], along[-third:]), strict=True):
+            found[name] = float(part.mean()) / max(mean, LEAST_CONTRAST)
     return found

