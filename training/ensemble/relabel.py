@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = Relabelling(probability_of("THRESHOLD", options.threshold), options.mix, guess)
     names = names_of(options.recipes) if options.recipes else []
     sources = read_sources(options.runs, options.profile, names, options.oof, options.data)
-    nested = nested_answers(sources.answers, "logits", sources.recipe_weights())
+    nested = nested_answers(sources.answers)
     changes = changes_of(sources.answers, nested, asked)
     text = "\n".join([*sources.remarks, report_of(sources.answers, nested, changes, asked)])
     options.out.mkdir(parents=True, exist_ok=True)

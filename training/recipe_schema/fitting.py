@@ -131,6 +131,11 @@ class Labels(Spec):
         """Whether labels are corrected."""
         return self.doubt is not None or self.guess is not None or self.soft is not None
 
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_soft(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `soft` where there is none: networks that were trained before it was an option stay as they are."""
+        return {name: one for name, one in handler(self).items() if name != "soft" or one is not None}
+
 
 class Auxiliary(Spec):
     """Heads of a grader that only the loss of training sees, each by its weight in that loss; 0 = there is none."""

@@ -39,7 +39,7 @@ def places(answers: Answers, changes: list) -> np.ndarray:
 
 def test_most_planted_errors_are_found_and_few_others_touched() -> None:
     answers, errors = planted(answers_with([(4, 4, 4), (4, 4, 4), (4, 4, 4)], 120))
-    nested = nested_answers(answers, "logits")
+    nested = nested_answers(answers)
     changes = changes_of(answers, nested, Relabelling())
     found, labelled = places(answers, changes), answers.labels >= 0
     assert found[errors].mean() > 0.8 and found[labelled & ~errors].mean() < 0.02
@@ -54,16 +54,16 @@ def test_most_planted_errors_are_found_and_few_others_touched() -> None:
 
 def test_nothing_is_found_in_answers_that_know_nothing() -> None:
     answers, errors = planted(answers_with([(0, 0, 0), (0, 0, 0)], 60))
-    found = places(answers, changes_of(answers, nested_answers(answers, "logits"), Relabelling()))
+    found = places(answers, changes_of(answers, nested_answers(answers), Relabelling()))
     assert found[errors].mean() < 0.25
 
 
 def test_the_answers_of_a_study_do_not_depend_on_its_own_label() -> None:
     answers = answers_with([(3, 0, 1), (0, 3, 1), (1, 1, 3)], 20, silence=0.2)
-    before = nested_answers(answers, "logits")
+    before = nested_answers(answers)
     labels = answers.labels.copy()
     labels[7] = np.where(labels[7] >= 0, (labels[7] + 1) % 3, 2)
-    after = nested_answers(replace(answers, labels=labels), "logits")
+    after = nested_answers(replace(answers, labels=labels))
     np.testing.assert_array_equal(after[7], before[7])
     its_fold = answers.folds == answers.folds[7]
     np.testing.assert_array_equal(after[its_fold], before[its_fold])
@@ -73,16 +73,16 @@ def test_the_answers_of_a_study_do_not_depend_on_its_own_label() -> None:
 def test_in_a_lone_fold_it_does_not_either() -> None:
     answers = answers_with([(3, 0, 1), (0, 3, 1)], 15)
     answers = replace(answers, folds=np.zeros(15, int))
-    before = nested_answers(answers, "logits")
+    before = nested_answers(answers)
     labels = answers.labels.copy()
     labels[4] = 2
-    np.testing.assert_array_equal(nested_answers(replace(answers, labels=labels), "logits")[4], before[4])
+    np.testing.assert_array_equal(nested_answers(replace(answers, labels=labels))[4], before[4])
 
 
 def test_what_no_member_answers_stays_and_missing_labels_are_answered_where_asked() -> None:
     answers = answers_with([(6, 6, 6), (6, 6, 6)], 30)
     answers.logits[:, 3] = np.nan
-    nested = nested_answers(answers, "logits")
+    nested = nested_answers(answers)
     assert np.isnan(nested[3]).all() and not np.isnan(nested[:3]).any()
     changes = changes_of(answers, nested, Relabelling(mix=True, guess=0.7))
     assert "3" not in {one.study for one in changes}

@@ -26,6 +26,8 @@ class Found:
     touched: float
 
     def __str__(self) -> str:
+        if np.isnan(self.precision):
+            return f"none of {self.planted} planted errors is changed, nor any other label"
         return (
             f"{self.recall:.0%} of {self.planted} planted errors are changed, {self.touched:.1%} of all other labels; "
             f"{self.precision:.0%} of what is changed was planted"
