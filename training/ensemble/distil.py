@@ -20,6 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kernels.commands import ends_with_a_sentence
+from kernels.lumbar.labels import GROUPS
 from kernels.lumbar.run.submission import replace_json, whole_file
 from kernels.text import aligned
 from training.data.out_of_fold import Answers, OutOfFoldError, Rule
@@ -89,14 +90,22 @@ def read_teacher(runs: Path, profile: str, path: Path, named: Sequence[str] = ()
         raise SearchError(f"{path} was made from other answers: these have no {absent[0]}; make ensemble again")
     rule, (costs, _) = Rule(found.average, sources.priors()), sources.costs()
     fit = cross_fit(sources.answers, rule, costs, found.budget, sources.recipe_weights(), found.strategy)
-    weights = np.array([[found.weights[name][group] for group in found.multipliers] for name in found.order])
+    weights = np.array([[found.weights[name][group] for group in GROUPS] for name in found.order])
     plain = Ensemble(found.order, weights, np.ones((3, 3)))
     return Teacher(sources.answers, fit, run_order(sources.answers, rule, plain, costs))
 
 
 def write_labels(teacher: Teacher, out: Path) -> str:
-    """Write the soft labels, without rows that no network answers; returns what was written, as a sentence."""
+    """Write the soft labels, without rows that no network answers; returns what was written, as a sentence.
+
+    Raises SearchError where all answers are of one fold.
+    """
     answers, rows = teacher.answers, teacher.fit.predicted
+    if len(folds := sorted(set(answers.folds.tolist()))) < 2:
+        raise SearchError(
+            f"the ensemble answers the studies of fold {folds[0]} alone, which a student of it must not learn from: "
+            "make train-all with more FOLDS= and make ensemble first"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     write_soft_labels(out, answers.studies, np.where(teacher.answered[..., None], rows, np.nan))
     score = pooled(answers.labels, rows).final

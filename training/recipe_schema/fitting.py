@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from kernels.lumbar.specs import SeriesKind, Spec
 
@@ -129,6 +129,11 @@ class Labels(Spec):
     def any(self) -> bool:
         """Whether labels are corrected."""
         return self.doubt is not None or self.guess is not None or self.soft is not None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_soft(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `soft` where there is none: networks that were trained before it was an option stay as they are."""
+        return {name: one for name, one in handler(self).items() if name != "soft" or one is not None}
 
 
 class Fitting(Spec):
