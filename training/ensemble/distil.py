@@ -20,7 +20,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kernels.commands import ends_with_a_sentence
-from kernels.lumbar.labels import GROUPS
 from kernels.lumbar.run.submission import replace_json, whole_file
 from kernels.text import aligned
 from training.data.out_of_fold import Answers, OutOfFoldError, Rule
@@ -31,7 +30,7 @@ from training.ensemble.strategies import CrossFit, cross_fit
 from training.evaluation.intervals import FIGURES, Difference, Interval, difference, intervals
 from training.evaluation.json_safe import finite
 from training.evaluation.metric import pooled
-from training.packaging.ensemble_weights import FoundEnsemble, read_ensemble
+from training.packaging.ensemble_weights import ALL_GROUPS, FoundEnsemble, read_ensemble
 from training.recipe_schema.load import names_of
 from training.recipe_schema.schema import RecipeError
 from training.runs import ENSEMBLE, UnusableRun
@@ -90,7 +89,7 @@ def read_teacher(runs: Path, profile: str, path: Path, named: Sequence[str] = ()
         raise SearchError(f"{path} was made from other answers: these have no {absent[0]}; make ensemble again")
     rule, (costs, _) = Rule(found.average, sources.priors()), sources.costs()
     fit = cross_fit(sources.answers, rule, costs, found.budget, sources.recipe_weights(), found.strategy)
-    weights = np.array([[found.weights[name][group] for group in GROUPS] for name in found.order])
+    weights = np.array([[found.weights[name][group] for group in ALL_GROUPS] for name in found.order])
     plain = Ensemble(found.order, weights, np.ones((3, 3)))
     return Teacher(sources.answers, fit, run_order(sources.answers, rule, plain, costs))
 
