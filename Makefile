@@ -131,7 +131,7 @@ relabel: .venv/installed ## labels that the ensemble contradicts → a table for
 # RECIPES= names another student, OUT= the folder of its package.
 distil: PACKAGE = $(or $(OUT),weights-student)
 distil: TEACHER = $(or $(ENSEMBLE),$(RUNS)/ensemble.json)
-distil: LABELS = $(RUNS)/soft_labels.csv
+distil: override LABELS = $(RUNS)/soft_labels.csv
 distil: RECIPES = student
 distil: .venv/installed ## one small network that learns from the ensemble: DATA=DIR [RUNS=DIR] [ENSEMBLE=FILE] [OUT=weights-student]
 	@test -n "$(DATA)" || { echo "say which data: make distil DATA=DIR (the folder that the ensemble was trained on)"; exit 2; }

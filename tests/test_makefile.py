@@ -100,3 +100,24 @@ def test_real_data_are_imported_trained_on_and_measured():
     assert line.endswith("--data d --runs r --profile smoke --jobs 2 --weights demo/weights --rows zero scratch")
     (line,) = make("-s", "train-all", "DATA=d", "START=demo/weights", "LOCALISERS_ONLY=1")
     assert "--start demo/weights --localisers-only" in line and "--start" not in make("-s", "train-all", "DATA=d")[0]
+
+
+@NEEDS_MAKE
+def test_a_student_is_taught_trained_packaged_and_compared():
+    teach, train, compare = make(
+        "-s", "distil", "DATA=d", "RUNS=my runs", "PROFILE=bench", "LABELS=mine.csv", "OUT=out"
+    )
+    ensemble = "--runs my runs --profile bench --ensemble my runs/ensemble.json"
+    assert teach == f"-m training.ensemble.distil labels {ensemble} --out my runs/soft_labels.csv"
+    assert train.startswith("-m training.workflow run --data d --runs my runs --profile bench")
+    assert "--package out" in train and "--recipes student --labels my runs/soft_labels.csv" in train
+    assert compare == f"-m training.ensemble.distil compare {ensemble} --student student --out my runs"
+    own = make("-s", "distil", "DATA=d", "RECIPES=my/pupil.yaml", "ENSEMBLE=best.json")
+    assert (
+        "--ensemble best.json" in own[0]
+        and "--recipes my/pupil.yaml" in own[1]
+        and "--package weights-student" in own[1]
+    )
+    assert own[2].endswith("--student my/pupil.yaml --out runs")
+    searched = make("-s", "ensemble", "STACKER=mlp trees")[0]
+    assert searched.endswith("--stacker mlp trees") and "--stacker" not in make("-s", "ensemble")[0]

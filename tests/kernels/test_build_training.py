@@ -272,6 +272,11 @@ def test_training_that_never_began_fails_the_notebook(project, tmp_path, monkeyp
         run_session(project, tmp_path / "input", tmp_path / "working", monkeypatch)
 
 
+def test_a_recipe_brings_the_one_whose_localisers_it_takes():
+    carried = training_sources.read_sources(["student"])
+    assert {"training/recipes/partial/student.yaml", "training/recipes/split_and_global.yaml"} <= carried.keys()
+
+
 def test_a_recipe_of_a_part_is_carried_where_it_lies():
     path = training_sources.recipe_path("canal_only")
     assert path == "training/recipes/partial/canal_only.yaml" and path in training_sources.read_sources(["canal_only"])

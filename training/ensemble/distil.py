@@ -30,7 +30,7 @@ from training.ensemble.strategies import CrossFit, cross_fit
 from training.evaluation.intervals import FIGURES, Difference, Interval, difference, intervals
 from training.evaluation.json_safe import finite
 from training.evaluation.metric import pooled
-from training.packaging.ensemble_weights import FoundEnsemble, read_ensemble
+from training.packaging.ensemble_weights import ALL_GROUPS, FoundEnsemble, read_ensemble
 from training.recipe_schema.load import names_of
 from training.recipe_schema.schema import RecipeError
 from training.runs import ENSEMBLE, UnusableRun
@@ -89,14 +89,22 @@ def read_teacher(runs: Path, profile: str, path: Path, named: Sequence[str] = ()
         raise SearchError(f"{path} was made from other answers: these have no {absent[0]}; make ensemble again")
     rule, (costs, _) = Rule(found.average, sources.priors()), sources.costs()
     fit = cross_fit(sources.answers, rule, costs, found.budget, sources.recipe_weights(), found.strategy)
-    weights = np.array([[found.weights[name][group] for group in found.multipliers] for name in found.order])
+    weights = np.array([[found.weights[name][group] for group in ALL_GROUPS] for name in found.order])
     plain = Ensemble(found.order, weights, np.ones((3, 3)))
     return Teacher(sources.answers, fit, run_order(sources.answers, rule, plain, costs))
 
 
 def write_labels(teacher: Teacher, out: Path) -> str:
-    """Write the soft labels, without rows that no network answers; returns what was written, as a sentence."""
+    """Write the soft labels, without rows that no network answers; returns what was written, as a sentence.
+
+    Raises SearchError where all answers are of one fold.
+    """
     answers, rows = teacher.answers, teacher.fit.predicted
+    if len(folds := sorted(set(answers.folds.tolist()))) < 2:
+        raise SearchError(
+            f"the ensemble answers the studies of fold {folds[0]} alone, which a student of it must not learn from: "
+            "make train-all with more FOLDS= and make ensemble first"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     write_soft_labels(out, answers.studies, np.where(teacher.answered[..., None], rows, np.nan))
     score = pooled(answers.labels, rows).final

@@ -53,9 +53,9 @@ def try_stackers(
         against = differences(answers.labels, rows, mixed)
         control = _control(partial(_stacked, kind, fit, rule), shuffled, rule, constant)
         gains, leaks = against["final"].verdict == "better", control.verdict == "better"
-        verdict = (
-            "beats constant answers on shuffled labels: not taken" if leaks else "gains" if gains else "no gain here"
-        )
+        verdict = "gains" if gains else "too few labels to fit it" if against["final"].is_none else "no gain here"
+        if leaks:
+            verdict = "beats constant answers on shuffled labels: not taken"
         scores[kind] = StackerScore(intervals(answers.labels, rows), against, control, gains and not leaks, verdict)
     taken = [kind for kind in kinds if scores[kind].is_taken]
     if not taken:

@@ -79,3 +79,8 @@ def test_what_is_missing_is_said_in_one_sentence(runs: Path, tmp_path: Path, cap
     assert "none.json is not there: make ensemble writes it" in capsys.readouterr().err
     assert run(runs, "compare", tmp_path, "--student", "level_sequence") == 1
     assert "level_sequence has no out-of-fold answers" in capsys.readouterr().err
+    one = tmp_path / "runs"
+    write_recipe(one, FIRST, (0,))
+    given = ["--runs", str(one), "--out", str(one / "ensemble.json"), "--profile", "smoke"]
+    assert find.main(given) == 0 and run(one, "labels", tmp_path / "soft.csv") == 1
+    assert "answers the studies of fold 0 alone" in capsys.readouterr().err and not (tmp_path / "soft.csv").exists()
