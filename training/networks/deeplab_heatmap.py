@@ -20,6 +20,8 @@ from training.networks.parts.segmentation import check_encoder, finish_encoder, 
 
 from . import NetworkError
 
+LEAST_CHAIN = 3
+
 
 class Net(nn.Module):
     """Points (B, targets, 4) in pixels of the first view, in the middle of its slices.
@@ -29,7 +31,8 @@ class Net(nn.Module):
     `depth` end below full resolution.  `upsample`: interpolate the maps to the input's resolution; where false, maps,
     targets and loss stay at the decoder's (deeplab, fpn: a quarter).  `window_px`: see points_from_maps; by default a
     32nd of the input.  `coordinates`: two more channels with each pixel's position (CoordConv, Liu et al. 2018), which
-    distinguishes neighbouring levels sooner when training from scratch.
+    distinguishes neighbouring levels sooner when training from scratch.  `chain`: the targets, three or more, are
+    levels from top to bottom, and their maps are decoded together (training/networks/parts/chain.py).
     """
 
     losses = ("heatmap_mse",)
@@ -49,8 +52,12 @@ class Net(nn.Module):
         upsample: bool = True,
         window_px: float | None = None,
         coordinates: bool = False,
+        chain: bool = False,
     ) -> None:
         super().__init__()
+        if chain and targets < LEAST_CHAIN:
+            raise NetworkError(f"chain takes {LEAST_CHAIN} targets or more, from top to bottom, not {targets}")
+        self.chain = chain
         self.size_px = size_px
         self.slice_index = (inputs[0] - 1) / 2
         self.upsample = upsample
@@ -107,7 +114,12 @@ class Net(nn.Module):
     def points(self, maps: Tensor, present: Tensor) -> Tensor:
         """Points (B, targets, 4) of maps."""
         return points_from_maps(
-            maps, present, size_px=self.size_px, slice_index=self.slice_index, window_px=self.window_px
+            maps,
+            present,
+            size_px=self.size_px,
+            slice_index=self.slice_index,
+            window_px=self.window_px,
+            chain=self.chain,
         )
 
     def forward(self, *inputs: Tensor) -> Tensor:
