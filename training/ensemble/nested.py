@@ -7,8 +7,8 @@ import pandas as pd
 
 from kernels.lumbar.labels import ROWS
 from training.data.out_of_fold import Answers, Average, Mixture, Rule
+from training.data.training_priors import weighted_priors
 from training.ensemble.search import calibrated_mean, parts_of
-from training.evaluation.training_priors import weighted_priors
 
 
 def nested_answers(answers: Answers, average: Average = "logits") -> np.ndarray:

@@ -19,9 +19,9 @@ from training.data.folds import read_folds
 from training.data.foreign_answers import ELSEWHERE, member_files, read_foreign
 from training.data.out_of_fold import TRUTH, Answers, answers_of, read, together
 from training.data.tables import MISSING, TABLES, read_labels
+from training.data.training_priors import weighted_priors
 from training.ensemble.search import MemberCosts, SearchError
 from training.ensemble.strategies import RecipeWeights
-from training.evaluation.training_priors import weighted_priors
 from training.packaging.foreign_members import read_description, unshippable
 from training.recipe_schema.load import load_named, path_of
 from training.recipe_schema.schema import MemberRecipe, Recipe
