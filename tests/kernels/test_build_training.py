@@ -130,7 +130,7 @@ def test_requirements_are_those_of_the_project():
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--recipes", "ghost"], "there is no recipe 'ghost'; there are: level_sequence "),
+        (["--recipes", "ghost"], "there is no recipe 'ghost'; there are: first_place level_sequence "),
         (["--recipes", "split_and_global", "--folds", "0", "7"], "folds 0 to 4; [7] is none of them"),
         (["--recipes", "split_and_global", "--owner", "some one"], "no Kaggle user name"),
         (["--recipes", "split_and_global", "--datasets", "points"], "'points' is no data set"),

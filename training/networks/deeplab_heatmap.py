@@ -82,6 +82,8 @@ class Net(nn.Module):
             width = _one_number(decoder, decoder_channels)
             if width % 64:
                 raise NetworkError(f"decoder fpn takes a multiple of 64 as decoder_channels, not {width}")
+            if size_px < 2 << depth:  # its group normalisation needs several pixels
+                raise NetworkError(f"decoder fpn takes images of at least {2 << depth} px, not {size_px}")
             self.network = smp.FPN(
                 encoder,
                 encoder_depth=depth,

@@ -31,7 +31,7 @@ SMALLEST: dict[str, list[MemberRecipe]] = {
                 "upsample": False,
             }
         ),
-        localiser(options={"encoder": "tu-test_resnet", "decoder": "fpn", "decoder_channels": 64}),
+        localiser(64, {"encoder": "tu-test_resnet", "decoder": "fpn", "decoder_channels": 64}),
     ],
     "split_gru": [grader(), grader(options={"share": [0, 0]}), grader(backbone="test_convnext")],
     "global_gru": [grader("global_gru"), grader("global_gru", "test_vit2", 32)],
@@ -152,6 +152,10 @@ def test_a_second_peak_far_away_does_not_pull_the_point():
         (localiser(options={"encoder": "tu-test_resnet", "decoder": "unet", "decoder_channels": 5}), "1 to 5 numbers"),
         (localiser(options={"encoder": "tu-test_resnet", "decoder_channels": [5]}), "one number"),
         (localiser(options={"encoder": "tu-test_resnet", "decoder": "fpn", "decoder_channels": 96}), "multiple of 64"),
+        (
+            localiser(options={"encoder": "tu-test_resnet", "decoder": "fpn", "decoder_channels": 64}),
+            "at least 64 px",
+        ),
     ],
 )
 def test_what_cannot_be_built_is_said(recipe, message):
