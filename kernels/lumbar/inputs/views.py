@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
@@ -49,15 +49,28 @@ class View:
     @cached_property
     def pixels(self) -> np.ndarray:
         """(slice, size_px, size_px) uint8"""
-        count, size_px = self.request.slices.count, self.request.size_px
+        pixels = np.empty((self.request.slices.count, self.request.size_px, self.request.size_px), np.uint8)
+        self.sample(pixels)
+        return pixels
+
+    def sample(self, out: np.ndarray) -> None:
+        """Fill `out` (slice, size_px, size_px) uint8, contiguous, with the pixels."""
         if self.marks:
-            return draw_marks(self.planes, self.marks, (count, size_px, size_px))
-        pixels = _joined([part.pixels() for part in self.parts])  # (S, H, W)
+            out[:] = draw_marks(self.planes, self.marks, out.shape)
+            return
+        sagittal = body_plane(self.request.series) == "sagittal"
+        ordered = out[::-1] if self.mirrored and sagittal else out
         if self.positions is not None:
-            pixels = _interpolated(pixels, self.positions)
-        elif len(pixels) < count:
-            pixels = np.concatenate([pixels, np.zeros((count - len(pixels), size_px, size_px), np.uint8)])
-        return mirror_pixels(pixels, self.request.series) if self.mirrored else pixels
+            (part,) = self.parts  # stacks together are padded
+            _interpolate(part.pixels(), self.positions, ordered)
+        else:
+            end = 0
+            for part in self.parts:
+                first, end = end, end + len(part.window)
+                part.sample(ordered[first:end])
+            ordered[end:] = 0
+        if self.mirrored and not sagittal:
+            out[:] = np.flip(out, -1)
 
     @cached_property
     def planes(self) -> tuple[Plane, ...]:
@@ -70,14 +83,6 @@ class View:
         if body_plane(self.request.series) == "sagittal":
             return planes[::-1]
         return tuple(plane.grid(0, self.request.size_px - 1, column_step=-1) for plane in planes)
-
-    def moved(self, slices: int) -> View:
-        """The view with its window so many slices further along the stack; a whole stack stays as it is."""
-        if self.index is None or not slices:
-            return self
-        (part,) = self.parts
-        window = _window(part.stack, self.index + slices, len(part.window))
-        return replace(self, index=self.index + slices, parts=(replace(part, window=window),))
 
 
 def cut(study: Study, request: ViewRequest, unit: Unit, landmarks: Landmarks) -> View | None:
@@ -101,13 +106,9 @@ def cut(study: Study, request: ViewRequest, unit: Unit, landmarks: Landmarks) ->
     if found is None:
         return None
     stack, index, feet = found
-    window = _window(stack, index, request.slices.count)
+    window = window_at(stack, index, request.slices.count)
     crops = Crops(stack, window, feet, request.size_mm or longer_side_mm(stack, window), request.size_px)
     return View(request, (crops,), index, None, mirrored, marks)
-
-
-def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def mirror_pixels(pixels: Pixels, series_kind: str) -> Pixels:
@@ -153,18 +154,16 @@ def _whole(
     return parts, None if choice.fit == "pad" else np.round(positions, 9)
 
 
-def _interpolated(pixels: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """(P, H, W) uint8 at fractional slices of (S, H, W), between their neighbours."""
-    between_slices = np.empty((len(positions), *pixels.shape[1:]), np.uint8)
+def _interpolate(pixels: np.ndarray, positions: np.ndarray, images: np.ndarray) -> None:
+    """Fill `images` (P, H, W) uint8 at fractional slices of (S, H, W), between their neighbours."""
     last = len(pixels) - 1
-    for position, out in zip(positions, between_slices, strict=True):  # one by one: their floats stay in the caches
+    for position, out in zip(positions, images, strict=True):  # one by one: their floats stay in the caches
         low = int(position)
         share = np.float32(position - low)
         blend = pixels[low] * (1 - share)
         blend += pixels[min(low + 1, last)] * share
         # Half to even, once rounding noise is removed, so that a mirrored stack gives mirrored bytes.
         np.rint(np.round(blend, 3, out=blend), out=out, casting="unsafe")
-    return between_slices
 
 
 def _around(
@@ -210,7 +209,7 @@ def _nearest_plane(
         return None
     _, stack, near, feet = best
     index = float(np.interp(stack.position_mm(point_mm), stack.positions_mm, np.arange(len(stack.planes))))
-    # Halfway between two planes `_window` breaks the tie, alike on any processor.
+    # Halfway between two planes `window_at` breaks the tie, alike on any processor.
     return stack, min(max(index, float(near[0]) - 0.49), float(near[-1]) + 0.49), feet
 
 
@@ -228,8 +227,8 @@ def _wanted_position_mm(stack: Stack, choice: SliceChoice, unit: Unit, side: str
     return middle - offset if side == "right" else middle + offset
 
 
-def _window(stack: Stack, index: float, count: int) -> np.ndarray:
-    """(count,) consecutive slice indices whose middle is nearest to a fractional index; edge slices are repeated.
+def window_at(stack: Stack, index: float, count: int) -> list[int]:
+    """`count` consecutive slice indices whose middle is nearest to a fractional index; edge slices are repeated.
 
     Ties: the window nearer to the middle of the stack, then the one nearer to x = 0, so that mirroring commutes.
     """
@@ -246,4 +245,4 @@ def _window(stack: Stack, index: float, count: int) -> np.ndarray:
         low = min((low, low + 1), key=preference)
     else:
         low = round(start)
-    return np.minimum(np.maximum(np.arange(low, low + count), 0), last)
+    return [min(max(place, 0), last) for place in range(low, low + count)]
