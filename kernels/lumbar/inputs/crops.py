@@ -75,14 +75,18 @@ class Crops:
     def pixels(self) -> np.ndarray:
         """(slice, size_px, size_px) uint8"""
         pixels = np.empty((len(self.window), self.size_px, self.size_px), np.uint8)
-        last = None
-        for index, grid, out in zip(self.window, self.grids, pixels, strict=True):
-            if last is not None and index == last[0]:
-                out[:] = last[1]
-            else:
-                _crop(self.stack.pixels[index], *grid, out)
-            last = index, out
+        self.sample(pixels)
         return pixels
+
+    def sample(self, out: np.ndarray) -> None:
+        """Fill `out` (slice, size_px, size_px) uint8, whose slices are contiguous."""
+        last = None
+        for index, grid, image in zip(self.window, self.grids, out, strict=True):
+            if last is not None and index == last[0]:
+                image[:] = last[1]
+            else:
+                _crop(self.stack.pixels[index], *grid, image)
+            last = index, image
 
 
 def _crop(image: np.ndarray, row: float, column: float, row_step: float, column_step: float, out: np.ndarray) -> None:

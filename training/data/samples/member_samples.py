@@ -141,7 +141,7 @@ class MemberSamples:
         views = self.cutter.placed(index)
         if self.is_grader or views[0] is None:
             return self.is_grader and any(view is not None for view in views)
-        return bool(np.isfinite(self.cutter.points(index, views[0])[0]).any())
+        return bool(np.isfinite(self.cutter.points(index, replace(views[0]))[0]).any())
 
     def training(self, epoch: int) -> Iterator[Batch]:
         """Shuffled, augmented batches, determined by the epoch number."""

@@ -353,6 +353,16 @@ def test_samples_without_a_label_or_a_view_are_left_out():
         made_samples(recipe, textures(), STUDIES[1:3], STUDIES, **what)
 
 
+def test_a_missing_view_is_black_whatever_was_in_memory(monkeypatch):
+    recipe = recipe_of((CANAL, CROP), EVERYTHING)
+    cutter = made_samples(recipe, textures(), missing={0: [(0, 2)]}).cutter
+    monkeypatch.setattr(torch, "empty", lambda shape, dtype, pin_memory: torch.full(shape, 7, dtype=dtype))
+    for changes in (None, cutter.draw(5, torch.Generator().manual_seed(0))):
+        canal, crop = cutter.cut(range(5), changes).views
+        assert [bool(view.any()) for view in canal] == [True, True, False, True, True]
+        assert crop.flatten(1).any(1).all()
+
+
 def test_labels_stay_with_their_pictures():
     """The grey of each view says its sample: each level has five slices of its own."""
     recipe = recipe_of(batch_size=10)
