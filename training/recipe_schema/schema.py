@@ -104,8 +104,6 @@ class MemberRecipe(Spec):
             raise ValueError(
                 "fitting.augmentation.dihedral: exchanges left and right, so it is for graders of one target"
             )
-        if self.fitting.labels.soft is not None and self.fitting.loss == "valid_slices_bce":
-            raise ValueError("fitting.labels.soft: valid_slices_bce gives each slice a label, and takes no soft ones")
         if self.fitting.start is not None and is_grader:
             raise ValueError("fitting.start: is for localisers")
         whole = self.member.unit == "study" or self.fitting.optimisation.whole_studies
