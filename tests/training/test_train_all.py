@@ -71,7 +71,7 @@ def test_out_of_fold_rows_are_of_studies_the_fold_never_saw(recipe: Recipe, runs
     studies = rows["study"].unique()
     assert set(studies) == set(folds.index[folds == 0])
     seen = json.loads(folder.domain.read_text())
-    assert seen["domain"] is None and set(seen["reliability"]) == {recipe.name}  # of four studies no spread is known
+    assert seen["domain"] is None and set(seen["reliability"]) <= {recipe.name}  # of four studies no spread is known
     graders = [entry.member.name for entry in recipe.members() if entry.member.role == "grader"]
     assert len(rows) == 25 * len(studies) * len(graders) and set(rows["member"]) == set(graders)
     seconds = json.loads(folder.seconds.read_text())
