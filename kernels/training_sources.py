@@ -18,7 +18,7 @@ ENTRANCES = ("training/session.py", "training/networks/*.py", "training/fitting/
 # lightning_fabric comes with pytorch-lightning, huggingface_hub and safetensors with timm.
 IN_IMAGE = {
     "cv2", "huggingface_hub", "lightning_fabric", "matplotlib", "numpy", "pandas", "pydantic", "pydicom", "safetensors",
-    "sklearn", "timm", "torch", "tqdm", "yaml",
+    "scipy", "sklearn", "timm", "torch", "tqdm", "yaml",
 }  # fmt: skip
 # A recipe whose localisers another one takes.
 SHARES = re.compile(r"^localisers_of: *(\w+)", re.MULTILINE)
