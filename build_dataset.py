@@ -1,6 +1,7 @@
 """Packages finished runs as one verified Kaggle dataset: packs of weights and their manifest.
 
     python build_dataset.py --runs RUNS --out DIR [--recipes a,b] [--profile smoke] [--locate own|together|apart]
+                            [--ensemble FILE [--oof DIR]]
     python build_dataset.py --schema
 
 The folder is built beside DIR, read back, every network loaded on the CPU and compared with its golden output, and only
@@ -41,14 +42,25 @@ from kernels.lumbar.networks.weights import WeightsError, read_manifest
 from kernels.lumbar.run.submission import replace_json
 from kernels.lumbar.specs import Group
 from kernels.profiles import PROFILES, Profile
+from training.data.foreign_answers import ELSEWHERE
 from training.data.out_of_fold import Average
 from training.ensemble.recipe_temperatures import fit_temperatures
-from training.packaging.ensemble_weights import FoundEnsemble, chosen_runs, order_of, read_ensemble, weighted
-from training.packaging.packs import Located, collect, pack, routes_of
+from training.evaluation.domain import merged_domain
+from training.packaging.ensemble_weights import (
+    FoundEnsemble,
+    chosen_runs,
+    foreign_names,
+    order_of,
+    read_ensemble,
+    stacker_of,
+    weighted,
+)
+from training.packaging.foreign_members import ForeignNetworks, foreign_routes, read_networks
+from training.packaging.packs import Located, collect, pack, routes_of, with_reliability
 from training.recipe_schema.load import load_named, names_of
 from training.recipe_schema.problems import schema_problems
 from training.recipe_schema.schema import Recipe, RecipeError
-from training.runs import RunFolder, TrainedMember, UnusableRun
+from training.runs import RunFolder, TrainedMember, UnusableRun, read_object
 
 RELEASES = Path(__file__).resolve().parent / "weights_manifest"
 SHIP = Path("shipped")  # as `make upload` has it
@@ -105,23 +117,32 @@ def build(
     locate: Located = "own",
     ensemble: FoundEnsemble | None = None,
     temperatures: Mapping[Group, float] | None = None,
+    foreign: Sequence[ForeignNetworks] = (),
 ) -> Manifest:
     """Package finished runs into `out`, which is replaced only by a complete and verified package.
 
-    `ensemble`: result of a search, replaces the recipes' own weights and `temperatures`.  Raises BuildError,
-    UnusableRun.
+    `ensemble`: result of a search, replaces the recipes' own weights and `temperatures`.  `foreign`: its members from
+    elsewhere.  Raises BuildError, UnusableRun.
     """
     check_replaceable(out)
     if ensemble is not None and locate != "own":
         raise BuildError("an ensemble is searched with each recipe's own localisers: --locate own")
     average = ensemble.average if ensemble else average_of([folder.recipe for folder, _ in runs])
-    found = {folder.recipe.name: one for folder, one in runs}
+    every = {folder.recipe.name: one for folder, one in runs}
+    found = every
+    if foreign:
+        every = every | {ELSEWHERE: [run for one in foreign for run in one.runs]}
     if ensemble is not None:
-        found = chosen_runs(found, ensemble)
-    routes = routes_of(found, locate, {folder.recipe.name: folder.recipe for folder, _ in runs})
+        found = chosen_runs(every, ensemble)
+    own = {name: its for name, its in found.items() if name != ELSEWHERE}
+    routes = routes_of(own, locate, {folder.recipe.name: folder.recipe for folder, _ in runs}) if own else ()
+    routes += foreign_routes(foreign, {folder.recipe.name: localisers_of(one) for folder, one in runs})
     used = {name for route in routes for name in (*route.localisers, *(grader.name for grader in route.graders))}
-    packed = [run for its in found.values() for run in its if run.artefact.member.name in used]
+    by_name = {run.artefact.member.name: run for its in every.values() for run in its}  # recipes may share localisers
+    packed = [run for name, run in by_name.items() if name in used]
     priors = read_priors([folder for folder, _ in runs])
+    seen = [read_object(folder.domain) for folder, _ in runs]
+    routes = with_reliability(routes, seen) if locate == "own" else routes
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
@@ -131,8 +152,10 @@ def build(
             average=average,
             priors=priors,
             shape=read_json(runs[0][0].shape, runs[0][0]),
+            domain=merged_domain(seen),
             multipliers=ensemble.multipliers if ensemble else {},
             temperatures=ensemble.temperatures if ensemble else dict(temperatures or {}),
+            stacker=stacker_of(found, ensemble) if ensemble else None,
             artefacts=tuple(pack(packed, partial)),
             routes=weighted(routes, found, ensemble) if ensemble else routes,
             order=order_of(found, ensemble) if ensemble else (),
@@ -144,6 +167,11 @@ def build(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest
+
+
+def localisers_of(runs: Sequence[TrainedMember]) -> list[TrainedMember]:
+    """Those of a recipe's networks."""
+    return [run for run in runs if run.recipe.member.role == "localiser"]
 
 
 def check_replaceable(out: Path) -> None:
@@ -214,6 +242,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="landmarks of graders: of their own localisers, of those of all recipes together, or once of each",
     )
     parser.add_argument("--ensemble", type=Path, help="result of make ensemble: members, weights and order")
+    parser.add_argument("--oof", type=Path, help="folder of the ensemble's members from elsewhere and their networks")
     parser.add_argument("--name", help="name of the ensemble; default: the recipes' names and the profile")
     parser.add_argument("--owner", default=kaggle_owner(), help="Kaggle user name (environment KAGGLE_USERNAME)")
     parser.add_argument("--slug", default=DATASET_SLUG, help=f"slug of the dataset ({DATASET_SLUG})")
@@ -265,12 +294,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     fitted = None if ensemble else fit_temperatures(runs, average_of(recipes), priors)
     temperatures = fitted.temperatures if fitted else None
     try:
-        manifest = build(runs, options.out, name, metadata, options.locate, ensemble, temperatures)
+        with tempfile.TemporaryDirectory() as scratch:
+            names = foreign_names(ensemble, options.oof)
+            foreign = [read_networks(options.oof, one, Path(scratch), options.profile) for one in names]
+            manifest = build(runs, options.out, name, metadata, options.locate, ensemble, temperatures, foreign)
     except ValidationError as error:
         raise BuildError(f"the manifest would be invalid: {schema_problems(error)[0]}") from error
     if options.release:
         shutil.copyfile(options.out / "manifest.json", RELEASES / f"{name}.json")
-    source = fitted.remark if fitted else f"weights, multipliers and temperatures of {options.ensemble}"
+    stacker = f" and stacker ({manifest.stacker.kind})" if manifest.stacker else ""
+    source = fitted.remark if fitted else f"weights, multipliers and temperatures{stacker} of {options.ensemble}"
     print_package(manifest, options.out, source, "" if owner == options.owner else owner)
     if owner == OWNER_PLACEHOLDER:
         print("before an upload or a push: the same with OWNER=<your Kaggle name>, or set KAGGLE_USERNAME")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,8 +18,10 @@ ENTRANCES = ("training/session.py", "training/networks/*.py", "training/fitting/
 # lightning_fabric comes with pytorch-lightning, huggingface_hub and safetensors with timm.
 IN_IMAGE = {
     "cv2", "huggingface_hub", "lightning_fabric", "matplotlib", "numpy", "pandas", "pydantic", "pydicom", "safetensors",
-    "sklearn", "timm", "torch", "tqdm", "yaml",
+    "scipy", "sklearn", "timm", "torch", "tqdm", "yaml",
 }  # fmt: skip
+# A recipe whose localisers another one takes.
+SHARES = re.compile(r"^localisers_of: *(\w+)", re.MULTILINE)
 # What Kaggle's image lacks: module → requirement, as in pyproject.toml.
 INSTALLED = {"segmentation_models_pytorch": "segmentation-models-pytorch>=0.6,<0.7", "monai": "monai>=1.6,<2"}
 
@@ -31,6 +34,8 @@ def read_sources(recipes: Sequence[str], root: Path = ROOT) -> dict[str, str]:
     paths = [recipe_path(name, root) for name in recipes]
     waiting = [path.relative_to(root) for pattern in ENTRANCES for path in root.glob(pattern)]
     sources = {path: _read(root, path) for path in paths}
+    shared = [recipe_path(name, root) for text in sources.values() for name in SHARES.findall(text)]
+    sources |= {path: _read(root, path) for path in shared}
     while waiting:
         path = waiting.pop()
         if path.as_posix() not in sources:

@@ -89,6 +89,23 @@ def test_a_rehearsal_is_on_a_phantom_or_on_the_data_that_are_named():
 
 
 @NEEDS_MAKE
+def test_pretraining_is_a_phantom_and_a_training_that_start_takes():
+    phantom, training, hint = make("-s", "pretrain", "JOBS=2")
+    assert (
+        phantom
+        == "-m training.phantom --out pretrain/data --train 600 --test 0 --seed 2024 --scale 1.0 --jobs 2 --keep"
+    )
+    start = "-m training.workflow run --data pretrain/data --runs pretrain/runs --profile full --folds 0 --jobs 2"
+    assert training == f"{start} --no-ensemble"
+    assert hint == 'begin from it: make train-all DATA=DIR START="pretrain/runs" PROFILE=full'
+    options = ("RECIPES=a b", "PROFILE=bench", "STUDIES=9", "LOCALISERS_ONLY=1", "OUT=my start", "FOLDS=1")
+    phantom, training, hint = make("-s", "pretrain", *options)
+    assert phantom.startswith("-m training.phantom --out my start/data --train 9 ") and "--scale 0.6" in phantom
+    assert "--profile bench --folds 1" in training and training.endswith("--recipes a b --localisers-only")
+    assert hint.endswith('START="my start/runs" PROFILE=bench RECIPES="a b"')
+
+
+@NEEDS_MAKE
 def test_real_data_are_imported_trained_on_and_measured():
     (line,) = make("-s", "import-spider", "SPIDER=there")
     assert line.startswith("-m training.data.spider --spider there --out data-spider --jobs ")
@@ -100,3 +117,24 @@ def test_real_data_are_imported_trained_on_and_measured():
     assert line.endswith("--data d --runs r --profile smoke --jobs 2 --weights demo/weights --rows zero scratch")
     (line,) = make("-s", "train-all", "DATA=d", "START=demo/weights", "LOCALISERS_ONLY=1")
     assert "--start demo/weights --localisers-only" in line and "--start" not in make("-s", "train-all", "DATA=d")[0]
+
+
+@NEEDS_MAKE
+def test_a_student_is_taught_trained_packaged_and_compared():
+    teach, train, compare = make(
+        "-s", "distil", "DATA=d", "RUNS=my runs", "PROFILE=bench", "LABELS=mine.csv", "OUT=out"
+    )
+    ensemble = "--runs my runs --profile bench --ensemble my runs/ensemble.json"
+    assert teach == f"-m training.ensemble.distil labels {ensemble} --out my runs/soft_labels.csv"
+    assert train.startswith("-m training.workflow run --data d --runs my runs --profile bench")
+    assert "--package out" in train and "--recipes student --labels my runs/soft_labels.csv" in train
+    assert compare == f"-m training.ensemble.distil compare {ensemble} --student student --out my runs"
+    own = make("-s", "distil", "DATA=d", "RECIPES=my/pupil.yaml", "ENSEMBLE=best.json")
+    assert (
+        "--ensemble best.json" in own[0]
+        and "--recipes my/pupil.yaml" in own[1]
+        and "--package weights-student" in own[1]
+    )
+    assert own[2].endswith("--student my/pupil.yaml --out runs")
+    searched = make("-s", "ensemble", "STACKER=mlp trees")[0]
+    assert searched.endswith("--stacker mlp trees") and "--stacker" not in make("-s", "ensemble")[0]

@@ -43,9 +43,9 @@ def training_digest(
 ) -> str:
     """Digest of everything a network's weights depend on.
 
-    `errors`: series kind → what is drawn from of the fold's localisation error.  `images`, `labels`, `start`: digests
-    of the images it is pretrained on, of the predictions that correct its labels, and of the weights that it begins
-    from.
+    `errors`: series kind → what is drawn from of the fold's localisation error, of a localiser of that of its sources.
+    `images`, `labels`, `start`: digests of the images it is pretrained on, of the predictions that correct its labels,
+    and of the weights that it begins from.
     """
     parts = [member.model_dump(mode="json"), fold, seed, fingerprint, errors, images, labels]
     return digest(*parts, *([start] if start else []))  # without START that of earlier trainings

@@ -20,8 +20,10 @@ CURVES, WEIGHTS, ARTEFACT, DONE = "curves.png", "weights.ts", "artefact.json", "
 # Its subfolders: fits before and after the main one.
 PRETRAINING, SECOND = "pretraining", "second_step"
 # Of a recipe, of one of its profiles, and of all runs.
-PRIORS, SECONDS, ENSEMBLE = "priors.json", "seconds.json", "ensemble.json"
+FOLDS, PRIORS, SECONDS, ENSEMBLE = "folds.csv", "priors.json", "seconds.json", "ensemble.json"
 LOCALISER_ERRORS, OUT_OF_FOLD = "localiser_errors_fold", "out_of_fold"
+# Of a localiser in one fold.
+SOURCE_ERRORS = "source_errors.json"
 OUT_OF_FOLD_TABLES = f"{OUT_OF_FOLD}*.parquet"
 
 
@@ -39,7 +41,7 @@ class RunFolder:
     @property
     def folds(self) -> Path:
         """Study → fold, shared by both stages and all profiles."""
-        return self.runs / self.recipe.name / "folds.csv"
+        return self.runs / self.recipe.name / FOLDS
 
     @property
     def priors(self) -> Path:
@@ -56,9 +58,14 @@ class RunFolder:
         """Everything of one profile."""
         return self.runs / self.recipe.name / self.recipe.profile
 
+    @property
+    def root(self) -> Path:
+        """The folder from which artefacts name their files: the profile's, or RUNS with another recipe's localisers."""
+        return self.profile if self.recipe.localisers_of is None else self.runs
+
     def network_folder(self, member: str, fold: int) -> Path:
-        """The folder of one network in one fold."""
-        return self.profile / member / f"fold{fold}"
+        """The folder of one network in one fold; of another recipe's localiser, in that recipe's folder."""
+        return self.runs / self.recipe.owner_of(member) / self.recipe.profile / member / f"fold{fold}"
 
     def finished(self, fold: int, role: str | None = None) -> tuple[list[MemberRecipe], list[MemberRecipe]]:
         """The recipe's networks [of one role] in a fold: those finished by this state of it, and the others.
@@ -72,6 +79,10 @@ class RunFolder:
     def localiser_errors(self, fold: int) -> Path:
         """Out-of-fold localisation error (mm) per series kind."""
         return self.profile / f"{LOCALISER_ERRORS}{fold}.json"
+
+    def source_errors(self, member: str, fold: int) -> Path:
+        """Out-of-fold error (mm) of the landmarks that a localiser starts from."""
+        return self.network_folder(member, fold) / SOURCE_ERRORS
 
     def out_of_fold(self, fold: int) -> Path:
         """Out-of-fold predictions of a fold's graders (training/data/out_of_fold.py)."""
@@ -92,8 +103,13 @@ class RunFolder:
         """Seconds a study of graders and of sets of localisers, measured during validation."""
         return self.profile / SECONDS
 
+    @property
+    def domain(self) -> Path:
+        """What validation saw out of fold (training/evaluation/domain.py)."""
+        return self.profile / "domain.json"
+
     def artefact(self, member: str, fold: int, below: Path | None = None) -> Artefact:
-        """The artefact of a finished network, its file named relative to `below` (default: the profile's folder).
+        """The artefact of a finished network, its file named relative to `below` (default: `root`).
 
         Raises RunsError where it cannot be read.
         """
@@ -102,7 +118,7 @@ class RunFolder:
             artefact = read_artefact(folder)
         except ValueError as error:
             raise RunsError(f"{folder / ARTEFACT} is damaged: make train-all trains this network again") from error
-        file = (folder / artefact.weights.file).relative_to(below or self.profile).as_posix()
+        file = (folder / artefact.weights.file).relative_to(below or self.root).as_posix()
         return artefact.model_copy(update={"weights": artefact.weights.model_copy(update={"file": file})})
 
     def update_artefact(self, member: str, fold: int, **changes: Any) -> None:

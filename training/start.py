@@ -1,4 +1,5 @@
-"""START: the networks of another run folder or package, from which networks of the same name begin.
+"""START: the networks of another run folder or package, from which networks of the same name begin; and `start` of a
+recipe, another network of its own from which one begins.
 
 A network's own name is that without its recipe and its fold, such as sagittal_t2, so that a recipe may begin from the
 networks of another one.  Nothing here needs torch.
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from kernels.lumbar.manifest import Artefact, Manifest, Provenance, PublishedWeights
 from training.recipe_schema.schema import MemberRecipe, Recipe
-from training.runs import ARTEFACT, RunsError, is_done, read_artefact
+from training.runs import ARTEFACT, RunFolder, RunsError, is_done, read_artefact
 
 MANIFEST = "manifest.json"
 NAMED = 8
@@ -27,6 +28,8 @@ class StartNetwork:
     file: Path
     """With its bytes at the offset that the artefact says."""
     start: Path
+    key: str = "START"
+    """What named it: START, or `start` of a recipe."""
 
     @property
     def own_name(self) -> str:
@@ -38,7 +41,9 @@ class StartNetwork:
     def records(self) -> list[PublishedWeights]:
         """For the manifest: these weights, and what they had begun from."""
         name, weights = self.artefact.member.name, self.artefact.weights
-        own = PublishedWeights(model=name, source=f"START={self.start.name}", sha256=weights.sha256, licence=NO_LICENCE)
+        own = PublishedWeights(
+            model=name, source=f"{self.key}={self.start.name}", sha256=weights.sha256, licence=NO_LICENCE
+        )
         return [own, *self.artefact.provenance.published]
 
 
@@ -82,11 +87,11 @@ def find_start(
     That of the same recipe, profile and fold comes first.  A network of another fold of the same data
     (`fingerprint`) has seen the studies that this fold holds out, and is none.
     """
-    own_name = entry.member.name.removeprefix(f"{recipe.name}_")
+    own_name = entry.member.name.removeprefix(f"{recipe.owner_of(entry.member.name)}_")
 
     def differs(one: StartNetwork) -> tuple[bool, bool, bool]:
         made = one.artefact.provenance
-        return made.recipe != recipe.name, made.profile != recipe.profile, made.fold != fold
+        return made.recipe != recipe.owner_of(entry.member.name), made.profile != recipe.profile, made.fold != fold
 
     def is_usable(made: Provenance) -> bool:
         return made.fold == fold or made.data_fingerprint != fingerprint
@@ -94,6 +99,21 @@ def find_start(
     named = [one for one in networks if (one.own_name, one.artefact.member.role) == (own_name, entry.member.role)]
     usable = [one for one in named if is_usable(one.artefact.provenance)]
     return min(usable, key=differs, default=None)
+
+
+def start_of(
+    networks: Sequence[StartNetwork], folder: RunFolder, entry: MemberRecipe, fold: int, fingerprint: str = ""
+) -> StartNetwork | None:
+    """The network that a network begins from: that of START with its name, else the finished one of the same fold that
+    its recipe names as `start`."""
+    found, name = find_start(networks, folder.recipe, entry, fold, fingerprint), entry.fitting.start
+    if found is not None or name is None:
+        return found
+    place = folder.network_folder(f"{folder.recipe.name}_{name}", fold)
+    if not is_done(place):
+        return None
+    artefact = read_artefact(place)
+    return StartNetwork(artefact, place / artefact.weights.file, Path(name), "start")
 
 
 def names_of_networks(networks: Sequence[StartNetwork]) -> str:

@@ -1,7 +1,8 @@
 """The steps of a recipe; each does nothing if its result is up to date.
 
-prepare → train localisers → measure their out-of-fold error → train graders → validate.  training/train_all.py runs
-them in one process, training/workflow each as a job of its own, and each resumes what the other began.
+prepare → train localisers → measure their out-of-fold error → train graders → validate; localisers that start from
+landmarks of others come after the error of these is measured.  training/train_all.py runs them in one process,
+training/workflow each as a job of its own, and each resumes what the other began.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ from training.data.cache.stack_cache import StackCache
 from training.data.external import LevelImages, read_pretraining, with_improved_coordinates
 from training.data.fit_spine_shape import fit_shape
 from training.data.folds import read_or_make_folds
-from training.data.label_correction import EarlierPredictions, read_predictions
+from training.data.label_correction import EarlierLabels, read_labels
 from training.data.label_points import report_label_points
+from training.data.label_table import LabelTable, is_label_table
 from training.data.samples.external_samples import pretrainable
 from training.data.tables import read_tables
+from training.data.training_priors import weighted_priors
 from training.digests import fingerprint_of
 from training.evaluation.landmark_errors import LandmarkError
 from training.evaluation.metric import Score
-from training.evaluation.training_priors import weighted_priors
-from training.evaluation.validate import cautions, localiser_errors, validate
+from training.evaluation.validate import cautions, localiser_errors, source_errors, validate
 from training.fitting.time_limit import TimeLimit
+from training.recipe_schema.order import sources_of
 from training.recipe_schema.schema import MemberRecipe, Recipe, RecipeError
 from training.runs import RunFolder, git_commit, image_digests
 from training.start import start_networks
@@ -82,7 +85,7 @@ def train_member(
     cache: Callable[[], StackCache],
     errors: Mapping[str, LandmarkError] | None = None,
 ) -> NetworkTraining:
-    """Train one network in one fold; `errors`: for a grader, the localisation error of its fold.
+    """Train one network in one fold; `errors`: the localisation error of its fold, for a localiser that of its sources.
 
     Raises TrainingError; OutOfTime between two epochs.
     """
@@ -104,13 +107,30 @@ def measure_localisers(
     return errors
 
 
+def measure_sources(
+    context: RecipeContext,
+    entry: MemberRecipe,
+    fold: int,
+    landmarks: Callable[[], Mapping[str, Mapping[str, np.ndarray]]],
+) -> dict[str, LandmarkError]:
+    """Out-of-fold error (mm) per series kind of the landmarks that a localiser starts from; empty where it draws none.
+
+    `landmarks`: the annotated ones.
+    """
+    sources = sources_of(context.recipe, entry)
+    if not sources:
+        return {}
+    data = (context.options.data, context.tables, context.held_out(fold), landmarks())
+    return source_errors(context.folder, entry.member, sources, *data, fold)
+
+
 def score_folds(context: RecipeContext, folds: Sequence[int]) -> Score:
     """Validate the trained folds: out-of-fold score, predictions and seconds."""
     data = (context.options.data, context.tables, context.folds)
-    corrected = context.earlier is not None
-    score = validate(context.folder, context.members, *data, folds, corrected)
+    corrected, of_all = context.earlier is not None, isinstance(context.earlier, LabelTable)
+    score = validate(context.folder, context.members, *data, folds, corrected, of_all)
     log.info("%s/%s out of fold: %s", context.recipe.name, context.recipe.profile, score)
-    for caution in cautions(context.members, corrected):
+    for caution in cautions(context.members, corrected, of_all):
         log.warning("%s/%s: %s", context.recipe.name, context.recipe.profile, caution)
     return score
 
@@ -129,8 +149,10 @@ def images_for(recipe: Recipe, coordinates: Path | None) -> LevelImages | None:
     return read_pretraining(coordinates) if pretrained and coordinates is not None else None
 
 
-def predictions_for(recipe: Recipe, labels: Path | None) -> EarlierPredictions | None:
-    """Out-of-fold predictions of an earlier run, if a network of the recipe corrects its labels."""
+def predictions_for(recipe: Recipe, labels: Path | None) -> EarlierLabels | None:
+    """Out-of-fold predictions of an earlier run, if a network of the recipe corrects its labels; or changed labels."""
+    if labels is not None and is_label_table(labels):
+        return read_labels(labels)
     correcting = [one.member.name for one in recipe.members() if one.fitting.labels.any]
     if correcting and labels is None:
         log.warning(
@@ -138,4 +160,4 @@ def predictions_for(recipe: Recipe, labels: Path | None) -> EarlierPredictions |
         )
     if labels is not None and not correcting:
         log.warning("LABELS= changes nothing in %s: none of its networks corrects its labels", recipe.name)
-    return read_predictions(labels) if correcting and labels is not None else None
+    return read_labels(labels) if correcting and labels is not None else None

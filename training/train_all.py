@@ -24,7 +24,7 @@ from kernels.locks import BusyError, alone
 from kernels.profiles import Profile
 from training.data.cache.stack_cache import CacheError
 from training.data.folds import FoldsError
-from training.data.label_correction import check_coverage, read_predictions
+from training.data.label_correction import check_coverage, read_labels
 from training.data.out_of_fold import OutOfFoldError
 from training.data.tables import TablesError, read_tables
 from training.fitting import FitError
@@ -33,9 +33,18 @@ from training.fitting.start_weights import check_start
 from training.fitting.time_limit import OutOfTime, StoppedBySignal, TimeLimit
 from training.networks import NetworkError
 from training.recipe_schema.load import add_order, folds_of, load_named, members_of, names_of
+from training.recipe_schema.order import localisers_in_order
 from training.recipe_schema.schema import Recipe, RecipeError
 from training.runs import RunFolder, RunsError, is_done
-from training.steps import TrainingOptions, begin, measure_localisers, prepare, score_folds, train_member
+from training.steps import (
+    TrainingOptions,
+    begin,
+    measure_localisers,
+    measure_sources,
+    prepare,
+    score_folds,
+    train_member,
+)
 from training.train_network import TrainingError
 
 OUT_OF_TIME = 3
@@ -61,8 +70,9 @@ def train_recipe(
     started = (recipe.name, recipe.profile, len(context.members), ", ".join(map(str, folds)), context.device)
     log.info("%s/%s: %d networks in folds %s on %s", *started)
     for fold in folds:
-        for member in context.localisers:
-            train_member(context, member, fold, lambda: cache)
+        for member in localisers_in_order(recipe):
+            sources = measure_sources(context, member, fold, lambda: cache.landmarks)
+            train_member(context, member, fold, lambda: cache, sources)
         errors = measure_localisers(context, fold, lambda: cache.landmarks)
         for member in graders:
             if member.is_trained_in(fold):
@@ -89,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         folds = [folds_of(recipe, options.folds) for recipe in chosen]
         studies = list(read_tables(options.data).labels.index)
         if options.labels is not None:
-            check_coverage(read_predictions(options.labels), studies)
+            check_coverage(read_labels(options.labels), studies)
         check_recipes(chosen, options.localisers_only)
         check_start(chosen, folds, options.start, options.localisers_only)
         with alone(options.runs):

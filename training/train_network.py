@@ -13,12 +13,13 @@ from pathlib import Path
 import torch
 import yaml
 
-from kernels.lumbar.manifest import Artefact, Provenance, PublishedWeights
+from kernels.lumbar.manifest import Artefact, LocaliserError, Provenance, PublishedWeights
 from kernels.lumbar.run.submission import replace_json, replace_text
+from kernels.lumbar.specs import SeriesKind
 from training import runs
 from training.data.cache.stack_cache import StackCache, build_cache
 from training.data.external import LevelImages
-from training.data.label_correction import EarlierPredictions, with_corrected_labels
+from training.data.label_correction import EarlierLabels, corrected, is_changed
 from training.data.samples.external_samples import PretrainingSamples
 from training.data.samples.member_samples import MemberSamples
 from training.data.tables import Tables
@@ -35,7 +36,7 @@ from training.networks import NetworkError
 from training.recipe_schema.load import members_of
 from training.recipe_schema.schema import MemberRecipe, Recipe
 from training.runs import PRETRAINING, SECOND, RunFolder, is_finished, read_object, remove_checkpoints
-from training.start import StartNetwork, find_start
+from training.start import StartNetwork, start_of
 
 log = logging.getLogger("train")
 
@@ -56,7 +57,7 @@ class TrainingOptions:
     coordinates: Path | None = None
     """Folder of published coordinates (training/data/external.py)."""
     labels: Path | None = None
-    """Out-of-fold predictions of an earlier run, for label correction."""
+    """Out-of-fold predictions of an earlier run, or a table of changed labels, for label correction."""
     cache: Path | None = None
     """Folder of decoded stacks; default: RUNS/cache."""
     start: Path | None = None
@@ -76,8 +77,8 @@ class RecipeContext:
     commit: str
     images: LevelImages | None = None
     """Published images for networks with `pretraining`."""
-    earlier: EarlierPredictions | None = None
-    """Out-of-fold predictions of an earlier run, for networks that correct their labels."""
+    earlier: EarlierLabels | None = None
+    """Out-of-fold predictions of an earlier run, for networks that correct their labels; or changed labels."""
     clock: TimeLimit | None = None
     start: Sequence[StartNetwork] = ()
     """Networks from which those of the same names begin."""
@@ -116,7 +117,7 @@ class NetworkTraining:
     cache: Callable[[], StackCache]
     """Opens the decoded stacks, making missing ones; called for unfinished networks only."""
     errors: Mapping[str, LandmarkError]
-    """Series kind → the fold's localisation error; empty for localisers."""
+    """Series kind → the fold's localisation error; of localisers that of the landmarks that they start from."""
 
     @property
     def out(self) -> Path:
@@ -125,15 +126,16 @@ class NetworkTraining:
 
     @cached_property
     def start(self) -> StartNetwork | None:
-        """The network that this one begins from, if START has one of its name."""
+        """The network that this one begins from, if START has one of its name or its recipe names one."""
         context = self.context
-        return find_start(context.start, context.recipe, self.member, self.fold, context.tables.fingerprint)
+        return start_of(context.start, context.folder, self.member, self.fold, context.tables.fingerprint)
 
     @property
     def digest(self) -> str:
         """Digest of everything the weights depend on."""
         images = self.context.images.fingerprint if self.context.images and self.member.fitting.pretraining else None
-        earlier = self.context.earlier.fingerprint if self.context.earlier and self.member.fitting.labels.any else None
+        changed = is_changed(self.context.earlier, self.member)
+        earlier = self.context.earlier.fingerprint if self.context.earlier and changed else None
         start = None if self.start is None else self.start.artefact.weights.sha256
         drawn = {kind: error.drawn for kind, error in self.errors.items()}
         made_of = (self.context.tables.fingerprint, drawn, images, earlier, start)
@@ -157,6 +159,12 @@ def train_network(training: NetworkTraining) -> None:
         remove_checkpoints(out)  # a kill may have come after done.json
         log.info("%s is finished", member.member.name)
         return
+    owner = context.recipe.owner_of(member.member.name)
+    if owner != context.recipe.name and runs.is_done(out):
+        raise TrainingError(
+            f"{member.member.name} is {owner}'s and was trained on other data or with other options: train {owner} "
+            "again, or give the COORDINATES= and START= that it was trained with"
+        )
     seed = context.recipe.seed + training.fold
     started = time.monotonic()
     try:
@@ -168,11 +176,11 @@ def train_network(training: NetworkTraining) -> None:
         shared.barrier()
         held_out = context.held_out(training.fold)
         studies = [study for study, fold in context.folds.items() if fold != training.fold]
-        tables = with_corrected_labels(context.tables, context.earlier, member.fitting.labels, studies)
+        tables, soft, fitted = corrected(context.tables, context.earlier, member, studies)
         cache = _cache(training, shared)
         sigma_mm = {kind: error.sigma_mm for kind, error in training.errors.items()}
         own = (shared.device, seed, sigma_mm, shared.cutting_threads, offsets_by_group(training.errors))
-        samples = MemberSamples(cache, tables, member, studies, held_out, *own)
+        samples = MemberSamples(cache, tables, fitted, studies, held_out, *own, soft)
         initial = _start(training, member)
         first = _pretrained(training, member, shared, seed, initial)
         initial = initial if first is None else first.net.state_dict()
@@ -218,11 +226,11 @@ def _cache(training: NetworkTraining, shared: Device) -> StackCache:
 
 
 def _start(training: NetworkTraining, member: MemberRecipe) -> dict[str, torch.Tensor] | None:
-    """The weights that START has for this network."""
-    if training.context.options.start is None:
-        return None
-    if training.start is None:
+    """The weights that START or its recipe has for this network."""
+    options = training.context.options
+    if options.start is not None and (training.start is None or training.start.key != "START"):
         log.warning("%s is not in START: it begins as its recipe says", member.member.name)
+    if training.start is None:
         return None
     log.info("%s begins from %s", member.member.name, training.start.artefact.member.name)
     return start_state(member, training.start)
@@ -276,7 +284,7 @@ def _begin(out: Path, made_by: str) -> None:
 def _provenance(training: NetworkTraining, seed: int, published: Sequence[dict[str, str]]) -> Provenance:
     context, fitting, backbone = training.context, training.member.fitting, training.member.backbone
     return Provenance(
-        recipe=context.recipe.name,
+        recipe=context.recipe.owner_of(training.member.member.name),
         network=fitting.network.name,
         backbone=backbone.timm if backbone else str(fitting.network.options.get("encoder", "")),
         fold=training.fold,
@@ -287,4 +295,15 @@ def _provenance(training: NetworkTraining, seed: int, published: Sequence[dict[s
         data_fingerprint=context.tables.fingerprint,
         published=tuple(PublishedWeights(**weights) for weights in published),
         resolved_recipe=training.member.model_dump(mode="json"),
+        localiser_errors=_drawn_from(training),
     )
+
+
+def _drawn_from(training: NetworkTraining) -> dict[SeriesKind, LocaliserError]:
+    """The measured errors from which this training drew its jitter, if it did."""
+    augmentation = training.member.fitting.augmentation
+    if "localiser" not in (augmentation.jitter_mm, augmentation.slice_jitter):
+        return {}
+    views = {request.series for request in training.member.member.inputs}
+    measured = {view: error.for_manifest(view) for view, error in training.errors.items() if view in views}
+    return {view: error for view, error in measured.items() if error is not None}

@@ -115,6 +115,8 @@ class KernelRun:
         guessed = results.guessed_rows() if results else {}
         studies, imputed = self.submission.studies, results.imputed() if results else {}
         prior_rows = {study: len(rows) for study, rows in priors.items()}
+        unstacked = {study: rows for study in graded if results and (rows := results.unstacked(study))}
+        by_mixture = {"rows": sum(len(rows) for rows in unstacked.values()), "studies": unstacked}
         names = [artefact.member.name for artefact in results.manifest.artefacts] if results else []
         return {
             "format": "lumbar-kit-run-report",
@@ -134,7 +136,9 @@ class KernelRun:
                 "studies": fallbacks,
                 "never_graded": len(studies) - len(graded),
                 "guessed": {"rows": sum(len(rows) for rows in guessed.values()), "studies": guessed},
+                **({"unstacked": by_mixture} if results and results.manifest.stacker else {}),
             },
+            "domain": results.domain() if results else {},
             "by_study": study_lines(studies, prior_rows, imputed, self.clock.study_seconds(), problems),
             "problem_counts": counts(problems),
             "problems": problems,

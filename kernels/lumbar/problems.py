@@ -121,4 +121,9 @@ def outcome(report: Mapping[str, Any]) -> str:
     guessed = report["fallbacks"].get("guessed", {"rows": 0})["rows"]
     others = f"; {guessed} were answered from other series at guessed landmarks" if guessed else ""
     kept = f"{rows} of their rows kept the prior{others}{left}"
-    return f"graded {graded} of {asked} studies; {kept}\n{summary(report['problems'])}"
+    foreign = [
+        f"these images are unlike those trained on: {kind} ({one['studies']} studies): {'; '.join(one['unlike'])}\n"
+        for kind, one in report.get("domain", {}).items()
+        if one["unlike"]
+    ]
+    return f"graded {graded} of {asked} studies; {kept}\n{''.join(foreign)}{summary(report['problems'])}"

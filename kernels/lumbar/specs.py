@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from .labels import LEVELS, UNITS, Unit, group_of, mirrored, row_of
 
@@ -43,6 +52,9 @@ class SliceChoice(Spec):
     """Landmarks (named relative to the unit) whose mean chooses the plane; empty = those of the view's centre."""
     max_distance_mm: float | None = Field(default=None, gt=0)
     """A nearest plane farther away than this means that the view is missing."""
+    within_mm: float | None = Field(default=None, gt=0)
+    """By landmark: only slices whose plane is this near to the one that was wanted, at least the nearest; those of
+    `count` that are farther, or that the stack lacks, are blank.  None = edge slices are repeated."""
     fit: Literal["resample", "pad"] = "resample"
     """How all slices become `count`: interpolated evenly from the first to the last; or as they are, with blank slices
     at the end (of more than `count`, evenly chosen ones)."""
@@ -57,12 +69,34 @@ class SliceChoice(Spec):
             raise ValueError("fit and stacks go with all slices, and only with them")
         if self.by == "all" and (self.near or self.max_distance_mm):
             raise ValueError("near and max_distance_mm choose slices, and all slices are taken")
+        if self.within_mm and self.by != "landmark":
+            raise ValueError("within_mm goes with slices by landmark, and only with them")
         if self.stacks == "together" and self.fit != "pad":
             raise ValueError("slices of several stacks are padded, not resampled: between two stacks lies no image")
         return self
 
+    @property
+    def has_blanks(self) -> bool:
+        """Whether some slices of a view may be blank."""
+        return self.fit == "pad" or self.within_mm is not None
+
     def __hash__(self) -> int:
         return hash(self.model_dump_json())  # offsets by level are a dict
+
+
+class CropOffset(Spec):
+    """Where the centre of an asymmetric crop lies from its landmarks, in mm within the plane of its slices.
+
+    By the patient and not by the image, so that a mirrored study is shown its mirror image.  Source: the 1st place's
+    crops, which show more of one side of a landmark than of the other.
+    """
+
+    outward_mm: float = Field(default=0.0, ge=-100, le=100)
+    """Axial views of one side: away from the midline."""
+    front_mm: float = Field(default=0.0, ge=-100, le=100)
+    """To the front of the patient."""
+    up_mm: float = Field(default=0.0, ge=-100, le=100)
+    """Sagittal views: to the head."""
 
 
 class ViewRequest(Spec):
@@ -85,6 +119,16 @@ class ViewRequest(Spec):
     marks: MeanOf = ()
     """Landmarks to draw instead of the image, as Gaussian balls whose grey encodes the landmark: landmarks of one
     series as an input beside images of another.  The view is missing where none of them is known."""
+    crop_offset: CropOffset | None = None
+    """Of an asymmetric crop; None = its landmarks are its centre."""
+
+    @model_serializer(mode="wrap")
+    def _as_without_this_key(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Views without an offset are written as before there was one: digests of finished trainings depend on it."""
+        dumped: dict[str, Any] = handler(self)
+        if self.crop_offset is None:
+            dumped.pop("crop_offset", None)
+        return dumped
 
     @model_validator(mode="after")
     def _padding_is_at_the_end(self) -> ViewRequest:
@@ -93,6 +137,8 @@ class ViewRequest(Spec):
                 raise ValueError("blank slices are known by being zero: padding needs normalisation unit")
             if self.mirror_right:
                 raise ValueError("padded slices cannot be presented in reversed order (mirror_right)")
+        if self.slices.within_mm and (self.normalisation != "unit" or self.marks):
+            raise ValueError("blank slices are known by being zero: within_mm needs normalisation unit, and no marks")
         return self
 
     @model_validator(mode="after")
@@ -110,6 +156,26 @@ class ViewRequest(Spec):
         if self.slices.by == "landmark" and not (self.slices.near or self.centre):
             raise ValueError("slices by landmark need a centre, or landmarks they are near to")
         return self
+
+    @model_validator(mode="after")
+    def _offset_lies_in_the_slices(self) -> ViewRequest:
+        offset = self.crop_offset
+        if offset is not None and not self.centre:
+            raise ValueError("crop_offset is from landmarks, and this view has no centre: name some")
+        if offset is not None and offset.outward_mm and self.series != "axial_t2":
+            raise ValueError("crop_offset.outward_mm is across sagittal slices: it is for axial views")
+        if offset is not None and offset.up_mm and self.series == "axial_t2":
+            raise ValueError("crop_offset.up_mm is across axial slices: it is for sagittal views")
+        return self
+
+    def shift_mm(self, unit: Unit) -> tuple[float, float]:
+        """How far right of its landmarks and below them a crop's centre lies, in canonical slices of a unit."""
+        if self.crop_offset is None:
+            return 0.0, 0.0
+        outward_mm, front_mm, up_mm = self.crop_offset.outward_mm, self.crop_offset.front_mm, self.crop_offset.up_mm
+        if self.series != "axial_t2":
+            return -front_mm, -up_mm
+        return (-outward_mm if self.side(unit) == "right" else outward_mm), -front_mm
 
     def landmarks(self, unit: Unit) -> tuple[str, ...]:
         """Row names of all landmarks this view needs at a unit."""
@@ -193,6 +259,8 @@ class Member(Spec):
                 for key, own, units in of:
                     if own and units:
                         raise ValueError(f"{key} is for units that hold several, and a {self.unit} unit does not")
+                if request.crop_offset and request.crop_offset.outward_mm and request.side(unit) is None:
+                    raise ValueError("crop_offset.outward_mm needs a side, from the unit or from the view's centre")
                 offset = request.slices.offset_mm
                 if offset is not None and request.side(unit) is None:
                     raise ValueError("slices by offset need a side, from the unit or from the view's centre")
@@ -204,6 +272,12 @@ class Member(Spec):
     def _localisers_keep_front_and_back(self) -> Member:
         if self.role == "localiser" and "front_to_back" in self.tta:
             raise ValueError("front_to_back is for graders: nothing turns a localiser's points back")
+        return self
+
+    @model_validator(mode="after")
+    def _points_lie_in_whole_windows(self) -> Member:
+        if self.role == "localiser" and any(request.slices.within_mm for request in self.inputs):
+            raise ValueError("within_mm is for graders: a localiser's points are counted from its first slice")
         return self
 
     @model_validator(mode="after")
@@ -224,3 +298,13 @@ class Member(Spec):
         if self.role == "localiser" and first.side(UNITS[self.unit][0]) is not None:
             raise ValueError("a localiser with mirror TTA answers in a first view that holds both sides")
         return self
+
+
+def ready_localisers(waiting: Sequence[Member]) -> list[Member]:
+    """Localisers whose input landmarks no other one of them predicts; all of them if they depend on each other.
+
+    A localiser that starts from the landmark that it predicts refines it: no other one depends on that.
+    """
+    needs = {one.name: one.needed for one in waiting}
+    pending = {row for one in waiting for row in one.answered if row not in needs[one.name]}
+    return [one for one in waiting if not pending & needs[one.name]] or list(waiting)

@@ -130,7 +130,7 @@ def test_requirements_are_those_of_the_project():
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--recipes", "ghost"], "there is no recipe 'ghost'; there are: level_sequence "),
+        (["--recipes", "ghost"], "there is no recipe 'ghost'; there are: first_place level_sequence "),
         (["--recipes", "split_and_global", "--folds", "0", "7"], "folds 0 to 4; [7] is none of them"),
         (["--recipes", "split_and_global", "--owner", "some one"], "no Kaggle user name"),
         (["--recipes", "split_and_global", "--datasets", "points"], "'points' is no data set"),
@@ -270,6 +270,11 @@ def test_training_that_never_began_fails_the_notebook(project, tmp_path, monkeyp
     (tmp_path / "input").mkdir()
     with pytest.raises(Exception, match="before there was anything to keep"):
         run_session(project, tmp_path / "input", tmp_path / "working", monkeypatch)
+
+
+def test_a_recipe_brings_the_one_whose_localisers_it_takes():
+    carried = training_sources.read_sources(["student"])
+    assert {"training/recipes/partial/student.yaml", "training/recipes/split_and_global.yaml"} <= carried.keys()
 
 
 def test_a_recipe_of_a_part_is_carried_where_it_lies():

@@ -70,6 +70,7 @@ FLOORS = (
     "training.benchmarks",
     "training.benchmarks.gpu",
     "build_dataset",
+    "training.benchmarks.label_noise",
     "training.workflow",
     "training.rehearsal",
 )

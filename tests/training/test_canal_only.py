@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from kernels.lumbar import predict
 from kernels.lumbar.labels import LEVELS, ROWS
 from tests.support.dicom.spider_files import write_imported
 from training import train_all
+from training.data.soft_labels import write_soft_labels
 from training.recipe_schema.load import load_named, merge
 from training.recipe_schema.schema import Recipe
 from training.runs import RunFolder
@@ -78,3 +80,37 @@ def test_a_recipe_that_needs_other_series_says_which_does_not(place: Path, tmp_p
     recipe = Recipe.model_validate(whole | {"graders": {}})
     with pytest.raises(TrainingError, match=r"no training study has both .*canal_only .* LOCALISERS_ONLY=1"):
         train_all.train_recipe(recipe, TrainingOptions(place / "data", tmp_path), [0])
+
+
+def test_a_student_learns_from_soft_labels_at_localisers_of_another_recipe(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place, tmp_path, dirs_exist_ok=True)
+    runs, owner = tmp_path / "runs", recipe_of(tmp_path)
+    document = owner.model_dump(mode="json") | {"name": "pupil", "localisers_of": "canal_only"}
+    del document["profile"], document["localisers"]
+    document["graders"]["canal"]["fitting"]["labels"] = {"soft": 0.5}
+    (tmp_path / "pupil.yaml").write_text(yaml.safe_dump(document | {"profiles": {"smoke": {}}}))
+    pupil = load_named(str(tmp_path / "pupil.yaml"), "smoke")
+    studies = sorted(pd.read_csv(tmp_path / "data" / "train.csv", dtype=str)["study_id"])
+    answers = np.random.default_rng(0).dirichlet([1, 1, 1], (len(studies), 25))
+    write_soft_labels(tmp_path / "soft.csv", studies, answers)
+    options = TrainingOptions(tmp_path / "data", runs, labels=tmp_path / "soft.csv")
+    (localiser,) = [one for one in owner.members() if one.member.role == "localiser"]
+    located = RunFolder(runs, owner).network_folder(localiser.member.name, 0)
+    before = {path.name: path.stat().st_mtime_ns for path in located.iterdir()}
+    train_all.train_recipe(pupil, options, [0])
+    assert {path.name: path.stat().st_mtime_ns for path in located.iterdir()} | {"artefact.json": 0} == before | {
+        "artefact.json": 0  # its calibration is written again
+    }
+    folder = RunFolder(runs, pupil)
+    assert sorted(path.name for path in folder.profile.glob("*/fold0")) == ["fold0"]
+    assert folder.out_of_fold(0).is_file() and json.loads(folder.score.read_text())["cautions"]
+    (grader,) = [one for one in pupil.members() if one.member.role == "grader"]
+    soft = (folder.network_folder(grader.member.name, 0) / "weights.ts").read_bytes()
+    own = next(one for one in owner.members() if one.member.role == "grader")
+    assert soft != (RunFolder(runs, owner).network_folder(own.member.name, 0) / "weights.ts").read_bytes()
+    given = ["--runs", str(runs), "--out", str(tmp_path / "weights"), "--profile", "smoke", "--folds", "0"]
+    assert build_dataset.main([*given, "--recipes", str(tmp_path / "pupil.yaml"), "--owner", "ada"]) == 0
+    done = json.loads((located / "done.json").read_text())
+    (located / "done.json").write_text(json.dumps(done | {"digest": "another"}))
+    with pytest.raises(TrainingError, match="is canal_only's and was trained on other data or with other options"):
+        train_all.train_recipe(pupil, options, [0])

@@ -1,6 +1,7 @@
 """The whole training on data that the project's phantom did not make: odd sizes, names, numbering, syntaxes."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -9,8 +10,11 @@ import pandas as pd
 import pytest
 import yaml
 
+from kernels.lumbar.labels import ROWS
 from tests.support.dicom.dicom_factory import write_foreign_dataset
 from training import train_all
+from training.data.label_table import write_label_table
+from training.data.tables import read_tables
 from training.recipe_schema.load import RECIPES, merge
 from training.recipe_schema.schema import Recipe
 from training.runs import RunFolder
@@ -66,6 +70,8 @@ def test_out_of_fold_rows_are_of_studies_the_fold_never_saw(recipe: Recipe, runs
     rows = pd.read_parquet(folder.out_of_fold(0))
     studies = rows["study"].unique()
     assert set(studies) == set(folds.index[folds == 0])
+    seen = json.loads(folder.domain.read_text())
+    assert seen["domain"] is None and set(seen["reliability"]) <= {recipe.name}  # of four studies no spread is known
     graders = [entry.member.name for entry in recipe.members() if entry.member.role == "grader"]
     assert len(rows) == 25 * len(studies) * len(graders) and set(rows["member"]) == set(graders)
     seconds = json.loads(folder.seconds.read_text())
@@ -182,3 +188,22 @@ def test_mistakes_end_in_one_sentence(
 ) -> None:
     assert train_all.main([*given, "--runs", str(tmp_path), "--profile", "smoke"]) == 1
     assert sentence in capsys.readouterr().err
+
+
+def test_changed_labels_train_the_graders_alone_and_are_said(
+    recipe: Recipe, data: Path, runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels, folds = read_tables(data).labels, pd.read_csv(runs / recipe.name / "folds.csv", dtype={"study_id": str})
+    trained = [study for study in folds["study_id"][folds["fold"] == 1] if (labels.loc[study] >= 0).any()]
+    row = next(one for one in ROWS if "spinal" in one and labels.loc[trained[0], one] >= 0)
+    change = {"study_id": trained[0], "row": row, "label": int(labels.loc[trained[0], row]), "use": "both"}
+    write_label_table(tmp_path / "relabelled.csv", [change | {"answer": np.array([0.1, 0.2, 0.7])}])
+    again = Path(shutil.copytree(runs, tmp_path / "runs"))
+    before = {path: path.read_bytes() for path in again.glob("**/done.json")}
+    options = TrainingOptions(data, again, labels=tmp_path / "relabelled.csv")
+    train_all.train_recipe(recipe, options, [0])
+    roles = {json.loads(path.read_text())["role"] for path, kept in before.items() if path.read_bytes() != kept}
+    assert roles == {"grader"} and len(before) == len(recipe.members())
+    assert all(path.read_bytes() == kept for path, kept in before.items() if b"localiser" in kept)
+    (caution,) = json.loads((RunFolder(again, recipe).score).read_text())["cautions"]
+    assert "split_and_global_spinal_tiny" in caution and "LABELS= is not nested" in caution

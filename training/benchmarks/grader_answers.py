@@ -60,7 +60,7 @@ def find_system(runs: Path, recipe: Recipe, fold: int) -> System | None:
 
 def manifest_of(runs: Path, systems: Sequence[System], fold: int) -> tuple[Manifest, dict[str, tuple[Route, ...]]]:
     """All networks of all systems, and their routes for each kind of landmarks."""
-    artefacts: list[Artefact] = []
+    artefacts: dict[str, Artefact] = {}  # recipes may share localisers
     own: list[Route] = []
     merged: list[Route] = []
     for system in systems:
@@ -68,8 +68,8 @@ def manifest_of(runs: Path, systems: Sequence[System], fold: int) -> tuple[Manif
         found = [system.folder.artefact(member.member.name, fold, runs) for member in members]
         own += routes_of(system.folder.recipe, found, members)
         merged.append(route_of(system.name, found, members))
-        artefacts += found
-    localisers = tuple(name for route in merged for name in route.localisers)
+        artefacts |= {one.member.name: one for one in found}
+    localisers = tuple(dict.fromkeys(name for route in merged for name in route.localisers))
     graders = tuple(grader for route in merged for grader in route.graders)
     agreed = Route(name="all localisers", localisers=localisers, graders=graders)
     first = systems[0].folder
@@ -77,7 +77,7 @@ def manifest_of(runs: Path, systems: Sequence[System], fold: int) -> tuple[Manif
         name="all systems",
         priors=json.loads(first.priors.read_text()),
         shape=json.loads(first.shape.read_text()),
-        artefacts=tuple(artefacts),
+        artefacts=tuple(artefacts.values()),
         routes=tuple(own),
     )
     return manifest, {OWN: tuple(own), AGREED: (agreed,), TRUE: (agreed,)}

@@ -27,7 +27,7 @@ from training.data.tables import Tables
 from training.fitting.batch_parts import at_least_two
 from training.fitting.device import device_of
 from training.fitting.fit_state import channels_last
-from training.fitting.losses.registry import answer
+from training.fitting.losses import answer
 from training.fitting.optimise import make_optimiser
 from training.recipe_schema.fitting import Augmentation
 from training.recipe_schema.load import load_named, names_of

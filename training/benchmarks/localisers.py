@@ -135,7 +135,7 @@ def find_finished(runs: Path, names: Sequence[str], profile: Profile, fold: int,
             sys.stderr.write(f"{name}: not trained, or by another recipe: {others} ({train})\n")
         if not done:
             continue
-        predictor = Predictor(fold_manifest(folder, done, fold), folder.profile, device)
+        predictor = Predictor(fold_manifest(folder, done, fold), folder.root, device)
         for problem in predictor.problems:
             sys.stderr.write(f"{name}: left out: {problem.detail}\n")
         suffix = f"_fold{fold}"

@@ -25,11 +25,7 @@ def read_or_make_folds(path: Path, tables: Tables, folds: int, seed: int) -> dic
         frame = pd.DataFrame({"study_id": list(made), "fold": list(made.values())})
         replace_text(path, frame.to_csv(index=False))
         return made
-    try:
-        frame = pd.read_csv(path, dtype={"study_id": str, "fold": int}, keep_default_na=False)
-        assignment = dict(zip(frame["study_id"], frame["fold"].tolist(), strict=True))
-    except (ValueError, KeyError) as error:
-        raise FoldsError(f"{path} is no table of study_id and fold ({error}): delete it, it is made again") from error
+    assignment = read_folds(path, "delete it, it is made again")
     differ = set(assignment) ^ set(tables.labels.index)
     if differ or set(assignment.values()) != set(range(folds)):
         raise FoldsError(
@@ -37,6 +33,15 @@ def read_or_make_folds(path: Path, tables: Tables, folds: int, seed: int) -> dic
             "name another folder with RUNS=, or delete the file and what was trained with it"
         )
     return assignment
+
+
+def read_folds(path: Path, remedy: str) -> dict[str, int]:
+    """Study → fold, as a file has it.  Raises FoldsError, whose sentence ends with the remedy."""
+    try:
+        frame = pd.read_csv(path, dtype={"study_id": str, "fold": int}, keep_default_na=False)
+        return dict(zip(frame["study_id"], frame["fold"].tolist(), strict=True))
+    except (ValueError, KeyError) as error:
+        raise FoldsError(f"{path} is no table of study_id and fold ({error}): {remedy}") from error
 
 
 def make_folds(labels: pd.DataFrame, folds: int, seed: int) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Correction of graders' labels by the out-of-fold predictions of an earlier run.
+"""Correction of graders' labels by the out-of-fold predictions of an earlier run, or by a table of changed labels.
 
 Source: the 2nd place's teams dropped labels that their models contradicted ("noise reduction" in the write-up), and
 imputed missing ones from the models.
@@ -19,9 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from kernels.lumbar.labels import ROWS
+from training.data.label_table import SHARE, LabelTable, is_label_table, read_label_table
 from training.data.out_of_fold import Mixture, OutOfFoldError, Rule, answers_of, read
+from training.data.soft_labels import read_soft_labels, studies_of
 from training.data.tables import MISSING, Tables
 from training.recipe_schema.fitting import Labels
+from training.recipe_schema.schema import MemberRecipe
 
 log = logging.getLogger("labels")
 TABLE = "out_of_fold"
@@ -37,8 +40,30 @@ class EarlierPredictions:
     fingerprint: str
 
 
+EarlierLabels = EarlierPredictions | LabelTable
+
+
+def read_labels(path: Path) -> EarlierLabels:
+    """What LABELS= names: a table of changed labels, or what `read_predictions` reads.  Raises OutOfFoldError."""
+    return read_label_table(path) if is_label_table(path) else read_predictions(path)
+
+
+def is_changed(earlier: EarlierLabels | None, member: MemberRecipe) -> bool:
+    """Whether a network is trained on other labels: those of a table are for all graders, else its recipe asks."""
+    if isinstance(earlier, LabelTable):
+        return member.member.role == "grader"
+    return earlier is not None and member.fitting.labels.any
+
+
 def read_predictions(path: Path) -> EarlierPredictions:
-    """The mean of all members of an out-of-fold table, or of all tables of a run's folder.  Raises OutOfFoldError."""
+    """The mean of all members of an out-of-fold table, or of all tables of a run's folder; or a CSV of soft labels.
+
+    Raises OutOfFoldError.
+    """
+    if path.suffix == ".csv" and path.is_file():
+        studies = studies_of(path)
+        fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
+        return EarlierPredictions(tuple(studies), read_soft_labels(path, studies), fingerprint)
     tables = _tables_of(path)
     answers = answers_of(read(tables))
     even: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
@@ -64,9 +89,14 @@ def _tables_of(path: Path) -> list[Path]:
     raise OutOfFoldError(f"LABELS={path} holds no answers itself, folders below it do: name one of {', '.join(below)}")
 
 
-def check_coverage(earlier: EarlierPredictions, studies: Sequence[str]) -> None:
-    """Warn if not all studies have predictions.  Raises OutOfFoldError if none has."""
+def check_coverage(earlier: EarlierLabels, studies: Sequence[str]) -> None:
+    """Warn if not all studies have predictions.  Raises OutOfFoldError if none has, or some of a table are others'."""
     answered = len(set(studies) & set(earlier.studies))
+    if isinstance(earlier, LabelTable):
+        if answered < len(earlier.studies):
+            raise OutOfFoldError("LABELS= changes studies that DATA= does not have: it is a table of other data")
+        log.info("LABELS= changes %d labels of %d studies", len(earlier.changes), len(earlier.studies))
+        return
     if not answered:
         raise OutOfFoldError("LABELS= answers none of the studies of DATA=: it is a run on other data")
     if answered < len(studies):
@@ -100,3 +130,28 @@ def with_corrected_labels(
     dropped, filled = int((still & ~missing).sum()), int((missing & ~still).sum())
     log.info("%d labels of %d studies are left out, %d missing ones filled in", dropped, len(known), filled)
     return replace(tables, labels=labels)
+
+
+def corrected(
+    tables: Tables, earlier: EarlierLabels | None, member: MemberRecipe, studies: Sequence[str]
+) -> tuple[Tables, dict[str, np.ndarray], MemberRecipe]:
+    """What a network is trained on: the tables with the labels of `studies` corrected, study → (25, 3) answers that
+    take a share of its targets, and the network with that share (`labels.soft`)."""
+    asked = member.fitting.labels
+    if not isinstance(earlier, LabelTable):
+        return with_corrected_labels(tables, earlier, asked, studies), soft_labels_of(earlier, asked, studies), member
+    if member.member.role != "grader":
+        return tables, {}, member
+    changed, answers = earlier.apply(tables, studies)
+    return changed, answers, member.with_fitting(labels=Labels(soft=SHARE if answers else None))
+
+
+def soft_labels_of(
+    earlier: EarlierPredictions | None, correction: Labels, studies: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Study → (25, 3) probabilities that are mixed into its labels, of these studies alone; none where none are."""
+    if earlier is None or correction.soft is None:
+        return {}
+    asked = set(studies)
+    pairs = zip(earlier.studies, earlier.probabilities, strict=True)
+    return {study: rows for study, rows in pairs if study in asked}

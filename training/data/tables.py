@@ -49,7 +49,7 @@ def read_tables(root: Path) -> Tables:
         raise TablesError(f"{root} is no folder: name one in the competition's layout with DATA=")
     labels_file, series_file, coordinates_file = (root / name for name in TABLES)
     images = root / "train_images"
-    labels = _labels(labels_file)
+    labels = read_labels(labels_file)
     labels.index = pd.Index(
         _as_known(labels_file, labels.index, lambda study: (images / study).is_dir()), name="study_id"
     )
@@ -112,7 +112,8 @@ def translate(path: Path, frame: pd.DataFrame, column: str, meanings: dict[str, 
     return frame[column].map(meanings)
 
 
-def _labels(path: Path) -> pd.DataFrame:
+def read_labels(path: Path) -> pd.DataFrame:
+    """train.csv: study (index, text) × 25 rows, int, -100 = no label.  Raises TablesError."""
     frame = read_csv(path, {"study_id", *ROWS})
     if frame["study_id"].duplicated().any():
         study = frame["study_id"][frame["study_id"].duplicated()].iloc[0]

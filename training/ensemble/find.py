@@ -1,8 +1,11 @@
 """Search the best ensemble of all finished runs on their out-of-fold answers.
 
     python -m training.ensemble.find --runs RUNS --out FILE.json [--recipes A B] [--profile full] [--seconds N]
+                                     [--oof DIR [--data DIR]]
+                                     [--stacker mlp trees]
 
-Reads RUNS/<recipe>/<profile>/out_of_fold<fold>.parquet and seconds.json, and RUNS/<recipe>/priors.json.
+Reads RUNS/<recipe>/<profile>/out_of_fold<fold>.parquet and seconds.json, and RUNS/<recipe>/priors.json; and predictions
+of other people's models (training/data/foreign_answers.py).
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import math
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import get_args
 
@@ -21,17 +24,24 @@ import numpy as np
 from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.labels import GROUPS
 from kernels.lumbar.run.submission import replace_json
+from training.data.folds import FoldsError
+from training.data.foreign_answers import ELSEWHERE
 from training.data.out_of_fold import Answers, Average, Mixture, OutOfFoldError, Rule
+from training.data.tables import TablesError
 from training.ensemble.result import MemberScore, SearchResult, reason_of, table_of
 from training.ensemble.search import MemberCosts, SearchError, best_single, cross_fitted, run_order
 from training.ensemble.sources import OutOfFoldSources, read_sources
+from training.ensemble.stackers import KINDS, Kind
 from training.ensemble.strategies import RecipeWeights, shipped, strategies
+from training.ensemble.try_stackers import try_stackers
 from training.evaluation.intervals import Difference, differences, intervals
 from training.evaluation.json_safe import finite
 from training.evaluation.metric import pooled
 from training.evaluation.ties import SAME, first_best
+from training.packaging.foreign_members import read_description
 from training.recipe_schema.load import names_of
 from training.recipe_schema.schema import RecipeError
+from training.runs import UnusableRun
 
 
 def search(
@@ -41,11 +51,13 @@ def search(
     seconds: float | None = None,
     recipes: Sequence[RecipeWeights] = (),
     unit: str = "seconds",
+    stackers: Sequence[Kind] = (),
 ) -> SearchResult:
     """The best ensemble of these members [within `seconds` a study] and its cross-fitted score beside simpler ones.
 
-    `recipes`: with their own weights, of which the best may be as good as any ensemble.  `unit`: of all costs.  Raises
-    SearchError where no member fits or nothing can be cross-fitted.
+    `recipes`: with their own weights, of which the best may be as good as any ensemble.  `unit`: of all costs.
+    `stackers`: kinds to try on top, taken only where they gain.  Raises SearchError where no member fits or nothing can
+    be cross-fitted.
     """
     labels, ways = answers.labels, strategies(answers, rule, costs, seconds, recipes)
     mixed = {name: cross_fitted(answers, rule, fit) for name, fit in ways.fits.items()}
@@ -64,6 +76,8 @@ def search(
     against = {name: differences(labels, mixed[chosen], all_rows[name])["final"] for name in others}
     curve = run_order(answers, rule, found, costs)
     spent = {name: costs.of(shipped(one, answers).members) for name, one in (made | fixed).items()}
+    fit = ways.fits[chosen]
+    tried, stacker = try_stackers(stackers, lambda part: shipped(fit(part), part), found, answers, rule)
     recipe = next((one.name for one in recipes if one.ensemble(answers).members == made[chosen].members), "")
     return SearchResult(
         strategy=chosen,
@@ -88,6 +102,8 @@ def search(
         fitted_score=pooled(labels, found.predict(answers, rule)).final,
         best_single={group: single.members[int(single.weights[:, at].argmax())] for at, group in enumerate(GROUPS)},
         members=member_scores(answers, rule, costs),
+        stackers=tried,
+        stacker=None if stacker is None else stacker.model_dump(mode="json"),
     )
 
 
@@ -126,7 +142,9 @@ def budget_of(text: str | None) -> float | None:
     return seconds
 
 
-@ends_with_a_sentence("no ensemble", SearchError, OutOfFoldError, RecipeError, OSError)
+@ends_with_a_sentence(
+    "no ensemble", SearchError, OutOfFoldError, FoldsError, TablesError, RecipeError, UnusableRun, OSError
+)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="training.ensemble.find", description=__doc__)
@@ -135,18 +153,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipes", nargs="+", default=[], help="default: all that have out-of-fold answers")
     parser.add_argument("--profile", default="full")
     parser.add_argument("--average", choices=get_args(Average), default="logits")
+    parser.add_argument("--stacker", nargs="+", choices=KINDS, default=[], help="tried on top; taken where it gains")
     parser.add_argument("--seconds", help="what the ensemble may cost a study; default: no limit")
+    parser.add_argument("--oof", type=Path, help="folder of other people's out-of-fold predictions and their folds")
+    parser.add_argument("--data", type=Path, help="whose train.csv has the labels, where no recipe is finished")
     options = parser.parse_args(argv)
     seconds = budget_of(options.seconds)
     if options.out.is_dir():
         raise SearchError(f"{options.out} is a folder: name a file, such as OUT={options.out / 'ensemble.json'}")
-    sources = read_sources(options.runs, options.profile, names_of(options.recipes) if options.recipes else [])
+    names = names_of(options.recipes) if options.recipes else []
+    sources = read_sources(options.runs, options.profile, names, options.oof, options.data)
     rule = Rule(options.average, sources.priors())
     costs, uncosted = sources.costs()
     if uncosted and seconds is not None:
-        raise SearchError(f"{uncosted.partition(':')[0]}, so no budget can be kept: make train-all measures them")
+        foreign = f" {ELSEWHERE}/" in uncosted
+        remedy = "`seconds` in its .yaml file says them" if foreign else "make train-all measures them"
+        raise SearchError(f"{uncosted.partition(':')[0]}, so no budget can be kept: {remedy}")
     unit = "networks" if uncosted else "seconds"
-    result = search(sources.answers, rule, costs, seconds, sources.recipe_weights(), unit)
+    result = search(sources.answers, rule, costs, seconds, sources.recipe_weights(), unit, options.stacker)
+    result = replace(result, unshippable=sources.unshippable())
     options.out.parent.mkdir(parents=True, exist_ok=True)
     replace_json(options.out, finite(asdict(result)))
     remarks = [*sources.remarks, *filter(None, [uncosted])]
@@ -157,18 +182,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _next_step(result: SearchResult, sources: OutOfFoldSources, options: argparse.Namespace) -> list[str]:
     """What was written and what it costs; and the command that packages it."""
     named = {Path(one).stem: one for one in names_of(options.recipes)}  # by path, where it was named so
-    used = sorted(named.get(name, name) for name in {one.partition("/")[0] for one in result.order})
+    parts = {one.partition("/")[0] for one in result.order}
+    used = sorted(named.get(name, name) for name in parts)
     limit = "no budget" if result.budget is None else f"budget {result.budget:g}"
     given = [f"RUNS={shlex.quote(str(options.runs))}", f"PROFILE={options.profile}"]
-    given.append(f"RECIPES={shlex.quote(' '.join(used))}")
+    needed = _packaged_recipes(result, sources, parts)
+    given.append(f"RECIPES={shlex.quote(' '.join(sorted(named.get(name, name) for name in needed)))}")
     folds = tuple(sorted(set(sources.answers.folds.tolist())))
     if any((one.train_folds or tuple(range(one.folds))) != folds for one in sources.recipes):
         given.append(f"FOLDS={shlex.quote(' '.join(map(str, folds)))}")
+    given += [f"OOF={shlex.quote(str(options.oof))}"] if ELSEWHERE in parts else []
     cost = f"{result.seconds:.2f} {result.unit} a study, {limit}"
-    return [
-        f"{options.out}: {len(result.order)} members of {', '.join(used)}, {cost}",
-        f"next: make package {' '.join(given)} ENSEMBLE={shlex.quote(str(options.out))}",
-    ]
+    written = f"{options.out}: {len(result.order)} members of {', '.join(used)}, {cost}"
+    held = [name for name in result.order if name in result.unshippable]
+    if held:
+        remedy = "to package it, add what is missing; or take their predictions out, and make ensemble again"
+        return [written, *(f"{name} cannot be shipped: {result.unshippable[name]}" for name in held), remedy]
+    if not needed:
+        return [written, "to package it, a recipe's landmarks and priors are needed: make train-all, then RECIPES="]
+    return [written, f"next: make package {' '.join(given)} ENSEMBLE={shlex.quote(str(options.out))}"]
+
+
+def _packaged_recipes(result: SearchResult, sources: OutOfFoldSources, parts: set[str]) -> set[str]:
+    """Recipes with members in the result, or whose localisers those from elsewhere need."""
+    needed = parts - {ELSEWHERE}
+    shippable = [name for name in result.order if name.startswith(f"{ELSEWHERE}/") and name not in result.unshippable]
+    if sources.foreign is not None:
+        landmarks = {read_description(sources.foreign, name.partition("/")[2]).landmarks for name in shippable}
+        needed |= landmarks - {""}
+    return needed or {folder.parent.name for folder in sources.folders[:1]}
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from kernels.lumbar.labels import GROUPS
 from kernels.text import aligned
 from training.ensemble.search import CurvePoint
 from training.ensemble.strategies import RECIPE, SUBSET, TITLES
+from training.ensemble.try_stackers import StackerScore
 from training.evaluation.intervals import FIGURES, Difference, Interval
 from training.evaluation.ties import SAME
 
@@ -66,6 +68,12 @@ class SearchResult:
     """On the rows that it was fitted on: optimistic, unless nothing was fitted."""
     best_single: dict[str, str]
     members: dict[str, MemberScore]
+    unshippable: dict[str, str] = field(default_factory=dict)
+    """Members from elsewhere that cannot be packaged, with the reason."""
+    stackers: dict[str, StackerScore] = field(default_factory=dict)
+    """Kinds that were tried on top of the ensemble written; `scores` are those of the mixture alone."""
+    stacker: dict[str, Any] | None = None
+    """The one taken (kernels.lumbar.manifest.Stacker), its models "located/member"; None: the mixture is all."""
 
 
 def reason_of(
@@ -92,7 +100,20 @@ def reason_of(
 
 def table_of(result: SearchResult) -> str:
     """Scores of each way, each member alone by condition, and the run order with its weights, as text."""
-    return "\n".join([*_scores(result), "", *_members(result), "", *_order(result)])
+    stackers = ["", *_stackers(result)] if result.stackers else []
+    return "\n".join([*_scores(result), *stackers, "", *_members(result), "", *_order(result)])
+
+
+def _stackers(result: SearchResult) -> list[str]:
+    rows = [
+        ["stackers on the ensemble written", *PARTS, "any s.", "mean", "less the mixture [95 %]", "shuffled labels"]
+    ]
+    for name, one in result.stackers.items():
+        values = [f"{one.scores[part].value:.4f}" for part in FIGURES]
+        rows.append([f"{name}: {one.verdict}", *values, _gain(one.against["final"]), _gain(one.control)])
+    taken = next((name for name, one in result.stackers.items() if one.is_taken), None)
+    last = f"taken: {taken}" if taken else "none is taken: the mixture is written as it is"
+    return [*aligned(rows), f"{last}; with shuffled labels: less constant answers, which it must not beat"]
 
 
 def _scores(result: SearchResult) -> list[str]:

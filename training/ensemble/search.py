@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -258,18 +259,32 @@ def run_order(answers: Answers, rule: Rule, ensemble: Ensemble, costs: MemberCos
     return curve
 
 
-def cross_fitted(answers: Answers, rule: Rule, fit: Callable[[Answers], Ensemble]) -> np.ndarray:
+class Predicts(Protocol):
+    """What is fitted to some answers and applied to others: an ensemble, with or without a stacker."""
+
+    def predict(self, answers: Answers, rule: Rule) -> np.ndarray:
+        """(N, 25, 3) probabilities for the studies of `answers`."""
+        ...
+
+
+def cross_fitted(answers: Answers, rule: Rule, fit: Callable[[Answers], Predicts]) -> np.ndarray:
     """(N, 25, 3) probabilities, each study's by what `fit` makes of the other folds (of five parts of a lone fold)."""
-    parts = answers.folds
-    if len(set(parts.tolist())) < 2:
-        parts = np.random.default_rng(0).permutation(len(answers.studies)) % PARTS_OF_ONE_FOLD
-    if len(set(parts.tolist())) < 2:
-        raise SearchError("one study alone cannot be cross-fitted: train and validate on more")
+    parts = parts_of(answers)
     mixed = np.empty((*answers.labels.shape, 3))
     for part in sorted(set(parts.tolist())):
         here = parts == part
         mixed[here] = fit(answers.only(studies=~here)).predict(answers.only(studies=here), rule)
     return mixed
+
+
+def parts_of(answers: Answers) -> np.ndarray:
+    """(N,) the folds, or five parts of a lone fold.  Raises SearchError where there is one study alone."""
+    parts = answers.folds
+    if len(set(parts.tolist())) < 2:
+        parts = np.random.default_rng(0).permutation(len(answers.studies)) % PARTS_OF_ONE_FOLD
+    if len(set(parts.tolist())) < 2:
+        raise SearchError("one study alone cannot be cross-fitted: train and validate on more")
+    return parts
 
 
 def _plain(members: tuple[str, ...], weights: np.ndarray, scaling: Scaling = PLAIN) -> Ensemble:

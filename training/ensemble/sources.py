@@ -1,11 +1,12 @@
-"""What the ensemble search reads: finished recipes with their own weights, answers, priors and seconds."""
+"""What the ensemble search reads: finished recipes with their own weights, answers, priors and seconds; and members
+from elsewhere."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -14,12 +15,17 @@ import pandas as pd
 
 from kernels.lumbar.labels import ROWS
 from kernels.profiles import Profile
+from training.data.folds import read_folds
+from training.data.foreign_answers import ELSEWHERE, member_files, read_foreign
 from training.data.out_of_fold import TRUTH, Answers, answers_of, read, together
+from training.data.tables import MISSING, TABLES, read_labels
+from training.data.training_priors import weighted_priors
 from training.ensemble.search import MemberCosts, SearchError
 from training.ensemble.strategies import RecipeWeights
+from training.packaging.foreign_members import read_description, unshippable
 from training.recipe_schema.load import load_named, path_of
 from training.recipe_schema.schema import MemberRecipe, Recipe
-from training.runs import ARTEFACT, DONE, OUT_OF_FOLD_TABLES, PRIORS, SECONDS, RunFolder
+from training.runs import ARTEFACT, DONE, FOLDS, OUT_OF_FOLD_TABLES, PRIORS, SECONDS, RunFolder
 
 # Fewer studies than these are not enough to fit weights on, where there are more.
 LEAST_STUDIES = 10
@@ -38,25 +44,51 @@ class OutOfFoldSources:
     recipes: list[Recipe]
     """Those of them with a recipe in this project."""
     remarks: list[str]
+    labels: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Study × 25 of the data, where members from elsewhere take part."""
+    foreign: Path | None = None
+    """Their folder."""
 
     def priors(self) -> dict[str, tuple[float, float, float]]:
-        """See read_priors."""
+        """See read_priors; without recipes, those of the labels."""
+        if not self.folders:
+            return weighted_priors(self.labels)
         return read_priors([folder.parent / PRIORS for folder in self.folders])
 
     def costs(self) -> tuple[MemberCosts, str]:
         """See read_costs."""
-        return read_costs([folder / SECONDS for folder in self.folders], self.answers.members)
+        known: dict[str, float] = {}
+        for name in self.foreign_members():
+            if self.foreign is not None and (self.foreign / f"{name}.yaml").is_file():
+                seconds = read_description(self.foreign, name).seconds
+                known |= {} if seconds is None else {name: seconds}
+        return read_costs([folder / SECONDS for folder in self.folders], self.answers.members, known)
+
+    def foreign_members(self) -> list[str]:
+        """Those from elsewhere, by their own names."""
+        pairs = [name.partition("/")[::2] for name in self.answers.members]
+        return [member for located, member in pairs if located == ELSEWHERE]
+
+    def unshippable(self) -> dict[str, str]:
+        """Members that cannot be packaged, with the reason."""
+        if self.foreign is None:
+            return {}
+        found = {f"{ELSEWHERE}/{name}": unshippable(self.foreign, name) for name in self.foreign_members()}
+        return {name: reason for name, reason in found.items() if reason}
 
     def recipe_weights(self) -> list[RecipeWeights]:
         """The recipes with their own weights."""
         return [recipe_weights_of(recipe) for recipe in self.recipes]
 
 
-def read_sources(runs: Path, profile: str, names: Sequence[str]) -> OutOfFoldSources:
-    """The answers of the recipes named, or of all that have some in this profile.
+def read_sources(
+    runs: Path, profile: str, names: Sequence[str], foreign: Path | None = None, data: Path | None = None
+) -> OutOfFoldSources:
+    """The answers of the recipes named, or of all that have some in this profile; and those in the folder `foreign`.
 
-    A recipe that cannot be used is left out with a remark, and refused where it was named.  Raises RecipeError for a
-    name that is no recipe; SearchError, OutOfFoldError.
+    A recipe that cannot be used is left out with a remark, and refused where it was named.  `data`: whose train.csv has
+    the labels, where no recipe's answers have them.  Raises RecipeError for a name that is no recipe; SearchError,
+    OutOfFoldError, FoldsError, TablesError.
     """
     found = names or sorted(path.name for path in runs.glob("*") if (path / profile).is_dir())
     recipes: dict[str, Recipe] = {}
@@ -76,18 +108,46 @@ def read_sources(runs: Path, profile: str, names: Sequence[str]) -> OutOfFoldSou
             tables[name] = table
     if names and refused:
         raise SearchError(f"{refused[0]}, or leave it out of RECIPES")
-    if not tables:
+    if not tables and foreign is None:
         nothing = f"{runs} has no out-of-fold answers of profile {profile}: make train-all first"
         raise SearchError("; ".join(refused) or nothing)
-    answers, remark = usable(answers_of(together(list(tables.values()))))
+    every, labels = list(tables.values()), pd.DataFrame()
+    if foreign is not None:
+        member_files(foreign)
+        labels, folds = _known_studies(runs, tables, data)
+        every.append(read_foreign(foreign, labels, folds))
+    answers, remark = usable(answers_of(together(every)))
     unknown = [name for name in tables if name not in recipes]
-    foreign = f"{', '.join(unknown)}: no recipe of this project, so make package will not take it" if unknown else ""
+    remarked = f"{', '.join(unknown)}: no recipe of this project, so make package will not take it" if unknown else ""
     return OutOfFoldSources(
         folders=[runs / name / profile for name in tables],
         answers=answers,
         recipes=[recipe for name, recipe in recipes.items() if name in tables],
-        remarks=[*(f"left out: {one}" for one in refused), *filter(None, [foreign, remark])],
+        remarks=[*(f"left out: {one}" for one in refused), *filter(None, [remarked, remark])],
+        labels=labels,
+        foreign=foreign,
     )
+
+
+def _known_studies(
+    runs: Path, tables: Mapping[str, pd.DataFrame], data: Path | None
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Labels (study × 25) of the data's studies, as far as they are known, and study → fold of our recipes."""
+    folds: dict[str, int] = {}
+    for name, table in tables.items():
+        folds |= dict(zip(table["study"], table["fold"].tolist(), strict=True))
+        if (path := runs / name / FOLDS).is_file():
+            folds |= read_folds(path, "make train-all makes it")
+    if data is not None:
+        return read_labels(data / TABLES[0]), folds
+    if not tables:
+        raise SearchError(
+            "the predictions in OOF= have no labels: name the competition's folder with DATA=, whose train.csv has "
+            "them, or RUNS= with finished recipes"
+        )
+    known = pd.concat(list(tables.values())).drop_duplicates(["study", "row"])
+    wide = known.pivot(index="study", columns="row", values="label").reindex(index=list(folds), columns=list(ROWS))
+    return wide.fillna(MISSING).astype(int), folds
 
 
 def recipe_weights_of(recipe: Recipe) -> RecipeWeights:
@@ -192,10 +252,15 @@ def read_priors(paths: Sequence[Path]) -> dict[str, tuple[float, float, float]]:
     return found[0]
 
 
-def read_costs(paths: Sequence[Path], names: Sequence[str]) -> tuple[MemberCosts, str]:
-    """Seconds a study from the runs' seconds.json; where any is missing, 1 for each of all, and a remark on it."""
+def read_costs(
+    paths: Sequence[Path], names: Sequence[str], foreign: Mapping[str, float] | None = None
+) -> tuple[MemberCosts, str]:
+    """Seconds a study from the runs' seconds.json; where any is missing, 1 for each of all, and a remark on it.
+
+    `foreign`: seconds of members from elsewhere, as their descriptions say.
+    """
     members: dict[str, float] = {}
-    located: dict[str, float] = {TRUTH: 0.0}
+    located: dict[str, float] = {TRUTH: 0.0, ELSEWHERE: 0.0}
     for path in paths:
         try:
             measured = json.loads(path.read_text(encoding="utf-8"))
@@ -206,12 +271,13 @@ def read_costs(paths: Sequence[Path], names: Sequence[str]) -> tuple[MemberCosts
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise SearchError(f"{path} does not hold seconds of members and localisers: {error!r}") from error
     pairs = {name: name.partition("/")[::2] for name in names}
-    missing = [name for name, (route, member) in pairs.items() if member not in members or route not in located]
+    of_route = {name: foreign or {} if route == ELSEWHERE else members for name, (route, _) in pairs.items()}
+    missing = [name for name, (route, one) in pairs.items() if one not in of_route[name] or route not in located]
     if missing:
-        routes = {route: 0.0 if route == TRUTH else 1.0 for route, _ in pairs.values()}
+        routes = {route: 0.0 if route in (TRUTH, ELSEWHERE) else 1.0 for route, _ in pairs.values()}
         remark = f"no measured seconds of {missing[0]}: every network counts as 1 instead"
         return MemberCosts(dict.fromkeys(names, 1.0), routes), remark
-    return MemberCosts({name: members[member] for name, (_, member) in pairs.items()}, located), ""
+    return MemberCosts({name: of_route[name][member] for name, (_, member) in pairs.items()}, located), ""
 
 
 def _seconds(path: Path, name: str, seconds: float) -> float:

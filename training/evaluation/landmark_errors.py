@@ -9,6 +9,7 @@ import numpy as np
 
 from kernels.lumbar.dicom.geometry import MINUS_X
 from kernels.lumbar.labels import KIND_OF_GROUP, group_of
+from kernels.lumbar.manifest import LocaliserError
 
 # The axis of the patient that the slices of a series run along.
 SLICE_AXIS = {"sagittal_t1": 0, "sagittal_t2": 0, "axial_t2": 2}
@@ -18,6 +19,8 @@ MEDIAN_OF_SIGMA = float(np.sqrt(2 * np.log(2)))
 LARGEST_SIGMA_MM = 6.0
 # Points that are farther off lie at another level, or on slices that no crop of this landmark should show.
 LARGEST_OFFSET_MM = 15.0
+# Of the errors across slices so many quantiles go into the manifest.
+QUANTILES = 21
 # So many measured errors of a view are kept.
 MOST_OFFSETS = 400
 
@@ -49,6 +52,16 @@ class LandmarkError:
     def drawn(self) -> tuple[float, list[list[float]]]:
         """What training draws from, as JSON has it."""
         return self.sigma_mm, [list(offset) for offset in self.offsets_mm]
+
+    def for_manifest(self, view: str) -> LocaliserError | None:
+        """The distribution of the errors of a view; None where most of its landmarks were not found."""
+        if not len(self.offsets_mm) or not np.isfinite(self.median_mm):
+            return None
+        across_mm = np.asarray(self.offsets_mm)[:, SLICE_AXIS[view]]
+        quantiles = np.quantile(across_mm, np.linspace(0, 1, QUANTILES)).round(2).tolist()
+        return LocaliserError(
+            count=self.count, median_mm=self.median_mm, sigma_mm=self.sigma_mm, across_mm=tuple(quantiles)
+        )
 
 
 def landmark_errors(

@@ -65,7 +65,7 @@ class Predictor:
             localisers = [self.members[name] for name in route.localisers if name in self.members]
             graders = [self.members[part.name] for part in route.graders if part.name in self.members]
             given = ([study], [landmarks], localisers, graders, self.expectation, self.device, clock.record)
-            found = answer_route(*given)
+            found = answer_route(*given, reliability=route.reliability)
             if found.located is None:
                 located[route.name] = Located(dict(landmarks or {}), dict.fromkeys(landmarks or {}, 1.0))
             else:

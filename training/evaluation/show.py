@@ -105,7 +105,7 @@ def locate_by_recipe(runs: Path, profile: Profile, names: Sequence[str], study: 
         folder = RunFolder(runs, recipe)
         for fold in range(recipe.folds):
             if done := folder.finished(fold, "localiser")[0]:
-                routes |= _predicted(fold_manifest(folder, done, fold), folder.profile, study).located
+                routes |= _predicted(fold_manifest(folder, done, fold), folder.root, study).located
                 break
     if not routes:
         raise ShowError(f"{runs} holds no finished localiser of profile {profile}: train one with make train-all")

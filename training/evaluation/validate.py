@@ -14,16 +14,20 @@ import pandas as pd
 from tqdm import tqdm
 
 from kernels.lumbar.answers.ensemble import softmax
+from kernels.lumbar.answers.localiser_answers import merge
+from kernels.lumbar.answers.locate import Located
 from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.manifest import Manifest
 from kernels.lumbar.networks.devices import default_device
 from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.read_ahead import read_ahead
 from kernels.lumbar.run.submission import replace_json
+from kernels.lumbar.specs import Member
 from training.data import out_of_fold
 from training.data.tables import Tables
 from training.evaluation import validation_stamp
 from training.evaluation.calibrate import calibrate
+from training.evaluation.domain import SeenStudies
 from training.evaluation.landmark_errors import LandmarkError, landmark_errors
 from training.evaluation.metric import Score, score
 from training.evaluation.predictor import Prediction, Predictor
@@ -34,7 +38,7 @@ log = logging.getLogger("validate")
 
 
 def fold_manifest(folder: RunFolder, members: Sequence[MemberRecipe], fold: int) -> Manifest:
-    """Manifest of the finished networks of one fold; files are relative to the profile's folder."""
+    """Manifest of the finished networks of one fold; files are relative to the folder's `root`."""
     members = [member for member in members if member.is_trained_in(fold)]
     artefacts = [folder.artefact(member.member.name, fold) for member in members]
     return Manifest(
@@ -54,12 +58,19 @@ def predict_studies(
     studies: Sequence[str],
     landmarks: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     clock: Clock | None = None,
+    seen: SeenStudies | None = None,
 ) -> dict[str, Prediction]:
-    """Study → prediction.  `landmarks` (study → row → mm) replace the localisers; `clock` records the seconds."""
+    """Study → prediction.  `landmarks` (study → row → mm) replace the localisers; `clock` records the seconds; `seen`
+    collects the studies."""
     clock = clock or Clock(float("inf"))
     known = (lambda study: landmarks.get(study, {})) if landmarks is not None else (lambda study: None)
     read = tqdm(read_ahead(images, series, studies, clock), total=len(studies), unit="study", desc="validating")
-    return {study.study_id: predictor.predict(study, clock, landmarks=known(study.study_id)) for study in read}
+    found = {}
+    for study in read:
+        found[study.study_id] = predictor.predict(study, clock, landmarks=known(study.study_id))
+        if seen is not None:
+            seen.add(study, found[study.study_id])
+    return found
 
 
 def localiser_errors(
@@ -75,20 +86,91 @@ def localiser_errors(
     manifest = fold_manifest(folder, localisers, fold)
     made_by = {artefact.member.name: artefact.weights.sha256 for artefact in manifest.artefacts}
     path = folder.localiser_errors(fold)
-    kept = read_object(path)
-    whole = all("offsets_mm" in error for error in kept.get("errors", {}).values())
-    if kept.get("made_by") == made_by and "errors" in kept and whole:
-        return {view: LandmarkError(**error) for view, error in kept["errors"].items()}
-    # Without the calibration of an attempt that was killed: it is fitted to the networks' own confidence.
-    plain = tuple(artefact.model_copy(update={"calibration": None}) for artefact in manifest.artefacts)
-    predictor = all_of(manifest.model_copy(update={"artefacts": plain}), folder)
-    predictions = predict_studies(predictor, data / "train_images", tables.series, studies)
-    located = {study: one.located[folder.recipe.name] for study, one in predictions.items()}
+    if (kept := kept_errors(path, made_by)) is not None:
+        return kept
+    located = located_plainly(manifest, folder, data, tables, studies)
     known = {study: truth[study] for study in studies if study in truth}
     errors = landmark_errors({study: found.points for study, found in located.items()}, known)
     calibrate(folder, localisers, fold, located, known)
-    replace_json(path, {"made_by": made_by, "errors": {view: asdict(error) for view, error in errors.items()}})
+    keep_errors(path, made_by, errors)
     return errors
+
+
+def source_errors(
+    folder: RunFolder,
+    localiser: Member,
+    sources: Sequence[MemberRecipe],
+    data: Path,
+    tables: Tables,
+    studies: Sequence[str],
+    truth: Mapping[str, Mapping[str, np.ndarray]],
+    fold: int,
+) -> dict[str, LandmarkError]:
+    """Out-of-fold error (mm) per series kind of the landmarks that `localiser` needs, by the `sources` of the fold.
+
+    Measured before it is trained: it is trained on slices that are off as those that it will be shown.
+
+    `studies`: those that the fold holds out.  `truth`: study → row → mm.  Kept as JSON, as long as the sources are the
+    same.
+    """
+    manifest = fold_manifest(folder, sources, fold)
+    made_by = {artefact.member.name: artefact.weights.sha256 for artefact in manifest.artefacts}
+    path = folder.source_errors(localiser.name, fold)
+    if (kept := kept_errors(path, made_by)) is not None:
+        return kept
+    located = located_plainly(manifest, folder, data, tables, studies)
+    known = {
+        study: {row: point for row, point in truth[study].items() if row in localiser.needed}
+        for study in studies
+        if study in truth
+    }
+    slices = [one.name_in(fold) for one in sources if one.member.answers == "slices"]
+    found = {study: in_plane(one, known.get(study, {}), slices) for study, one in located.items()}
+    errors = landmark_errors(found, known)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    keep_errors(path, made_by, errors)
+    return errors
+
+
+def in_plane(located: Located, truth: Mapping[str, np.ndarray], slices: Sequence[str]) -> dict[str, np.ndarray]:
+    """Row → located point; of a landmark of which only the slice was found, by networks `slices`, the foot of the
+    annotated point on that slice: where within the slice it lies was not asked for."""
+    found = dict(located.points)
+    for row, point in found.items():
+        answers = [(name, its[row]) for name, its in located.by_member.items() if row in its]
+        if answers and row in truth and all(name in slices for name, _ in answers):
+            normal = merge([answer for _, answer in answers]).normal
+            assert normal is not None  # every answer of a network has one
+            found[row] = truth[row] + normal * float((point - truth[row]) @ normal)
+    return found
+
+
+def located_plainly(
+    manifest: Manifest, folder: RunFolder, data: Path, tables: Tables, studies: Sequence[str]
+) -> dict[str, Located]:
+    """Study → landmarks of the localisers of one fold, by their own confidence.
+
+    Without the calibration of an attempt that was killed: it is fitted to that confidence.
+    """
+    plain = tuple(artefact.model_copy(update={"calibration": None}) for artefact in manifest.artefacts)
+    predictor = all_of(manifest.model_copy(update={"artefacts": plain}), folder)
+    predictions = predict_studies(predictor, data / "train_images", tables.series, studies)
+    return {study: one.located[folder.recipe.name] for study, one in predictions.items()}
+
+
+def kept_errors(path: Path, made_by: Mapping[str, str]) -> dict[str, LandmarkError] | None:
+    """Errors that were measured of these networks (name → sha256); None where they are not there, or not whole."""
+    kept = read_object(path)
+    whole = all("offsets_mm" in error for error in kept.get("errors", {}).values())
+    if kept.get("made_by") != made_by or "errors" not in kept or not whole:
+        return None
+    return {view: LandmarkError(**error) for view, error in kept["errors"].items()}
+
+
+def keep_errors(path: Path, made_by: Mapping[str, str], errors: Mapping[str, LandmarkError]) -> None:
+    """Write what `kept_errors` reads."""
+    path.parent.mkdir(parents=True, exist_ok=True)  # not there yet where all localisers are another recipe's
+    replace_json(path, {"made_by": made_by, "errors": {view: asdict(error) for view, error in errors.items()}})
 
 
 def validate(
@@ -99,11 +181,12 @@ def validate(
     folds: Mapping[str, int],
     trained: Sequence[int],
     corrected: bool = False,
+    of_all: bool = False,
 ) -> Score:
     """Out-of-fold score, pooled over the studies of the trained folds; saved as JSON, predictions as Parquet.
 
-    `corrected`: whether labels were corrected by an earlier run.  Does nothing where all results of the same networks,
-    studies and code exist (validation_stamp.py).
+    `corrected`: whether labels were corrected by an earlier run; `of_all`: those of all graders.  Does nothing where
+    all results of the same networks, studies and code exist (validation_stamp.py).
     """
     studies = {fold: [study for study, its_fold in folds.items() if its_fold == fold] for fold in trained}
     manifests = {fold: fold_manifest(folder, members, fold) for fold in trained}
@@ -112,10 +195,11 @@ def validate(
         log.info("%s/%s is validated already", folder.recipe.name, folder.recipe.profile)
         return kept
     frames = []
-    clock = Clock(float("inf"))
+    clock, seen = Clock(float("inf")), SeenStudies(tables.coordinates)
     for fold, manifest in manifests.items():
         predictor = all_of(manifest, folder)
-        predictions = predict_studies(predictor, data / "train_images", tables.series, studies[fold], clock=clock)
+        given = (predictor, data / "train_images", tables.series, studies[fold])
+        predictions = predict_studies(*given, clock=clock, seen=seen)
         frames.append(as_frame({study: one.rows for study, one in predictions.items()}))
         answers = answer_table(folder.recipe.name, members, fold, predictions, tables.labels)
         out_of_fold.write(folder.out_of_fold(fold), answers)
@@ -125,19 +209,23 @@ def validate(
     scored = [study for study, fold in folds.items() if fold in trained]
     result = score(solution_of(tables.labels.loc[scored]), pooled)
     known = {"folds": list(trained), "studies": len(scored), **asdict(result)}
-    replace_json(folder.score, {**known, "cautions": cautions(members, corrected)})
+    replace_json(folder.score, {**known, "cautions": cautions(members, corrected, of_all)})
+    replace_json(folder.domain, seen.as_json())
     replace_json(folder.seconds, seconds_of(folder.recipe.name, members, manifests, clock))
     validation_stamp.keep(folder, made, trained)
     return result
 
 
-def cautions(members: Sequence[MemberRecipe], corrected: bool) -> list[str]:
+def cautions(members: Sequence[MemberRecipe], corrected: bool, of_all: bool = False) -> list[str]:
     """What makes an out-of-fold score look better than it would on other studies, a sentence each."""
     found = []
     chosen = [one.member.name for one in members if "best" in kept_epochs(one)]
     if chosen:
         found.append(f"the epoch of {', '.join(chosen)} was chosen on the studies of this score (keep: best)")
-    changed = [one.member.name for one in members if corrected and one.fitting.labels.any]
+    graders = {one.member.name for one in members if of_all and one.member.role == "grader"}
+    changed = [
+        one.member.name for one in members if corrected and (one.fitting.labels.any or one.member.name in graders)
+    ]
     if changed:
         found.append(
             f"the labels of {', '.join(changed)} were corrected by networks that were trained on the labels of the "
@@ -154,7 +242,7 @@ def kept_epochs(member: MemberRecipe) -> set[str]:
 
 def all_of(manifest: Manifest, folder: RunFolder) -> Predictor:
     """Predictor with all networks of a fold.  Raises RunsError for one that the kernel would drop."""
-    predictor = Predictor(manifest, folder.profile, default_device())
+    predictor = Predictor(manifest, folder.root, default_device())
     if predictor.problems:
         first = predictor.problems[0]
         raise RunsError(

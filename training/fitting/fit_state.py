@@ -25,6 +25,8 @@ from training.fitting.randomness import generators, seed_everything, set_generat
 from training.networks.parts import published_weights
 from training.recipe_schema.schema import MemberRecipe
 
+# The vector width for which oneDNN blocks channels.
+FEWEST_CHANNELS = 16
 # The loss is checked every so many steps, as each check synchronises the GPU.
 CHECK_EVERY = 20
 
@@ -53,8 +55,10 @@ class FitState:
             net = networks.for_member(recipe, pretrained=pretrained)
         self.net = channels_last(net.to(device.device))
         if initial is not None:
-            reinitialised = {name: value for name, value in self.net.state_dict().items() if self._is_fitted(name)}
-            self.net.load_state_dict(initial if not only else initial | reinitialised)
+            own = self.net.state_dict()
+            reinitialised = {name: value for name, value in own.items() if self._is_fitted(name)}
+            heads = {name: value for name, value in own.items() if name.startswith("auxiliary.")}
+            self.net.load_state_dict(heads | initial if not only else heads | initial | reinitialised)
         for name, parameter in self.net.named_parameters():
             parameter.requires_grad = self._is_fitted(name)
         if not any(parameter.requires_grad for parameter in self.net.parameters()):
@@ -244,9 +248,16 @@ class FitState:
 
 
 def channels_last(net: nn.Module) -> nn.Module:
-    """The network with channels-last convolutions, which take a quarter to a half less time on any device."""
+    """The network with channels-last convolutions, which take a quarter to a half less time on any device.
+
+    But for convolutions of single pixels with a stride, of 2 to 15 channels, as the first one of fastvit is: in this
+    layout their backward pass in oneDNN (3.12, of torch 2.13 for CPUs) writes beyond its memory.
+    """
     for part in net.modules():
-        if isinstance(part, nn.Conv2d):
+        if isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1) and part.stride != (1, 1):
+            if not 1 < part.in_channels < FEWEST_CHANNELS:
+                part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        elif isinstance(part, nn.Conv2d):
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         elif isinstance(part, nn.Conv3d):
             part.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

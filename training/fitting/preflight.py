@@ -10,6 +10,7 @@ from training import networks
 from training.fitting.losses import LOSSES
 from training.networks.parts import published_weights
 from training.networks.parts.published_weights import Offer
+from training.recipe_schema.order import starts_from
 from training.recipe_schema.schema import MemberRecipe, Recipe, RecipeError
 
 # Checks that take longer show a progress bar.
@@ -25,8 +26,23 @@ def check_recipes(recipes: Sequence[Recipe], localisers_only: bool = False) -> N
     for recipe, entry in tqdm(wanted, desc="checking networks", unit="network", delay=PROGRESS_AFTER_S):
         stage, backbone = recipe.place_of(entry.member.name)
         check_losses(entry, stage)
+        check_start_of(recipe, entry, stage)
         offers.append((entry, networks.check(entry, stage, backbone, grader_losses)))
     check_published(offers)
+
+
+def check_start_of(recipe: Recipe, entry: MemberRecipe, stage: str) -> None:
+    """Raises RecipeError where a network and the one from whose weights it starts differ in their tensors."""
+    other = starts_from(recipe, entry)
+    if other is None:
+        return
+    own, its = (networks.for_member(one, pretrained=False).state_dict() for one in (entry, other))
+    shapes = ({name: tensor.shape for name, tensor in state.items()} for state in (own, its))
+    if differing := sorted(name for name, _ in set.symmetric_difference(*(set(one.items()) for one in shapes))):
+        raise RecipeError(
+            f"{entry.member.name}: {stage}.fitting.start: {differing[0]} differs from that of {other.member.name}: "
+            "give both the same options and as many targets"
+        )
 
 
 def check_published(wanted: Sequence[tuple[MemberRecipe, Sequence[Offer]]]) -> None:

@@ -1,4 +1,4 @@
-"""The weights of a finished network as the state that another training begins with (START=)."""
+"""The weights of a finished network as the state that another training begins with (START=, `start` of a recipe)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kernels.lumbar.networks.loading import quiet_torchscript
 from training import networks
 from training.fitting import FitError
+from training.networks.parts.auxiliary import without_heads
 from training.recipe_schema.load import members_of
 from training.recipe_schema.schema import MemberRecipe, Recipe
 from training.runs import RunsError
@@ -40,14 +41,14 @@ def check_start(
 def start_state(recipe: MemberRecipe, found: StartNetwork) -> dict[str, Tensor]:
     """The state of the recipe's network with all weights of another one of the same shapes.
 
-    Raises FitError, which names what differs: a network of which a part begins anew is nothing that START promises.
+    Raises FitError, which names what differs: a network of which a part begins anew is nothing that either promises.
     """
     name, made = recipe.member.name, found.artefact.provenance
-    source = f"{found.artefact.member.name} of START={found.start}"
-    remedy = "begin from a network of the same architecture, options and number of slices, or leave START out"
+    source = f"{found.artefact.member.name} of {found.key}={found.start}"
+    remedy = f"begin from a network of the same architecture, options and number of slices, or leave {found.key} out"
     if made.network != recipe.fitting.network.name:
         raise FitError(f"{name} is a {recipe.fitting.network.name}, and {source} is a {made.network}: {remedy}")
-    net = networks.for_member(recipe, pretrained=False)
+    net = without_heads(networks.for_member(recipe, pretrained=False))  # as exported; heads begin anew
     saved = _saved(found)
     ours: dict[str, tuple[str, Tensor]] = {}
     for kind, tensors in (("parameter", net.named_parameters()), ("buffer", net.named_buffers())):
@@ -78,7 +79,7 @@ def _saved(found: StartNetwork) -> dict[str, Tensor]:
             file.seek(weights.offset)
             content = file.read(weights.bytes)
     except OSError as error:
-        raise FitError(f"{found.file} cannot be read ({error.strerror}): name another START=") from error
+        raise FitError(f"{found.file} cannot be read ({error.strerror}): name another {found.key}=") from error
     if hashlib.sha256(content).hexdigest() != weights.sha256:
         raise FitError(f"{found.file} does not hold the weights that its record names: make it again")
     with quiet_torchscript():

@@ -1,7 +1,8 @@
 """Architectures, one a file: every module of this folder that defines a class `Net`, under its file name.
 
 `Net` takes keyword arguments only: `inputs` (slices of each view), `size_px`, `targets` (how many), `pretrained`, for
-graders also `backbone`, where it names it `target_names`, and the options of the recipe.  It is called as
+graders also `backbone`, where it names it `target_names`, where it may have auxiliary heads (parts/auxiliary.py)
+`auxiliary`, and the options of the recipe.  It is called as
 `net(*views, present)` with one (B, slices, size_px, size_px) tensor a view and (B, views) of 0 and 1, and answers
 
 * a grader: logits (B, targets, 3);
@@ -17,7 +18,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ __all__ = ["FOLDER", "NetworkError", "build", "check", "for_member", "names", "o
 
 FOLDER = Path(__file__).parent
 # Arguments that are not options of a recipe.
-GIVEN = ("inputs", "size_px", "targets", "target_names", "backbone")
+GIVEN = ("inputs", "size_px", "targets", "target_names", "backbone", "auxiliary")
 
 
 def _modules(folder: Path) -> dict[str, str]:
@@ -98,10 +99,8 @@ def check(
         known_options = options_of(fitting.network.name)
     except NetworkError as error:
         raise refuse(f"{inside}.network.name", error) from error
-    for option, place in places.items():
-        if option not in known_options:
-            there = ", ".join(name for name in known_options if name not in GIVEN)
-            raise refuse(place, f"'{fitting.network.name}' has no option {option}; it has: {there}")
+    for place, reason in _wrong_options(recipe, places, known_options, inside):
+        raise refuse(place, reason)
     try:
         with listed() as offers:
             net = for_member(recipe)
@@ -118,6 +117,20 @@ def check(
             there = f"{fitting.network.name} has no part '{part}'; it has: {', '.join(modules)}"
             raise refuse(f"{inside}.second_step.parts", there)
     return offers
+
+
+def _wrong_options(
+    recipe: MemberRecipe, places: dict[str, str], known_options: Sequence[str], inside: str
+) -> Iterator[tuple[str, str]]:
+    """Dotted path and reason of each option, and of auxiliary heads, that the architecture does not have."""
+    name = recipe.fitting.network.name
+    for option, place in places.items():
+        if option not in known_options:
+            there = ", ".join(one for one in known_options if one not in GIVEN)
+            yield place, f"'{name}' has no option {option}; it has: {there}"
+    if recipe.fitting.auxiliary.heads and "auxiliary" not in known_options:
+        there = ", ".join(one for one in names() if "auxiliary" in options_of(one))
+        yield f"{inside}.auxiliary", f"{name} has no auxiliary heads; these have: {there}"
 
 
 def _places_of_options(recipe: MemberRecipe, inside: str, backbone: str) -> dict[str, str]:
@@ -162,4 +175,6 @@ def for_member(recipe: MemberRecipe, *, pretrained: bool = True) -> nn.Module:
     inputs = tuple(view.slices.count for view in member.inputs)
     if "target_names" in options_of(network.name):
         arguments["target_names"] = member.targets
+    if heads := recipe.fitting.auxiliary.heads:
+        arguments["auxiliary"] = heads
     return build(network.name, inputs=inputs, size_px=sizes.pop(), targets=len(member.targets), **arguments)

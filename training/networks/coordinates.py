@@ -49,6 +49,12 @@ class CoordinateNet(nn.Module):
 
     def outputs(self, *inputs: Tensor) -> Places:
         """Places for `*views, present`."""
+        features, first = self.features(*inputs)
+        places: Places = self.head(features)
+        return on_real_slices(places, first) if self.head.axes == 3 else places
+
+    def features(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, C, *grid) for `*views, present`, and the first view, blank where it is missing."""
         *views, present = inputs
         shown = [view * present[:, number, None, None, None] for number, view in enumerate(views)]
         image = torch.stack(shown, 1) if self.volume else torch.cat(shown, 1)  # (B, views, S, H, W) or (B, C, H, W)
@@ -59,8 +65,7 @@ class CoordinateNet(nn.Module):
             features = self.pyramid(features)
         elif self.volume:
             features = features[-1]
-        places: Places = self.head(features)
-        return on_real_slices(places, shown[0]) if self.head.axes == 3 else places
+        return features, shown[0]
 
     def points(self, places: Places, present: Tensor) -> Tensor:
         """Points (B, targets, 4) of places."""

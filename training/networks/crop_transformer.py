@@ -1,7 +1,8 @@
 """One condition of the whole spine from crops: transformers along slices, sides and levels, as in the 133rd place.
 
 Every slice of every crop through one image encoder; then attention among the slices of a crop, among the sides of a
-level, among the levels of a side.  Missing crops are masked; their own tokens attend to the others.
+level, among the levels of a side.  A crop may have any number of slices: blank ones are neither encoded nor attended
+to.  Missing crops are masked; their own tokens attend to the others.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from kernels.lumbar.labels import LEVELS
 from training.networks.parts.blocks import SEVERITIES, features_of
 from training.networks.parts.encoders import slice_encoder
 from training.networks.parts.sequences import Transformer, sinusoids
+from training.networks.parts.slices import never_empty, pick, real_slices, spread
 
 from . import NetworkError
 
@@ -63,12 +65,13 @@ class Net(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Logits (B, targets, 3) for `*views, present`."""
         *views, present = inputs
-        images = torch.stack(views, 1)  # (B, K, S, H, W)
-        features = self.describe(self.encoder(images.flatten(0, 2)[:, None])).reshape(
-            -1, self.slices, self.head.in_features
-        )
-        tokens = features + self.slice_place  # (B·K, S, width)
-        crops = self.along_slices(tokens, torch.ones_like(tokens[..., 0])).mean(1)
+        images = torch.stack(views, 1).flatten(0, 1)  # (B·K, S, H, W)
+        shown_slices = never_empty(real_slices(images))
+        features = self.describe(self.encoder(pick(images, shown_slices)[:, None]))
+        tokens = spread(features, shown_slices) + self.slice_place  # (B·K, S, width)
+        counts = shown_slices.type_as(tokens)
+        mixed = self.along_slices(tokens, counts) * counts[..., None]
+        crops = mixed.sum(1) / counts.sum(1, keepdim=True)
         crops = crops.reshape(-1, self.sides, len(LEVELS), crops.shape[1])  # (B, sides, levels, width)
         shown = present.reshape(-1, self.sides, len(LEVELS))
         crops = torch.where(shown[..., None] > 0.5, crops, self.missing.type_as(crops))

@@ -10,8 +10,9 @@ from typing import Annotated, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from kernels.lumbar.manifest import Factor, GraderWeight, Route, Temperature
+from kernels.lumbar.manifest import Factor, GraderWeight, Route, Stacker, Temperature
 from kernels.lumbar.specs import Group, Spec
+from training.data.foreign_answers import ELSEWHERE
 from training.recipe_schema.problems import schema_problems
 from training.runs import TrainedMember, UnusableRun
 
@@ -31,6 +32,10 @@ class FoundEnsemble(Spec):
     """Groups in which no member has a weight, on purpose."""
     order: tuple[str, ...] = Field(min_length=1)
     """Members in order of execution: the score falls fastest."""
+    unshippable: dict[str, str] = {}
+    """Members from elsewhere that had no weights when it was searched, with the reason."""
+    stacker: Stacker | None = None
+    """On top of the mixture; its models are "located/member"."""
 
     @model_validator(mode="after")
     def _every_condition_is_answered(self) -> FoundEnsemble:
@@ -50,6 +55,9 @@ class FoundEnsemble(Spec):
                 raise ValueError(f"order: names {name} {times} times")
             if name not in self.weights:
                 raise ValueError(f"order: names {name}, which has no weights")
+        for name in self.stacker.graders if self.stacker else ():
+            if name not in self.order:
+                raise ValueError(f"stacker: names {name}, which is not in order")
         if absent := [name for name in self.weights if name not in self.order]:
             raise ValueError(f"order: lacks {absent[0]}, which has weights")
         return self
@@ -75,6 +83,16 @@ def read_ensemble(path: Path, kind: type[Kind]) -> Kind:
         problems = schema_problems(error)
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise UnusableRun(f"{path}: {problems[0]}{more}; make ensemble writes it anew") from error
+
+
+def foreign_names(found: FoundEnsemble | None, folder: Path | None) -> list[str]:
+    """Its members from elsewhere, by their own names.  `folder`: theirs.  Raises UnusableRun where it is not named."""
+    names = [one for one in found.order if one.startswith(f"{ELSEWHERE}/")] if found else []
+    if names and found and folder is None:
+        reason = found.unshippable.get(names[0])
+        why = f"which cannot be shipped: {reason}" if reason else "of others"
+        raise UnusableRun(f"the ensemble contains {names[0]}, {why}; name the folder of its predictions with OOF=")
+    return [name.partition("/")[2] for name in names]
 
 
 def chosen_runs(runs: Mapping[str, Sequence[TrainedMember]], found: FoundEnsemble) -> dict[str, list[TrainedMember]]:
@@ -136,6 +154,22 @@ def order_of(runs: Mapping[str, Sequence[TrainedMember]], found: FoundEnsemble) 
             by_model[model].append(name)
     ranked = [(rank, name) for names in by_model.values() for rank, name in enumerate(names)]
     return tuple(name for _, name in sorted(ranked, key=lambda one: one[0]))
+
+
+def stacker_of(runs: Mapping[str, Sequence[TrainedMember]], found: FoundEnsemble) -> Stacker | None:
+    """The ensemble's stacker; a model's input is the mean of its folds."""
+    if found.stacker is None:
+        return None
+    folds: dict[str, list[str]] = {}
+    for name, model in _models(runs).items():
+        folds.setdefault(model, []).append(name)
+    groups = {
+        group: one.model_copy(
+            update={"models": tuple(tuple(sum((folds[name] for name in its), [])) for its in one.models)}
+        )
+        for group, one in found.stacker.groups.items()
+    }
+    return found.stacker.model_copy(update={"groups": groups})
 
 
 def _models(runs: Mapping[str, Sequence[TrainedMember]]) -> dict[str, str]:

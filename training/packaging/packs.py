@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tqdm import tqdm
 
-from kernels.lumbar.manifest import Artefact, GraderWeight, Route
+from kernels.lumbar.manifest import Artefact, GraderWeight, Reliability, Route
 from training.packaging.ensemble_weights import ALL_GROUPS
 from training.recipe_schema.schema import Recipe
 from training.runs import RunFolder, TrainedMember, UnusableRun, is_done, read_run, route_of
@@ -125,6 +125,13 @@ def _localiser_sets(
         for route in recipe.routes
         if (its := [run for run in localisers if route in recipe.routes_of(run.recipe.member.name)])
     ]
+
+
+def with_reliability(routes: Sequence[Route], seen: Sequence[Mapping[str, Any]]) -> tuple[Route, ...]:
+    """Recipes' own routes with what validation found of their landmarks; `seen`: domain.json of each recipe."""
+    found = {name: one for its in seen for name, one in its.get("reliability", {}).items()}
+    known = {name: Reliability.model_validate(one) for name, one in found.items()}
+    return tuple(route.model_copy(update={"reliability": known.get(route.name)}) for route in routes)
 
 
 def _with_equal_share(routes: Sequence[Route], graders: Sequence[TrainedMember]) -> tuple[Route, ...]:

@@ -19,7 +19,11 @@ FIRST_LABELLED = DISCS.index("l1_l2")
 _ANCHOR = DISCS.index("l3_l4")
 # Medians of 40 mid-sagittal outlines (data notes, section 4.1): inclination in degrees, + = front higher.
 _INCLINATION_DEG = np.array([4.0, 7.0, 9.0, 9.6, 9.7, 6.4, -1.7, -10.9, -30.9, -42.0, -34.0])
+# The sacrum's own slope: how much of it each disc takes part in.
+_SACRAL_SHARE = np.array([0.0] * 8 + [0.4, 1.0, 1.2])
 _DISTANCE_MM = np.array([29.0, 31.0, 32.5, 34.0, 35.6, 36.8, 36.8, 37.0, 30.0, 26.0])
+# In real spines the lowest steps are shorter than these by up to a fifth, some hardly (SPIDER and other public masks).
+_LOWEST_STEP_SHARE = (0.8, 1.04)
 
 
 @dataclass(frozen=True)
@@ -120,10 +124,11 @@ class SpineCurve:
 
 def sample_curve(rng: np.random.Generator) -> SpineCurve:
     """A lordotic curve with individual size, lordosis, slight scoliosis, tilt and offset on the table."""
-    size = np.clip(rng.normal(1.0, 0.06), 0.86, 1.16)
+    size = np.clip(rng.normal(1.0, 0.07), 0.84, 1.18)
     lordosis = np.clip(rng.normal(1.0, 0.22), 0.5, 1.5)
-    inclination = np.deg2rad(_INCLINATION_DEG * lordosis + rng.normal(0.0, 2.0, len(DISCS)) + rng.normal(0.0, 2.5))
-    steps = _DISTANCE_MM * size * rng.normal(1.0, 0.02, len(_DISTANCE_MM))
+    tilt = rng.normal(0.0, 2.0, len(DISCS)) + rng.normal(0.0, 2.5) + _SACRAL_SHARE * rng.normal(-4.0, 6.0)
+    inclination = np.deg2rad(_INCLINATION_DEG * lordosis + tilt)
+    steps = _DISTANCE_MM * size * rng.normal(1.0, 0.025, len(_DISTANCE_MM)) * _lowest_shorter(rng)
     bend = np.deg2rad(rng.normal(0.0, 1.3) * np.sin(np.linspace(0.0, np.pi, len(DISCS)) + rng.uniform(0.0, np.pi)))
     up = np.stack([np.sin(bend), np.sin(inclination), np.cos(inclination)], axis=1)
     up /= np.linalg.norm(up, axis=1, keepdims=True)
@@ -138,6 +143,15 @@ def sample_curve(rng: np.random.Generator) -> SpineCurve:
     offset = rng.normal(0.0, [6.0, 8.0, 10.0])
     axes = np.stack([left, posterior, up], axis=1) @ turn.T
     return SpineCurve(centres @ turn.T + offset, axes)
+
+
+def _lowest_shorter(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Factors of the steps: those to L5/S1 and, less so, L4/L5 are shorter; that within the sacrum varies by itself."""
+    factors = np.ones(len(_DISTANCE_MM))
+    share = float(rng.uniform(*_LOWEST_STEP_SHARE))
+    lowest = DISCS.index("l5_s1")
+    factors[lowest - 2 : lowest + 1] = share**0.4, share, rng.uniform(0.85, 1.1)
+    return factors
 
 
 def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:

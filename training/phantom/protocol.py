@@ -125,19 +125,50 @@ class _SagittalField:
     centre: Floats
 
 
+# Shares of fields that end within or below the upper sacrum, of wide ones, and of those cut shortly above L1/L2.
+_ENDS_AT_SACRUM, _WIDE, _CUT_ABOVE = 0.4, 0.12, 0.1
+# Share of fields that are narrower than high, as phase encoding from front to back leaves them.
+_NARROW = 0.3
+# L1/L2 and L5/S1 are never nearer to the border than this.
+_MARGIN_MM = (18.0, 12.0)
+# Above the highest disc there is nothing to show.
+_ABOVE_MM = 40.0
+
+
 def _sample_field(rng: np.random.Generator, anatomy: Anatomy, scale: float) -> _SagittalField:
     columns, rows = choose(rng, SAGITTAL_SIZES)
     middle = anatomy.curve.centres[DISCS.index("l3_l4")]
     across = anatomy.curve.centres[DISCS.index("l1_l2") : DISCS.index("l5_s1") + 1, 0].mean()
-    centre = np.array([across, middle[1], middle[2]]) + rng.normal([0.0, 13.0, 7.0], [2.5, 11.0, 14.0])
+    offset = rng.normal([0.0, 13.0], [2.5, 11.0])
+    height_mm, centre_z = _sample_extent(rng, anatomy)
+    if rng.random() < _NARROW:
+        columns = round(columns * rng.uniform(0.68, 0.92))
     return _SagittalField(
         columns=max(64, round(columns * scale)),
         rows=max(64, round(rows * scale)),
-        height_mm=float(np.clip(rng.normal(298.0, 22.0), 245.0, 380.0)),
+        height_mm=height_mm,
         slices=choose(rng, SAGITTAL_SLICES),
         width_mm=float(rng.normal(73.0, 5.0)),
-        centre=centre,
+        centre=np.array([across + offset[0], middle[1] + offset[1], centre_z]),
     )
+
+
+def _sample_extent(rng: np.random.Generator, anatomy: Anatomy) -> tuple[float, float]:
+    """Height (mm) of a field and z of its centre: all five levels are within it."""
+    z = {disc: float(centre[2]) for disc, centre in zip(DISCS, anatomy.curve.centres, strict=True)}
+    highest, lowest = z["l1_l2"] + _MARGIN_MM[0], z["l5_s1"] - _MARGIN_MM[1]
+    height_mm = float(np.clip(rng.normal(298.0, 22.0), 245.0, 380.0))
+    kind = rng.random()
+    if kind < _ENDS_AT_SACRUM:
+        bottom = min(float(rng.uniform(z["s2_s3"] - 25.0, z["s1_s2"] + 5.0)), lowest)
+        return (height := min(height_mm, z[DISCS[0]] + _ABOVE_MM - bottom)), bottom + height / 2
+    centre = z["l3_l4"] + float(rng.normal(7.0, 14.0))
+    if kind < _ENDS_AT_SACRUM + _WIDE:
+        height_mm = float(rng.uniform(340.0, 420.0))
+    elif kind < _ENDS_AT_SACRUM + _WIDE + _CUT_ABOVE:
+        height_mm = max(float(rng.uniform(200.0, 270.0)), highest - lowest)
+        centre = highest + float(rng.uniform(0.0, 35.0)) - height_mm / 2
+    return height_mm, float(np.clip(centre, highest - height_mm / 2, lowest + height_mm / 2))
 
 
 def _sagittal_series(rng: np.random.Generator, description: str, field: _SagittalField) -> SeriesPlan:

@@ -64,7 +64,7 @@ def sample_shading(rng: np.random.Generator, anatomy: Anatomy, description: str)
         middle=anatomy.curve.centres.mean(axis=0),
         reach_mm=float(rng.uniform(24.0, 90.0)),
         length_mm=float(rng.uniform(150.0, 300.0)),
-        lowest=float(rng.uniform(0.03, 0.4)),
+        lowest=float(rng.uniform(0.02, 0.32)),
         band=band,
     )
 

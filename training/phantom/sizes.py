@@ -143,7 +143,7 @@ def sample_anatomy(rng: np.random.Generator, severity: Severity) -> Anatomy:
     curve = sample_curve(rng)
     places = np.stack([rng.uniform(-0.8, 0.8, 20), rng.uniform(-0.35, 0.85, 20)], axis=1)
     places /= np.maximum(1.0, np.linalg.norm(places, axis=1, keepdims=True) / 0.85)
-    wear = rng.beta(2.4, 1.2)
+    wear = rng.beta(2.2, 1.0)
     size = float(np.clip(rng.normal(1.0, 0.05), 0.88, 1.14))
     return Anatomy(
         curve=curve,
@@ -171,14 +171,19 @@ def _sample_level(rng: np.random.Generator, disc: int, severity: Severity, wear:
 
     slipped = labelled and rng.random() < 0.04
     is_remnant = disc >= DISCS.index("s1_s2")
-    degeneration = 1.0 if is_remnant else float(np.clip(wear + rng.normal(0.0, 0.3), 0.0, 1.0))
+    degeneration = float(np.clip(wear + rng.normal(0.0, 0.35), 0.0, 1.0))
+    grown, depth_share = 1.0, 1.0
+    if is_remnant:
+        # From a line to a disc as high as a worn lumbar one, which is taken for L5/S1 more easily than all else.
+        grown, depth_share = float(np.clip(np.exp(rng.normal(0.1, 0.55)), 0.4, 3.0)), float(rng.uniform(0.8, 1.1))
+        degeneration = float(rng.beta(3.0, 1.2))
     between = _SAC_BETWEEN_MM[disc] * float(rng.normal(1.0, 0.03))
     canal = narrow["spinal_canal_stenosis"]
     depth = _millimetres(canal, _SAC_DEPTH_MM, 1.0) if labelled else between
     return DiscLevel(
-        body_front=_BODY_FRONT_MM[disc] * size,
+        body_front=_BODY_FRONT_MM[disc] * size * depth_share,
         body_half_width=_BODY_HALF_WIDTH_MM[disc] * size,
-        disc_height=_DISC_HEIGHT_MM[disc] * size * float(rng.uniform(0.9, 1.1)) * (1.0 - 0.3 * degeneration),
+        disc_height=_DISC_HEIGHT_MM[disc] * size * float(rng.uniform(0.9, 1.1)) * (1.0 - 0.3 * degeneration) * grown,
         wedge=_DISC_WEDGE[disc],
         degeneration=degeneration,
         sac_depth=depth,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from kernels.lumbar.specs import SeriesKind, Spec
 
@@ -19,7 +19,7 @@ class Network(Spec):
 
 
 class Optimisation(Spec):
-    """Optimiser and schedule.  AdamW throughout, as in all five systems."""
+    """Optimiser and schedule.  AdamW throughout, as in all systems."""
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(default=16, ge=1)
@@ -91,7 +91,8 @@ class Augmentation(Spec):
     slice_jitter: Annotated[int, Field(ge=0, le=4)] | Literal["localiser"] = 0
     """Largest shift of a crop's slice window, in slices; whole images keep theirs.  `localiser`: the landmark that
     chooses the slices is off by one of the fold's measured localisation errors, along the normal of the slices; crops
-    whose slices no landmark chooses keep theirs."""
+    and whole images whose slices no landmark chooses keep theirs.  Of localisers: the error of those that find this
+    landmark, which are trained before."""
 
 
 class Pretraining(Spec):
@@ -114,17 +115,40 @@ class SecondFit(Spec):
 
 
 class Labels(Spec):
-    """Correction of graders' labels by the out-of-fold predictions of an earlier run (LABELS=)."""
+    """Correction of graders' labels by the out-of-fold predictions of an earlier run, or soft labels (LABELS=)."""
 
     doubt: float | None = Field(default=None, gt=0, lt=1)
     """Labels with a predicted probability below 1 - doubt are dropped: 0.8 in the 2nd place's noise reduction."""
     guess: float | None = Field(default=None, gt=0, lt=1)
     """Missing labels are imputed where one severity has more than this probability."""
 
+    soft: float | None = Field(default=None, gt=0, le=1)
+    """Share of the predictions in the targets, as probabilities beside the label: 0.5 in the 2nd place's second step;
+    alone where the label is missing."""
+
     @property
     def any(self) -> bool:
         """Whether labels are corrected."""
-        return self.doubt is not None or self.guess is not None
+        return self.doubt is not None or self.guess is not None or self.soft is not None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_soft(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `soft` where there is none: networks that were trained before it was an option stay as they are."""
+        return {name: one for name, one in handler(self).items() if name != "soft" or one is not None}
+
+
+class Auxiliary(Spec):
+    """Heads of a grader that only the loss of training sees, each by its weight in that loss; 0 = there is none."""
+
+    depth: float = Field(default=0.0, ge=0, le=10)
+    """Which slice of the first view is nearest to the target (cross entropy over its slices)."""
+    streams: float = Field(default=0.0, ge=0, le=10)
+    """The severity from each view alone (the mean of the network's own loss over the views)."""
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the heads there are."""
+        return tuple(name for name in ("depth", "streams") if getattr(self, name))
 
 
 class Fitting(Spec):
@@ -138,9 +162,22 @@ class Fitting(Spec):
     loss_options: dict[str, float] = {}
     """Keyword arguments of the loss."""
     optimisation: Optimisation
+    start: str | None = None
+    """Localisers: another localiser of the recipe from whose weights of the same fold this one starts, unless START=
+    has one of its own name."""
     pretraining: Pretraining | None = None
     augmentation: Augmentation = Augmentation()
     sigma_px: float = Field(default=10.0, gt=0)
     """Localisers: standard deviation of the target heatmap, in input pixels."""
     foreground: float = Field(default=0.0, ge=0)
     """Localisers: a pixel of the squared error weighs 1 + foreground × its target; 0 is the published loss."""
+    auxiliary: Auxiliary = Auxiliary()
+    """Graders: further heads, of networks that have them; the exported network has none."""
+
+    @model_serializer(mode="wrap")
+    def _as_without_this_key(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without heads written as before there were any: digests of finished trainings depend on it."""
+        dumped: dict[str, Any] = handler(self)
+        if not self.auxiliary.heads:
+            dumped.pop("auxiliary", None)
+        return dumped

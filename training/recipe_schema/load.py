@@ -15,7 +15,7 @@ from training.recipe_schema.problems import consistency_problems, message, schem
 from training.recipe_schema.schema import MemberRecipe, Recipe, RecipeError
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
-# Below it: recipes that grade a part of the conditions, which are trained only where they are named.
+# Below it: recipes of a part of the conditions, and the student; they are trained only where they are named.
 PARTIAL = "partial"
 
 
@@ -79,6 +79,9 @@ def load_recipe(path: Path, profile: Profile = "full") -> Recipe:
         raise RecipeError(f"{path}: has no profile '{profile}'; it has: full, {', '.join(profiles)}")
     resolved = merge(document, profiles.get(profile) or {})
     resolved["profile"] = profile
+    shared = resolved.get("localisers_of")
+    if shared is not None:
+        resolved["localisers"] = _localisers_of(path, resolved, profile)
     try:
         recipe = Recipe.model_validate(resolved)
     except ValidationError as error:
@@ -86,6 +89,21 @@ def load_recipe(path: Path, profile: Profile = "full") -> Recipe:
     if problems := consistency_problems(recipe):
         raise RecipeError(message(path, problems))
     return recipe
+
+
+def _localisers_of(path: Path, resolved: dict[str, Any], profile: Profile) -> dict[str, Any]:
+    """The localisers of the recipe that `localisers_of` names.  Raises RecipeError."""
+    name = resolved["localisers_of"]
+    if resolved.get("localisers"):
+        raise RecipeError(message(path, [f"localisers: are those of {name} (localisers_of): leave them out"]))
+    beside = path.with_name(f"{name}.yaml")  # one of the user's own
+    owner = load_named(str(beside) if beside.is_file() else str(name), profile)
+    if owner.localisers_of is not None:
+        raise RecipeError(message(path, [f"localisers_of: {name} has none of its own: name {owner.localisers_of}"]))
+    for key, its in (("folds", owner.folds), ("seed", owner.seed)):
+        if resolved.get(key, Recipe.model_fields[key].default) != its:
+            raise RecipeError(message(path, [f"{key}: is {its} in {name}, whose localisers these are"]))
+    return dict(owner.localisers)
 
 
 def members_of(recipe: Recipe, localisers_only: bool) -> list[MemberRecipe]:
@@ -109,7 +127,9 @@ def add_order(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", choices=PROFILES, default="full")
     parser.add_argument("--folds", nargs="*", type=int, default=[], help="default: those of the recipe")
     parser.add_argument("--coordinates", type=Path, help="a folder of published coordinates, for better points")
-    parser.add_argument("--labels", type=Path, help="RUNS/<recipe>/<profile> of an earlier run, to correct labels by")
+    parser.add_argument(
+        "--labels", type=Path, help="RUNS/<recipe>/<profile> of an earlier run, or a table of make relabel"
+    )
     parser.add_argument("--localisers-only", action="store_true", help="leave the graders out")
     parser.add_argument("--start", type=Path, help="run folder or package: networks begin from those of the same name")
     parser.add_argument("--cache", type=Path, help="where decoded studies are kept; default: RUNS/cache")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from graphlib import CycleError
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from training.recipe_schema.order import localisers_in_order
 from training.recipe_schema.schema import MemberRecipe, Recipe
 
 # At most so many problems of a file are shown.
@@ -36,7 +38,8 @@ def message(path: Path, problems: list[str]) -> str:
 
 def consistency_problems(recipe: Recipe) -> list[str]:
     """Parts that are valid by themselves and do not fit together."""
-    return [*_wrong_folds(recipe), *(_wrong_backbones(recipe) or [*_wrong_members(recipe)] or _wrong_routes(recipe))]
+    whole = _wrong_backbones(recipe) or [*_wrong_members(recipe)] or _wrong_routes(recipe) or _wrong_starts(recipe)
+    return [*_wrong_folds(recipe), *whole]
 
 
 def _wrong_folds(recipe: Recipe) -> list[str]:
@@ -82,6 +85,28 @@ def _wrong_routes(recipe: Recipe) -> list[str]:
         for name, member in (localisers | graders).items():
             if lacking := sorted(member.needed - found):
                 problems.append(f"routes.{route}: {name} starts from {lacking[0]}, which none of its localisers finds")
+    return problems
+
+
+def _wrong_starts(recipe: Recipe) -> list[str]:
+    """Localisers that start from one that does not exist, is of another architecture, or is trained after them."""
+    problems = []
+    for name, one in recipe.localisers.items():
+        start, place, there = one.fitting.start, f"localisers.{name}.fitting.start", ", ".join(recipe.localisers)
+        if start is None:
+            continue
+        if start not in recipe.localisers:
+            problems.append(f"{place}: there is no localiser '{start}'; there are: {there}")
+        elif (other := recipe.localisers[start].fitting.network.name) != one.fitting.network.name:
+            problems.append(f"{place}: {name} is a {one.fitting.network.name}, and {start} is a {other}")
+    try:
+        if not problems:
+            localisers_in_order(recipe)
+    except CycleError as error:
+        circle = " → ".join(name.removeprefix(f"{recipe.name}_") for name in error.args[1])
+        problems.append(
+            f"localisers: each of {circle} is trained after the one before: change fitting.start, or draw no errors"
+        )
     return problems
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from kernels.lumbar.labels import GROUPS
+from kernels.lumbar.labels import GROUPS, UNITS
 from kernels.lumbar.specs import Group, Member, Spec, Tta, UnitKind, ViewRequest
 from kernels.profiles import Profile
 from training.recipe_schema.fitting import Fitting
@@ -104,12 +104,45 @@ class MemberRecipe(Spec):
             raise ValueError(
                 "fitting.augmentation.dihedral: exchanges left and right, so it is for graders of one target"
             )
+        if self.fitting.start is not None and is_grader:
+            raise ValueError("fitting.start: is for localisers")
         whole = self.member.unit == "study" or self.fitting.optimisation.whole_studies
         second = self.fitting.second_step
         losses = {"fitting": self.fitting.loss} | ({"fitting.second_step": second.loss} if second else {})
         for place, loss in losses.items():
             if loss == "competition" and not whole:
                 raise ValueError(f"{place}.loss: needs all levels of a study: set fitting.optimisation.whole_studies")
+        return self
+
+    @property
+    def draws_errors(self) -> bool:
+        """Whether it is trained with the errors of the landmarks that its views start from."""
+        augmentation = self.fitting.augmentation
+        return "localiser" in (augmentation.jitter_mm, augmentation.slice_jitter)
+
+    @model_validator(mode="after")
+    def _heads_that_can_learn(self) -> MemberRecipe:
+        heads, augmentation, inputs = self.fitting.auxiliary, self.fitting.augmentation, self.member.inputs
+        if heads.heads and self.member.role != "grader":
+            raise ValueError("fitting.auxiliary: is for graders: the loss of a localiser is that of its points already")
+        if heads.streams and len(inputs) == 1:
+            raise ValueError("fitting.auxiliary.streams: grades each view alone, and there is one only: leave it out")
+        if not heads.depth:
+            return self
+        first, unit = inputs[0], UNITS[self.member.unit][0]
+        if first.slices.count == 1:
+            raise ValueError("fitting.auxiliary.depth: finds one of several slices, and the first view has one")
+        shuffled = augmentation.slice_shuffle and first.series in augmentation.slice_shuffle_series
+        changes = {"mixup": augmentation.mixup, "cutmix": augmentation.cutmix, "slice_shuffle": shuffled}
+        if used := [change for change, share in changes.items() if share]:
+            raise ValueError(
+                f"fitting.auxiliary.depth: with {used[0]} no slice is the target's: leave one of the two out"
+            )
+        if augmentation.mirror and unit.side is None and first.side(unit) is not None:
+            raise ValueError(
+                "fitting.auxiliary.depth: a mirrored study shows another side in the first view: "
+                "let a view of the midline be the first"
+            )
         return self
 
     def with_fitting(self, **changes: Any) -> MemberRecipe:
@@ -145,7 +178,11 @@ class Recipe(Spec):
     """Folds trained by default; None = all."""
     seed: int = 42
     average: Literal["logits", "probabilities"] = "logits"
+    localisers_of: str | None = None
+    """Name of the recipe, beside this file or of this project, whose localisers these are: trained once for both, in
+    its folder of RUNS."""
     localisers: dict[str, Localiser]
+    """None of its own where they are another recipe's."""
     backbones: dict[str, Backbone]
     graders: dict[str, Grader]
     routes: dict[str, RouteRecipe] = {}
@@ -166,7 +203,7 @@ class Recipe(Spec):
 
     def packed_folds(self, member: str) -> tuple[int, ...] | None:
         """The folds whose network of this name is packaged; None = all."""
-        localiser = self.localisers.get(member.removeprefix(f"{self.name}_"))
+        localiser = self.localisers.get(member.removeprefix(f"{self.localisers_of or self.name}_"))
         return None if localiser is None else localiser.packed_folds
 
     def members(self) -> tuple[MemberRecipe, ...]:
@@ -180,7 +217,7 @@ class Recipe(Spec):
     def place_of(self, member: str) -> tuple[str, str]:
         """Dotted paths of the parts that describe the network of this name: its stage, and its backbone or ""."""
         for name in self.localisers:
-            if member == f"{self.name}_{name}":
+            if member == f"{self.localisers_of or self.name}_{name}":
                 return f"localisers.{name}", ""
         for name in self.graders:
             for backbone in self.backbones_of(name):
@@ -191,7 +228,12 @@ class Recipe(Spec):
     def localiser(self, name: str) -> MemberRecipe:
         """The network of one of `localisers`."""
         spec = self.localisers[name]
-        return MemberRecipe(member=_member(f"{self.name}_{name}", "localiser", spec), fitting=spec.fitting)
+        full_name = f"{self.localisers_of or self.name}_{name}"
+        return MemberRecipe(member=_member(full_name, "localiser", spec), fitting=spec.fitting)
+
+    def owner_of(self, member: str) -> str:
+        """Name of the recipe that the network of this name belongs to."""
+        return self.localisers_of if self.localisers_of and member.startswith(f"{self.localisers_of}_") else self.name
 
     def grader(self, name: str, backbone_name: str) -> MemberRecipe:
         """The network of one of `graders` with one of its backbones."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from training.data.samples.batch import Batch
-from training.fitting.losses import LOSSES
+from training.fitting.losses import loss_of
 from training.networks.coordinates import Places
 from training.recipe_schema.fitting import Fitting
 
@@ -29,11 +29,11 @@ def best_loss(outputs: Any, batch: Batch, fitting: Fitting, *, constant: bool) -
     """The lowest mean loss of a batch over all outputs of the network; `constant`: those equal for all its samples.
 
     A constant map is also equal for all its pixels, as a convolution that sees nothing knows no places.
-    `outputs`: those of the network, at which the search begins; a tensor, or a NamedTuple of tensors, of which those of
-    floats are free.
+    `outputs`: those of the network, at which the search begins; a tensor, or a NamedTuple of tensors or None, of which
+    those of floats are free.
     """
-    parts = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    free = [_start(part, constant) if part.is_floating_point() else None for part in parts]
+    parts: list[Tensor | None] = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    free = [_start(one, constant) if one is not None and one.is_floating_point() else None for one in parts]
     parameters = [one for one in free if one is not None]
     rebuild = _rebuild(outputs, parts, free)
     # L-BFGS takes curvatures below 1e-10 for none, and the mean over a map has smaller ones.
@@ -44,7 +44,7 @@ def best_loss(outputs: Any, batch: Batch, fitting: Fitting, *, constant: bool) -
         nonlocal best
         for one in parameters:
             one.grad = None
-        scaled = scale * LOSSES[fitting.loss](rebuild(), batch, fitting).mean
+        scaled = scale * loss_of(rebuild(), batch, fitting).mean
         scaled.backward()
         if math.isfinite(scaled.item()):
             best = min(best, scaled.item() / scale)
@@ -75,11 +75,12 @@ def _start(part: Tensor, constant: bool) -> Tensor:
     return start.clone(memory_format=torch.contiguous_format).requires_grad_()
 
 
-def _rebuild(outputs: Any, parts: Sequence[Tensor], free: Sequence[Tensor | None]) -> Callable[[], Any]:
+def _rebuild(outputs: Any, parts: Sequence[Tensor | None], free: Sequence[Tensor | None]) -> Callable[[], Any]:
     """Makes outputs of the free tensors, repeated over the batch where they are constant."""
 
     def rebuild() -> Any:
-        made = [part if one is None else one.expand_as(part) for part, one in zip(parts, free, strict=True)]
+        pairs = zip(parts, free, strict=True)
+        made = [part if part is None or one is None else one.expand_as(part) for part, one in pairs]
         if isinstance(outputs, Tensor):
             return made[0]
         answer = type(outputs)(*made)

@@ -79,7 +79,7 @@ class FoldLocalisers:
             done, missing = folder.finished(fold, "localiser")
             if not done or missing:
                 return None
-            predictor = Predictor(fold_manifest(folder, done, fold), folder.profile, default_device())
+            predictor = Predictor(fold_manifest(folder, done, fold), folder.root, default_device())
         except (RecipeError, UnusableRun, OSError):
             return None
         return None if predictor.problems else predictor

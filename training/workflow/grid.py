@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from kernels.lumbar.run.submission import replace_json
 from kernels.lumbar.specs import Spec
 from kernels.profiles import Profile
 from training.recipe_schema.load import folds_of, load_named, members_of, names_of
+from training.recipe_schema.order import localisers_in_order, sources_of, starts_from
 from training.recipe_schema.schema import MemberRecipe, Recipe, RecipeError
 from training.runs import ENSEMBLE, RunFolder
 
@@ -80,32 +81,53 @@ class Grid(Spec):
             last = (found[-1].name,)
         if self.order.package is not None and scored:
             found.append(Step("package", f"package_{self.order.profile}", needs=last))
-        return {step.name: step for step in found}
+        steps: dict[str, Step] = {}
+        for step in found:
+            steps.setdefault(step.name, step)  # recipes may share localisers
+        return steps
 
     def _of_recipe(self, name: str) -> Iterator[Step]:
         top = f"{name}/{self.order.profile}"
         yield Step("prepare", f"{top}/prepare", name)
         trained: list[str] = []
         for fold in self.folds[name]:
-            steps = [self._training(name, one, fold) for one in self.members(name) if one.is_trained_in(fold)]
-            located = [step for step in steps if step.kind == "localiser"]
-            errors = Step("errors", f"{top}/errors_fold{fold}", name, "", fold, tuple(one.name for one in located))
-            graders = [replace(one, needs=(*one.needs, errors.name)) for one in steps if one.kind == "grader"]
+            located = list(self._localisers(name, fold))
+            # A localiser that is another recipe's waits for that one's preparation.
+            own = (f"{top}/prepare",) if self.recipes[name].localisers_of else ()
+            its = (*(one.name for one in located if one.kind == "localiser"), *own)
+            errors = Step("errors", f"{top}/errors_fold{fold}", name, "", fold, its)
+            entries = [one for one in self.members(name) if one.member.role == "grader" and one.is_trained_in(fold)]
+            graders = [self._training(name, one, fold, errors.name) for one in entries]
             yield from (*located, errors, *graders)
             trained += [errors.name, *(one.name for one in graders)]
         if any(one.member.role == "grader" for one in self.members(name)):
             yield Step("validate", f"{top}/validate", name, needs=tuple(trained))
 
-    def _training(self, name: str, entry: MemberRecipe, fold: int) -> Step:
+    def _localisers(self, name: str, fold: int) -> Iterator[Step]:
+        """Trainings of localisers, each after what it needs: other localisers, and their errors measured."""
+        recipe = self.recipes[name]
+        # Localisers that recipes share are one step.
+        top = f"{recipe.localisers_of or name}/{self.order.profile}"
+        for entry in localisers_in_order(recipe):
+            member, start = entry.member.name, starts_from(recipe, entry)
+            needs = [] if start is None else [f"{top}/{start.member.name}/fold{fold}"]
+            if sources := sources_of(recipe, entry):
+                its = tuple(f"{top}/{one.member.name}/fold{fold}" for one in sources)
+                yield (errors := Step("errors", f"{top}/errors_{member}_fold{fold}", name, member, fold, its))
+                needs.append(errors.name)
+            yield self._training(name, entry, fold, *needs)
+
+    def _training(self, name: str, entry: MemberRecipe, fold: int, *needs: str) -> Step:
         top, member = f"{name}/{self.order.profile}", entry.member.name
-        return Step(entry.member.role, f"{top}/{member}/fold{fold}", name, member, fold, (f"{top}/prepare",))
+        own = f"{self.recipes[name].owner_of(member)}/{self.order.profile}"
+        return Step(entry.member.role, f"{own}/{member}/fold{fold}", name, member, fold, (f"{top}/prepare", *needs))
 
     def members(self, name: str) -> list[MemberRecipe]:
         """The networks of a recipe that are to be trained."""
         return members_of(self.recipes[name], self.order.localisers_only)
 
     def member(self, step: Step) -> MemberRecipe:
-        """The network of a training."""
+        """The network of a training, or before which errors are measured."""
         return next(one for one in self.members(step.recipe) if one.member.name == step.member)
 
     def folder(self, name: str) -> RunFolder:

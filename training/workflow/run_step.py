@@ -22,7 +22,7 @@ from training.fitting.start_weights import check_start
 from training.networks import NetworkError
 from training.train_all import STEP_ERRORS
 from training.workflow.gpus import one_gpu
-from training.workflow.grid import Grid, Step
+from training.workflow.grid import TRAININGS, Grid, Step
 from training.workflow.staleness import Staleness
 from training.workflow.step_journal import attempt
 
@@ -64,11 +64,12 @@ def _of_recipe(grid: Grid, step: Step) -> dict[str, object]:
     if step.kind == "validate":
         steps.score_folds(context, grid.folds[step.recipe])
         return {}
-    if step.kind == "localiser":
-        steps.train_member(context, grid.member(step), step.fold, context.open_cache)
-        return {}
-    errors = steps.measure_localisers(context, step.fold, lambda: context.open_cache().landmarks)
-    if step.kind == "grader":
+    landmarks = lambda: context.open_cache().landmarks  # noqa: E731
+    if step.kind == "localiser" or step.member and step.kind == "errors":
+        errors = steps.measure_sources(context, grid.member(step), step.fold, landmarks)
+    else:
+        errors = steps.measure_localisers(context, step.fold, landmarks)
+    if step.kind in TRAININGS:
         steps.train_member(context, grid.member(step), step.fold, context.open_cache, errors)
     return {}
 

@@ -172,6 +172,16 @@ def merge(out: Path) -> dict[str, Any]:
     return report
 
 
+def _domain(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Kind → the studies of all shards, and what is said of the largest shard that has anything to say."""
+    merged: dict[str, Any] = {}
+    for kind in dict.fromkeys(kind for one in found for kind in one):
+        its = [one[kind] for one in found if kind in one]
+        said = max(its, key=lambda one: (bool(one["unlike"]), one["studies"]))
+        merged[kind] = {**said, "studies": sum(one["studies"] for one in its)}
+    return merged
+
+
 def _merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Sums over the shards' reports; `shards` keeps the seconds and devices of each."""
     counts: Counter[str] = Counter()
@@ -194,6 +204,7 @@ def _merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "studies": {study: rows for one in guessed for study, rows in one["studies"].items()},
             },
         },
+        "domain": _domain([report.get("domain", {}) for report in reports]),
         "by_study": {study: line for report in reports for study, line in report.get("by_study", {}).items()},
         "problem_counts": dict(counts),
         "problems": [problem for report in reports for problem in report["problems"]],

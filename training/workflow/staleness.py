@@ -15,11 +15,12 @@ from typing import Any
 
 from training.data.cache.cache_sources import images_digest
 from training.data.external import IMPROVED, PRETRAINING
-from training.data.label_correction import read_predictions
+from training.data.label_correction import EarlierLabels, is_changed, read_labels
 from training.data.tables import read_tables
 from training.digests import digest, file_digest, fingerprint_of, training_digest
 from training.evaluation import validation_stamp
 from training.evaluation.landmark_errors import LandmarkError
+from training.recipe_schema.order import sources_of
 from training.runs import (
     ARTEFACT,
     BEGUN,
@@ -31,7 +32,7 @@ from training.runs import (
     is_finished,
     read_object,
 )
-from training.start import StartNetwork, find_start, start_networks
+from training.start import StartNetwork, start_networks, start_of
 from training.workflow.grid import TRAININGS, Grid, Step
 
 
@@ -74,7 +75,8 @@ class Staleness:
 
     def source_of(self, name: str) -> tuple[str, str | None, str | None] | None:
         """Fingerprints of tables, pretraining images and predictions for a recipe; None before they were prepared."""
-        predictions = self._predictions if any(one.fitting.labels.any for one in self.grid.members(name)) else None
+        changed = any(is_changed(self._labels, one) for one in self.grid.members(name))
+        predictions = self._labels.fingerprint if self._labels and changed else None
         if self.grid.order.coordinates is None:
             return (self._tables, None, predictions) if self._tables is not None else None
         kept = self._stamp(self.grid.steps[f"{name}/{self.grid.order.profile}/prepare"])
@@ -106,8 +108,8 @@ class Staleness:
         return None if images is None else fingerprint_of(tables.fingerprint, images)
 
     @cached_property
-    def _predictions(self) -> str | None:
-        return None if self.grid.order.labels is None else read_predictions(self.grid.order.labels).fingerprint
+    def _labels(self) -> EarlierLabels | None:
+        return None if self.grid.order.labels is None else read_labels(self.grid.order.labels)
 
     @cached_property
     def _start(self) -> tuple[StartNetwork, ...]:
@@ -158,7 +160,7 @@ class Staleness:
         if step.kind == "prepare":
             return [folder.shape, folder.priors, folder.folds]
         if step.kind == "errors":
-            return [folder.localiser_errors(step.fold)]
+            return [self._errors_file(step)]
         return [folder.score, folder.seconds, *map(folder.out_of_fold, self.grid.folds[step.recipe])]
 
     def _lacks_cache(self, step: Step, found: Mapping[str, Verdict]) -> bool:
@@ -184,19 +186,26 @@ class Staleness:
         tables, images, predictions = source
         member = self.grid.member(step)
         images = images if member.fitting.pretraining else None
-        predictions = predictions if member.fitting.labels.any else None
+        predictions = predictions if is_changed(self._labels, member) else None
         recipe = self.grid.recipes[step.recipe]
-        found = find_start(self._start, recipe, member, step.fold, tables)
+        found = start_of(self._start, self.grid.folder(step.recipe), member, step.fold, tables)
         start = None if found is None else found.artefact.weights.sha256
         return training_digest(member, step.fold, recipe.seed, tables, errors, images, predictions, start)
 
     def _of_localiser(self, step: Step) -> str | None:
-        return self._of_training(step, {})
+        has_sources = sources_of(self.grid.recipes[step.recipe], self.grid.member(step))
+        return self._of_training(step, self._errors(self._errors_file(step)) if has_sources else {})
 
     def _of_grader(self, step: Step) -> str | None:
-        kept = read_object(self.grid.folder(step.recipe).localiser_errors(step.fold))
-        errors = {kind: LandmarkError(**one).drawn for kind, one in kept.get("errors", {}).items()}
-        return self._of_training(step, errors)
+        return self._of_training(step, self._errors(self.grid.folder(step.recipe).localiser_errors(step.fold)))
+
+    def _errors(self, file: Path) -> dict[str, Any]:
+        return {kind: LandmarkError(**one).drawn for kind, one in read_object(file).get("errors", {}).items()}
+
+    def _errors_file(self, step: Step) -> Path:
+        """Of the localisers that come before one, or of all."""
+        folder = self.grid.folder(step.recipe)
+        return folder.source_errors(step.member, step.fold) if step.member else folder.localiser_errors(step.fold)
 
     def _of_errors(self, step: Step) -> str:
         located = [self.grid.steps[name] for name in step.needs]
@@ -205,7 +214,7 @@ class Staleness:
 
     def _errors_made_of(self, step: Step) -> dict[str, Any]:
         """The networks of the errors, which training/evaluation/validate.py keeps beside them."""
-        kept = read_object(self.grid.folder(step.recipe).localiser_errors(step.fold))
+        kept = read_object(self._errors_file(step))
         return {"made_of": digest(kept["made_by"])} if "made_by" in kept else {}
 
     def _of_validate(self, step: Step) -> str:
@@ -225,7 +234,9 @@ class Staleness:
 
     def _of_package(self, step: Step) -> str:
         networks = [
-            _file_digest(self.grid.network_folder(one) / ARTEFACT) for one in self.grid.steps.values() if one.member
+            _file_digest(self.grid.network_folder(one) / ARTEFACT)
+            for one in self.grid.steps.values()
+            if one.kind in TRAININGS
         ]
         found = _file_digest(self.grid.ensemble) if self.grid.has_ensemble else None
         recipes = list(self.grid.recipes.values())

@@ -20,6 +20,7 @@ from ..labels import ROWS
 from ..networks.loading import LoadedMember
 from ..networks.tta import with_prefetch
 from ..problems import Problem
+from ..specs import ready_localisers
 from .localiser_answers import LocaliserAnswer, answers_of, merge
 from .spine_shape import Expectation, stack_centres
 
@@ -57,7 +58,8 @@ def locate(
     cache = InputCache(studies, [one.points for one in located], device, executor)
     waiting = list(localisers)
     while waiting:
-        ready = _ready(waiting)
+        names = {one.name for one in ready_localisers([one.member for one in waiting])}
+        ready = [one for one in waiting if one.member.name in names]
         waiting = [one for one in waiting if one not in ready]
         for localiser in with_prefetch(cache, ready):
             kept = slices if localiser.member.answers == "slices" else points
@@ -81,16 +83,6 @@ def _keep(kept: dict[str, list[LocaliserAnswer]], answers: dict[str, LocaliserAn
     for row, answer in answers.items():
         if localiser.artefact.calibration is None or answer.confidence >= LEAST_CONFIDENCE:
             kept.setdefault(row, []).append(answer)
-
-
-def _ready(waiting: Sequence[LoadedMember]) -> list[LoadedMember]:
-    """Localisers whose input landmarks are known; all remaining ones if they depend on each other.
-
-    A localiser that starts from the landmark that it predicts refines it: no other one depends on that.
-    """
-    needs = {one.member.name: one.member.needed for one in waiting}
-    pending = {row for one in waiting for row in one.member.answered if row not in needs[one.member.name]}
-    return [one for one in waiting if not pending & needs[one.member.name]] or list(waiting)
 
 
 def _merge(

@@ -15,10 +15,12 @@ import torch
 
 from ..dicom.study import Study
 from ..inputs.member_inputs import InputCache
+from ..manifest import Reliability
 from ..networks.loading import LoadedMember
 from ..networks.tta import with_prefetch
 from .grade import grade
 from .locate import Located, locate
+from .reliability import rated
 from .spine_shape import Expectation
 
 Landmarks = Mapping[str, np.ndarray]
@@ -47,11 +49,13 @@ def answer_route(
     tta: bool = True,
     executor: Executor | None = None,
     seconds: Callable[[], float] | None = None,
+    reliability: Reliability | None = None,
 ) -> RouteAnswers:
     """Run localisers and graders.  `landmarks`: row → patient mm, one mapping per study; None = to be located.
 
     `record` is called after each timed step; localisers share the seconds of the whole localisation.  `executor`: see
-    member_inputs.InputCache.  `seconds`: the clock of the steps, by default that of the wall.  A member that fails is a
+    member_inputs.InputCache.  `seconds`: the clock of the steps, by default that of the wall.  `reliability`: of
+    the located landmarks, whose confidence it replaces at the end.  A member that fails is a
     Problem of the study.  Raises DeviceLost.
     """
     seconds = seconds or time.monotonic
@@ -59,6 +63,9 @@ def answer_route(
     if any(points is None for points in landmarks):
         started = seconds()
         located = locate(studies, localisers, expectation, tta, device, executor)
+        if reliability is not None:
+            for found in located:
+                found.confidence = rated(found, reliability)
         share_s = (seconds() - started) / max(len(localisers), 1)
         for one in localisers:
             record(one.member.name, share_s, len(studies), one.member.passes if tta else 1)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..dicom.study import Study, longest
-from ..labels import SERIES_KINDS
+from ..labels import SERIES_KINDS, SIDES
 from ..manifest import SHAPE_POINTS, STACK_CENTRES, UNKNOWN_MM, Shape
 
 # Standard deviation of the whole shape's position: a patient may lie anywhere in the scanner.
@@ -73,13 +73,15 @@ class Expectation:
         """Outliers: the landmarks outside of the largest consistent set, weighted by confidence.
 
         As RANSAC, but over all pairs: each pair predicts all landmarks, the inliers of the best-supported pair start
-        the set, and the set is refined until it is stable.
+        the set, and the set is refined until it is stable.  A landmark of one side weighs half: both sides of a level
+        are counted in the same series, so that ten foramina a level too low must not outvote a surer canal.
         """
         names = list(located)
         if len(names) < 3:
             return []
         points = np.stack([located[name] for name in names])
-        weights = np.array([0.1 + confidence.get(name, 0.0) for name in names])
+        shares = [0.5 if name.startswith(SIDES) else 1.0 for name in names]
+        weights = np.array([0.1 + confidence.get(name, 0.0) for name in names]) * shares
         off_mm = np.linalg.norm(self._expected_by_pairs(names, points) - points, axis=2)  # (pairs, n)
         support = (np.maximum(1 - (off_mm / ROUGHLY_MM) ** 2, 0) * weights).sum(1)
         fits = off_mm[int(support.argmax())] <= ROUGHLY_MM

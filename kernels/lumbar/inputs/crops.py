@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 import cv2
@@ -36,7 +36,8 @@ def longer_side_mm(stack: Stack, indices: Sequence[int] | np.ndarray) -> float:
 class Crops:
     """Square crops of some slices of a stack: where they are, and, when asked for, their planes and pixels.
 
-    Each is centred on the foot of a point on its slice (Stack.to_pixels); without a point, on the middle of the slice.
+    Each is centred on the foot of a point on its slice (Stack.to_pixels), or off it; without a point, on the middle of
+    the slice.
     """
 
     stack: Stack
@@ -46,17 +47,21 @@ class Crops:
     """(slice of the stack, 2 or more) row and column of the point's foot."""
     size_mm: float
     size_px: int
+    shift_mm: tuple[float, float] = field(default=(0.0, 0.0), kw_only=True)
+    """How far right of the foot and below it the centre lies."""
 
     @cached_property
     def grids(self) -> list[tuple[float, float, float, float]]:
         """Row and column of the centre, and steps of rows and columns, of each crop, in pixels of its slice."""
         stack, step_mm = self.stack, self.size_mm / self.size_px
         middles = [stack.centre] * len(self.window) if self.feet is None else self.feet[self.window, :2].tolist()
+        right_mm, down_mm = self.shift_mm
         grids = []
         for index, (row, column) in zip(self.window, middles, strict=True):
             between_rows, between_columns = stack.planes[index].spacing_mm
             # Rounded, so that the slices of an upright stack share one table; a millionth of a pixel is no loss.
-            grids.append((round(row, 6), round(column, 6), step_mm / between_rows, step_mm / between_columns))
+            row, column = round(row + down_mm / between_rows, 6), round(column + right_mm / between_columns, 6)
+            grids.append((row, column, step_mm / between_rows, step_mm / between_columns))
         return grids
 
     def planes(self) -> tuple[Plane, ...]:
@@ -70,14 +75,18 @@ class Crops:
     def pixels(self) -> np.ndarray:
         """(slice, size_px, size_px) uint8"""
         pixels = np.empty((len(self.window), self.size_px, self.size_px), np.uint8)
-        last = None
-        for index, grid, out in zip(self.window, self.grids, pixels, strict=True):
-            if last is not None and index == last[0]:
-                out[:] = last[1]
-            else:
-                _crop(self.stack.pixels[index], *grid, out)
-            last = index, out
+        self.sample(pixels)
         return pixels
+
+    def sample(self, out: np.ndarray) -> None:
+        """Fill `out` (slice, size_px, size_px) uint8, whose slices are contiguous."""
+        last = None
+        for index, grid, image in zip(self.window, self.grids, out, strict=True):
+            if last is not None and index == last[0]:
+                image[:] = last[1]
+            else:
+                _crop(self.stack.pixels[index], *grid, image)
+            last = index, image
 
 
 def _crop(image: np.ndarray, row: float, column: float, row_step: float, column_step: float, out: np.ndarray) -> None:

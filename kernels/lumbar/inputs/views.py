@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
@@ -38,6 +38,8 @@ class View:
     then blank slices."""
     mirrored: bool = False
     """Whether a right-sided view is shown as a left one."""
+    before: int = 0
+    """Blank slices before the crops, before the view is mirrored."""
     marks: tuple[np.ndarray | None, ...] = ()
     """Landmarks (3,) mm that are drawn in place of the pixels; these are then not even sampled."""
 
@@ -49,19 +51,33 @@ class View:
     @cached_property
     def pixels(self) -> np.ndarray:
         """(slice, size_px, size_px) uint8"""
-        count, size_px = self.request.slices.count, self.request.size_px
+        pixels = np.empty((self.request.slices.count, self.request.size_px, self.request.size_px), np.uint8)
+        self.sample(pixels)
+        return pixels
+
+    def sample(self, out: np.ndarray) -> None:
+        """Fill `out` (slice, size_px, size_px) uint8, contiguous, with the pixels."""
         if self.marks:
-            return draw_marks(self.planes, self.marks, (count, size_px, size_px))
-        pixels = _joined([part.pixels() for part in self.parts])  # (S, H, W)
+            out[:] = draw_marks(self.planes, self.marks, out.shape)
+            return
+        sagittal = body_plane(self.request.series) == "sagittal"
+        ordered = out[::-1] if self.mirrored and sagittal else out
         if self.positions is not None:
-            pixels = _interpolated(pixels, self.positions)
-        elif len(pixels) < count:
-            pixels = np.concatenate([pixels, np.zeros((count - len(pixels), size_px, size_px), np.uint8)])
-        return mirror_pixels(pixels, self.request.series) if self.mirrored else pixels
+            (part,) = self.parts  # stacks together are padded
+            _interpolate(part.pixels(), self.positions, ordered)
+        else:
+            end = self.before
+            ordered[:end] = 0
+            for part in self.parts:
+                first, end = end, end + len(part.window)
+                part.sample(ordered[first:end])
+            ordered[end:] = 0
+        if self.mirrored and not sagittal:
+            out[:] = np.flip(out, -1)
 
     @cached_property
     def planes(self) -> tuple[Plane, ...]:
-        """One per slice, of the view's own pixel grid; blank slices, at the end, have none."""
+        """One per slice, of the view's own pixel grid; blank slices have none."""
         planes = tuple(plane for part in self.parts for plane in part.planes())
         if self.positions is not None:
             planes = tuple(between(planes, position) for position in self.positions)
@@ -71,13 +87,12 @@ class View:
             return planes[::-1]
         return tuple(plane.grid(0, self.request.size_px - 1, column_step=-1) for plane in planes)
 
-    def moved(self, slices: int) -> View:
-        """The view with its window so many slices further along the stack; a whole stack stays as it is."""
-        if self.index is None or not slices:
-            return self
-        (part,) = self.parts
-        window = _window(part.stack, self.index + slices, len(part.window))
-        return replace(self, index=self.index + slices, parts=(replace(part, window=window),))
+    @property
+    def first(self) -> int:
+        """The slice that the first of `planes` is of."""
+        if self.mirrored and body_plane(self.request.series) == "sagittal":
+            return self.request.slices.count - self.before - len(self.planes)
+        return self.before
 
 
 def cut(study: Study, request: ViewRequest, unit: Unit, landmarks: Landmarks) -> View | None:
@@ -95,19 +110,16 @@ def cut(study: Study, request: ViewRequest, unit: Unit, landmarks: Landmarks) ->
         return None
     mirrored = request.mirror_right and request.side(unit) == "right"
     if request.slices.by == "all":
-        parts, positions = _whole(stacks, request, centre)
-        return View(request, parts, None, positions, mirrored, marks)
+        parts, positions = _whole(stacks, request, centre, request.shift_mm(unit))
+        return View(request, parts, None, positions, mirrored, 0, marks)
     found = _around(stacks, request, unit, landmarks, centre)
     if found is None:
         return None
     stack, index, feet = found
-    window = _window(stack, index, request.slices.count)
-    crops = Crops(stack, window, feet, request.size_mm or longer_side_mm(stack, window), request.size_px)
-    return View(request, (crops,), index, None, mirrored, marks)
-
-
-def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    window, before = window_at(stack, index, request.slices)
+    size_mm = request.size_mm or longer_side_mm(stack, window)
+    crops = Crops(stack, window, feet, size_mm, request.size_px, shift_mm=request.shift_mm(unit))
+    return View(request, (crops,), index, None, mirrored, before, marks)
 
 
 def mirror_pixels(pixels: Pixels, series_kind: str) -> Pixels:
@@ -133,7 +145,7 @@ def _mean(landmarks: Landmarks, names: Sequence[str], unit: Unit) -> np.ndarray 
 
 
 def _whole(
-    stacks: Sequence[Stack], request: ViewRequest, centre_mm: np.ndarray | None
+    stacks: Sequence[Stack], request: ViewRequest, centre_mm: np.ndarray | None, shift_mm: tuple[float, float]
 ) -> tuple[tuple[Crops, ...], np.ndarray | None]:
     """All slices of the longest stack, or of all stacks from head to feet, from patient right to left; and the
     fractional positions at which they are interpolated, if they are."""
@@ -148,23 +160,24 @@ def _whole(
     taken = [(stack, np.array([index for other, index in places if other is stack])) for stack in stacks]
     taken = [(stack, indices) for stack, indices in taken if len(indices)]
     size_mm = request.size_mm or max(longer_side_mm(stack, indices) for stack, indices in taken)
-    parts = tuple(Crops(stack, indices, _feet(stack, centre_mm), size_mm, request.size_px) for stack, indices in taken)
+    parts = tuple(
+        Crops(stack, indices, _feet(stack, centre_mm), size_mm, request.size_px, shift_mm=shift_mm)
+        for stack, indices in taken
+    )
     positions = np.linspace(0, len(places) - 1, choice.count)
     return parts, None if choice.fit == "pad" else np.round(positions, 9)
 
 
-def _interpolated(pixels: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """(P, H, W) uint8 at fractional slices of (S, H, W), between their neighbours."""
-    between_slices = np.empty((len(positions), *pixels.shape[1:]), np.uint8)
+def _interpolate(pixels: np.ndarray, positions: np.ndarray, images: np.ndarray) -> None:
+    """Fill `images` (P, H, W) uint8 at fractional slices of (S, H, W), between their neighbours."""
     last = len(pixels) - 1
-    for position, out in zip(positions, between_slices, strict=True):  # one by one: their floats stay in the caches
+    for position, out in zip(positions, images, strict=True):  # one by one: their floats stay in the caches
         low = int(position)
         share = np.float32(position - low)
         blend = pixels[low] * (1 - share)
         blend += pixels[min(low + 1, last)] * share
         # Half to even, once rounding noise is removed, so that a mirrored stack gives mirrored bytes.
         np.rint(np.round(blend, 3, out=blend), out=out, casting="unsafe")
-    return between_slices
 
 
 def _around(
@@ -210,7 +223,7 @@ def _nearest_plane(
         return None
     _, stack, near, feet = best
     index = float(np.interp(stack.position_mm(point_mm), stack.positions_mm, np.arange(len(stack.planes))))
-    # Halfway between two planes `_window` breaks the tie, alike on any processor.
+    # Halfway between two planes `window_at` breaks the tie, alike on any processor.
     return stack, min(max(index, float(near[0]) - 0.49), float(near[-1]) + 0.49), feet
 
 
@@ -228,12 +241,15 @@ def _wanted_position_mm(stack: Stack, choice: SliceChoice, unit: Unit, side: str
     return middle - offset if side == "right" else middle + offset
 
 
-def _window(stack: Stack, index: float, count: int) -> np.ndarray:
-    """(count,) consecutive slice indices whose middle is nearest to a fractional index; edge slices are repeated.
+def window_at(stack: Stack, index: float, choice: SliceChoice) -> tuple[list[int], int]:
+    """`count` consecutive slice indices whose middle is nearest to a fractional index, edge slices repeated; and 0.
 
+    With `within_mm` only those that exist and are that near, and how many of the others come before them.
     Ties: the window nearer to the middle of the stack, then the one nearer to x = 0, so that mirroring commutes.
     """
-    last = len(stack.planes) - 1
+    last, count = len(stack.planes) - 1, choice.count
+    if choice.within_mm is not None:
+        index = min(max(index, 0.0), float(last))  # so that one of the slices exists
     start = index - (count - 1) / 2
     low = math.floor(start)
     if abs(start - low - 0.5) < 1e-6:
@@ -246,4 +262,12 @@ def _window(stack: Stack, index: float, count: int) -> np.ndarray:
         low = min((low, low + 1), key=preference)
     else:
         low = round(start)
-    return np.minimum(np.maximum(np.arange(low, low + count), 0), last)
+    places = range(low, low + count)
+    if choice.within_mm is None:
+        return [min(max(place, 0), last) for place in places], 0
+    positions_mm = stack.positions_mm
+    centre_mm = np.interp(index, np.arange(last + 1), positions_mm)
+    away_mm = {place: abs(positions_mm[place] - centre_mm) for place in places if 0 <= place <= last}
+    farthest_mm = max(choice.within_mm, min(away_mm.values())) + SAME_MM
+    near = [place for place, its_mm in away_mm.items() if its_mm <= farthest_mm]
+    return near, near[0] - low

@@ -43,6 +43,7 @@ class DeviceWorker:
         self.device = device
         self._artefacts = {artefact.member.name: artefact for artefact in manifest.artefacts}
         self._expectation = None if manifest.shape is None else Expectation(manifest.shape)
+        self._reliability = {route.name: route.reliability for route in manifest.routes}
         self._folder, self._clock = folder, clock
         device_time = DeviceTime()
         self.lanes = [Lane(device_time, f"{device}-{number}") for number in range(batches_in_flight(device))]
@@ -99,6 +100,7 @@ class DeviceWorker:
                     effort.tta,
                     lane.executor,
                     lane.seconds,
+                    self._reliability[route],
                 )
         self._clock.record_studies(batch.names, lane.seconds() - started_s)
         return BatchAnswers(batch, effort, routes)

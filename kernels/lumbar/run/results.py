@@ -6,15 +6,20 @@ import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..answers.ensemble import by_row, combine
 from ..answers.locate import Located
 from ..answers.route import RouteAnswers
-from ..labels import KIND_OF_GROUP, ROW_INDEX, ROWS, SERIES_TEXTS, group_of
-from ..manifest import Manifest
+from ..answers.stack import Stack
+from ..dicom.study import Study
+from ..inputs.image_statistics import FEATURES, image_statistics
+from ..labels import KIND_OF_GROUP, ROW_INDEX, ROWS, SERIES_KINDS, SERIES_TEXTS, group_of
+from ..manifest import Artefact, Manifest
 from ..problems import Problem
+from .foreign_domain import compared
 from .submission import whole_file
 
 # Problems of a study that lacks a series.
@@ -22,6 +27,10 @@ NO_SERIES = ("missing-kind", "single-slice")
 
 Job = tuple[str, str]
 """A route, and one of its graders."""
+
+
+def _localisers(manifest: Manifest) -> list[Artefact]:
+    return [artefact for artefact in manifest.artefacts if artefact.member.role == "localiser"]
 
 
 class Results:
@@ -38,6 +47,7 @@ class Results:
         self._multipliers = by_row(manifest.multipliers.items(), (1.0, 1.0, 1.0))  # (25, 3)
         self._temperatures = by_row(manifest.temperatures.items(), 1.0)  # (25,)
         self._priors = np.array([manifest.priors[row] for row in ROWS])  # (25, 3)
+        self._stack = Stack(manifest.stacker, [grader for _, grader in self.jobs]) if manifest.stacker else None
         jobs, routes = (len(studies), len(self.jobs)), (len(studies), len(self._routes))
         self._logits = np.full((*jobs, len(ROWS), 3), np.nan, np.float32)
         self.passes = np.zeros(jobs, np.int8)
@@ -46,6 +56,9 @@ class Results:
         self._confidence = np.zeros((*routes, len(ROWS)))
         self._guessed = np.zeros((*routes, len(ROWS)), bool)
         self._located = np.zeros(routes, bool)
+        self._localisers = {one.member.name: number for number, one in enumerate(_localisers(manifest))}
+        self._sure = np.full((len(studies), len(self._localisers)), np.nan, np.float32)
+        self._images = np.full((len(studies), len(SERIES_KINDS), len(FEATURES)), np.nan, np.float32)
         members = {artefact.member.name: artefact.member for artefact in manifest.artefacts}
         self.full_passes = np.array([members[grader].passes for _, grader in self.jobs], np.int8)
         """(job,) number of passes with test-time augmentation."""
@@ -56,6 +69,8 @@ class Results:
             "confidence": self._confidence,
             "guessed": self._guessed,
             "located": self._located,
+            "sure": self._sure,
+            "images": self._images,
         }
         self.problems: dict[Problem, None] = {}
         """Distinct problems, in the order of their first occurrence."""
@@ -95,8 +110,27 @@ class Results:
             self._points[(*place, ROW_INDEX[row])] = point
             self._confidence[(*place, ROW_INDEX[row])] = located.confidence[row]
             self._guessed[(*place, ROW_INDEX[row])] = row in located.guessed
+        for name, answers in located.by_member.items():
+            if answers:
+                mean = np.mean([answer.confidence for answer in answers.values()])
+                self._sure[self.studies[study], self._localisers[name]] = mean
         self._located[place] = True
         self.used |= located.by_member.keys()
+
+    def add_images(self, study: Study) -> None:
+        """Keep what the images of a study are like, for a manifest that says what those of its training were like."""
+        images = self._images[self.studies[study.study_id]]
+        if self.manifest.domain is None or not np.isnan(images).all():
+            return
+        for kind, its in zip(SERIES_KINDS.values(), images, strict=True):
+            found = image_statistics(study, kind)
+            its[:] = [found.get(name, np.nan) for name in FEATURES]
+
+    def domain(self) -> dict[str, dict[str, Any]]:
+        """What run/foreign_domain.py says of the images and confidences so far; empty without a domain."""
+        if self.manifest.domain is None:
+            return {}
+        return compared(self.manifest, self._images, dict(zip(self._localisers, self._sure.T, strict=True)))
 
     def is_located(self, study: str, route: str) -> bool:
         """Whether a route's localisers were run on a study."""
@@ -140,7 +174,15 @@ class Results:
         """(25, 3) probabilities from all answers so far, and the rows without any answer."""
         logits = self._logits[self.studies[study]].astype(np.float64)
         average, scaling = self.manifest.average, (self._multipliers, self._temperatures)
-        return combine(self._shares, logits, self._priors, average, *scaling)
+        rows, fallbacks = combine(self._shares, logits, self._priors, average, *scaling)
+        return (rows if self._stack is None else self._stack.apply(logits, rows)[0]), fallbacks
+
+    def unstacked(self, study: str) -> list[str]:
+        """Rows of stacked conditions that keep the mixture, as not all networks that the stacker needs answer them."""
+        if self._stack is None:
+            return []
+        kept = self._stack.apply(self._logits[self.studies[study]].astype(np.float64), self._priors)[1]
+        return [row for row, is_kept in zip(ROWS, kept, strict=True) if is_kept]
 
     def sort_problems(self) -> None:
         """Order the problems by study, so that they do not depend on which batch ended first."""

@@ -293,6 +293,7 @@ class Rounds:
         for route, found in answers.routes.items():
             self.results.add(answers.batch.names, route, found, answers.effort.tta)
         for study in answers.batch.studies:
+            self.results.add_images(study)
             self.results.problems.update(dict.fromkeys(study.problems))
 
     def _pending(self, jobs: Sequence[Job]) -> list[str]:

@@ -73,6 +73,19 @@ def test_of_two_that_disagree_the_less_confident_one_goes():
     assert EXPECTATION.contradicted(pair, sure) == [CANAL[3]]
 
 
+def test_ten_foramina_of_another_count_do_not_outvote_a_surer_canal():
+    for points in TEST[:5]:
+        known = {row: points[row] for row in ROWS if "subarticular" not in row}
+        wrong = dict(known)
+        foramina = [row for row in known if "foraminal" in row]
+        for row in foramina:
+            wrong[row] = known[row] - (points[CANAL[1]] - points[CANAL[2]])  # a level too low
+        sure = {row: 0.8 if row in CANAL else 0.5 for row in wrong}
+        assert sorted(EXPECTATION.contradicted(wrong, sure)) == sorted(foramina)
+        doubt = {row: 0.3 if row in CANAL else 0.9 for row in wrong}
+        assert sorted(EXPECTATION.contradicted(wrong, doubt)) == sorted(CANAL)
+
+
 def test_a_mirrored_study_is_expected_mirrored():
     for points in TEST[:5]:
         known = {name: points[name] for name in list(points)[:9]}

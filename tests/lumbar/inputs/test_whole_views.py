@@ -68,6 +68,15 @@ def test_points_go_to_pixels_and_back_between_the_planes(count, fit):
     np.testing.assert_allclose(lift_points(view.planes, project_points(view.planes, points)), points, atol=1e-6)
 
 
+def test_a_view_fills_all_of_the_memory_it_is_given():
+    padded = view_of(whole("axial_t2", 20, stacks="together"), LOWER, UPPER)
+    for view in (padded, view_of(whole("sagittal_t2", 21, fit="resample"), SAGITTAL)):
+        filled = np.full(view.pixels.shape, 77, np.uint8)
+        view.sample(filled)
+        np.testing.assert_array_equal(filled, view.pixels)
+    assert not padded.pixels[16:].any()
+
+
 def test_points_project_to_real_slices_of_their_own_stack():
     view = view_of(whole("axial_t2", 40, stacks="together"), LOWER, UPPER)
     for number, plane in enumerate((*UPPER.planes, *LOWER.planes)):

@@ -11,8 +11,9 @@ import pytest
 
 from kernels.lumbar.labels import ROWS
 from training.data import out_of_fold
-from training.data.label_correction import check_coverage, read_predictions, with_corrected_labels
+from training.data.label_correction import check_coverage, read_predictions, soft_labels_of, with_corrected_labels
 from training.data.out_of_fold import OutOfFoldError
+from training.data.soft_labels import write_soft_labels
 from training.data.tables import Tables
 from training.recipe_schema.fitting import Labels
 
@@ -93,3 +94,20 @@ def test_answers_for_some_studies_are_counted_and_for_none_refused(opinions, cap
     assert "answers 2 of the 3 training studies: the labels of the other 1 stay as they are" in caplog.text
     with pytest.raises(OutOfFoldError, match="answers none of the studies of DATA="):
         check_coverage(opinions, ["3", "4"])
+
+
+def test_soft_labels_are_read_from_a_table_and_given_for_training_studies_alone(opinions, tmp_path):
+    rows = np.random.default_rng(0).dirichlet([1, 1, 1], (2, 25))
+    rows[1, 3] = np.nan
+    path = tmp_path / "soft.csv"
+    write_soft_labels(path, STUDIES[:2], rows)
+    earlier = read_predictions(path)
+    assert earlier.studies == ("1", "2") and earlier.fingerprint != opinions.fingerprint
+    found = soft_labels_of(earlier, Labels(soft=0.5), ["2", "3"])
+    assert list(found) == ["2"]
+    np.testing.assert_allclose(found["2"], rows[1])
+    assert soft_labels_of(earlier, Labels(doubt=0.8), STUDIES) == {} == soft_labels_of(None, Labels(soft=0.5), STUDIES)
+    np.testing.assert_array_equal(soft_labels_of(opinions, Labels(soft=1.0), ["1"])["1"], opinions.probabilities[0])
+    pd.testing.assert_frame_equal(
+        with_corrected_labels(tables(), earlier, Labels(soft=0.5), STUDIES).labels, tables().labels
+    )

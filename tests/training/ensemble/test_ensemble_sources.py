@@ -19,15 +19,16 @@ from training.ensemble.search import SearchError
 from training.ensemble.sources import read_costs, recipe_weights_of, usable
 from training.evaluation.predictor import Prediction
 from training.evaluation.validate import answer_table
-from training.recipe_schema.load import RECIPES, load_recipe
+from training.recipe_schema.load import RECIPES, load_named
 from training.recipe_schema.schema import Recipe
+from training.runs import RunFolder
 
 FIRST, SECOND = "slice_transformer", "view_fusion"
 STUDIES = 24
 
 
 def recipe_of(name: str, profile: str = "smoke") -> Recipe:
-    return load_recipe(RECIPES / f"{name}.yaml", profile)  # type: ignore[arg-type]
+    return load_named(name, profile)  # type: ignore[arg-type]
 
 
 def all_labels(studies: int = STUDIES) -> pd.DataFrame:
@@ -42,8 +43,8 @@ def write_recipe(runs: Path, name: str, folds: tuple[int, ...] = (0, 1)) -> Path
     for fold in folds:
         parts = []
         for one in recipe.members():
-            job = profile / one.member.name / f"fold{fold}"
-            job.mkdir(parents=True)
+            job = RunFolder(runs, recipe).network_folder(one.member.name, fold)
+            job.mkdir(parents=True, exist_ok=True)
             made = {"resolved_recipe": one.model_dump(mode="json"), "oof_score": {"spinal": 0.5}}
             (job / "artefact.json").write_text(json.dumps({"provenance": made}))
             (job / "done.json").write_text("{}")

@@ -51,3 +51,17 @@ def test_training_draws_the_same_from_errors_that_were_written_and_read():
     again = LandmarkError(**json.loads(json.dumps(asdict(error))))
     assert json.dumps(again.drawn) == json.dumps(error.drawn)
     assert LandmarkError(2, 1.0, 2.0, 0.8).drawn == (0.8, [])
+
+
+def test_the_manifest_carries_the_distribution_across_slices():
+    truth = {str(study): {LEFT: np.zeros(3), RIGHT: np.zeros(3)} for study in range(101)}
+    located = {
+        study: {LEFT: np.array([int(study) / 10, 1.0, 0]), RIGHT: np.array([-int(study) / 10, 1.0, 0])}
+        for study in truth
+    }
+    (error,) = landmark_errors(located, truth).values()
+    carried = error.for_manifest("sagittal_t1")
+    assert carried is not None and carried.count == 202 and carried.median_mm == pytest.approx(1)
+    np.testing.assert_allclose(carried.across_mm, np.linspace(0, 10, 21), atol=0.1)
+    (lost,) = landmark_errors({"0": located["0"]}, truth).values()
+    assert lost.for_manifest("sagittal_t1") is None, "no distribution of a few that were found"

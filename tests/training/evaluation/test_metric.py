@@ -10,8 +10,8 @@ import pytest
 from sklearn.metrics import log_loss
 
 from kernels.lumbar.labels import GROUPS, LEVELS, ROWS, SEVERITIES, SEVERITY_WEIGHTS, group_of
+from training.data.training_priors import weighted_priors
 from training.evaluation.metric import MetricError, score, with_mean
-from training.evaluation.training_priors import weighted_priors
 
 STUDIES = 1975
 # Normal/mild, moderate and severe labels of the competition's columns, L1/L2 to L5/S1; the rest is not labelled.

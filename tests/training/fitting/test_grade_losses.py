@@ -12,6 +12,7 @@ from torch.nn import functional
 from kernels.lumbar.labels import GROUPS, ROWS, group_of
 from tests.support.networks.tiny_members import grader
 from training.data.samples.batch import Batch, Origin
+from training.data.soft_labels import target_masses
 from training.evaluation.metric import pooled
 from training.fitting.losses import LOSSES
 from training.fitting.losses.grade_losses import (
@@ -118,3 +119,41 @@ def test_losses_that_lack_what_they_need_say_so():
         LOSSES["competition"](said, replace(batch_of(torch.tensor([[0]])), origin=None), recipe.fitting)
     with pytest.raises(ValueError, match="needs the distances of slices"):
         LOSSES["valid_slices_bce"](torch.zeros(1, 2, 1, 4), batch_of(torch.tensor([[0]])), recipe.fitting)
+
+
+SOFT_OR_HARD = {
+    "weighted_cross_entropy": lambda logits, target: weighted_cross_entropy(logits, target),
+    "weighted_bce": lambda logits, target: weighted_bce(logits, target),
+    "cross_entropy": lambda logits, target: cross_entropy(logits, target, GROUP_OF_ROW),
+    "competition": lambda logits, target: competition(logits, target, GROUP_OF_ROW, torch.arange(len(logits))),
+}
+
+
+@pytest.mark.parametrize("name", SOFT_OR_HARD)
+def test_soft_targets_that_are_one_label_cost_what_the_label_costs(name):
+    logits, severities = random_study(6, 3)
+    unknown = np.full((6, 25, 3), np.nan)
+    masses = torch.from_numpy(target_masses(severities.numpy(), unknown, 0.5))
+    hard, soft = (SOFT_OR_HARD[name](logits, target) for target in (severities, masses))
+    assert soft.mean.item() == pytest.approx(hard.mean.item(), rel=1e-5)
+    assert soft.weight.item() == pytest.approx(hard.weight.item(), rel=1e-5)
+
+
+def test_soft_targets_are_best_answered_by_themselves():
+    answers = np.random.default_rng(0).dirichlet([1, 1, 1], (2, 3))
+    masses = torch.from_numpy(target_masses(np.full((2, 3), -100), answers, 1.0))
+    logits = torch.from_numpy(np.log(answers)).float().requires_grad_()
+    weighted_cross_entropy(logits, masses).mean.backward()
+    assert logits.grad.abs().max() < 1e-6
+
+
+def test_a_study_is_as_severe_as_its_surest_level():
+    logits = torch.zeros(1, 25, 3)
+    masses = torch.zeros(1, 25, 3)
+    canal = [place for place, row in enumerate(ROWS) if group_of(row) == "spinal"]
+    masses[0, canal[0]] = torch.tensor([0.8, 0.0, 0.2 * 4])
+    masses[0, canal[1]] = torch.tensor([0.5, 0.0, 0.5 * 4])
+    spinal = np.log(3)  # of logits that are all alike
+    any_severe = -0.5 * np.log(1 / 3) - 0.5 * np.log(2 / 3)
+    loss = competition(logits, masses, GROUP_OF_ROW, torch.arange(1))
+    assert loss.mean.item() == pytest.approx((spinal + any_severe) / 2, rel=1e-5)

@@ -23,7 +23,7 @@ from training.data.samples.batch import Batch
 from training.fitting import FitError, checkpoint
 from training.fitting.checkpoint import CheckpointError
 from training.fitting.device import device_of
-from training.fitting.fit_state import FitState
+from training.fitting.fit_state import FitState, channels_last
 from training.fitting.history import EpochRecord, draw_curves
 from training.fitting.loop import fit
 from training.fitting.optimise import make_ema, make_optimiser, rate_at
@@ -316,3 +316,16 @@ def test_a_second_step_begins_some_parts_anew_and_leaves_the_others_as_they_are(
         assert torch.equal(value, before[name]) != name.startswith("head."), name
     with pytest.raises(FitError, match="nothing is left to fit of heads"):
         fit(recipe, TinySamples(recipe), tmp_path / "third", CPU, seed=2, initial=before, only=("heads",))
+
+
+@pytest.mark.parametrize("channels", [2, 10, 15])
+def test_convolutions_that_a_library_cannot_do_channels_last_keep_their_layout(channels):
+    """The first one of fastvit: its backward pass ended the process."""
+    strided, plain = nn.Conv2d(channels, 76, 1, stride=2), nn.Conv2d(channels, 76, 3)
+    channels_last(nn.Sequential(strided, plain))
+    assert strided.weight.stride() == (channels, 1, 1, 1), "the next lines would end this process, too"
+    assert plain.weight.is_contiguous(memory_format=torch.channels_last)
+    for _ in range(2):
+        strided(torch.rand(2, channels, 128, 128, requires_grad=True)).sum().backward()
+    assert strided.weight.grad.isfinite().all()
+    assert channels_last(nn.Conv2d(16, 76, 1, stride=2)).weight.stride() == (16, 1, 16, 16)

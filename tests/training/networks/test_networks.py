@@ -31,6 +31,7 @@ SMALLEST: dict[str, list[MemberRecipe]] = {
                 "upsample": False,
             }
         ),
+        localiser(64, {"encoder": "tu-test_resnet", "decoder": "fpn", "decoder_channels": 64}),
     ],
     "split_gru": [grader(), grader(options={"share": [0, 0]}), grader(backbone="test_convnext")],
     "global_gru": [grader("global_gru"), grader("global_gru", "test_vit2", 32)],
@@ -147,9 +148,14 @@ def test_a_second_peak_far_away_does_not_pull_the_point():
         (grader(options={"hiden": 3}), "no option hiden; it has: .*hidden"),
         (grader(backbone="resnet18x"), "similar names: .*resnet18"),
         (grader(options={"share": [0, 2]}), "share must number"),
-        (localiser(options={"encoder": "tu-test_resnet", "decoder": "fpn"}), "'deeplab' or 'unet'"),
+        (localiser(options={"encoder": "tu-test_resnet", "decoder": "pan"}), "'deeplab', 'unet' or 'fpn'"),
         (localiser(options={"encoder": "tu-test_resnet", "decoder": "unet", "decoder_channels": 5}), "1 to 5 numbers"),
         (localiser(options={"encoder": "tu-test_resnet", "decoder_channels": [5]}), "one number"),
+        (localiser(options={"encoder": "tu-test_resnet", "decoder": "fpn", "decoder_channels": 96}), "multiple of 64"),
+        (
+            localiser(options={"encoder": "tu-test_resnet", "decoder": "fpn", "decoder_channels": 64}),
+            "at least 64 px",
+        ),
     ],
 )
 def test_what_cannot_be_built_is_said(recipe, message):
@@ -213,3 +219,36 @@ def test_losses_that_do_not_go_with_a_network_are_refused():
     with pytest.raises(NetworkError, match="deeplab_heatmap is fitted with heatmap_mse, not 'coordinate_smooth_l1'"):
         networks.check(changed)
     networks.check(grader())
+
+
+def test_blank_slices_of_a_crop_do_not_matter():
+    """A variable number of slices a crop: the answer is that of a network of as many slices, at their places."""
+    (recipe,) = [one for one in load_named("slice_transformer", "smoke").members() if "_spinal_tiny" in one.member.name]
+    torch.manual_seed(2)
+    net = networks.for_member(recipe, pretrained=False).eval()
+    few = recipe.member.model_copy(
+        update={
+            "inputs": tuple(
+                view.model_copy(update={"slices": view.slices.model_copy(update={"count": 3})})
+                for view in recipe.member.inputs
+            )
+        }
+    )
+    shorter = networks.for_member(recipe.model_copy(update={"member": few}), pretrained=False).eval()
+    shorter.load_state_dict(net.state_dict())
+    shorter.slice_place = net.slice_place[1:4]
+    *views, present = inputs_of(recipe, 2)
+    for view in views:
+        view[:, [0, 4]] = 0
+    images = []
+    net.encoder.register_forward_pre_hook(lambda module, given: images.append(len(given[0])))
+    traced = torch.jit.trace(net, tuple(inputs_of(recipe, 3)))
+    with torch.no_grad():
+        expected = shorter(*[view[:, 1:4] for view in views], present)
+        torch.testing.assert_close(net(*views, present), expected)
+        assert images[-1] == 2 * 5 * 3, "blank slices are not encoded"
+        torch.testing.assert_close(traced(*views, present), expected)
+        views[0][0] = 0
+        present[0, 0] = 0
+        assert traced(*views, present).isfinite().all()
+        torch.testing.assert_close(traced(*views, present), net(*views, present))

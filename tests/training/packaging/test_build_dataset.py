@@ -8,6 +8,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import BaseModel
 
@@ -15,9 +16,10 @@ import build_dataset
 from kernels.build_notebook import OWNER_PLACEHOLDER
 from kernels.lumbar import manifest as released
 from kernels.lumbar import specs
-from kernels.lumbar.labels import GROUPS
-from kernels.lumbar.manifest import Artefact, Shape
+from kernels.lumbar.labels import GROUPS, ROWS
+from kernels.lumbar.manifest import STACKER_CONTEXT, Artefact, Manifest, Shape
 from kernels.lumbar.networks.weights import read_manifest
+from kernels.lumbar.run.results import Results
 from tests.support.networks.tiny_runs import write_runs
 from training.packaging import packs
 from training.packaging.ensemble_weights import FoundEnsemble, read_ensemble, weighted
@@ -70,6 +72,27 @@ def test_package_is_complete_and_loads(finished, recipe, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert all(f"{entry.member.name}_fold0" in printed for entry in entries)
     assert list(tmp_path.glob("deep/.*")) == []
+
+
+def test_what_validation_saw_is_packaged(runs, recipe, tmp_path, capsys):
+    assert package(runs, tmp_path / "without") == 0
+    manifest = read_manifest(tmp_path / "without" / "manifest.json")
+    assert manifest.domain is None and manifest.routes[0].reliability is None
+    spread = {"studies": 12, "mean": 50.0, "sd": 9.0}
+    domain = {"images": {"axial_t2": {"median": spread}}, "confidence": {}}
+    fitted = {"imputed": -4.0, "offset": 2.0}
+    place = RunFolder(runs, recipe).domain
+    place.write_text(json.dumps({"domain": domain, "reliability": {recipe.name: fitted}}))
+    assert package(runs, tmp_path / "with") == 0
+    manifest = read_manifest(tmp_path / "with" / "manifest.json")
+    assert manifest.domain is not None and manifest.domain.model_dump() == domain
+    assert manifest.routes[0].reliability is not None and manifest.routes[0].reliability.model_dump() == fitted
+    # Landmarks of several recipes' localisers together are not those that it was fitted to.
+    assert package(runs, tmp_path / "together", "--locate", "together") == 0
+    assert read_manifest(tmp_path / "together" / "manifest.json").routes[0].reliability is None
+    place.write_text(json.dumps({"domain": {"images": 3}, "reliability": {}}))
+    assert package(runs, tmp_path / "broken") == 1
+    assert capsys.readouterr().err.count("\n") >= 1 and not (tmp_path / "broken").exists()
 
 
 def test_metadata_name_the_dataset(finished, tmp_path, monkeypatch, capsys):
@@ -362,7 +385,9 @@ def test_readme_explains_every_field():
     text = (build_dataset.RELEASES / "README.md").read_text()
     explained = set(re.findall(r"`([a-z0-9_]+)`", text))
     models = [released.Manifest, released.Artefact, released.Weights, released.Provenance, released.Calibration]
+    models += [released.Stacker, released.StackedGroup, released.Layer, released.Trees]
     models += [released.Route, released.GraderWeight, Shape, specs.Member, specs.ViewRequest, specs.SliceChoice]
+    models += [released.LocaliserError, specs.CropOffset]
     for model in models:
         assert issubclass(model, BaseModel)
         assert set(model.model_fields) - explained - {"member", "weights", "provenance"} == set(), model.__name__
@@ -399,6 +424,65 @@ def test_only_the_folds_that_a_localiser_ships_are_packed(recipe, tmp_path):
     member = f"{recipe.name}_{name}"
     assert f"{member}_fold0" in shipped and f"{member}_fold1" not in shipped
     assert len(shipped) == 2 * len(two.members()) - 1
+
+
+def test_localisers_that_recipes_share_are_packaged_once(finished, tmp_path):
+    runs = shutil.copytree(finished, tmp_path / "runs")
+    write_runs(runs, load_named("student", "smoke"))
+    assert package(runs, tmp_path / "both", "--recipes", "split_and_global,student") == 0
+    manifest = read_manifest(tmp_path / "both" / "manifest.json")
+    whole, student = manifest.routes
+    assert student.localisers == whole.localisers and [one.name for one in student.graders] == [
+        "student_all_tiny_fold0"
+    ]
+    assert package(runs, tmp_path / "alone", "--recipes", "student") == 0
+    alone = read_manifest(tmp_path / "alone" / "manifest.json")
+    assert [one.member.name for one in alone.artefacts] == [*whole.localisers, "student_all_tiny_fold0"]
+
+
+def stacked(names, size):
+    """A stacker of some models, as a search writes it, that doubts what is severe."""
+    layer = {"weights": [[0.0] * size] * 3, "bias": [0.0, 0.0, -1.0]}
+    return {
+        "kind": "mlp",
+        "groups": {"subarticular": {"models": [[name] for name in names], "keep": 1, "layers": [layer]}},
+    }
+
+
+def test_a_stacker_is_packaged_with_the_networks_that_it_needs_and_run(finished, recipe, tmp_path, capsys):
+    name = members_of(recipe)[2]
+    size = 2 + STACKER_CONTEXT
+    (tmp_path / "found.json").write_text(json.dumps(found_ensemble(recipe, stacker=stacked([name], size))))
+    assert package(finished, tmp_path / "out", "--ensemble", str(tmp_path / "found.json")) == 0
+    assert "temperatures and stacker (mlp) of" in capsys.readouterr().out
+    manifest = read_manifest(tmp_path / "out" / "manifest.json")
+    network = f"{name.partition('/')[2]}_fold0"
+    assert manifest.stacker.groups["subarticular"].models == ((network,),)
+    plain = manifest.model_copy(update={"stacker": None})
+    (route,) = manifest.routes
+    logits = {row: np.array([0.0, 1.0, 1.0]) for row in ROWS if "subarticular" in row}
+    made = [Results(one, ["1"]) for one in (manifest, plain)]
+    for results in made:
+        results.set_answers("1", (route.name, network), logits, 1)
+    (rows, fallbacks), (before, same) = (results.rows("1") for results in made)
+    expected = before * np.where([[row in logits] for row in ROWS], np.exp([[0, 0, -1]]), 1)
+    np.testing.assert_allclose(rows, expected / expected.sum(1, keepdims=True), rtol=1e-5)
+    assert fallbacks == same and made[0].unstacked("1") == made[1].unstacked("1") == []
+    del logits[next(iter(logits))]
+    fewer = Results(manifest, ["1"])
+    fewer.set_answers("1", (route.name, network), logits, 1)
+    assert len(fewer.unstacked("1")) == 1
+    broken = manifest.model_dump(mode="json")
+    broken["stacker"]["groups"]["subarticular"]["models"] = [["nobody"]]
+    with pytest.raises(ValueError, match="the stacker names 'nobody', which is no grader"):
+        Manifest.model_validate(broken)
+
+
+def test_a_stacker_of_a_member_that_does_not_take_part_is_refused(finished, recipe, tmp_path, capsys):
+    found = found_ensemble(recipe, stacker=stacked([members_of(recipe)[0]], 2 + STACKER_CONTEXT))
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    assert package(finished, tmp_path / "out", "--ensemble", str(tmp_path / "found.json")) == 1
+    assert "stacker: names" in capsys.readouterr().err
 
 
 def test_rows_that_no_network_grades_are_named(finished, tmp_path, capsys):

@@ -13,7 +13,7 @@ from tests.support.anatomy.phantoms import grade_posterior, mirrored_patient, mi
 from training.phantom.aggregates import ROWS_PREVALENCE
 from training.phantom.annotate import CLICK_SPREAD_MM
 from training.phantom.body import signal_at
-from training.phantom.curve import FIRST_LABELLED
+from training.phantom.curve import DISCS, FIRST_LABELLED
 from training.phantom.protocol import AXIAL_T2, SAGITTAL_T1
 from training.phantom.render import render_series
 from training.phantom.severity import Severity, sample_severity
@@ -22,6 +22,7 @@ from training.phantom.study import PhantomStudy, sample_study
 from training.phantom.tissue import Tissue, signal_table
 
 SAMPLES = 4000
+S1_S2 = DISCS.index("s1_s2")
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +205,39 @@ def test_protocols_follow_the_measured_distributions() -> None:
     assert first > missing[ROW_INDEX["left_subarticular_stenosis_l2_l3"]] > missing[columns_of("spinal")].max()
     higher = [_left_is_higher(study) for study in studies]
     assert np.nanmean(higher) == pytest.approx(0.64, abs=0.08)
+
+
+def test_sagittal_fields_end_where_real_ones_do(studies: list[PhantomStudy]) -> None:
+    """All five levels within them; ends within the sacrum, wide fields, such as are cut above, and narrow ones."""
+    below, above, portrait = [], [], []
+    for study in studies:
+        centres = study.anatomy.curve.centres
+        for plan in study.plans:
+            if plan.description == AXIAL_T2:
+                continue
+            place, height_mm = plan.slices[len(plan.slices) // 2], plan.rows * plan.spacing_mm
+            rows_mm = [place.project(centre, plan.spacing_mm)[1] * plan.spacing_mm for centre in centres]
+            assert all(plan.holds(len(plan.slices) // 2, point) for point in study.landmarks[columns_of("spinal")])
+            assert rows_mm[FIRST_LABELLED] > 10.0 and rows_mm[S1_S2 - 1] < height_mm - 5.0
+            below.append(height_mm - rows_mm[S1_S2])
+            above.append(rows_mm[FIRST_LABELLED])
+            portrait.append(plan.columns < 0.95 * plan.rows)
+    assert np.mean(np.array(below) < 15.0) > 0.05  # ends at S1
+    assert np.mean(np.array(below) > 60.0) > 0.15  # shows all of the sacrum that there is
+    assert np.mean(np.array(above) < 55.0) > 0.05  # hardly anything above L1/L2
+    assert 0.2 < np.mean(portrait) < 0.6
+
+
+def test_the_sacrum_and_the_lowest_steps_vary_as_in_real_spines() -> None:
+    anatomies = [anatomy_of(seed) for seed in range(80)]
+    remnants = np.array([one.levels[S1_S2].disc_height for one in anatomies])
+    lumbar = np.array([one.levels[S1_S2 - 1].disc_height for one in anatomies])
+    assert np.quantile(remnants, 0.05) < 1.2 and remnants.max() > 0.6 * np.median(lumbar)
+    canals = np.array([one.landmarks()[columns_of("spinal")] for one in anatomies])
+    steps = np.linalg.norm(np.diff(canals, axis=1), axis=2)
+    # SPIDER and other public masks: 33.6 32.0 30.1 25.1 and 33.5 33.3 32.1 27.5 mm.
+    assert steps.mean(0) == pytest.approx([34.5, 33.5, 31.9, 25.4], abs=1.2)
+    assert steps[:, 3].std() > 3.0
 
 
 def _left_is_higher(study: PhantomStudy) -> float:

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from kernels.lumbar.inputs.normalise import normalise
+from kernels.lumbar.labels import Unit
 from kernels.profiles import Profile
 from training.data.samples.augment import grey_changes
 from training.recipe_schema.load import RECIPES, load_named, load_recipe
@@ -72,6 +73,37 @@ def test_graders_train_on_slices_that_are_off_as_those_of_their_localisers(recip
         assert recipe.fitting.augmentation.jitter_mm == "localiser"
 
 
+@pytest.mark.parametrize("recipe", [one for one in MEMBERS if one.values[0].member.role == "localiser"])
+def test_localisers_of_a_second_wave_train_on_slices_that_are_off_as_well(recipe: MemberRecipe):
+    if any(view.slices.by == "landmark" for view in recipe.member.inputs):
+        assert recipe.fitting.augmentation.slice_jitter == "localiser"
+    if any(view.marks for view in recipe.member.inputs):
+        assert recipe.fitting.augmentation.jitter_mm == "localiser"
+
+
+def test_the_mean_over_slices_stands_beside_the_median():
+    """Of the same crops, and sagittal and axial graders of the canal count alike."""
+    median, mean = (FULL[f"slice_experts_{name}_coatnet"] for name in ("spinal", "spinal_mean"))
+    assert median.member.inputs == mean.member.inputs
+    assert [one.fitting.network.options["pooling"] for one in (median, mean)] == ["median", "mean"]
+    for profile in PROFILES:
+        graders = load_named("slice_experts", profile).graders
+        axial = graders["spinal_axial"].weight["spinal"]
+        assert axial == sum(one.weight["spinal"] for name, one in graders.items() if name != "spinal_axial")
+
+
+@pytest.mark.parametrize("recipe", [one for one in GRADERS if one.values[0].member.name.startswith("slice_trans")])
+def test_a_level_of_the_133rd_place_has_as_many_slices_as_lie_near(recipe: MemberRecipe):
+    assert all(view.slices.within_mm for view in recipe.member.inputs)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_133rd_places_localiser_of_t2_starts_from_that_of_t1(profile: Profile):
+    localisers = load_named("slice_transformer", profile).localisers
+    starts = {name: one.fitting.start for name, one in localisers.items()}
+    assert starts == {"sagittal_t1": None, "sagittal_t2": "sagittal_t1", "axial_t2": None}
+
+
 @pytest.mark.parametrize("recipe", GRADERS)
 def test_axial_slices_of_the_9th_and_the_133rd_place_are_those_nearest_to_the_canal(recipe: MemberRecipe):
     """As for their localisers, whose points lie on these slices."""
@@ -106,6 +138,34 @@ def test_sagittal_regions_of_the_seventh_place_are_of_75_mm():
     for name in ("spinal_rois", "foraminal_rois", "subarticular_rois"):
         inputs = FULL[f"view_fusion_{name}_convnext_tiny"].member.inputs
         assert {view.size_mm for view in inputs if view.series != "axial_t2"} == {75}
+
+
+def test_crops_of_the_first_place_are_as_asymmetric_as_published():
+    """Pixels left, right, above and below of the point, on images of 320 and 182 mm with 512 pixels."""
+    published = {"canal": (96, 32, 40, 40), "foramen": (96, 64, 32, 32), "recess": (48, 144, 96, 96)}
+    for name, (left, right, above, below) in published.items():
+        view = FULL[f"first_place_{name}_convnext_small"].member.inputs[0]
+        pixel_mm = (182 if view.series == "axial_t2" else 320) / 512
+        middle_mm = view.shift_mm(Unit("l3_l4", "left"))
+        assert middle_mm == pytest.approx(((right - left) / 2 * pixel_mm, (below - above) / 2 * pixel_mm), abs=0.1)
+        assert view.size_mm == pytest.approx(max(left + right, above + below) * pixel_mm, abs=0.5)
+
+
+def test_the_first_place_trains_its_encoders_as_long_as_published():
+    epochs = {"convnext_small": 7, "effnetv2_s": 14}
+    for name, one in FULL.items():
+        if name.startswith("first_place_") and one.member.role == "grader":
+            (encoder,) = (encoder for encoder in epochs if name.endswith(encoder))
+            assert one.fitting.optimisation.epochs == epochs[encoder]
+
+
+def test_the_third_place_has_one_network_for_all_levels_and_both_sides():
+    for name, one in FULL.items():
+        if name.startswith("third_place_") and one.member.role == "grader":
+            assert len(one.member.targets) == 1
+            sided = "canal" not in name
+            assert one.member.unit == ("level_side" if sided else "level")
+            assert all(view.mirror_right == sided for view in one.member.inputs)
 
 
 @pytest.mark.parametrize("name", [name for name, one in FULL.items() if one.member.role == "grader"])

@@ -16,6 +16,7 @@ from tests.support import ROOT
 from training.recipe_schema.load import load_named, load_recipe, merge, names_of
 from training.recipe_schema.schema import Recipe, RecipeError, RouteRecipe
 from training.recipe_schema.shorthand import expand_targets, expand_views
+from training.runs import RunFolder
 
 FOLDER = ROOT / "training" / "recipes"
 RECIPES = sorted(FOLDER.rglob("*.yaml"))
@@ -232,7 +233,7 @@ def test_recipes_are_named_with_spaces_or_commas_between(tmp_path):
 
 def test_a_recipe_of_a_part_is_named_like_the_others():
     partial = [path for path in RECIPES if path not in SYSTEMS]
-    assert [path.stem for path in partial] == ["canal_only"]
+    assert [path.stem for path in partial] == ["canal_only", "student"]
     for path in partial:
         assert load_named(path.stem, "smoke") == load_recipe(path, "smoke") and path.stem not in names_of([])
 
@@ -243,6 +244,40 @@ def test_the_canals_localiser_may_begin_from_the_whole_systems(profile):
     assert own.fitting.network == whole.fitting.network
     views = [[one.model_copy(update={"size_px": 64}) for one in its.member.inputs] for its in (own, whole)]
     assert views[0] == views[1] and own.member.targets == whole.member.targets
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_students_localisers_are_the_whole_systems_own(profile, tmp_path):
+    student, owner = (load_named(name, profile) for name in ("student", "split_and_global"))
+    shared = [one for one in student.members() if one.member.role == "localiser"]
+    assert shared == [owner.localiser(name) for name in owner.localisers]
+    folders = [RunFolder(tmp_path, one) for one in (student, owner)]
+    for one in shared:
+        own, other = (folder.network_folder(one.member.name, 1) for folder in folders)
+        assert own == other and own.is_relative_to(folders[1].profile)
+        assert student.owner_of(one.member.name) == "split_and_global"
+        assert student.packed_folds(one.member.name) == owner.packed_folds(one.member.name)
+    (grader,) = [one for one in student.members() if one.member.role == "grader"]
+    assert folders[0].network_folder(grader.member.name, 1).is_relative_to(folders[0].profile)
+    assert grader.member.inputs[0].model_copy(update={"size_px": 64}) in [
+        view.model_copy(update={"size_px": 64}) for one in owner.members() for view in one.member.inputs
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"localisers_of": "nobody"}, "there is no recipe 'nobody'"),
+        ({"localisers_of": "student"}, "localisers_of: student has none of its own: name split_and_global"),
+        ({"seed": 7}, "seed: is 42 in split_and_global, whose localisers these are"),
+        ({"folds": 3}, "folds: is 5 in split_and_global"),
+        ({"localisers": {"canal": {}}}, r"localisers: are those of split_and_global \(localisers_of\): leave them out"),
+    ],
+)
+def test_localisers_that_cannot_be_shared_are_refused(change, reason, tmp_path):
+    document = yaml.safe_load((FOLDER / "partial" / "student.yaml").read_text())
+    with pytest.raises(RecipeError, match=reason):
+        load(document | change, tmp_path, "smoke")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=stem)

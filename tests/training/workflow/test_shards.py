@@ -182,3 +182,9 @@ def test_answers_of_different_weights_are_not_mixed(merged, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"manifest_sha256": "other"}))
     with pytest.raises(ShardError, match="different weights"):
         merge(out)
+
+
+def test_foreign_images_of_any_shard_are_said_once_with_all_studies():
+    like, unlike = ({"studies": 8, "means": {}, "unlike": said} for said in ([], ["median grey 20, in training 80"]))
+    merged = shards._domain([{"Axial T2": like}, {"Axial T2": unlike, "Sagittal T1": like}, {}])
+    assert merged == {"Axial T2": unlike | {"studies": 16}, "Sagittal T1": like}

@@ -346,3 +346,15 @@ def test_a_lost_file_of_the_package_is_noticed(place: Path, tmp_path: Path) -> N
     assert books.lost_from_package() == tmp_path / "package" / "a.bin"
     (tmp_path / "package" / "a.bin").write_bytes(b"abcde")
     assert books.lost_from_package() is None
+
+
+def test_localisers_that_recipes_share_are_one_step(tmp_path: Path) -> None:
+    names = ("split_and_global", "student")
+    order = GridOrder(data=tmp_path, runs=tmp_path, recipes=names, profile="smoke", search=False)
+    steps = make_grid(order).steps
+    localisers = [name for name, step in steps.items() if step.kind == "localiser"]
+    assert len(localisers) == 3 and all(name.startswith("split_and_global/smoke/") for name in localisers)
+    errors = [steps[f"{name}/smoke/errors_fold0"].needs for name in names]
+    assert errors == [tuple(localisers), (*localisers, "student/smoke/prepare")]
+    place = {name: number for number, name in enumerate(steps)}
+    assert all(place[need] < place[name] for name, step in steps.items() for need in step.needs)

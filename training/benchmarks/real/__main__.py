@@ -30,9 +30,9 @@ from training.benchmarks.real.figures import RowFigures, figures_of, prior_loss
 from training.benchmarks.real.measure import results_of
 from training.benchmarks.tables import BenchError, Table
 from training.data.tables import TablesError, read_tables
+from training.data.training_priors import weighted_priors
 from training.evaluation.intervals import Interval
 from training.evaluation.json_safe import finite
-from training.evaluation.training_priors import weighted_priors
 from training.evaluation.truth import TruthError, read_landmarks, read_solution
 from training.recipe_schema.schema import RecipeError
 from training.runs import RunsError, UnusableRun

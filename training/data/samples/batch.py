@@ -31,7 +31,8 @@ class Batch:
     """(B, views) float32 of 0 and 1."""
     target: torch.Tensor
     """Localisers: (B, K, 3) float32 slice, row, column in pixels of the first view, NaN where unknown.
-    Graders: (B, K) int64 severities 0, 1, 2; -100 where there is no label."""
+    Graders: (B, K) int64 severities 0, 1, 2; -100 where there is no label.  With soft labels (B, K, 3) float32 masses,
+    0 where nothing is known (training/data/soft_labels.py)."""
     distance_mm: torch.Tensor | None = None
     """(B, S, K) float32 signed distance (mm) of each landmark from each slice of the first view, positive towards
     higher slices; NaN if the landmark is unknown or the slice blank.  Localisers, and graders whose loss needs it."""

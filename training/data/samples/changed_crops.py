@@ -16,12 +16,12 @@ import torch
 
 from kernels.lumbar.dicom.geometry import MINUS_X, Plane
 from kernels.lumbar.inputs.crops import LARGEST_PLAIN_SHRINK, Crops
-from kernels.lumbar.inputs.views import View
+from kernels.lumbar.inputs.views import View, window_at
 from training.data.samples.augment import uniform
 from training.recipe_schema.fitting import Augmentation
 
-# OpenCV samples so many slices in one call in little more time than one.
-SLICES_AT_ONCE = 4
+# OpenCV samples so many slices in one call in little more time than one; interleaving one or two is not worth it.
+SLICES_AT_ONCE, FEWEST_AT_ONCE = 4, 3
 # Half of the kernel's own step of coordinates: slices whose grids differ by less are sampled alike.
 SAME_PX = 1 / 64
 # Rows of a matrix (2, 3) from (column, row, 1) to column and row.
@@ -34,11 +34,8 @@ def random_affine(settings: Augmentation, count: int, generator: torch.Generator
     angle = torch.deg2rad(uniform(generator, count, settings.rotate_deg))
     shear = torch.tan(torch.deg2rad(uniform(generator, count, settings.shear_deg)))
     scale = 1 + uniform(generator, count, settings.scale)
-    cos, sin = torch.cos(angle), torch.sin(angle)
-    rotation = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)  # (B, 2, 2)
-    skew = torch.eye(2).repeat(count, 1, 1)
-    skew[:, 0, 1] = shear
-    return rotation @ skew * scale[:, None, None]
+    cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
+    return torch.stack([cos, cos * shear - sin, sin, sin * shear + cos], 1).view(count, 2, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +53,15 @@ class Change:
 
     def of(self, view: View, right: bool = False) -> View:
         """The changed view, `right`: of a right side; landmark maps are drawn in its changed planes."""
-        slices = self.slices
+        slices, index, before, parts = self.slices, view.index, view.before, view.parts
         if self.offset_mm is not None:
             slices += slices_off(view, self.offset_mm * MINUS_X if right else self.offset_mm)
-        moved = view.moved(slices)
-        return replace(moved, parts=tuple(ChangedCrops.from_crops(part, self) for part in moved.parts))
+        if index is not None and slices:  # a whole stack stays as it is
+            (part,), index = parts, index + slices
+            window, before = window_at(part.stack, index, view.request.slices)
+            parts = (replace(part, window=window),)
+        parts = tuple(ChangedCrops.from_crops(part, self) for part in parts)
+        return View(view.request, parts, index, view.positions, view.mirrored, before, view.marks)
 
 
 def slices_off(view: View, offset_mm: np.ndarray) -> int:
@@ -83,7 +84,8 @@ class ChangedCrops(Crops):
     @classmethod
     def from_crops(cls, crops: Crops, change: Change) -> ChangedCrops:
         """The crops with a change."""
-        return cls(crops.stack, crops.window, crops.feet, crops.size_mm, crops.size_px, change)
+        own = crops.stack, crops.window, crops.feet, crops.size_mm, crops.size_px
+        return cls(*own, change, shift_mm=crops.shift_mm)
 
     def planes(self) -> tuple[Plane, ...]:
         """The plane of each crop."""
@@ -96,36 +98,33 @@ class ChangedCrops(Crops):
             planes.append(Plane(own.to_patient(row, column), columns_mm, rows_mm))
         return tuple(planes)
 
-    def pixels(self) -> np.ndarray:
-        """(slice, size_px, size_px) uint8"""
-        pixels = np.empty((len(self.window), self.size_px, self.size_px), np.uint8)
+    def sample(self, out: np.ndarray) -> None:
+        """Fill `out` (slice, size_px, size_px) uint8, whose slices are contiguous."""
         for first, end in self._alike():
             slices = [self.stack.pixels[index] for index in self.window[first:end]]
-            _sample(slices, self._map(self.grids[first]), pixels[first:end])
-        return pixels
+            _sample(slices, self._map(self.grids[first]), out[first:end])
 
     def _map(self, grid: tuple[float, float, float, float]) -> Map:
         """From pixels of a crop to those of its slice."""
         row, column, row_step, column_step = grid
-        (a, b), (c, d) = self.change.matrix
-        right_px, down_px = self.change.shift_mm * (self.size_px / self.size_mm)
-        half = (self.size_px - 1) / 2
+        (a, b), (c, d) = self.change.matrix.tolist()  # single numbers are faster than small arrays
+        right_mm, down_mm = self.change.shift_mm.tolist()
+        per_mm, half = self.size_px / self.size_mm, (self.size_px - 1) / 2
         a, b, c, d = a * column_step, b * column_step, c * row_step, d * row_step
-        column += right_px * column_step - (a + b) * half
-        row += down_px * row_step - (c + d) * half
+        column += right_mm * per_mm * column_step - (a + b) * half
+        row += down_mm * per_mm * row_step - (c + d) * half
         return (a, b, column), (c, d, row)
 
     def _alike(self) -> Iterator[tuple[int, int]]:
         """First and end of runs of slices that are sampled at the same pixels, as those of an upright stack are."""
-        first = 0
-        for place in range(1, len(self.grids) + 1):
-            if (
-                place == len(self.grids)
-                or place - first == SLICES_AT_ONCE
-                or any(abs(a - b) > SAME_PX for a, b in zip(self.grids[first], self.grids[place], strict=True))
-            ):
+        first, grids = 0, self.grids
+        for place, grid in enumerate(grids):
+            begun = grids[first]
+            is_near = grid == begun or all(abs(a - b) <= SAME_PX for a, b in zip(begun, grid, strict=True))
+            if place - first == SLICES_AT_ONCE or not is_near:
                 yield first, place
                 first = place
+        yield first, len(grids)
 
 
 def _sample(slices: Sequence[np.ndarray], to_slice: Map, out: np.ndarray) -> None:
@@ -139,14 +138,23 @@ def _sample(slices: Sequence[np.ndarray], to_slice: Map, out: np.ndarray) -> Non
     if right <= left or bottom <= top:
         out[...] = 0
         return
-    patches = [image[top:bottom, left:right] for image in slices]  # only these are interleaved
-    spare = SLICES_AT_ONCE - len(patches) if len(patches) > 1 else 0  # two or three channels take longer than four
+    # Contiguous ones are interleaved at a fifth of the time.
+    patches = [np.ascontiguousarray(image[top:bottom, left:right]) for image in slices]
     matrix = np.array([[a, b, column - left], [c, d, row - top]])
-    image = cv2.merge([*patches, *patches[-1:] * spare])
-    sampled = cv2.warpAffine(image, matrix, (reach, reach), flags=INTERPOLATION, borderMode=cv2.BORDER_CONSTANT)
-    if finer > 1:
-        sampled = cv2.resize(sampled, (size, size), interpolation=cv2.INTER_AREA)
-    cv2.split(sampled, [*out, *[np.empty((size, size), np.uint8)] * spare])
+
+    def sampled(image: np.ndarray, into: np.ndarray | None = None) -> np.ndarray:
+        if finer == 1:
+            return cv2.warpAffine(image, matrix, (size, size), into, INTERPOLATION, cv2.BORDER_CONSTANT)
+        fine = cv2.warpAffine(image, matrix, (reach, reach), None, INTERPOLATION, cv2.BORDER_CONSTANT)
+        return cv2.resize(fine, (size, size), into, interpolation=cv2.INTER_AREA)
+
+    if len(patches) < FEWEST_AT_ONCE:
+        for patch, image in zip(patches, out, strict=True):
+            sampled(patch, image)
+    else:
+        spare = SLICES_AT_ONCE - len(patches)  # three channels take longer than four
+        channels = sampled(cv2.merge([*patches, *patches[-1:] * spare]))
+        cv2.split(channels, [*out, *[np.empty((size, size), np.uint8)] * spare])
 
 
 def _fine_enough(to_slice: Map) -> tuple[int, Map]:

@@ -37,8 +37,8 @@ class Cut:
 
 
 def chosen_by(request: ViewRequest) -> str:
-    """The condition group whose landmarks choose a crop's slices; empty where none do."""
-    if request.slices.by != "landmark" or not request.centre:
+    """The condition group whose landmarks choose the slices of a crop or of whole images; empty where none do."""
+    if request.slices.by != "landmark":
         return ""
     return group_of((request.slices.near or request.centre)[0])
 
@@ -77,19 +77,21 @@ class Cutter:
         self.cache, self.member, self.units = cache, member, UNITS[member.unit]
         self._augmentation, self._jitter_mm = augmentation, jitter_mm
         self._with_points, self._pinned, self._offsets_mm = with_points, pinned, offsets_mm or {}
+        self._is_right = [[request.side(unit) == "right" for request in member.inputs] for unit in self.units]
         self._placed: dict[int, list[View | None]] = {}
         # Views whose pixels show the same places are changed alike.
         places = [request.model_copy(update={"marks": (), "normalisation": "unit"}) for request in member.inputs]
         self._grids = [places.index(place) for place in places]
 
     def placed(self, index: int) -> list[View | None]:
-        """`place`, which is done once for the first MOST_PLACED views, as annotations stay where they are."""
+        """`place`, which is done once for the first MOST_PLACED views, as annotations stay where they are; copies of
+        these compute, so that their results do not stay in memory."""
         views = self._placed.get(index)
         if views is None:
             views = self.place(index)
             if (len(self._placed) + 1) * len(views) <= MOST_PLACED:
                 self._placed[index] = views
-        return [None if view is None else replace(view) for view in views]  # what these compute goes with them
+        return views
 
     def place(self, index: int) -> list[View | None]:
         """The views of a sample as the kernel cuts them; their pixels are not sampled yet."""
@@ -135,20 +137,21 @@ class Cutter:
     def cut(self, indices: Sequence[int] | np.ndarray, changes: Changes | None) -> Cut:
         """The samples `indices`, changed or as the kernel sees them."""
         count, inputs, targets = len(indices), self.member.inputs, len(self.member.targets)
-        views = [self._zeros(count, request) for request in inputs]
+        shapes = [(count, request.slices.count, request.size_px, request.size_px) for request in inputs]
+        views = [torch.empty(shape, dtype=torch.uint8, pin_memory=self._pinned) for shape in shapes]
         pixels = [view.numpy() for view in views]
         present = np.zeros((count, len(inputs)), np.float32)
         points = np.full((count, targets, 3), np.nan, np.float32)
         distance_mm = np.full((count, inputs[0].slices.count, targets), np.nan, np.float32)
         pixel_mm = np.full(count, np.nan, np.float32)
         for row, index in enumerate(map(int, indices)):
-            unit = self.units[index % len(self.units)]
             for number, view in enumerate(self.placed(index)):
                 if view is None:
+                    pixels[number][row] = 0
                     continue
-                right = inputs[number].side(unit) == "right"
-                changed = view if changes is None else self._changed(view, number, row, changes, right)
-                pixels[number][row] = changed.pixels
+                right = self._is_right[index % len(self.units)][number]
+                changed = replace(view) if changes is None else self._changed(view, number, row, changes, right)
+                changed.sample(pixels[number][row])
                 present[row, number] = 1
                 if number == 0 and self._with_points:
                     pixel_mm[row] = changed.parts[0].size_mm / inputs[0].size_px
@@ -157,16 +160,12 @@ class Cutter:
 
     def _changed(self, view: View, number: int, row: int, changes: Changes, right: bool) -> View:
         of_samples = changes.of_grids[self._grids[number]]
-        changed = of_samples[row].of(view, right) if of_samples else view
+        changed = of_samples[row].of(view, right) if of_samples else replace(view)
         if number not in changes.mark_errors_mm:
             return changed
         errors = changes.mark_errors_mm[number][row]
         marks = tuple(None if at is None else at + off for at, off in zip(view.marks, errors, strict=True))
         return replace(changed, marks=marks)
-
-    def _zeros(self, count: int, request: ViewRequest) -> torch.Tensor:
-        shape = count, request.slices.count, request.size_px, request.size_px
-        return torch.zeros(shape, dtype=torch.uint8, pin_memory=self._pinned)
 
     def _landmarks(self, index: int) -> Mapping[str, np.ndarray]:
         return self.cache.landmarks.get(self.cache.studies[index // len(self.units)], {})

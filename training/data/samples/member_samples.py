@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from kernels.lumbar.inputs.normalise import normalise
-from kernels.lumbar.labels import UNITS
+from kernels.lumbar.labels import ROWS, SEVERITIES, UNITS
 from kernels.lumbar.specs import SeriesKind, ViewRequest
 from training.data.cache.stack_cache import PROGRESS_AFTER_S, StackCache
 from training.data.samples.ahead import ahead
@@ -27,7 +27,7 @@ from training.data.samples.batch import Batch, Origin, send
 from training.data.samples.blend import blended, dihedral_some, turn_some
 from training.data.samples.cut_batches import Cut, Cutter, chosen_by
 from training.data.samples.mirror import mirror_some, mirrored_views
-from training.data.samples.sample_targets import groups_of, severities
+from training.data.samples.sample_targets import groups_of, severities, soft_severities
 from training.data.samples.shading import shaded
 from training.data.tables import MISSING, Tables
 from training.recipe_schema.schema import MemberRecipe
@@ -42,8 +42,10 @@ class MemberSamples:
 
     localiser_error_mm: series kind → standard deviation (mm, each axis) of the fold's localisation error;
     localiser_offsets_mm: condition group → (N, 3) such errors as measured (patient mm, those of right sides mirrored).
+    `soft_labels`: training study → (25, 3) probabilities (NaN = unknown), which take their share of the targets.
     `threads`: number of threads that cut batches; these are the same for any number.
-    A localiser's target slice is its index before slices are shuffled.
+    A localiser's target slice is its index before slices are shuffled; errors are those of the landmarks from which its
+    views start.
     Raises ValueError without usable training studies, or if mirroring lacks a mirrored view or target.
     """
 
@@ -61,19 +63,22 @@ class MemberSamples:
         localiser_error_mm: Mapping[str, float],
         threads: int = 1,
         localiser_offsets_mm: Mapping[str, np.ndarray] | None = None,
+        soft_labels: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.member, self.fitting = recipe.member, recipe.fitting
         self.device, self.seed, self.threads = device, seed, threads
         is_sided = UNITS[self.member.unit][0].side is not None  # mirror_right shows both sides as left ones
         self.partners = mirrored_views(self.member) if self.fitting.augmentation.mirror and not is_sided else None
         self.is_grader = self.member.role == "grader"
-        self.with_points = not self.is_grader or self.fitting.loss == "valid_slices_bce"
+        needs_distances = self.fitting.loss == "valid_slices_bce" or self.fitting.auxiliary.depth > 0
+        self.with_points = not self.is_grader or needs_distances
         augmentation, pinned = self.fitting.augmentation, device.type == "cuda"
         jitter_mm, offsets_mm = self._jitter_mm(localiser_error_mm), self._offsets_mm(localiser_offsets_mm or {})
         self.cutter = self.cutter_type(
             cache, self.member, augmentation, jitter_mm, self.with_points, pinned, offsets_mm
         )
         self.severities = severities(tables.labels, cache.studies, self.member) if self.is_grader else None
+        self.soft = self._soft(cache.studies, tables, soft_labels or {}) if self.is_grader else None
         self.groups = send(groups_of(self.member), device)
         place = {study: number for number, study in enumerate(cache.studies)}
         usable = self._usable([place[study] for study in (*train_studies, *validation_studies)])
@@ -87,6 +92,16 @@ class MemberSamples:
         # The last, smaller batch is dropped: batch normalisation needs more than one sample.
         self.steps_per_epoch = max(len(self.train_samples) // self.fitting.optimisation.batch_size, 1)
         self._kept: list[Cut] | None = None
+
+    def _soft(self, studies: Sequence[str], tables: Tables, soft_labels: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """(N, K, 3) target masses of all samples, where the recipe mixes soft labels into them; held-out studies have
+        none of these."""
+        share = self.fitting.labels.soft
+        if share is None or not soft_labels:
+            return None
+        unknown = np.full((len(ROWS), len(SEVERITIES)), np.nan)
+        answers = np.stack([soft_labels.get(study, unknown) for study in studies])
+        return soft_severities(tables.labels, answers, share, studies, self.member)
 
     def _jitter_mm(self, localiser_error_mm: Mapping[str, float]) -> dict[str, float]:
         """Series kind → standard deviation (mm, each axis) of the landmark jitter in training."""
@@ -119,12 +134,14 @@ class MemberSamples:
         return found
 
     def _is_usable(self, index: int) -> bool:
-        if self.severities is not None and (self.severities[index] == MISSING).all():
-            return False
+        if self.severities is not None:
+            known = self.severities[index] != MISSING if self.soft is None else self.soft[index] > 0
+            if not known.any():
+                return False
         views = self.cutter.placed(index)
         if self.is_grader or views[0] is None:
             return self.is_grader and any(view is not None for view in views)
-        return bool(np.isfinite(self.cutter.points(index, views[0])[0]).any())
+        return bool(np.isfinite(self.cutter.points(index, replace(views[0]))[0]).any())
 
     def training(self, epoch: int) -> Iterator[Batch]:
         """Shuffled, augmented batches, determined by the epoch number."""
@@ -171,7 +188,8 @@ class MemberSamples:
 
     def _sent(self, cut: Cut, indices: np.ndarray) -> Batch:
         """The batch on the device, its views still uint8."""
-        target = cut.points if self.severities is None else torch.from_numpy(self.severities[indices])
+        targets = self.severities if self.soft is None else self.soft
+        target = cut.points if targets is None else torch.from_numpy(targets[indices])
         return Batch(
             tuple(send(view, self.device) for view in cut.views),
             send(cut.present, self.device),
@@ -210,7 +228,7 @@ class MemberSamples:
             grey = sharpen_or_blur(grey, settings.sharpen_or_blur, generator)
             grey = grey_changes(grey, settings, generator)
             grey = shaded(grey, settings, generator)
-            if request.slices.fit == "pad":  # blank slices stay zero
+            if request.slices.has_blanks:  # they stay zero
                 grey = grey * (view.amax((2, 3), keepdim=True) > 0)
         if settings.slice_shuffle and request.series in settings.slice_shuffle_series:
             grey = shuffle_slices(grey, settings.slice_shuffle, generator)

@@ -1,4 +1,8 @@
-"""Losses of graders; blended batches are scored against both of their targets."""
+"""Losses of graders; blended batches are scored against both of their targets.
+
+Targets are severities (B, K), or the masses (B, K, 3) of soft labels (training/data/soft_labels.py): of a mass that is
+one label's the losses are those of the label.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +24,17 @@ SUREST = 1e-4
 
 
 def weighted_cross_entropy(logits: Tensor, severities: Tensor) -> LossSum:
-    """Cross entropy of logits (B, K, 3) with the metric's weights 1, 2, 4; severities (B, K); -100 is ignored."""
+    """Cross entropy of logits (B, K, 3) with the metric's weights 1, 2, 4; severities (B, K); -100 is ignored.
+
+    Of masses (B, K, 3): the expected one.
+    """
     loss, weight = _cross_entropies(logits, severities)
     return LossSum((loss * weight).sum(), weight.sum())
 
 
 def cross_entropy(logits: Tensor, severities: Tensor, groups: Tensor) -> LossSum:
     """Mean over the condition groups (K,) of the unweighted cross entropy: the 5th place's first step."""
-    loss, weight = _cross_entropies(logits, severities)
+    loss, weight = _cross_entropies(logits, severities if severities.dim() == 2 else _posterior(severities))
     return _mean_of(_by_group(loss, (weight > 0).to(loss), groups), len(logits))
 
 
@@ -41,9 +48,9 @@ def competition(logits: Tensor, severities: Tensor, groups: Tensor, studies: Ten
     parts = _by_group(loss * weight, weight, groups)
     canal = groups == GROUPS.index("spinal")
     if canal.any():
-        labelled = severities[:, canal] != MISSING
+        labelled, of_severe = _severe_truth(severities[:, canal])
         severe = logits.float().softmax(2)[..., SEVERE][:, canal] * labelled
-        truth = ((severities[:, canal] == SEVERE) & labelled).to(severe)
+        truth = of_severe.to(severe)
         peak, peak_truth, peak_weight = (_peak(one, studies) for one in (severe, truth, weight[:, canal]))
         binary = functional.binary_cross_entropy(peak.clamp(SUREST, 1 - SUREST), peak_truth, reduction="none")
         parts = torch.cat([parts, torch.stack([(binary * peak_weight).sum(), peak_weight.sum()])[None]])
@@ -52,8 +59,11 @@ def competition(logits: Tensor, severities: Tensor, groups: Tensor, studies: Ten
 
 def weighted_bce(logits: Tensor, severities: Tensor) -> LossSum:
     """Binary cross entropy of each class of logits (B, K, 3), with the metric's weights: 2nd place."""
-    known, weight = severities.clamp_min(0), _weights(severities)
-    onehot = functional.one_hot(known, len(SEVERITIES)).to(torch.float32)
+    weight = _weights(severities)
+    if severities.dim() == 2:
+        onehot = functional.one_hot(severities.clamp_min(0), len(SEVERITIES)).to(torch.float32)
+    else:
+        onehot = _posterior(severities)
     loss = functional.binary_cross_entropy_with_logits(logits.float(), onehot, reduction="none").mean(2)
     return LossSum((loss * weight).sum(), weight.sum())
 
@@ -63,9 +73,13 @@ def valid_slices_bce(outputs: Tensor, severities: Tensor, distance_mm: Tensor, *
 
     distance_mm (B, S, K); NaN = not annotated, and ignored.  Source: the 2nd place's all-slices graders.
     """
-    known = distance_mm.isfinite() & (severities != MISSING)[:, None]
+    labelled, _ = _severe_truth(severities)
+    known = distance_mm.isfinite() & labelled[:, None]
     valid = (distance_mm.nan_to_num(valid_mm).abs() < valid_mm) & known
-    of_slice = torch.where(valid, severities[:, None], MISSING).flatten(0, 1)
+    if severities.dim() == 3:
+        of_slice = (severities[:, None] * valid[..., None]).flatten(0, 1)
+    else:
+        of_slice = torch.where(valid, severities[:, None], MISSING).flatten(0, 1)
     grade = weighted_bce(outputs[..., : SEVERE + 1].flatten(0, 1), of_slice)
     shows = functional.binary_cross_entropy_with_logits(outputs[..., -1].float(), valid.float(), reduction="none")
     validity = LossSum((shows * known).sum(), known.sum().to(shows))
@@ -75,6 +89,10 @@ def valid_slices_bce(outputs: Tensor, severities: Tensor, distance_mm: Tensor, *
 
 def _cross_entropies(logits: Tensor, severities: Tensor) -> tuple[Tensor, Tensor]:
     """(B, K) losses, and the metric's weights of the labels: 0 where there is none."""
+    if severities.dim() == 3:
+        weight = _weights(severities)
+        loss = -(severities * logits.float().log_softmax(2)).sum(2) / weight.clamp_min(1e-12)
+        return loss, weight
     loss = functional.cross_entropy(
         logits.float().flatten(0, 1), severities.flatten(), ignore_index=MISSING, reduction="none"
     )
@@ -82,8 +100,24 @@ def _cross_entropies(logits: Tensor, severities: Tensor) -> tuple[Tensor, Tensor
 
 
 def _weights(severities: Tensor) -> Tensor:
+    if severities.dim() == 3:
+        return severities.sum(2)
     of_class = torch.tensor(SEVERITY_WEIGHTS, device=severities.device)
     return of_class[severities.clamp_min(0)] * (severities != MISSING)
+
+
+def _posterior(masses: Tensor) -> Tensor:
+    """Masses (B, K, 3) → probabilities of the severities, without the metric's weights; 0 where nothing is known."""
+    plain = masses / masses.new_tensor(SEVERITY_WEIGHTS)
+    return plain / plain.sum(2, keepdim=True).clamp_min(1e-12)
+
+
+def _severe_truth(severities: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, K) whether a row has a target, and whether it is severe, or how probably."""
+    if severities.dim() == 3:
+        return severities.sum(2) > 0, _posterior(severities)[..., SEVERE]
+    labelled = severities != MISSING
+    return labelled, (severities == SEVERE) & labelled
 
 
 def _by_group(loss: Tensor, weight: Tensor, groups: Tensor) -> Tensor:

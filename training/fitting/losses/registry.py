@@ -69,9 +69,3 @@ def loss(
 def outputs_of(net: nn.Module) -> Callable[..., Any]:
     """What a loss is computed from: the `outputs` of a network that has them, else its forward pass."""
     return cast(Callable[..., Any], getattr(net, "outputs", net))
-
-
-def answer(net: nn.Module, batch: Batch, fitting: Fitting) -> tuple[LossSum, Any]:
-    """Forward pass on a batch: the loss that the recipe names, and the outputs it was computed from."""
-    outputs = outputs_of(net)(*batch.views, batch.present)
-    return LOSSES[fitting.loss](outputs, batch, fitting), outputs

@@ -1,4 +1,5 @@
-"""Losses of localisers that find the slice of each level: signed distances, and logits that a slice shows it."""
+"""Losses of localisers that find the slice of a landmark: signed distances, logits that a slice shows its level, and
+which slice is the nearest."""
 
 from __future__ import annotations
 
@@ -8,7 +9,11 @@ from torch.nn import functional
 
 from training.data.samples.batch import Batch
 from training.fitting.losses.registry import LossSum, loss
+from training.networks.slice_volume import SlicesAndPlaces
 from training.recipe_schema.fitting import Fitting
+
+# Landmarks farther than this from every slice are shown by none.
+REACH_MM = 10.0
 
 
 def level_distance(
@@ -56,11 +61,44 @@ def level_classes(
     return LossSum((torch.where(known, error, 0.0) * weight).sum(), weight.sum())
 
 
+def slice_and_place(
+    outputs: SlicesAndPlaces, points: Tensor, *, shape: tuple[int, int], distance_mm: Tensor, place: float = 1.0
+) -> LossSum:
+    """Cross entropy over slices against the one nearest to each landmark, plus `place` × L1 of normalised coordinates.
+
+    points (B, K, 3): slice, row, column in pixels; shape: slices and size_px of the first view; distance_mm (B, S, K),
+    NaN = unknown.  Landmarks farther than REACH_MM from every slice are left out.  Source: the 1st place.
+    """
+    sliced = nearest_slice(outputs.slices, distance_mm)
+    known = (distance_mm.abs().nan_to_num(torch.inf).amin(1) <= REACH_MM) & points.isfinite().all(2)  # (B, K)
+    extent = points.new_tensor([shape[0], shape[1], shape[1]])
+    target = (torch.where(known[..., None], points, 0.0).float() + 0.5) / extent
+    error = (outputs.place.float() - target).abs().sum(2)
+    return LossSum(sliced.total + place * (error * known).sum(), sliced.weight)
+
+
+def nearest_slice(logits: Tensor, distance_mm: Tensor) -> LossSum:
+    """Cross entropy over slices of logits (B, S, K) against the slice nearest to each landmark.
+
+    distance_mm (B, S, K), NaN = unknown; landmarks farther than REACH_MM from every slice are left out.
+    """
+    nearest, index = distance_mm.abs().nan_to_num(torch.inf).min(1)  # (B, K)
+    known = nearest <= REACH_MM
+    error = functional.cross_entropy(logits.float(), index, reduction="none")
+    return LossSum((error * known).sum(), known.sum().to(error))
+
+
 def _distances(batch: Batch) -> Tensor:
     """(B, S, K) mm, NaN where unknown or where the first view is missing."""
     if batch.distance_mm is None:
         raise ValueError("losses of slices need distance_mm, which only localisers have")
     return torch.where(batch.present[:, :1, None] > 0, batch.distance_mm, torch.nan)
+
+
+@loss("slice_and_place", slice_and_place, given=("shape", "distance_mm"))
+def _place_loss(outputs: SlicesAndPlaces, batch: Batch, fitting: Fitting) -> LossSum:
+    shape, distance_mm = (batch.views[0].shape[1], batch.views[0].shape[-1]), _distances(batch)
+    return slice_and_place(outputs, batch.target, shape=shape, distance_mm=distance_mm, **fitting.loss_options)
 
 
 @loss("level_distance", level_distance)

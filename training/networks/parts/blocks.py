@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from training.networks.parts.auxiliary import AuxiliaryHeads, Headed
 from training.networks.parts.encoders import slice_encoder
 from training.networks.parts.errors import NetworkError
 from training.networks.parts.sequences import Recurrent
@@ -24,15 +25,32 @@ def features_of(encoder: nn.Module, channels: int, size_px: int) -> int:
 class SliceSequence(nn.Module):
     """(B, slices, H, W) → (B, hidden): one image encoder for all slices, a GRU along them, the mean of its outputs."""
 
+    kind: Literal["lstm", "gru"] = "gru"
+    both = False
+
     def __init__(self, encoder: nn.Module, size_px: int, slices: int, hidden: int, layers: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.slices = slices
         self.features = features_of(encoder, 1, size_px)
-        self.along = Recurrent(self.features, hidden, layers, kind="gru", both=False)
+        self.along = Recurrent(self.features, hidden, layers, kind=self.kind, both=self.both)
+
+    def _features(self, view: Tensor) -> Tensor:
+        """(B, slices, features)"""
+        return self.encoder(view.flatten(0, 1).unsqueeze(1)).reshape(-1, self.slices, self.features)
+
+    def tokens(self, view: Tensor) -> Tensor:
+        """(B, slices, hidden)"""
+        tokens: Tensor = self.along(self._features(view))
+        return tokens
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """(B, hidden) of (B, slices, hidden)."""
+        return tokens.mean(1)
 
     def forward(self, view: Tensor) -> Tensor:
-        features = self.encoder(view.flatten(0, 1).unsqueeze(1)).reshape(-1, self.slices, self.features)  # (B, S, F)
+        # In these words: a trace names values by the variables that hold them, and exported bytes stay as they are.
+        features = self._features(view)
         return self.along(features).mean(1)
 
 
@@ -42,8 +60,10 @@ class ViewGrader(nn.Module):
     `share` gives each view the number of its SliceSequence: views with the same number share all weights.
     A missing view (present = 0) is replaced by a learned vector of its own.  `view_dropout`: probability that a present
     view is dropped in training, which trains that vector; if all would be dropped, none is.
+    `auxiliary`: names of auxiliary heads, which `outputs` has in training.
     """
 
+    sequence = SliceSequence
     default_share: tuple[int, ...] | None = None
     """None: every view has a SliceSequence of its own."""
 
@@ -60,13 +80,14 @@ class ViewGrader(nn.Module):
         layers: int = 2,
         view_dropout: float = 0.0,
         encoder_options: Mapping[str, Any] | None = None,
+        auxiliary: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.share = _checked(share or self.default_share or tuple(range(len(inputs))), inputs)
         self.targets = targets
         self.view_dropout = view_dropout
         self.sequences = nn.ModuleList(
-            SliceSequence(
+            self.sequence(
                 slice_encoder(backbone, size_px=size_px, pretrained=pretrained, **(encoder_options or {})),
                 size_px,
                 inputs[self.share.index(number)],
@@ -77,17 +98,31 @@ class ViewGrader(nn.Module):
         )
         self.missing = nn.Parameter(torch.zeros(len(inputs), hidden))
         self.head = nn.Linear(len(inputs) * hidden, targets * SEVERITIES)
+        # Last, so that the other parameters are those of a network without.
+        self.auxiliary = AuxiliaryHeads(auxiliary, hidden, len(inputs), targets) if auxiliary else None
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Logits (B, targets, 3) for `*views, present`."""
+        outputs = self.outputs(*inputs)
+        return outputs.logits if isinstance(outputs, Headed) else outputs
+
+    def outputs(self, *inputs: Tensor) -> Tensor | Headed:
+        """Logits (B, targets, 3); in training beside the answers of the auxiliary heads, if there are any."""
         *views, present = inputs
         if self.training and self.view_dropout > 0:
             present = self._hide_some(present)
-        vectors = []
+        heads = self.auxiliary if self.training else None
+        vectors, tokens = [], None
         for view, (tensor, number) in enumerate(zip(views, self.share, strict=True)):
-            vector = self.sequences[number](tensor)
+            sequence = self.sequences[number]
+            if heads is not None and view == 0:
+                tokens = sequence.tokens(tensor)  # type: ignore[operator]
+                vector = sequence.pooled(tokens)  # type: ignore[operator]
+            else:
+                vector = sequence(tensor)  # called as a module, by which a trace names its values
             vectors.append(torch.where(present[:, view : view + 1] > 0.5, vector, self.missing[view]))
-        return self.head(torch.cat(vectors, 1)).reshape(-1, self.targets, SEVERITIES)
+        logits: Tensor = self.head(torch.cat(vectors, 1)).reshape(-1, self.targets, SEVERITIES)
+        return logits if heads is None else heads(logits, tokens, vectors)
 
     def _hide_some(self, present: Tensor) -> Tensor:
         left = present * (torch.rand_like(present) >= self.view_dropout)

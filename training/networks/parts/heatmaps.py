@@ -5,16 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from training.networks.parts.chain import chained
+
 # Half the peak is the disc of radius 1.18 sigma of a gaussian.  With less, distant pixels would bias the point.
 SHARE_OF_PEAK = 0.5
 
 
-def points_from_maps(maps: Tensor, present: Tensor, *, size_px: int, slice_index: float, window_px: float) -> Tensor:
+def points_from_maps(
+    maps: Tensor, present: Tensor, *, size_px: int, slice_index: float, window_px: float, chain: bool = False
+) -> Tensor:
     """(B, K, h, w) maps whose ideal peak is 1 → (B, K, 4) float32 slice, row, column in input pixels, and confidence.
 
     Row and column: the centroid of the values above half the peak, within `window_px` input pixels of it, so with
     sub-pixel precision.  Confidence: the height of the peak, clamped to [0, 1], as a network trained by mean squared
-    error lowers the peak where it is uncertain; 0 if the first view is missing.
+    error lowers the peak where it is uncertain; 0 if the first view is missing.  `chain`: the landmarks follow one
+    another from top to bottom, and are decoded together (see `chained`), whose probability multiplies the confidence.
     """
     maps = maps.float()  # half floats cannot count beyond 2048
     height, width = maps.shape[-2], maps.shape[-1]
@@ -23,6 +28,10 @@ def points_from_maps(maps: Tensor, present: Tensor, *, size_px: int, slice_index
     columns = torch.ones_like(maps[:1, :1, :1, :]).cumsum(3) - 1
     flat = maps.flatten(2)
     peak, index = flat.max(2)  # (B, K)
+    chance = torch.ones_like(peak)
+    if chain:
+        index, chance = chained(maps, window_px / size_px)
+        peak = flat.gather(2, index[..., None])[..., 0]
     peak_row = torch.div(index, width, rounding_mode="floor")
     peak_column = index - peak_row * width
     from_row = (rows - peak_row[..., None, None]).abs()
@@ -36,7 +45,7 @@ def points_from_maps(maps: Tensor, present: Tensor, *, size_px: int, slice_index
     total = weight.sum((2, 3))
     row = ((weight * rows).sum((2, 3)) / total + 0.5) * scale - 0.5
     column = ((weight * columns).sum((2, 3)) / total + 0.5) * scale - 0.5
-    confidence = peak.clamp(0, 1) * present[:, :1].to(maps.dtype)
+    confidence = peak.clamp(0, 1) * chance * present[:, :1].to(maps.dtype)
     return torch.stack([torch.full_like(row, slice_index), row, column, confidence], 2)
 
 

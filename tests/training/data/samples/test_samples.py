@@ -14,14 +14,15 @@ from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.dicom.study import Stack, Study
 from kernels.lumbar.inputs.member_inputs import InputCache
 from kernels.lumbar.inputs.mirroring import mirrored_targets, mirrored_tensors
-from kernels.lumbar.labels import LEVELS, ROWS, UNITS, Unit, mirrored, row_of
+from kernels.lumbar.labels import LEVELS, ROW_INDEX, ROWS, UNITS, Unit, mirrored, row_of
 from kernels.lumbar.specs import Member, SliceChoice, ViewRequest
 from tests.support.dicom.dicom_factory import write_foreign_dataset
 from training.data.cache.stack_cache import StackCache, build_cache
 from training.data.samples import member_samples
 from training.data.samples.member_samples import MemberSamples
+from training.data.soft_labels import target_masses
 from training.data.tables import MISSING, Tables, read_tables
-from training.recipe_schema.fitting import Augmentation, Fitting, Network, Optimisation
+from training.recipe_schema.fitting import Augmentation, Fitting, Labels, Network, Optimisation
 from training.recipe_schema.load import load_named
 from training.recipe_schema.schema import MemberRecipe
 
@@ -352,6 +353,16 @@ def test_samples_without_a_label_or_a_view_are_left_out():
         made_samples(recipe, textures(), STUDIES[1:3], STUDIES, **what)
 
 
+def test_a_missing_view_is_black_whatever_was_in_memory(monkeypatch):
+    recipe = recipe_of((CANAL, CROP), EVERYTHING)
+    cutter = made_samples(recipe, textures(), missing={0: [(0, 2)]}).cutter
+    monkeypatch.setattr(torch, "empty", lambda shape, dtype, pin_memory: torch.full(shape, 7, dtype=dtype))
+    for changes in (None, cutter.draw(5, torch.Generator().manual_seed(0))):
+        canal, crop = cutter.cut(range(5), changes).views
+        assert [bool(view.any()) for view in canal] == [True, True, False, True, True]
+        assert crop.flatten(1).any(1).all()
+
+
 def test_labels_stay_with_their_pictures():
     """The grey of each view says its sample: each level has five slices of its own."""
     recipe = recipe_of(batch_size=10)
@@ -419,6 +430,23 @@ def test_slices_are_drawn_from_what_localisers_miss_of_the_landmarks_that_choose
     counts = torch.bincount(middle, minlength=15)
     assert counts.nonzero()[:, 0].tolist() == [5, 7, 8]
     assert (counts[[5, 7, 8]] / len(middle)).tolist() == pytest.approx([0.25, 0.25, 0.5], abs=0.06)
+
+
+def test_whole_images_of_a_second_wave_are_off_as_their_sources_are():
+    """A localiser on the slice nearest to another one's landmark; its targets stay where they are in the image."""
+    choice = SliceChoice(by="landmark", count=1, near=("spinal_canal_stenosis",))
+    view = ViewRequest(series="axial_t2", slices=choice, size_px=48, normalisation="unit")
+    targets = ("left_subarticular_stenosis", "right_subarticular_stenosis")
+    recipe = recipe_of((view,), Augmentation(slice_jitter="localiser"), "localiser", targets)
+    measured = {"spinal": np.array([[3.0, -2.0, 2.0], [0.0, 4.0, -1.0]]), "subarticular": np.array([[0.0, 0.0, 5.0]])}
+    pixels = np.broadcast_to(np.arange(15)[:, None, None] * 15, (15, 48, 48)).astype(np.uint8)
+    samples = made_samples(recipe, pixels, offsets=measured)
+    (still,) = {tuple(target[0, 1:].tolist()) for batch in samples.validation() for target in batch.target}
+    seen = set()
+    for batch in samples.training(1):
+        seen |= set((batch.views[0][:, 0, 16, 16] * 255 / 15).round().long().tolist())
+        assert batch.target[:, 0, 1:].unique(dim=0).tolist() == [list(still)]
+    assert seen == {5, 8}
 
 
 def test_slices_that_no_landmark_chooses_are_those_of_the_kernel(caplog):
@@ -583,3 +611,37 @@ def test_losses_by_slice_know_how_far_each_slice_lies_from_the_target():
         assert (known == torch.tensor([1.0, 0.0, 1.0])).all(), "1 mm slices around the landmark"
     seen = {tuple(one) for batch in samples.training(1) for one in batch.known_distances[:, :, 0].abs().tolist()}
     assert (1.0, 0.0, 1.0) in seen and len(seen) > 2
+
+
+def test_soft_labels_are_mixed_into_the_targets_of_training_studies_and_mirrored_with_them():
+    sides = ("left_subarticular_stenosis", "right_subarticular_stenosis")
+    views = (AT_CANAL,)
+    labels = np.full((40, 25), MISSING)
+    labels[0] = 1
+    answers = np.random.default_rng(0).dirichlet([1, 1, 1], (40, 25))
+    answers[2] = np.nan  # neither label nor answer
+    soft = {study: rows for study, rows in zip(STUDIES, answers, strict=True) if study != STUDIES[3]}
+    cache, tables = made_up(recipe_of(views, targets=sides), textures(), labels=labels)
+
+    def samples(mirror, share=0.5):
+        recipe = recipe_of(views, Augmentation(mirror=mirror), targets=sides, batch_size=10)
+        recipe = recipe.with_fitting(labels=Labels(soft=share))
+        given = (cache, tables, recipe, STUDIES[:4], STUDIES[:1], CPU, 0, ERRORS_MM, 1, None, soft)
+        return MemberSamples(*given)
+
+    plain = samples(0.0)
+    assert np.concatenate(plain.train_samples).tolist() == list(range(10))  # two studies with anything known
+    (batch,), (flipped,) = plain.training(1), samples(1.0).training(1)
+    assert batch.target.shape == (10, 2, 3) and torch.equal(flipped.target, batch.target[:, [1, 0]])
+    assert not torch.equal(flipped.target, batch.target)
+    rows = [[ROW_INDEX[f"{side}_{level}"] for side in sides] for level in LEVELS]
+    expected = [target_masses(labels[study][rows], answers[study][rows], 0.5) for study in (0, 1)]
+    order = np.concatenate(expected).reshape(-1, 6)
+    found = batch.target.numpy().reshape(-1, 6)
+    np.testing.assert_allclose(found[np.lexsort(found.T)], order[np.lexsort(order.T)], atol=1e-6)
+    # None of a held-out study, whose score is by its labels alone.
+    held_out_soft = {study: rows for study, rows in soft.items() if study != STUDIES[0]}
+    recipe = recipe_of(views, targets=sides).with_fitting(labels=Labels(soft=0.5))
+    own = MemberSamples(cache, tables, recipe, STUDIES[1:4], STUDIES[:1], CPU, 0, ERRORS_MM, 1, None, held_out_soft)
+    (held_out,) = own.validation()
+    assert held_out.target.tolist() == [[[0, 2, 0]] * 2] * 5

@@ -1,0 +1,1 @@
+"""What relabelling is worth on a phantom with planted label errors."""

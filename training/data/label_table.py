@@ -1,0 +1,111 @@
+"""A table of changed labels: what `make relabel` writes, and training takes with LABELS=.
+
+A CSV with a line a changed label, which may be edited by hand: study_id, condition, level, label (as train.csv has it),
+use, and the three probabilities of the answer that contradicts it.  `use` says what training takes: nothing (the label
+is dropped), both (half label, half answer: 2nd place), or answer (of a missing label).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kernels.lumbar.labels import LEVELS, ROW_INDEX, ROWS, SEVERITIES
+from kernels.lumbar.run.submission import replace_text
+from training.data.out_of_fold import OutOfFoldError
+from training.data.tables import MISSING, SEVERITY_TEXTS, Tables, TablesError, read_csv
+
+NOTHING, BOTH, ANSWER = "nothing", "both", "answer"
+KEYS = ["study_id", "condition", "level"]
+COLUMNS = [*KEYS, "label", "use", *SEVERITIES]
+# Share of the answer where both are used.
+SHARE = 0.5
+SUM_TOLERANCE = 1e-3
+TEXTS = {number: text for text, number in SEVERITY_TEXTS.items()} | {MISSING: ""}
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Changed labels."""
+
+    changes: pd.DataFrame
+    """COLUMNS and row (one of ROWS), label as a number; probabilities sum to 1."""
+    studies: tuple[str, ...]
+    fingerprint: str
+
+    def apply(self, tables: Tables, studies: Sequence[str]) -> tuple[Tables, dict[str, np.ndarray]]:
+        """The tables without the dropped labels of `studies`; and study → (25, 3) answers that take a share of its
+        targets, NaN where none does.
+
+        Raises OutOfFoldError where a label is not the one that was changed.
+        """
+        changes = self.changes[self.changes["study_id"].isin(set(studies) & set(tables.labels.index))]
+        labels, answers = tables.labels.copy(), dict[str, np.ndarray]()
+        for one in changes.to_dict("records"):
+            study, row, label = one["study_id"], one["row"], one["label"]
+            if labels.at[study, row] != label:
+                raise OutOfFoldError(
+                    f"LABELS= changes {study} {row}, which train.csv does not label "
+                    f"'{TEXTS[label]}': make relabel again, with runs on these data"
+                )
+            if one["use"] == NOTHING:
+                labels.at[study, row] = MISSING
+                continue
+            its = answers.setdefault(study, np.full((len(ROWS), len(SEVERITIES)), np.nan))
+            its[ROW_INDEX[row]] = [one[name] for name in SEVERITIES]
+        return replace(tables, labels=labels), answers
+
+
+def is_label_table(path: Path) -> bool:
+    """Whether a file has the columns of a table of changed labels."""
+    if path.suffix != ".csv" or not path.is_file():
+        return False
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return {"label", "use"} <= set(file.readline().strip().split(","))
+
+
+def read_label_table(path: Path) -> LabelTable:
+    """Read and check a table.  Raises OutOfFoldError with the line and what to do."""
+    try:
+        frame = read_csv(path, set())
+    except TablesError as error:
+        raise OutOfFoldError(str(error)) from error
+    if missing := [name for name in COLUMNS if name not in frame.columns]:
+        raise OutOfFoldError(f"{path} lacks the columns {', '.join(missing)}: make relabel writes it anew")
+    values = frame[list(SEVERITIES)].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64).reshape(-1, 3)
+    rows = frame["condition"] + "_" + frame["level"]
+    used = frame["use"].isin([BOTH, ANSWER]).to_numpy()
+    probabilities = (values >= 0).all(1) & (np.abs(values.sum(1) - 1) <= SUM_TOLERANCE)
+    wrong = {
+        "condition and level are none of the 25 rows": ~rows.isin(ROWS).to_numpy(),
+        "this label is changed before": frame.duplicated(KEYS).to_numpy(),
+        f"label is none of {', '.join(SEVERITY_TEXTS)}, empty": ~frame["label"].isin(list(TEXTS.values())).to_numpy(),
+        f"use is none of {NOTHING}, {BOTH}, {ANSWER}": ~frame["use"].isin([NOTHING, BOTH, ANSWER]).to_numpy(),
+        f"a missing label cannot be used ({BOTH})": ((frame["use"] == BOTH) & (frame["label"] == "")).to_numpy(),
+        "the answer is used, and is no three probabilities that sum to 1": used & ~probabilities,
+    }
+    for reason, where in wrong.items():
+        if where.any():
+            line = frame.index[int(where.argmax())] + 2
+            raise OutOfFoldError(f"{path}, line {line}: {reason}: correct the line or take it out")
+    numbers = {text: number for number, text in TEXTS.items()}
+    frame = frame.assign(row=rows, label=frame["label"].map(numbers))
+    frame[list(SEVERITIES)] = values / np.where(probabilities, values.sum(1), 1)[:, None]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return LabelTable(frame, tuple(dict.fromkeys(frame["study_id"])), digest)
+
+
+def write_label_table(path: Path, changes: Sequence[Mapping[str, object]]) -> None:
+    """Replace the table atomically.  `changes`: study_id, row, label (a number), use, and answer (3,)."""
+    lines = []
+    for one in changes:
+        row, answer = str(one["row"]), np.asarray(one["answer"], np.float64)
+        # Names of levels are of one length.
+        place = (one["study_id"], row[: -len(LEVELS[0]) - 1], row[-len(LEVELS[0]) :])
+        lines.append([*place, TEXTS[int(str(one["label"]))], one["use"], *(f"{value:.6f}" for value in answer)])
+    replace_text(path, pd.DataFrame(lines, columns=COLUMNS).to_csv(index=False))
