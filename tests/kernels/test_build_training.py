@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -40,12 +43,15 @@ def cells_of(folder: Path) -> list[str]:
 
 
 def carried(folder: Path) -> dict[str, bytes]:
-    """Path → bytes of the files that the notebook writes."""
+    """Path → bytes of the files that the notebook writes: recipes as text, modules from its archive."""
     found = {}
     for source in cells_of(folder):
         magic, _, body = source.partition("\n")
         if magic.startswith("%%writefile {folder}/"):
             found[magic.removeprefix("%%writefile {folder}/")] = body.encode()
+        elif "zipfile" in source:
+            archive = zipfile.ZipFile(io.BytesIO(base64.b64decode(source.split('"""')[1])))
+            found |= {name: archive.read(name) for name in archive.namelist()}
     return found
 
 
@@ -71,6 +77,11 @@ def test_files_are_the_sources_byte_for_byte_and_only_what_training_needs(built)
         "tests",
     )
     assert not [path for path in files if path.startswith(needless)]
+
+
+def test_recipes_are_cells_to_read_and_edit(built):
+    text = [source for source in cells_of(built) if source.startswith("%%writefile")]
+    assert [source.split("\n")[0].rpartition("/")[2].removesuffix(".yaml") for source in text] == RECIPES
 
 
 def test_one_recipe_is_carried_where_one_is_trained(tmp_path):
@@ -146,7 +157,7 @@ def test_what_could_not_run_is_refused(tmp_path, capsys, options, reason):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("import scipy.optimize", "Kaggle's image lacks"),
+        ("import polars", "Kaggle's image lacks"),
         ("from tests import studies", "Kaggle's image lacks"),
         ("from training import nothing\nimport training.ghost", "training.ghost, which is no module"),
         ("from .ghost import x", "training.ghost, which is no module"),
