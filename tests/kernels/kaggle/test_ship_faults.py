@@ -1,4 +1,7 @@
-"""Each way in which shipping fails: exit code 1 and a sentence that says why, then a rerun that ends well."""
+"""Each way in which shipping fails: exit code 1 and a sentence that says why, then a rerun that ends well.
+
+Some ways of each kind run always, the others behind `make test-all`.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from kernels.kaggle import client, dataset, submission
 from tests.support.kaggle.kaggle_server import KaggleServer
 from tests.support.kaggle.kaggle_state import Faults
 from tests.support.kaggle.shipping_steps import DATASET, KERNEL, ran, ship, store
+from tests.support.sweeps import every_nth
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +74,7 @@ UPLOAD_GOES_ON: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", UPLOAD_STOPS)
+@pytest.mark.parametrize("name", every_nth(UPLOAD_STOPS))
 def test_an_upload_that_fails_says_why_and_the_next_one_ends_well(kaggle, package, tmp_path, capsys, name, impatient):
     faults, sentence = UPLOAD_STOPS[name]
     impatient(sentence)
@@ -84,7 +88,7 @@ def test_an_upload_that_fails_says_why_and_the_next_one_ends_well(kaggle, packag
     assert kaggle.files(DATASET)["weights-0.bin"] == (package / "weights-0.bin").read_bytes()
 
 
-@pytest.mark.parametrize("name", UPLOAD_GOES_ON)
+@pytest.mark.parametrize("name", every_nth(UPLOAD_GOES_ON))
 def test_what_passes_by_itself_stops_no_upload(kaggle, package, tmp_path, name):
     kaggle.faults = Faults(**UPLOAD_GOES_ON[name])
     assert ship("upload", package, tmp_path) == 0
@@ -132,7 +136,7 @@ PUSH_STOPS: dict[str, tuple[dict[str, Any], Callable[..., Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", PUSH_STOPS)
+@pytest.mark.parametrize("name", every_nth(PUSH_STOPS, 3))
 def test_a_push_that_fails_says_why_and_the_next_one_ends_well(kaggle, package, tmp_path, capsys, name, impatient):
     faults, run, sentence = PUSH_STOPS[name]
     impatient(sentence)
@@ -158,7 +162,7 @@ LITTLE: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", LITTLE)
+@pytest.mark.parametrize("name", every_nth(LITTLE, 3))
 def test_a_run_that_did_too_little_is_submitted_on_purpose_only(kaggle, package, tmp_path, capsys, name):
     changes, sentence = LITTLE[name]
     store(kaggle, package)

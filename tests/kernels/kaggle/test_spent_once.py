@@ -1,6 +1,7 @@
 """Whatever is lost or killed on the way, no submission and no version is spent twice: the table of its README.
 
-Each case breaks a step once, then runs the same command again on a Kaggle that is well.
+Each case breaks a step once, then runs the same command again on a Kaggle that is well.  Half of them run always, the
+others behind `make test-all`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tests.support import ROOT
 from tests.support.kaggle.kaggle_server import KaggleServer
 from tests.support.kaggle.kaggle_state import Body, Faults, Files
 from tests.support.kaggle.shipping_steps import DATASET, KERNEL, ran, ship, store
+from tests.support.sweeps import every_nth
 
 TRAINING = "ann/lumbar-training"
 SENDERS = {"upload": dataset, "push": notebook, "submit": submission, "train": notebook}
@@ -212,7 +214,7 @@ def spent(kaggle: KaggleServer, step: str) -> int:
     return len(kaggle.kernels[TRAINING if step == "train" else KERNEL])
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", every_nth(CASES))
 def test_nothing_is_spent_twice(kaggle, package, tmp_path, capsys, monkeypatch, name):
     case, folder = CASES[name], tmp_path / "shipped"
     monkeypatch.setattr(client, "RETRY_S", (0.0, 0.0))

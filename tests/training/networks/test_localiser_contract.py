@@ -1,6 +1,7 @@
 """The contract of every localiser of every recipe, as exported: one test for all of them.
 
-The networks of the smoke profiles with random weights; those of the published size behind `make test-all`.
+The networks of the smoke profiles with random weights: one of each architecture, the others and those of the published
+size behind `make test-all`.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from kernels.lumbar.networks.weights import golden_inputs
 from tests.support.anatomy.studies import MINUS_X, mirror_study
 from tests.support.networks.bare_torch import bare_answers
 from tests.support.networks.recipe_members import export_untrained, members
+from tests.support.sweeps import by_kind, one_of_each_kind
 from training.fitting.export import parity_inputs
 from training.recipe_schema.schema import MemberRecipe
 
 CPU = torch.device("cpu")
 SMALL = members("smoke", "localiser")
-every_localiser = pytest.mark.parametrize("recipe", SMALL, ids=[one.member.name for one in SMALL])
+every_localiser = pytest.mark.parametrize("recipe", by_kind(SMALL))
 
 
 def half_blank(recipe: MemberRecipe, batch: int) -> list[torch.Tensor]:
@@ -54,13 +56,13 @@ def test_exported_answers_are_points_inside_the_image(exported, recipe):
 @every_localiser
 def test_exported_networks_work_in_half(exported, recipe):
     folder, artefact = exported(recipe)
-    *views, present = half_blank(recipe, 2)
+    *views, present = half_blank(recipe, 1)
     half = load_member(folder, artefact, CPU, half=True)(views, present)
     assert half.dtype == torch.float32 and half.isfinite().all()
 
 
 def test_exported_networks_need_no_source(exported, tmp_path):
-    made = [exported(recipe) for recipe in SMALL]
+    made = [exported(recipe) for recipe in one_of_each_kind(SMALL)]
     answers = bare_answers([(folder, golden_inputs(a.member, a.weights.golden_seed)) for folder, a in made], tmp_path)
     for answer, (_, artefact) in zip(answers, made, strict=True):
         np.testing.assert_allclose(answer.ravel(), artefact.weights.golden_output, rtol=1e-4, atol=1e-4)

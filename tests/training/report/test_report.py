@@ -406,8 +406,8 @@ def test_a_recipe_that_is_named_by_its_file_locates_its_worst_rows(
     recipe = load_named(str(path), "smoke")
     write_runs(tmp_path / "runs", recipe)
     random, study = np.random.default_rng(2), data[1].train[0]
-    names = [study, *(f"study{number}" for number in range(11))]
-    labels = pd.DataFrame(random.integers(0, 3, (12, 25)), index=names, columns=list(ROWS))
+    names = [study, *(f"study{number}" for number in range(3))]
+    labels = pd.DataFrame(random.integers(0, 3, (4, 25)), index=names, columns=list(ROWS))
     tables = [
         rows_of(
             "mine",
@@ -424,6 +424,6 @@ def test_a_recipe_that_is_named_by_its_file_locates_its_worst_rows(
     sources = read_sources(tmp_path / "runs", "smoke", [str(path)], None)
     assert [run.named for run in sources.runs] == [str(path)]
     text = made(
-        tmp_path / "runs", tmp_path / "page.html", "--recipes", str(path), "--data", str(data[0]), "--worst", "300"
+        tmp_path / "runs", tmp_path / "page.html", "--recipes", str(path), "--data", str(data[0]), "--worst", "100"
     )
     assert "Only this point is drawn" not in text and "Crosses: where" in text
