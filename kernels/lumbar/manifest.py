@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from .labels import LEVELS, ROWS, SERIES_KINDS, SEVERITIES
-from .specs import Group, Member, SeriesKind, Spec
+from .specs import Group, GrownSpec, Member, SeriesKind, Spec
 
 MANIFEST_FORMAT: Final = "lumbar-kit-manifest"
 MANIFEST_FORMAT_VERSION: Final = 1
@@ -52,8 +52,10 @@ class LocaliserError(Spec):
     """Quantiles from 0 to 100 % in even steps of the signed error across the slices, that of right sides mirrored."""
 
 
-class Provenance(Spec):
+class Provenance(GrownSpec):
     """How a member was trained, and what it costs."""
+
+    LATER = ("localiser_errors",)
 
     recipe: str
     network: str
@@ -72,14 +74,6 @@ class Provenance(Spec):
     resolved_recipe: dict[str, Any] = {}
     localiser_errors: dict[SeriesKind, LocaliserError] = {}
     """Of graders whose training drew its jitter from the measured errors of the localisers."""
-
-    @model_serializer(mode="wrap")
-    def _as_without_this_key(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without such errors written as before they were kept."""
-        dumped: dict[str, Any] = handler(self)
-        if not self.localiser_errors:
-            dumped.pop("localiser_errors", None)
-        return dumped
 
 
 class Calibration(Spec):

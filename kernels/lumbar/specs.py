@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -39,8 +39,29 @@ class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class SliceChoice(Spec):
+class GrownSpec(Spec):
+    """A specification with later keys, of which those that say nothing are not written.
+
+    Digests of finished trainings are made of what is written, so a key more must not change that of a training that
+    has nothing to do with it.
+    """
+
+    LATER: ClassVar[tuple[str, ...]] = ()
+    """Keys that are written only where they differ from their default."""
+
+    @model_serializer(mode="wrap")
+    def _as_before_these_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = handler(self)
+        for key in self.LATER:
+            if getattr(self, key) == type(self).model_fields[key].default:
+                dumped.pop(key, None)
+        return dumped
+
+
+class SliceChoice(GrownSpec):
     """Which consecutive slices of a stack a view takes."""
+
+    LATER = ("within_mm",)
 
     by: Literal["middle", "offset", "landmark", "all"]
     """middle: around the middle of the stack; offset: around a plane at `offset_mm` from it, to the unit's side;
@@ -99,8 +120,10 @@ class CropOffset(Spec):
     """Sagittal views: to the head."""
 
 
-class ViewRequest(Spec):
+class ViewRequest(GrownSpec):
     """One input of a network: series, centre, slices, size in mm and pixels, normalisation."""
+
+    LATER = ("crop_offset",)
 
     series: SeriesKind
     centre: MeanOf = ()
@@ -121,14 +144,6 @@ class ViewRequest(Spec):
     series as an input beside images of another.  The view is missing where none of them is known."""
     crop_offset: CropOffset | None = None
     """Of an asymmetric crop; None = its landmarks are its centre."""
-
-    @model_serializer(mode="wrap")
-    def _as_without_this_key(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Views without an offset are written as before there was one: digests of finished trainings depend on it."""
-        dumped: dict[str, Any] = handler(self)
-        if self.crop_offset is None:
-            dumped.pop("crop_offset", None)
-        return dumped
 
     @model_validator(mode="after")
     def _padding_is_at_the_end(self) -> ViewRequest:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
-from kernels.lumbar.specs import SeriesKind, Spec
+from kernels.lumbar.specs import GrownSpec, SeriesKind, Spec
 
 Precision = Literal["float16", "bfloat16", "float32"]
 
@@ -114,14 +114,15 @@ class SecondFit(Spec):
     optimisation: Optimisation
 
 
-class Labels(Spec):
+class Labels(GrownSpec):
     """Correction of graders' labels by the out-of-fold predictions of an earlier run, or soft labels (LABELS=)."""
+
+    LATER = ("soft",)
 
     doubt: float | None = Field(default=None, gt=0, lt=1)
     """Labels with a predicted probability below 1 - doubt are dropped: 0.8 in the 2nd place's noise reduction."""
     guess: float | None = Field(default=None, gt=0, lt=1)
     """Missing labels are imputed where one severity has more than this probability."""
-
     soft: float | None = Field(default=None, gt=0, le=1)
     """Share of the predictions in the targets, as probabilities beside the label: 0.5 in the 2nd place's second step;
     alone where the label is missing."""
@@ -130,11 +131,6 @@ class Labels(Spec):
     def any(self) -> bool:
         """Whether labels are corrected."""
         return self.doubt is not None or self.guess is not None or self.soft is not None
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_soft(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `soft` where there is none: networks that were trained before it was an option stay as they are."""
-        return {name: one for name, one in handler(self).items() if name != "soft" or one is not None}
 
 
 class Auxiliary(Spec):
@@ -151,8 +147,10 @@ class Auxiliary(Spec):
         return tuple(name for name in ("depth", "streams") if getattr(self, name))
 
 
-class Fitting(Spec):
+class Fitting(GrownSpec):
     """How one network is built and fitted."""
+
+    LATER = ("start", "auxiliary")
 
     network: Network
     loss: str
@@ -173,11 +171,3 @@ class Fitting(Spec):
     """Localisers: a pixel of the squared error weighs 1 + foreground × its target; 0 is the published loss."""
     auxiliary: Auxiliary = Auxiliary()
     """Graders: further heads, of networks that have them; the exported network has none."""
-
-    @model_serializer(mode="wrap")
-    def _as_without_this_key(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without heads written as before there were any: digests of finished trainings depend on it."""
-        dumped: dict[str, Any] = handler(self)
-        if not self.auxiliary.heads:
-            dumped.pop("auxiliary", None)
-        return dumped
