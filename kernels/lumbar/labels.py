@@ -17,7 +17,9 @@ CONDITIONS = (
     "right_subarticular_stenosis",
     "spinal_canal_stenosis",
 )
-ROWS = tuple(f"{condition}_{level}" for condition in CONDITIONS for level in LEVELS)
+ROW_PLACES = {f"{condition}_{level}": (condition, level) for condition in CONDITIONS for level in LEVELS}
+"""Row → its condition and its level."""
+ROWS = tuple(ROW_PLACES)
 ROW_INDEX = {row: index for index, row in enumerate(ROWS)}
 ROW_WORDS = sorted({row.count("_") + 1 for row in ROWS})
 GROUPS = ("spinal", "foraminal", "subarticular")

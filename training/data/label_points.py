@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kernels.lumbar.labels import CONDITIONS, LEVELS, ROWS, mirrored
+from kernels.lumbar.labels import CONDITIONS, LEVELS, ROW_PLACES, ROWS, mirrored
 from kernels.lumbar.problems import Problem, summary
 from kernels.lumbar.run.submission import replace_text
 from training.data.external import image_size
@@ -112,7 +112,7 @@ def _sides(study: str, points: Points) -> list[Problem]:
         other = points.get(mirrored(row))
         if other is not None and row.startswith("right_"):
             continue  # compared from the left
-        centre = other if other is not None else points.get(f"{CANAL}_{row[-5:]}")
+        centre = other if other is not None else points.get(f"{CANAL}_{ROW_PLACES[row][1]}")
         if centre is None:
             continue
         pairs += 1

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kernels.lumbar.labels import LEVELS, ROW_INDEX, ROWS, SEVERITIES
+from kernels.lumbar.labels import ROW_INDEX, ROW_PLACES, ROWS, SEVERITIES
 from kernels.lumbar.run.submission import replace_text
 from training.data.out_of_fold import OutOfFoldError
 from training.data.tables import MISSING, SEVERITY_TEXTS, Tables, TablesError, read_csv
@@ -105,7 +105,6 @@ def write_label_table(path: Path, changes: Sequence[Mapping[str, object]]) -> No
     lines = []
     for one in changes:
         row, answer = str(one["row"]), np.asarray(one["answer"], np.float64)
-        # Names of levels are of one length.
-        place = (one["study_id"], row[: -len(LEVELS[0]) - 1], row[-len(LEVELS[0]) :])
+        place = one["study_id"], *ROW_PLACES[row]
         lines.append([*place, TEXTS[int(str(one["label"]))], one["use"], *(f"{value:.6f}" for value in answer)])
     replace_text(path, pd.DataFrame(lines, columns=COLUMNS).to_csv(index=False))

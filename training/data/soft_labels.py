@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kernels.lumbar.labels import LEVELS, ROW_INDEX, ROWS, SEVERITIES, SEVERITY_WEIGHTS
+from kernels.lumbar.labels import ROW_INDEX, ROW_PLACES, ROWS, SEVERITIES, SEVERITY_WEIGHTS
 from kernels.lumbar.run.submission import whole_file
 from training.data.out_of_fold import OutOfFoldError
 
@@ -51,9 +51,8 @@ def write_soft_labels(path: Path, studies: Sequence[str], probabilities: np.ndar
     study, row = np.nonzero(known)
     table = pd.DataFrame(probabilities[known], columns=list(SEVERITIES))
     table.insert(0, "study_id", [studies[int(one)] for one in study])
-    # Names of levels are of one length.
-    table.insert(1, "condition", [ROWS[one][: -len(LEVELS[0]) - 1] for one in row])
-    table.insert(2, "level", [ROWS[one][-len(LEVELS[0]) :] for one in row])
+    for place, name in enumerate(("condition", "level")):
+        table.insert(1 + place, name, [ROW_PLACES[ROWS[one]][place] for one in row])
     with whole_file(path) as temporary:
         table.to_csv(temporary, index=False)
 

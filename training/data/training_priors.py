@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from kernels.lumbar.labels import ROWS, SEVERITIES, SEVERITY_WEIGHTS, group_of
+from kernels.lumbar.labels import ROW_PLACES, ROWS, SEVERITIES, SEVERITY_WEIGHTS, group_of
 
 # Added to each class's weighted count, so that no class has probability zero.
 SMOOTHING = 0.5
@@ -17,8 +17,8 @@ def weighted_priors(labels: pd.DataFrame) -> dict[str, tuple[float, float, float
     This is the constant that minimises the metric's three condition losses.  labels: study × 25, negative = missing.
     """
     priors: dict[str, tuple[float, float, float]] = {}
-    for group_level in {(group_of(row), row[-5:]) for row in ROWS}:
-        rows = [row for row in ROWS if (group_of(row), row[-5:]) == group_level]
+    for group_level in {(group_of(row), level) for row, (_, level) in ROW_PLACES.items()}:
+        rows = [row for row, (_, level) in ROW_PLACES.items() if (group_of(row), level) == group_level]
         values = labels[rows].to_numpy().ravel()
         counts = np.bincount(values[values >= 0].astype(int), minlength=len(SEVERITIES))
         weighted = counts * np.array(SEVERITY_WEIGHTS) + SMOOTHING

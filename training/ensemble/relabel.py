@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from kernels.commands import ends_with_a_sentence
-from kernels.lumbar.labels import CONDITIONS, ROWS, SEVERITIES
+from kernels.lumbar.labels import CONDITIONS, ROW_PLACES, ROWS, SEVERITIES
 from kernels.lumbar.run.submission import replace_text
 from kernels.text import aligned
 from training.data.folds import FoldsError
@@ -76,7 +76,7 @@ class Change:
     @property
     def condition(self) -> str:
         """Of the row, without its level."""
-        return next(one for one in CONDITIONS if self.row.startswith(one))
+        return ROW_PLACES[self.row][0]
 
 
 def changes_of(answers: Answers, nested: np.ndarray, asked: Relabelling) -> list[Change]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.lumbar.labels import CONDITIONS, LEVELS, ROWS
+from kernels.lumbar.labels import CONDITIONS, LEVELS, ROW_PLACES
 
 from .curve import DISCS, FIRST_LABELLED, Floats, SpineCurve, sample_curve
 from .severity import Severity, level_values
@@ -96,7 +96,7 @@ class Anatomy:
 
     def landmarks(self) -> NDArray[np.float64]:
         """(25, 3) patient mm of the places that radiologists click, in the order of ROWS."""
-        return np.stack([self._landmark(row[: -len(LEVELS[0]) - 1], row[-len(LEVELS[0]) :]) for row in ROWS])
+        return np.stack([self._landmark(*place) for place in ROW_PLACES.values()])
 
     def _landmark(self, condition: str, level_name: str) -> NDArray[np.float64]:
         disc = DISCS.index(level_name)

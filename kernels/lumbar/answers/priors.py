@@ -6,7 +6,7 @@ They score 0.790 on these studies where uniform thirds score 0.999.  A manifest 
 
 from __future__ import annotations
 
-from ..labels import LEVELS, ROWS, group_of
+from ..labels import LEVELS, ROW_PLACES, group_of
 
 _SPINAL = (
     (0.896, 0.064, 0.040),
@@ -34,4 +34,4 @@ _BY_GROUP = {"spinal": _SPINAL, "foraminal": _FORAMINAL, "subarticular": _SUBART
 
 def public_priors() -> dict[str, tuple[float, float, float]]:
     """Row name → (normal_mild, moderate, severe)."""
-    return {row: _BY_GROUP[group_of(row)][LEVELS.index(row[-5:])] for row in ROWS}
+    return {row: _BY_GROUP[group_of(row)][LEVELS.index(level)] for row, (_, level) in ROW_PLACES.items()}
