@@ -301,8 +301,7 @@ def _provenance(training: NetworkTraining, seed: int, published: Sequence[dict[s
 
 def _drawn_from(training: NetworkTraining) -> dict[SeriesKind, LocaliserError]:
     """The measured errors from which this training drew its jitter, if it did."""
-    augmentation = training.member.fitting.augmentation
-    if "localiser" not in (augmentation.jitter_mm, augmentation.slice_jitter):
+    if not training.member.draws_errors:
         return {}
     views = {request.series for request in training.member.member.inputs}
     measured = {view: error.for_manifest(view) for view, error in training.errors.items() if view in views}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -315,11 +315,29 @@ class Member(Spec):
         return self
 
 
-def ready_localisers(waiting: Sequence[Member]) -> list[Member]:
-    """Localisers whose input landmarks no other one of them predicts; all of them if they depend on each other.
+class HasMember(Protocol):
+    """A member with what belongs to it: its loaded network, or its recipe."""
+
+    @property
+    def member(self) -> Member:
+        """Its specification."""
+        ...
+
+
+Entry = TypeVar("Entry", bound=HasMember)
+
+
+def waves(localisers: Sequence[Entry]) -> Iterator[list[Entry]]:
+    """The localisers in the order in which they can run: first those whose input landmarks no other one predicts, then
+    those that need only landmarks of these, and so on; all that are left if they depend on each other.
 
     A localiser that starts from the landmark that it predicts refines it: no other one depends on that.
     """
-    needs = {one.name: one.needed for one in waiting}
-    pending = {row for one in waiting for row in one.answered if row not in needs[one.name]}
-    return [one for one in waiting if not pending & needs[one.name]] or list(waiting)
+    waiting = list(localisers)
+    while waiting:
+        needs = {one.member.name: one.member.needed for one in waiting}
+        pending = {row for one in waiting for row in one.member.answered if row not in needs[one.member.name]}
+        wave = [one for one in waiting if not pending & needs[one.member.name]] or waiting
+        names = {one.member.name for one in wave}
+        waiting = [one for one in waiting if one.member.name not in names]
+        yield wave

@@ -42,10 +42,8 @@ class SeenStudies:
                 images.append(found)
         truth = lift_all(Study(study.study_id, (), [], study.source_planes), self._annotations.get(study.study_id, []))
         for route, located in prediction.located.items():
-            for name, answers in located.by_member.items():
-                if answers:
-                    mean = float(np.mean([answer.confidence for answer in answers.values()]))
-                    self._confidence.setdefault(name, []).append(mean)
+            for name, mean in located.mean_confidences().items():
+                self._confidence.setdefault(name, []).append(mean)
             share = imputed_share(located)
             for row in sorted(truth.keys() & located.points.keys() - located.guessed):
                 answer = LocaliserAnswer(located.points[row], located.confidence[row])

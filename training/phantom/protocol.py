@@ -161,7 +161,8 @@ def _sample_extent(rng: np.random.Generator, anatomy: Anatomy) -> tuple[float, f
     kind = rng.random()
     if kind < _ENDS_AT_SACRUM:
         bottom = min(float(rng.uniform(z["s2_s3"] - 25.0, z["s1_s2"] + 5.0)), lowest)
-        return (height := min(height_mm, z[DISCS[0]] + _ABOVE_MM - bottom)), bottom + height / 2
+        height_mm = min(height_mm, z[DISCS[0]] + _ABOVE_MM - bottom)
+        return height_mm, bottom + height_mm / 2
     centre = z["l3_l4"] + float(rng.normal(7.0, 14.0))
     if kind < _ENDS_AT_SACRUM + _WIDE:
         height_mm = float(rng.uniform(340.0, 420.0))

@@ -6,10 +6,9 @@ that find them; one that starts from the weights of another one comes after that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from graphlib import TopologicalSorter
 
-from kernels.lumbar.specs import ready_localisers
+from kernels.lumbar.specs import waves
 from training.recipe_schema.schema import MemberRecipe, Recipe
 
 
@@ -24,24 +23,17 @@ def sources_of(recipe: Recipe, entry: MemberRecipe) -> list[MemberRecipe]:
     routes = set(recipe.routes_of(entry.member.name)[1:]) or {""}
     others = (recipe.localiser(name) for name in recipe.localisers)
     together = [one for one in others if routes & set(recipe.routes_of(one.member.name))]
+    # As the kernel runs them.
+    earlier = list[MemberRecipe]()
+    for wave in waves(together):
+        if entry in wave:
+            break
+        earlier += wave
     wanted, found = set(entry.member.needed), list[MemberRecipe]()
-    for one in reversed(_before(entry, together)):
+    for one in reversed(earlier):
         if wanted & set(one.member.answered):
             found.insert(0, one)
             wanted |= one.member.needed
-    return found
-
-
-def _before(entry: MemberRecipe, localisers: Sequence[MemberRecipe]) -> list[MemberRecipe]:
-    """The localisers of earlier waves, as the kernel runs them."""
-    found: list[MemberRecipe] = []
-    waiting = list(localisers)
-    while waiting:
-        names = {one.name for one in ready_localisers([one.member for one in waiting])}
-        if entry.member.name in names:
-            break
-        found += [one for one in waiting if one.member.name in names]
-        waiting = [one for one in waiting if one.member.name not in names]
     return found
 
 

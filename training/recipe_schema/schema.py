@@ -201,9 +201,14 @@ class Recipe(Spec):
         names = self.graders[grader].backbones
         return tuple(self.backbones) if names is None else names
 
+    @property
+    def localisers_owner(self) -> str:
+        """Name of the recipe whose the localisers are."""
+        return self.localisers_of or self.name
+
     def packed_folds(self, member: str) -> tuple[int, ...] | None:
         """The folds whose network of this name is packaged; None = all."""
-        localiser = self.localisers.get(member.removeprefix(f"{self.localisers_of or self.name}_"))
+        localiser = self.localisers.get(member.removeprefix(f"{self.localisers_owner}_"))
         return None if localiser is None else localiser.packed_folds
 
     def members(self) -> tuple[MemberRecipe, ...]:
@@ -217,7 +222,7 @@ class Recipe(Spec):
     def place_of(self, member: str) -> tuple[str, str]:
         """Dotted paths of the parts that describe the network of this name: its stage, and its backbone or ""."""
         for name in self.localisers:
-            if member == f"{self.localisers_of or self.name}_{name}":
+            if member == f"{self.localisers_owner}_{name}":
                 return f"localisers.{name}", ""
         for name in self.graders:
             for backbone in self.backbones_of(name):
@@ -228,12 +233,12 @@ class Recipe(Spec):
     def localiser(self, name: str) -> MemberRecipe:
         """The network of one of `localisers`."""
         spec = self.localisers[name]
-        full_name = f"{self.localisers_of or self.name}_{name}"
-        return MemberRecipe(member=_member(full_name, "localiser", spec), fitting=spec.fitting)
+        own_name = f"{self.localisers_owner}_{name}"
+        return MemberRecipe(member=_member(own_name, "localiser", spec), fitting=spec.fitting)
 
     def owner_of(self, member: str) -> str:
         """Name of the recipe that the network of this name belongs to."""
-        return self.localisers_of if self.localisers_of and member.startswith(f"{self.localisers_of}_") else self.name
+        return self.localisers_owner if member.startswith(f"{self.localisers_owner}_") else self.name
 
     def grader(self, name: str, backbone_name: str) -> MemberRecipe:
         """The network of one of `graders` with one of its backbones."""

@@ -107,7 +107,7 @@ class Grid(Spec):
         """Trainings of localisers, each after what it needs: other localisers, and their errors measured."""
         recipe = self.recipes[name]
         # Localisers that recipes share are one step.
-        top = f"{recipe.localisers_of or name}/{self.order.profile}"
+        top = f"{recipe.localisers_owner}/{self.order.profile}"
         for entry in localisers_in_order(recipe):
             member, start = entry.member.name, starts_from(recipe, entry)
             needs = [] if start is None else [f"{top}/{start.member.name}/fold{fold}"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from contextlib import nullcontext
 
+import numpy as np
 import torch
 
 import build_dataset
@@ -64,7 +66,10 @@ def _of_recipe(grid: Grid, step: Step) -> dict[str, object]:
     if step.kind == "validate":
         steps.score_folds(context, grid.folds[step.recipe])
         return {}
-    landmarks = lambda: context.open_cache().landmarks  # noqa: E731
+
+    def landmarks() -> Mapping[str, Mapping[str, np.ndarray]]:
+        return context.open_cache().landmarks
+
     if step.kind == "localiser" or step.member and step.kind == "errors":
         errors = steps.measure_sources(context, grid.member(step), step.fold, landmarks)
     else:

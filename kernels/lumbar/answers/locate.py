@@ -20,7 +20,7 @@ from ..labels import ROWS
 from ..networks.loading import LoadedMember
 from ..networks.tta import with_prefetch
 from ..problems import Problem
-from ..specs import ready_localisers
+from ..specs import waves
 from .localiser_answers import LocaliserAnswer, answers_of, merge
 from .spine_shape import Expectation, stack_centres
 
@@ -39,6 +39,11 @@ class Located:
     by_member: dict[str, dict[str, LocaliserAnswer]] = field(default_factory=dict)
     """Member → row → its own answer, before merging."""
 
+    def mean_confidences(self) -> dict[str, float]:
+        """Member → mean of its own confidences; without those that found nothing."""
+        found = {name: [one.confidence for one in answers.values()] for name, answers in self.by_member.items()}
+        return {name: float(np.mean(its)) for name, its in found.items() if its}
+
 
 def locate(
     studies: Sequence[Study],
@@ -56,18 +61,15 @@ def locate(
     slices: list[dict[str, list[LocaliserAnswer]]] = [{} for _ in studies]
     points: list[dict[str, list[LocaliserAnswer]]] = [{} for _ in studies]
     cache = InputCache(studies, [one.points for one in located], device, executor)
-    waiting = list(localisers)
-    while waiting:
-        names = {one.name for one in ready_localisers([one.member for one in waiting])}
-        ready = [one for one in waiting if one.member.name in names]
-        waiting = [one for one in waiting if one not in ready]
-        for localiser in with_prefetch(cache, ready):
+    in_turn = list(waves(localisers))
+    for number, wave in enumerate(in_turn, 1):
+        for localiser in with_prefetch(cache, wave):
             kept = slices if localiser.member.answers == "slices" else points
             found = answers_of(cache, localiser, [one.confidence for one in located], tta)
             for one, answers, its_kept in zip(located, found, kept, strict=True):
                 one.by_member[localiser.member.name] = answers
                 _keep(its_kept, answers, localiser)
-        pending = {row for one in waiting for row in one.member.answered}
+        pending = {row for later in in_turn[number:] for one in later for row in one.member.answered}
         for one, study, its_slices, its_points in zip(located, studies, slices, points, strict=True):
             _merge(one, its_slices, its_points)
             _apply_shape(study, one, expectation, pending)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..labels import LEVELS, MIRROR, ROW_INDEX, ROWS, SEVERITIES
 from ..manifest import DEEPEST, StackedGroup, Stacker, Trees
+from ..specs import Group
 from .ensemble import softmax
 
 # A group's rows by level, as the left side sees them.
@@ -124,13 +125,28 @@ class Stack:
         `logits` (J, 25, 3) of the jobs, NaN where there is none; `mixture` (25, 3).  A model's answer is the mean of
         those of its jobs that answered the row.
         """
-        result, kept = mixture.copy(), np.zeros(len(ROWS), bool)
+        result = mixture.copy()
         for group, stacked in self._groups.items():
-            models = np.stack([_mean(logits[jobs]) for jobs in self._jobs[group]])  # (M, 25, 3)
-            own = np.unique(np.concatenate([rows[OWN_ROWS[group]] for rows in SIDES]))
-            kept[own] = ~np.isfinite(models[:, own]).all((0, 2))
-            result[own] = stacked(models[None], mixture[None])[0, own]
-        return result, kept
+            own = _rows_of(group)
+            result[own] = stacked(self._models(group, logits)[None], mixture[None])[0, own]
+        return result, self.kept(logits)
+
+    def kept(self, logits: np.ndarray) -> np.ndarray:
+        """(25,) whether a row of a stacked group keeps the mixture, as a model does not answer it."""
+        found = np.zeros(len(ROWS), bool)
+        for group in self._groups:
+            own = _rows_of(group)
+            found[own] = ~np.isfinite(self._models(group, logits)[:, own]).all((0, 2))
+        return found
+
+    def _models(self, group: Group, logits: np.ndarray) -> np.ndarray:
+        """(M, 25, 3) logits of a group's models."""
+        return np.stack([_mean(logits[jobs]) for jobs in self._jobs[group]])
+
+
+def _rows_of(group: str) -> np.ndarray:
+    """Places of a group's rows, of both sides."""
+    return np.unique(np.concatenate([rows[OWN_ROWS[group]] for rows in SIDES]))
 
 
 def _mean(logits: np.ndarray) -> np.ndarray:

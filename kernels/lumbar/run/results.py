@@ -17,7 +17,7 @@ from ..answers.stack import Stack
 from ..dicom.study import Study
 from ..inputs.image_statistics import FEATURES, image_statistics
 from ..labels import KIND_OF_GROUP, ROW_INDEX, ROWS, SERIES_KINDS, SERIES_TEXTS, group_of
-from ..manifest import Artefact, Manifest
+from ..manifest import Manifest
 from ..problems import Problem
 from .foreign_domain import compared
 from .submission import whole_file
@@ -27,10 +27,6 @@ NO_SERIES = ("missing-kind", "single-slice")
 
 Job = tuple[str, str]
 """A route, and one of its graders."""
-
-
-def _localisers(manifest: Manifest) -> list[Artefact]:
-    return [artefact for artefact in manifest.artefacts if artefact.member.role == "localiser"]
 
 
 class Results:
@@ -56,7 +52,8 @@ class Results:
         self._confidence = np.zeros((*routes, len(ROWS)))
         self._guessed = np.zeros((*routes, len(ROWS)), bool)
         self._located = np.zeros(routes, bool)
-        self._localisers = {one.member.name: number for number, one in enumerate(_localisers(manifest))}
+        localisers = [one.member.name for one in manifest.artefacts if one.member.role == "localiser"]
+        self._localisers = {name: number for number, name in enumerate(localisers)}
         self._sure = np.full((len(studies), len(self._localisers)), np.nan, np.float32)
         self._images = np.full((len(studies), len(SERIES_KINDS), len(FEATURES)), np.nan, np.float32)
         members = {artefact.member.name: artefact.member for artefact in manifest.artefacts}
@@ -110,10 +107,8 @@ class Results:
             self._points[(*place, ROW_INDEX[row])] = point
             self._confidence[(*place, ROW_INDEX[row])] = located.confidence[row]
             self._guessed[(*place, ROW_INDEX[row])] = row in located.guessed
-        for name, answers in located.by_member.items():
-            if answers:
-                mean = np.mean([answer.confidence for answer in answers.values()])
-                self._sure[self.studies[study], self._localisers[name]] = mean
+        for name, mean in located.mean_confidences().items():
+            self._sure[self.studies[study], self._localisers[name]] = mean
         self._located[place] = True
         self.used |= located.by_member.keys()
 
@@ -181,7 +176,7 @@ class Results:
         """Rows of stacked conditions that keep the mixture, as not all networks that the stacker needs answer them."""
         if self._stack is None:
             return []
-        kept = self._stack.apply(self._logits[self.studies[study]].astype(np.float64), self._priors)[1]
+        kept = self._stack.kept(self._logits[self.studies[study]])
         return [row for row, is_kept in zip(ROWS, kept, strict=True) if is_kept]
 
     def sort_problems(self) -> None:
