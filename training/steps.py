@@ -23,7 +23,7 @@ from training.data.fit_spine_shape import fit_shape
 from training.data.folds import read_or_make_folds
 from training.data.label_correction import EarlierLabels, read_labels
 from training.data.label_points import report_label_points
-from training.data.label_table import LabelTable, is_label_table
+from training.data.label_table import is_label_table
 from training.data.samples.external_samples import pretrainable
 from training.data.tables import read_tables
 from training.data.training_priors import weighted_priors
@@ -127,10 +127,9 @@ def measure_sources(
 def score_folds(context: RecipeContext, folds: Sequence[int]) -> Score:
     """Validate the trained folds: out-of-fold score, predictions and seconds."""
     data = (context.options.data, context.tables, context.folds)
-    corrected, of_all = context.earlier is not None, isinstance(context.earlier, LabelTable)
-    score = validate(context.folder, context.members, *data, folds, corrected, of_all)
+    score = validate(context.folder, context.members, *data, folds, context.earlier)
     log.info("%s/%s out of fold: %s", context.recipe.name, context.recipe.profile, score)
-    for caution in cautions(context.members, corrected, of_all):
+    for caution in cautions(context.members, context.earlier):
         log.warning("%s/%s: %s", context.recipe.name, context.recipe.profile, caution)
     return score
 

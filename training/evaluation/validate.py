@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from kernels.lumbar.run.read_ahead import read_ahead
 from kernels.lumbar.run.submission import replace_json
 from kernels.lumbar.specs import Member
 from training.data import out_of_fold
+from training.data.label_correction import EarlierLabels, is_changed
 from training.data.tables import Tables
 from training.evaluation import validation_stamp
 from training.evaluation.calibrate import calibrate
@@ -84,16 +85,15 @@ def localiser_errors(
 ) -> dict[str, LandmarkError]:
     """Out-of-fold localisation error (mm) per series kind, cached as JSON; also calibrates the localisers."""
     manifest = fold_manifest(folder, localisers, fold)
-    made_by = {artefact.member.name: artefact.weights.sha256 for artefact in manifest.artefacts}
-    path = folder.localiser_errors(fold)
-    if (kept := kept_errors(path, made_by)) is not None:
-        return kept
-    located = located_plainly(manifest, folder, data, tables, studies)
-    known = {study: truth[study] for study in studies if study in truth}
-    errors = landmark_errors({study: found.points for study, found in located.items()}, known)
-    calibrate(folder, localisers, fold, located, known)
-    keep_errors(path, made_by, errors)
-    return errors
+
+    def measured() -> dict[str, LandmarkError]:
+        located = located_plainly(manifest, folder, data, tables, studies)
+        known = {study: truth[study] for study in studies if study in truth}
+        errors = landmark_errors({study: found.points for study, found in located.items()}, known)
+        calibrate(folder, localisers, fold, located, known)
+        return errors
+
+    return kept_or(measured, folder.localiser_errors(fold), manifest)
 
 
 def source_errors(
@@ -114,22 +114,19 @@ def source_errors(
     same.
     """
     manifest = fold_manifest(folder, sources, fold)
-    made_by = {artefact.member.name: artefact.weights.sha256 for artefact in manifest.artefacts}
-    path = folder.source_errors(localiser.name, fold)
-    if (kept := kept_errors(path, made_by)) is not None:
-        return kept
-    located = located_plainly(manifest, folder, data, tables, studies)
-    known = {
-        study: {row: point for row, point in truth[study].items() if row in localiser.needed}
-        for study in studies
-        if study in truth
-    }
-    slices = [one.name_in(fold) for one in sources if one.member.answers == "slices"]
-    found = {study: in_plane(one, known.get(study, {}), slices) for study, one in located.items()}
-    errors = landmark_errors(found, known)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    keep_errors(path, made_by, errors)
-    return errors
+
+    def measured() -> dict[str, LandmarkError]:
+        located = located_plainly(manifest, folder, data, tables, studies)
+        known = {
+            study: {row: point for row, point in truth[study].items() if row in localiser.needed}
+            for study in studies
+            if study in truth
+        }
+        slices = [one.name_in(fold) for one in sources if one.member.answers == "slices"]
+        found = {study: in_plane(one, known.get(study, {}), slices) for study, one in located.items()}
+        return landmark_errors(found, known)
+
+    return kept_or(measured, folder.source_errors(localiser.name, fold), manifest)
 
 
 def in_plane(located: Located, truth: Mapping[str, np.ndarray], slices: Sequence[str]) -> dict[str, np.ndarray]:
@@ -158,19 +155,19 @@ def located_plainly(
     return {study: one.located[folder.recipe.name] for study, one in predictions.items()}
 
 
-def kept_errors(path: Path, made_by: Mapping[str, str]) -> dict[str, LandmarkError] | None:
-    """Errors that were measured of these networks (name → sha256); None where they are not there, or not whole."""
+def kept_or(
+    measured: Callable[[], dict[str, LandmarkError]], path: Path, manifest: Manifest
+) -> dict[str, LandmarkError]:
+    """The errors that a file keeps, if they are of these very networks and whole; else they are measured and kept."""
+    made_by = {artefact.member.name: artefact.weights.sha256 for artefact in manifest.artefacts}
     kept = read_object(path)
     whole = all("offsets_mm" in error for error in kept.get("errors", {}).values())
-    if kept.get("made_by") != made_by or "errors" not in kept or not whole:
-        return None
-    return {view: LandmarkError(**error) for view, error in kept["errors"].items()}
-
-
-def keep_errors(path: Path, made_by: Mapping[str, str], errors: Mapping[str, LandmarkError]) -> None:
-    """Write what `kept_errors` reads."""
+    if kept.get("made_by") == made_by and "errors" in kept and whole:
+        return {view: LandmarkError(**error) for view, error in kept["errors"].items()}
+    errors = measured()
     path.parent.mkdir(parents=True, exist_ok=True)  # not there yet where all localisers are another recipe's
     replace_json(path, {"made_by": made_by, "errors": {view: asdict(error) for view, error in errors.items()}})
+    return errors
 
 
 def validate(
@@ -180,13 +177,12 @@ def validate(
     tables: Tables,
     folds: Mapping[str, int],
     trained: Sequence[int],
-    corrected: bool = False,
-    of_all: bool = False,
+    earlier: EarlierLabels | None = None,
 ) -> Score:
     """Out-of-fold score, pooled over the studies of the trained folds; saved as JSON, predictions as Parquet.
 
-    `corrected`: whether labels were corrected by an earlier run; `of_all`: those of all graders.  Does nothing where
-    all results of the same networks, studies and code exist (validation_stamp.py).
+    `earlier`: what labels were corrected by.  Does nothing where all results of the same networks, studies and code
+    exist (validation_stamp.py).
     """
     studies = {fold: [study for study, its_fold in folds.items() if its_fold == fold] for fold in trained}
     manifests = {fold: fold_manifest(folder, members, fold) for fold in trained}
@@ -209,23 +205,20 @@ def validate(
     scored = [study for study, fold in folds.items() if fold in trained]
     result = score(solution_of(tables.labels.loc[scored]), pooled)
     known = {"folds": list(trained), "studies": len(scored), **asdict(result)}
-    replace_json(folder.score, {**known, "cautions": cautions(members, corrected, of_all)})
+    replace_json(folder.score, {**known, "cautions": cautions(members, earlier)})
     replace_json(folder.domain, seen.as_json())
     replace_json(folder.seconds, seconds_of(folder.recipe.name, members, manifests, clock))
     validation_stamp.keep(folder, made, trained)
     return result
 
 
-def cautions(members: Sequence[MemberRecipe], corrected: bool, of_all: bool = False) -> list[str]:
+def cautions(members: Sequence[MemberRecipe], earlier: EarlierLabels | None) -> list[str]:
     """What makes an out-of-fold score look better than it would on other studies, a sentence each."""
     found = []
     chosen = [one.member.name for one in members if "best" in kept_epochs(one)]
     if chosen:
         found.append(f"the epoch of {', '.join(chosen)} was chosen on the studies of this score (keep: best)")
-    graders = {one.member.name for one in members if of_all and one.member.role == "grader"}
-    changed = [
-        one.member.name for one in members if corrected and (one.fitting.labels.any or one.member.name in graders)
-    ]
+    changed = [one.member.name for one in members if is_changed(earlier, one)]
     if changed:
         found.append(
             f"the labels of {', '.join(changed)} were corrected by networks that were trained on the labels of the "

@@ -9,11 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kernels.lumbar.manifest import Manifest
 from kernels.lumbar.run.submission import replace_json
 from tests.support.networks.tiny_runs import write_runs
+from training.data.label_correction import EarlierPredictions
 from training.evaluation import validate, validation_stamp
 from training.evaluation.metric import Score
 from training.evaluation.validate import all_of, fold_manifest
@@ -22,6 +24,7 @@ from training.runs import RunFolder, RunsError
 
 SCORE = Score(0.25, 0.5, 0.5, 0.25, 0.375)
 STUDIES = {0: ["1", "2"]}
+EARLIER = EarlierPredictions((), np.empty((0, 25, 3)), "earlier")
 
 
 def known(folder: RunFolder, studies: dict[int, list[str]] | None = None, fingerprint: str = "tables") -> Score | None:
@@ -156,10 +159,10 @@ def test_localisers_are_measured_again_without_the_calibration_of_an_attempt_tha
 def test_what_flatters_a_score_is_said() -> None:
     """The epoch chosen on the studies of the score, and labels corrected by networks that had seen theirs."""
     members = load_named("slice_experts", "smoke").members()
-    assert validate.cautions(members, corrected=False) == []
-    (corrected,) = validate.cautions(members, corrected=True)
+    assert validate.cautions(members, None) == []
+    (corrected,) = validate.cautions(members, EARLIER)
     assert "slice_experts_spinal_tiny" in corrected and "LABELS= is not nested" in corrected
-    assert validate.cautions(load_named("split_and_global", "smoke").members(), corrected=True) == []
+    assert validate.cautions(load_named("split_and_global", "smoke").members(), EARLIER) == []
     best = [members[0].with_optimisation(keep="best"), *members[1:]]
-    (chosen,) = validate.cautions(best, corrected=False)
+    (chosen,) = validate.cautions(best, None)
     assert chosen == "the epoch of slice_experts_sagittal_t2 was chosen on the studies of this score (keep: best)"
