@@ -15,8 +15,8 @@ from training.networks.parts.slices import real_slices
 from training.networks.parts.volume_convnext import CONVNEXTS, VolumeConvNeXt
 
 from . import NetworkError
-from .coordinates import CoordinateNet, Places, PointHead, Pooling, Pyramid, points_from_places
-from .volume_coordinates import inflated
+from .coordinates import Places, Pooling, points_from_places
+from .volume_coordinates import VolumeNet, inflated
 
 # Logit of a blank slice; finite, as half floats have to hold it.
 BLANK_LOGIT = -1e4
@@ -31,7 +31,7 @@ class SlicesAndPlaces(NamedTuple):
     """(B, K, 3): slice, row and column from 0 to 1 between the edges of the view."""
 
 
-class Net(CoordinateNet):
+class Net(VolumeNet):
     """Points (B, targets, 4) in pixels of the first view; all views have its slices, and become channels of the volume.
 
     `encoder`: a name of volume_convnext.CONVNEXTS; `pretrained`: inflate timm's weights of that name.  The slice is the
@@ -57,19 +57,13 @@ class Net(CoordinateNet):
         window: float | None = None,
         coordinates: bool = False,
     ) -> None:
-        super().__init__(inputs[0], size_px, volume=True, coordinates=coordinates)
-        if len(set(inputs)) > 1:
-            raise NetworkError(f"the views of one volume have equally many slices, not {inputs}")
+        super().__init__(inputs, size_px, coordinates)
         if encoder not in CONVNEXTS:
             raise NetworkError(f"there is no 3D encoder '{encoder}'; there are: {', '.join(CONVNEXTS)}")
         self.encoder = VolumeConvNeXt(encoder, len(inputs) + 3 * coordinates)
         if pretrained:
             self.encoder.load_state_dict(inflated(encoder, self.encoder.state_dict()))
-        if pooling == "average":
-            self.pyramid, width = None, self.encoder.channels[-1]
-        else:
-            self.pyramid = Pyramid(self.encoder.channels, self.encoder.reductions, stride, width, axes=3)
-        self.head = PointHead(width, targets, 3, pooling, dropout, window)
+        width = self.add_head(targets, self.encoder.reductions, pooling, stride, width, dropout, window)
         self.maps = nn.Conv1d(width, targets, 1)
 
     def outputs(self, *inputs: Tensor) -> SlicesAndPlaces:  # type: ignore[override]

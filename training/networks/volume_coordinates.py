@@ -9,7 +9,7 @@ DenseNet and ResNet are the same architectures, parameter for parameter.  Publis
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,7 +41,34 @@ HALVINGS = 5
 REDUCTIONS = (2, 4, 8, 16, 32)
 
 
-class Net(CoordinateNet):
+class VolumeNet(CoordinateNet):
+    """A CoordinateNet whose views, of equally many slices, become channels of one volume.  Raises NetworkError."""
+
+    def __init__(self, inputs: tuple[int, ...], size_px: int, coordinates: bool) -> None:
+        super().__init__(inputs[0], size_px, volume=True, coordinates=coordinates)
+        if len(set(inputs)) > 1:
+            raise NetworkError(f"the views of one volume have equally many slices, not {inputs}")
+
+    def add_head(
+        self,
+        targets: int,
+        reductions: Sequence[int],
+        pooling: Pooling,
+        stride: int,
+        width: int,
+        dropout: float,
+        window: float | None,
+    ) -> int:
+        """Pyramid, where there is one, and head on the encoder's maps of these reductions; channels of the features."""
+        if pooling == "average":
+            self.pyramid, width = None, self.encoder.channels[-1]
+        else:
+            self.pyramid = Pyramid(self.encoder.channels, reductions, stride, width, axes=3)
+        self.head = PointHead(width, targets, 3, pooling, dropout, window)
+        return width
+
+
+class Net(VolumeNet):
     """Points (B, targets, 4) in pixels of the first view; all views have its slices, and become channels of the volume.
 
     `encoder`: a name of DENSENETS or RESNETS.  `pretrained`: inflate timm's weights of that name.  `slice_halvings`:
@@ -65,17 +92,11 @@ class Net(CoordinateNet):
         window: float | None = None,
         coordinates: bool = False,
     ) -> None:
-        super().__init__(inputs[0], size_px, volume=True, coordinates=coordinates)
-        if len(set(inputs)) > 1:
-            raise NetworkError(f"the views of one volume have equally many slices, not {inputs}")
+        super().__init__(inputs, size_px, coordinates)
         if not 0 <= slice_halvings <= HALVINGS or inputs[0] < 2**slice_halvings:
             raise NetworkError(f"{inputs[0]} slices cannot be halved {slice_halvings} times: set slice_halvings")
         self.encoder = VolumeEncoder(encoder, len(inputs) + 3 * coordinates, pretrained, slice_halvings)
-        if pooling == "average":
-            self.pyramid, width = None, self.encoder.channels[-1]
-        else:
-            self.pyramid = Pyramid(self.encoder.channels, REDUCTIONS, stride, width, axes=3)
-        self.head = PointHead(width, targets, 3, pooling, dropout, window)
+        self.add_head(targets, REDUCTIONS, pooling, stride, width, dropout, window)
 
 
 class VolumeEncoder(nn.Module):
