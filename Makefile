@@ -62,6 +62,7 @@ DEMO_TRAIN ?= $(if $(filter smoke,$(DEMO_PROFILE)),160,240)
 DEMO_TEST ?= 40
 DEMO_SEED ?= 7
 DEMO_SCALE ?= 0.6
+DEMO_PHANTOM = $(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo doctor data train-all plan status predict ensemble relabel distil report package kernel simulate upload push submit ship push-train show picture import-spider pretrain
@@ -84,7 +85,7 @@ demo: .venv/installed ## phantom data → train small → package → run the no
 	@$(PY) -m training.stages \
 	--stage "phantom data: $(DEMO_TRAIN) studies to train on and $(DEMO_TEST) to test, in $(DEMO)/data" \
 	$(BUILD_NOTEBOOK) \
-	--then $(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep \
+	--then $(DEMO_PHANTOM) \
 	--stage "train: recipe split_and_global, profile $(DEMO_PROFILE), in $(DEMO)/runs" \
 	$(PY) -m training.workflow run --data $(DEMO)/data --runs $(DEMO)/runs --profile $(DEMO_PROFILE) --recipes split_and_global --jobs $(JOBS) --no-ensemble \
 	--stage "package: the networks and their manifest, in $(DEMO)/weights" \
@@ -268,7 +269,7 @@ bench-locate: DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROF
 bench-locate: MEASURED = $(or $(DATA),$(DEMO)/data)
 bench-locate: MEASURED_RUNS = $(if $(or $(DATA),$(filter-out file,$(origin RUNS))),$(RUNS),$(DEMO)/runs)
 bench-locate: .venv/installed ## compare all localisers on a phantom [DATA=DIR] [RUNS=DIR] [RECIPES="…"] [PROFILE=bench]
-	$(if $(DATA),,$(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep)
+	$(if $(DATA),,$(DEMO_PHANTOM))
 	$(PY) -m training.train_all --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) --folds 0 --jobs $(JOBS) --localisers-only $(if $(RECIPES),--recipes $(RECIPES)) $(if $(COORDINATES),--coordinates "$(COORDINATES)")
 	$(PY) -m training.benchmarks.localisers --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(OUT),--out "$(OUT)")
 
@@ -276,7 +277,7 @@ bench-grade: DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROFI
 bench-grade: MEASURED = $(or $(DATA),$(DEMO)/data)
 bench-grade: MEASURED_RUNS = $(if $(or $(DATA),$(filter-out file,$(origin RUNS))),$(RUNS),$(DEMO)/runs)
 bench-grade: .venv/installed ## compare all graders and ensembles on a phantom [DATA=DIR] [RUNS=DIR] [RECIPES="…"] [PROFILE=bench]
-	$(if $(DATA),,$(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep)
+	$(if $(DATA),,$(DEMO_PHANTOM))
 	$(PY) -m training.train_all --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) --folds 0 --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES))
 	$(PY) -m training.benchmarks.graders --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(OUT),--out "$(OUT)")
 
@@ -289,7 +290,7 @@ bench-real: .venv/installed ## real canals: a package as it is, training, and bo
 # Trains all folds of the recipes once with planted label errors, and once more for each way to relabel.
 bench-relabel: DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROFILE)),smoke,$(PROFILE))
 bench-relabel: .venv/installed ## plant label errors in a phantom, relabel, train again, compare [DATA=DIR] [RECIPES="…"] [NOISE=0.1] [OUT=DIR]
-	$(if $(DATA),,$(PY) -m training.phantom --out $(DEMO)/data --train $(DEMO_TRAIN) --test $(DEMO_TEST) --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep)
+	$(if $(DATA),,$(DEMO_PHANTOM))
 	$(PY) -m training.benchmarks.label_noise --data "$(or $(DATA),$(DEMO)/data)" --out "$(or $(OUT),$(DEMO)/label-noise)" --profile $(DEMO_PROFILE) --jobs $(JOBS) $(if $(NOISE),--noise "$(NOISE)") $(if $(FOLDS),--folds $(FOLDS)) --recipes $(or $(RECIPES),split_and_global)
 
 REHEARSAL = $(or $(OUT),rehearsal)

@@ -21,7 +21,7 @@ import numpy as np
 from kernels.lumbar.labels import ROWS
 from training.data.label_table import SHARE, LabelTable, is_label_table, read_label_table
 from training.data.out_of_fold import Mixture, OutOfFoldError, Rule, answers_of, read
-from training.data.soft_labels import read_soft_labels, studies_of
+from training.data.soft_labels import read_soft_labels
 from training.data.tables import MISSING, Tables
 from training.recipe_schema.fitting import Labels
 from training.recipe_schema.schema import MemberRecipe
@@ -61,9 +61,7 @@ def read_predictions(path: Path) -> EarlierPredictions:
     Raises OutOfFoldError.
     """
     if path.suffix == ".csv" and path.is_file():
-        studies = studies_of(path)
-        fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
-        return EarlierPredictions(tuple(studies), read_soft_labels(path, studies), fingerprint)
+        return EarlierPredictions(*read_soft_labels(path), hashlib.sha256(path.read_bytes()).hexdigest())
     tables = _tables_of(path)
     answers = answers_of(read(tables))
     even: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)

@@ -25,24 +25,20 @@ class SoftLabelsError(OutOfFoldError):
     """A table of soft labels that cannot be used, with the line and what to do."""
 
 
-def read_soft_labels(path: Path, studies: Sequence[str]) -> np.ndarray:
-    """(N, 25, 3) probabilities of these studies in the order of ROWS; NaN where the table has no row.
+def read_soft_labels(path: Path, studies: Sequence[str] | None = None) -> tuple[tuple[str, ...], np.ndarray]:
+    """Studies, and their (N, 25, 3) probabilities in the order of ROWS; NaN where the table has no row.
 
-    Studies of the table that are not asked for are left out.  Raises SoftLabelsError.
+    `studies`: those asked for; None = those of the table, in its order.  Raises SoftLabelsError.
     """
     table = _checked(path)
+    studies = tuple(dict.fromkeys(table["study_id"]) if studies is None else studies)
     place = {study: number for number, study in enumerate(studies)}
     found = np.full((len(studies), len(ROWS), len(SEVERITIES)), np.nan)
     table = table[table["study_id"].isin(place)]
     at = table["study_id"].map(place).to_numpy(int), table["row"].map(ROW_INDEX).to_numpy(int)
     values = table[list(SEVERITIES)].to_numpy(float)
     found[at] = values / values.sum(1, keepdims=True)
-    return found
-
-
-def studies_of(path: Path) -> list[str]:
-    """The studies of a table, in its order.  Raises SoftLabelsError."""
-    return list(dict.fromkeys(_checked(path)["study_id"]))
+    return studies, found
 
 
 def write_soft_labels(path: Path, studies: Sequence[str], probabilities: np.ndarray) -> None:

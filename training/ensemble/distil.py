@@ -13,7 +13,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +118,7 @@ def compare(teacher: Teacher, runs: Path, profile: str, student: str) -> list[St
     if not sources.recipes:
         raise SearchError(f"{student} is no recipe of this project: name its file")
     own = sources.recipe_weights()[0].ensemble(sources.answers)
-    rows = cross_fitted(sources.answers, rule, partial(_as_packaged, own, rule))
+    rows = cross_fitted(sources.answers, rule, lambda part: tempered(own, part, rule))  # as packaged
     place = {study: number for number, study in enumerate(sources.answers.studies)}
     shared = [study for study in teacher.answers.studies if study in place]
     if not shared:
@@ -133,10 +132,6 @@ def compare(teacher: Teacher, runs: Path, profile: str, student: str) -> list[St
         name = "the whole ensemble" if count == len(names) else f"its first {count}: … {point.member}"
         found.append(_standing(name, count, point.seconds, labels, part, whole))
     return found
-
-
-def _as_packaged(own: Ensemble, rule: Rule, part: Answers) -> Ensemble:
-    return tempered(own, part, rule)
 
 
 def _standing(

@@ -30,7 +30,7 @@ from training.data.out_of_fold import Answers, Average, Mixture, OutOfFoldError,
 from training.data.tables import TablesError
 from training.ensemble.result import MemberScore, SearchResult, reason_of, table_of
 from training.ensemble.search import MemberCosts, SearchError, best_single, cross_fitted, run_order
-from training.ensemble.sources import OutOfFoldSources, read_sources
+from training.ensemble.sources import OutOfFoldSources, add_sources, sources_from
 from training.ensemble.stackers import KINDS, Kind
 from training.ensemble.strategies import RecipeWeights, shipped, strategies
 from training.ensemble.try_stackers import try_stackers
@@ -148,21 +148,16 @@ def budget_of(text: str | None) -> float | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="training.ensemble.find", description=__doc__)
-    parser.add_argument("--runs", type=Path, required=True)
+    add_sources(parser)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--recipes", nargs="+", default=[], help="default: all that have out-of-fold answers")
-    parser.add_argument("--profile", default="full")
     parser.add_argument("--average", choices=get_args(Average), default="logits")
     parser.add_argument("--stacker", nargs="+", choices=KINDS, default=[], help="tried on top; taken where it gains")
     parser.add_argument("--seconds", help="what the ensemble may cost a study; default: no limit")
-    parser.add_argument("--oof", type=Path, help="folder of other people's out-of-fold predictions and their folds")
-    parser.add_argument("--data", type=Path, help="whose train.csv has the labels, where no recipe is finished")
     options = parser.parse_args(argv)
     seconds = budget_of(options.seconds)
     if options.out.is_dir():
         raise SearchError(f"{options.out} is a folder: name a file, such as OUT={options.out / 'ensemble.json'}")
-    names = names_of(options.recipes) if options.recipes else []
-    sources = read_sources(options.runs, options.profile, names, options.oof, options.data)
+    sources = sources_from(options)
     rule = Rule(options.average, sources.priors())
     costs, uncosted = sources.costs()
     if uncosted and seconds is not None:

@@ -30,7 +30,7 @@ from training.data.out_of_fold import Answers, OutOfFoldError
 from training.data.tables import TablesError
 from training.ensemble.nested import nested_answers
 from training.ensemble.search import SearchError
-from training.ensemble.sources import read_sources
+from training.ensemble.sources import add_sources, sources_from
 from training.evaluation.intervals import FIGURES
 from training.evaluation.metric import pooled
 from training.recipe_schema.load import names_of
@@ -151,22 +151,17 @@ def probability_of(name: str, text: str) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="training.ensemble.relabel", description=__doc__)
-    parser.add_argument("--runs", type=Path, required=True)
+    add_sources(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder of the table and the report")
-    parser.add_argument("--recipes", nargs="+", default=[], help="default: all that have out-of-fold answers")
-    parser.add_argument("--profile", default="full")
     parser.add_argument(
         "--threshold", default="0.8", help="of 1 - the probability of the label, from which it is changed"
     )
     parser.add_argument("--mix", action="store_true", help="half label, half answer, in place of dropping the label")
     parser.add_argument("--guess", help="probability from which missing labels are answered; default: they stay so")
-    parser.add_argument("--oof", type=Path, help="folder of other people's out-of-fold predictions and their folds")
-    parser.add_argument("--data", type=Path, help="whose train.csv has the labels, where no recipe is finished")
     options = parser.parse_args(argv)
     guess = None if options.guess is None else probability_of("GUESS", options.guess)
     asked = Relabelling(probability_of("THRESHOLD", options.threshold), options.mix, guess)
-    names = names_of(options.recipes) if options.recipes else []
-    sources = read_sources(options.runs, options.profile, names, options.oof, options.data)
+    sources = sources_from(options)
     nested = nested_answers(sources.answers)
     changes = changes_of(sources.answers, nested, asked)
     text = "\n".join([*sources.remarks, report_of(sources.answers, nested, changes, asked)])
@@ -178,7 +173,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_label_table(options.out / TABLE, lines)
     replace_text(options.out / REPORT, f"```\n{text}\n```\n")
     again = f"{options.runs}-relabelled"
-    recipes = " ".join(names or [folder.parent.name for folder in sources.folders])
+    named = names_of(options.recipes) if options.recipes else [folder.parent.name for folder in sources.folders]
+    recipes = " ".join(named)
     given = [f"RUNS={shlex.quote(again)}", f"PROFILE={options.profile}", f"RECIPES={shlex.quote(recipes)}"]
     sys.stdout.write(
         f"{text}\n\n{options.out / TABLE}: {len(changes)} changed labels\n"

@@ -3,6 +3,7 @@ from elsewhere."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from training.data.training_priors import weighted_priors
 from training.ensemble.search import MemberCosts, SearchError
 from training.ensemble.strategies import RecipeWeights
 from training.packaging.foreign_members import read_description, unshippable
-from training.recipe_schema.load import load_named, path_of
+from training.recipe_schema.load import load_named, names_of, path_of
 from training.recipe_schema.schema import MemberRecipe, Recipe
 from training.runs import ARTEFACT, DONE, FOLDS, OUT_OF_FOLD_TABLES, PRIORS, SECONDS, RunFolder
 
@@ -127,6 +128,21 @@ def read_sources(
         labels=labels,
         foreign=foreign,
     )
+
+
+def add_sources(parser: argparse.ArgumentParser) -> None:
+    """Options of what `sources_from` reads."""
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--recipes", nargs="+", default=[], help="default: all that have out-of-fold answers")
+    parser.add_argument("--profile", default="full")
+    parser.add_argument("--oof", type=Path, help="folder of other people's out-of-fold predictions and their folds")
+    parser.add_argument("--data", type=Path, help="whose train.csv has the labels, where no recipe is finished")
+
+
+def sources_from(options: argparse.Namespace) -> OutOfFoldSources:
+    """See read_sources."""
+    names = names_of(options.recipes) if options.recipes else []
+    return read_sources(options.runs, options.profile, names, options.oof, options.data)
 
 
 def _known_studies(

@@ -44,14 +44,16 @@ def try_stackers(
     """
     if not kinds:
         return {}, None
-    mixed = cross_fitted(answers, rule, mixture := _kept(fit))
+    mixture = _kept(fit)
+    mixed = cross_fitted(answers, rule, mixture)
     shuffled = with_shuffled_labels(answers)
     constant = constant_rows(shuffled, rule)
     scores: dict[str, StackerScore] = {}
     for kind in kinds:
         rows = cross_fitted(answers, rule, partial(_stacked, kind, mixture, rule))
         against = differences(answers.labels, rows, mixed)
-        control = _control(partial(_stacked, kind, fit, rule), shuffled, rule, constant)
+        by_chance = cross_fitted(shuffled, rule, partial(_stacked, kind, fit, rule))
+        control = difference(shuffled.labels, by_chance, constant)
         gains, leaks = against["final"].verdict == "better", control.verdict == "better"
         verdict = "gains" if gains else "too few labels to fit it" if against["final"].is_none else "no gain here"
         if leaks:
@@ -73,17 +75,8 @@ def with_shuffled_labels(answers: Answers) -> Answers:
 def constant_rows(answers: Answers, rule: Rule) -> np.ndarray:
     """(N, 25, 3): the priors, rescaled to the metric as any mixture, cross-fitted: the best that needs no image."""
     logits = np.broadcast_to(np.log(rule.prior_rows()), (1, *answers.labels.shape, 3))
-    return cross_fitted(
-        replace(answers, members=("prior/prior",), logits=logits, evaluated=None), rule, partial(_calibrated, rule)
-    )
-
-
-def _calibrated(rule: Rule, part: Answers) -> Ensemble:
-    return calibrated_mean(part, rule)
-
-
-def _control(fit: Callable[[Answers], Stacked], shuffled: Answers, rule: Rule, constant: np.ndarray) -> Difference:
-    return difference(shuffled.labels, cross_fitted(shuffled, rule, fit), constant)
+    alone = replace(answers, members=("prior/prior",), logits=logits, evaluated=None)
+    return cross_fitted(alone, rule, lambda part: calibrated_mean(part, rule))
 
 
 def _stacked(kind: Kind, mixture: Fit, rule: Rule, part: Answers) -> Stacked:

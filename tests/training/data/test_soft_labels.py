@@ -9,7 +9,7 @@ import pytest
 
 from kernels.lumbar.labels import ROW_INDEX, SEVERITY_WEIGHTS
 from training.data.out_of_fold import OutOfFoldError
-from training.data.soft_labels import read_soft_labels, studies_of, target_masses, write_soft_labels
+from training.data.soft_labels import read_soft_labels, target_masses, write_soft_labels
 
 HEADER = "study_id,condition,level,normal_mild,moderate,severe\n"
 LINE = "07,left_subarticular_stenosis,l4_l5,0.2,0.3,0.5\n"
@@ -20,9 +20,9 @@ def test_what_is_written_is_read_and_the_rest_is_unknown(tmp_path: Path) -> None
     rows[1, 4:9] = np.nan
     path = tmp_path / "soft.csv"
     write_soft_labels(path, ["07", "8", "NA"], rows)
-    assert studies_of(path) == ["07", "8", "NA"] and path.read_text().startswith(HEADER)
-    np.testing.assert_allclose(read_soft_labels(path, ["07", "8", "NA"]), rows, atol=1e-12)
-    found = read_soft_labels(path, ["NA", "other"])
+    assert read_soft_labels(path)[0] == ("07", "8", "NA") and path.read_text().startswith(HEADER)
+    np.testing.assert_allclose(read_soft_labels(path, ["07", "8", "NA"])[1], rows, atol=1e-12)
+    found = read_soft_labels(path, ["NA", "other"])[1]
     np.testing.assert_allclose(found[0], rows[2], atol=1e-12)
     assert np.isnan(found[1]).all()
 
@@ -30,7 +30,7 @@ def test_what_is_written_is_read_and_the_rest_is_unknown(tmp_path: Path) -> None
 def test_a_row_is_found_by_condition_and_level(tmp_path: Path) -> None:
     path = tmp_path / "soft.csv"
     path.write_text(HEADER + LINE)
-    found = read_soft_labels(path, ["07"])[0]
+    found = read_soft_labels(path, ["07"])[1][0]
     place = ROW_INDEX["left_subarticular_stenosis_l4_l5"]
     assert found[place].tolist() == pytest.approx([0.2, 0.3, 0.5]) and np.isnan(found).any(1).sum() == 24
 
@@ -55,7 +55,7 @@ def test_a_wrong_table_is_refused_with_its_line(tmp_path: Path, text: str, reaso
 
 def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(OutOfFoldError, match=r"none\.csv cannot be read"):
-        studies_of(tmp_path / "none.csv")
+        read_soft_labels(tmp_path / "none.csv")
 
 
 def test_masses_of_labels_are_their_weights_and_of_nothing_none() -> None:

@@ -44,7 +44,7 @@ def run(runs: Path, command: str, out: Path, *more: str) -> int:
 def test_soft_labels_are_the_ensembles_cross_fitted_answers(runs: Path, tmp_path: Path, capsys) -> None:
     assert run(runs, "labels", tmp_path / "soft.csv") == 0
     studies = [f"{study:03d}" for study in range(STUDIES)]
-    rows = read_soft_labels(tmp_path / "soft.csv", studies)
+    rows = read_soft_labels(tmp_path / "soft.csv", studies)[1]
     unknown = np.isnan(rows).any(2)
     assert unknown.sum() == 1 and unknown[4, 7], "what no network answers is not made up"
     labels = np.full((STUDIES, 25), -100)
