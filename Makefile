@@ -24,6 +24,8 @@ LABELS ?=
 START ?=
 LOCALISERS_ONLY ?=
 SPIDER ?=
+NO_TEST ?=
+CROSSED ?=
 PYPI ?=
 STUDIES ?= 600
 ROWS ?=
@@ -113,9 +115,9 @@ plan: .venv/installed ## what train-all would run, why, and how long it takes; w
 status: .venv/installed ## a line for each job of the last train-all [RUNS=DIR]
 	$(PY) -m training.workflow status --runs "$(RUNS)"
 
-import-spider: .venv/installed ## SPIDER as downloaded → data in the competition's layout: SPIDER=DIR [OUT=data-spider]
+import-spider: .venv/installed ## SPIDER as downloaded → data in the competition's layout: SPIDER=DIR [OUT=data-spider] [NO_TEST=1]
 	@test -n "$(SPIDER)" || { echo "say where SPIDER is: make import-spider SPIDER=DIR (its folder with images, masks and both CSV files)"; exit 2; }
-	$(PY) -m training.data.spider --spider "$(SPIDER)" --out "$(or $(OUT),data-spider)" --jobs $(JOBS)
+	$(PY) -m training.data.spider --spider "$(SPIDER)" --out "$(or $(OUT),data-spider)" --jobs $(JOBS) $(if $(NO_TEST),--no-test)
 
 # Of a seed that no other command takes, so that no study of the demo is among them.  Images of the full size only
 # where networks see them; one fold, as whatever begins from it has other studies.
@@ -283,9 +285,9 @@ bench-grade: .venv/installed ## compare all graders and ensembles on a phantom [
 
 # Without WEIGHTS only what needs no package; ROWS chooses among zero, scratch, started and imagenet.
 bench-real: DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROFILE)),bench,$(PROFILE))
-bench-real: .venv/installed ## real canals: a package as it is, training, and both: DATA=DIR [WEIGHTS=DIR] [RUNS=DIR] [ROWS="zero scratch"]
+bench-real: .venv/installed ## real canals: a package as it is, training, and both: DATA=DIR [WEIGHTS=DIR] [RUNS=DIR] [ROWS="zero scratch"] [CROSSED=1]
 	@test -n "$(DATA)" || { echo "say which data: make bench-real DATA=DIR (a folder that make import-spider made)"; exit 2; }
-	$(PY) -m training.benchmarks.real --data "$(DATA)" --runs "$(if $(filter file,$(origin RUNS)),bench-real,$(RUNS))" --profile $(DEMO_PROFILE) --jobs $(JOBS) $(if $(filter-out file,$(origin WEIGHTS)),--weights "$(WEIGHTS)") $(if $(ROWS),--rows $(ROWS))
+	$(PY) -m training.benchmarks.real --data "$(DATA)" --runs "$(if $(filter file,$(origin RUNS)),bench-real,$(RUNS))" --profile $(DEMO_PROFILE) --jobs $(JOBS) $(if $(filter-out file,$(origin WEIGHTS)),--weights "$(WEIGHTS)") $(if $(ROWS),--rows $(ROWS)) $(if $(CROSSED),--crossed)
 
 # Trains all folds of the recipes once with planted label errors, and once more for each way to relabel.
 bench-relabel: DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROFILE)),smoke,$(PROFILE))

@@ -29,6 +29,7 @@ from training.benchmarks.real.candidates import (
 )
 from training.benchmarks.real.figures import StudyResult, auc, figures_of, interval_of
 from training.benchmarks.tables import BenchError
+from training.data.spider.dataset import import_spider
 from training.evaluation.validate import fold_manifest
 from training.recipe_schema.load import load_named
 from training.runs import RunFolder
@@ -48,7 +49,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def order(place: Path, runs: str = "runs", weights: bool = True) -> BenchOrder:
-    return BenchOrder(place / "data", place / runs, place / "weights" if weights else None, "smoke", 0, 1)
+    return BenchOrder(place / "data", place / runs, place / "weights" if weights else None, "smoke", False, 1)
 
 
 def test_a_package_is_measured_as_it_is(
@@ -101,6 +102,34 @@ def test_every_row_that_can_be_made_is(
     monkeypatch.setattr(candidates.train_all, "main", lambda given: 3)
     assert real.main([*given, "--profile", "smoke", "--rows", "scratch"]) == 1
     assert "from scratch: training ended with code 3; the same command resumes it" in capsys.readouterr().err
+
+
+def test_each_patient_is_answered_by_the_fold_that_never_saw_it(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import_spider(place / "spider", tmp_path / "data", has_test=False)
+    folds = {str(number): number % 5 for number in range(1, 11)}
+
+    def train(given: list[str]) -> int:
+        assert given[given.index("--folds") + 1 :][:5] == ["0", "1", "2", "3", "4"]
+        folder = RunFolder(Path(given[given.index("--runs") + 1]), load_named("canal_only", "smoke"))
+        write_runs(folder.runs, folder.recipe, tuple(range(5)))
+        folder.folds.write_text("study_id,fold\n" + "".join(f"{study},{fold}\n" for study, fold in folds.items()))
+        return 0
+
+    monkeypatch.setattr(candidates.train_all, "main", train)
+    given = ["--data", str(tmp_path / "data"), "--runs", str(tmp_path / "runs"), "--weights", str(place / "weights")]
+    assert real.main([*given, "--profile", "smoke", "--rows", "zero", "scratch"]) == 1
+    assert "has no test patients: import more of them, or measure all with CROSSED=1" in capsys.readouterr().err
+    assert real.main([*given, "--profile", "smoke", "--rows", "zero", "scratch", "--crossed"]) == 0
+    said = capsys.readouterr().out
+    assert "each patient by the fold that never saw it" in said
+    rows = json.loads((tmp_path / "runs" / "real" / "real.json").read_text())["rows"]
+    assert [one["studies"] for one in rows.values()] == [10, 10]
+    for fold in range(5):
+        answered = json.loads((tmp_path / "runs" / "real" / f"scratch_fold{fold}_train.json").read_text())["studies"]
+        assert {folds[study] for study in answered} == {fold} and len(answered) == 2
+    assert (tmp_path / "runs" / "real" / "scratch_fold4_worst.png").is_file()
 
 
 def test_rows_that_cannot_be_made_are_named(

@@ -3,8 +3,9 @@
     python -m training.benchmarks.real --data DIR --runs RUNS [--weights PACKAGE] [--profile bench] [--rows zero …]
 
 DATA is an import (make import-spider).  Rows: the package as it is; the recipe canal_only trained on DATA from scratch,
-begun from the package's networks of the same names, and begun from ImageNet weights where PRETRAINED_DIR has them.  All
-are measured on DATA's test patients.  RUNS/real holds the table, and pictures of the best, the middle and the worst
+begun from the package's networks of the same names, and begun from ImageNet weights where PRETRAINED_DIR has them.  One
+fold is trained and measured on DATA's test patients; with --crossed all folds are, each on the training patients that
+it never saw.  RUNS/real holds the table, and pictures of the best, the middle and the worst
 patient of each row; what is finished is not done again.
 """
 
@@ -25,10 +26,11 @@ from kernels.lumbar.networks.weights import WeightsError
 from kernels.lumbar.run.submission import replace_json
 from kernels.profiles import PROFILES
 from training.benchmarks.grader_answers import labels_of
-from training.benchmarks.real.candidates import TITLES, ZERO, BenchOrder, make_candidate, possible
-from training.benchmarks.real.figures import RowFigures, figures_of, prior_loss
-from training.benchmarks.real.measure import results_of
+from training.benchmarks.real.candidates import TITLES, ZERO, BenchOrder, make_candidates, possible
+from training.benchmarks.real.figures import RowFigures, StudyResult, figures_of, prior_loss
+from training.benchmarks.real.measure import SPLITS, results_of
 from training.benchmarks.tables import BenchError, Table
+from training.data.folds import FoldsError
 from training.data.tables import TablesError, read_tables
 from training.data.training_priors import weighted_priors
 from training.evaluation.intervals import Interval
@@ -46,11 +48,13 @@ EXPLANATION = (
 
 def bench(order: BenchOrder, wanted: Sequence[str]) -> str:
     """The table as text; it and the pictures are left in RUNS/real.  Raises BenchError and what training raises."""
-    tables, truth = read_tables(order.data), read_landmarks(order.data, "test")
-    if not truth:
-        raise BenchError(f"{order.data} has no test patients: import more of them")
-    known = {str(study): row.to_numpy() for study, row in labels_of(read_solution(order.data)).iterrows()}
-    training = {str(study): row.to_numpy() for study, row in tables.labels[list(ROWS)].iterrows()}
+    tables, truth = read_tables(order.data), {split: read_landmarks(order.data, split) for split in SPLITS}
+    measured, other = SPLITS if order.is_crossed else SPLITS[::-1]
+    if not truth[measured]:
+        raise BenchError(f"{order.data} has no test patients: import more of them, or measure all with CROSSED=1")
+    known = {str(study): row.to_numpy() for study, row in tables.labels[list(ROWS)].iterrows()}
+    if truth["test"]:
+        known |= {str(study): row.to_numpy() for study, row in labels_of(read_solution(order.data)).iterrows()}
     by_row = weighted_priors(tables.labels)
     priors = np.array([by_row[row] for row in ROWS])
     keys, remarks = possible(order, wanted)
@@ -60,17 +64,20 @@ def bench(order: BenchOrder, wanted: Sequence[str]) -> str:
     out.mkdir(parents=True, exist_ok=True)
     figures: dict[str, RowFigures] = {}
     for key in keys:
-        candidate = make_candidate(key, order)
-        found = results_of(candidate, order.data, "test", truth, out)
+        candidates = make_candidates(key, order)
+        found: dict[str, StudyResult] = {}
+        for candidate in candidates:
+            found |= results_of(candidate, order.data, measured, truth[measured], out)
         figures[TITLES[key]] = figures_of(found, known, priors)
-        if key == ZERO:  # it was trained on none of them
-            both = found | results_of(candidate, order.data, "train", read_landmarks(order.data, "train"), out)
-            figures[f"{TITLES[key]}, on all patients"] = figures_of(both, known | training, priors)
-    table = Table("real", f"{order.data}, profile {order.profile}, fold {order.fold}", COLUMNS)
+        if key == ZERO and truth[other]:  # it was trained on none of them
+            both = found | results_of(candidates[0], order.data, other, truth[other], out)
+            figures[f"{TITLES[key]}, on all patients"] = figures_of(both, known, priors)
+    how = "each patient by the fold that never saw it" if order.is_crossed else "fold 0"
+    table = Table("real", f"{order.data}, profile {order.profile}, {how}", COLUMNS)
     table.rows = [[name, *_cells(one)] for name, one in figures.items()]
-    test = [known[study] for study in truth]
-    loss = _text(prior_loss(test, priors), 3)
-    table.rows.append(["level priors of its training patients", f"{len(test)}", "–", "–", "–", loss, "–", "–"])
+    judged = [known[study] for study in truth[measured]]
+    loss = _text(prior_loss(judged, priors), 3)
+    table.rows.append(["level priors of its training patients", f"{len(judged)}", "–", "–", "–", loss, "–", "–"])
     lines = [table.text(), "", EXPLANATION, *remarks, f"pictures of the best, the median and the worst: {out}/*.png"]
     replace_json(out / "real.json", finite({"rows": {name: asdict(one) for name, one in figures.items()}}))
     return "\n".join(lines)
@@ -95,6 +102,7 @@ def _text(one: Interval, digits: int, sign: str = "") -> str:
     RecipeError,
     RunsError,
     UnusableRun,
+    FoldsError,
     WeightsError,
     OSError,
 )
@@ -107,11 +115,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, required=True, help="where networks, table and pictures go")
     parser.add_argument("--weights", type=Path, help="a package of make package, such as the demo's")
     parser.add_argument("--profile", choices=PROFILES, default="bench")
-    parser.add_argument("--fold", type=int, default=0, help="the fold whose networks are trained")
+    parser.add_argument("--crossed", action="store_true", help="train all folds; each measures those it held out")
     parser.add_argument("--rows", nargs="*", choices=list(TITLES), default=[], help="default: all that can be made")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that decode; 1 or more")
     given = parser.parse_args(argv)
-    order = BenchOrder(given.data, given.runs, given.weights, given.profile, given.fold, max(1, given.jobs))
+    order = BenchOrder(given.data, given.runs, given.weights, given.profile, given.crossed, max(1, given.jobs))
     print(bench(order, given.rows))
     return 0
 

@@ -15,6 +15,7 @@ from kernels.lumbar.run.submission import replace_text
 from kernels.profiles import Profile
 from training import train_all
 from training.benchmarks.tables import BenchError
+from training.data.folds import read_folds
 from training.evaluation.validate import fold_manifest
 from training.networks.parts.encoders import timm_offer
 from training.networks.parts.published_weights import local_file
@@ -42,7 +43,8 @@ class BenchOrder:
     runs: Path
     weights: Path | None
     profile: Profile
-    fold: int
+    is_crossed: bool
+    """Whether all folds are trained, and each measured on the patients that it held out; else fold 0, on the test's."""
     jobs: int
 
 
@@ -54,6 +56,15 @@ class Candidate:
     manifest: Manifest
     folder: Path
     """What the manifest's files are relative to."""
+    fold: int | None = None
+    """Of several."""
+    studies: frozenset[str] | None = None
+    """That it held out; None: it was trained on none."""
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return self.key if self.fold is None else f"{self.key}_fold{self.fold}"
 
     @property
     def networks(self) -> Mapping[str, str]:
@@ -74,23 +85,36 @@ def possible(order: BenchOrder, wanted: Sequence[str]) -> tuple[list[str], list[
     ]
 
 
-def make_candidate(key: str, order: BenchOrder) -> Candidate:
-    """The networks of a row; trained where they are not yet.  Raises BenchError, and what reading a package raises."""
+def make_candidates(key: str, order: BenchOrder) -> list[Candidate]:
+    """The networks of a row, one candidate a fold; trained where they are not yet.
+
+    Raises BenchError, and what reading a package or folds raises.
+    """
     if key == ZERO:
         assert order.weights is not None
-        return Candidate(key, canal_part(read_manifest(order.weights / "manifest.json")), order.weights)
+        return [Candidate(key, canal_part(read_manifest(order.weights / "manifest.json")), order.weights)]
     runs = order.runs / key
     recipe = str(write_imagenet_recipe(runs, order.profile)) if key == IMAGENET else RECIPE
+    own = load_named(recipe, order.profile)
+    folds = range(own.folds) if order.is_crossed else range(1)
     given = ["--data", str(order.data), "--runs", str(runs), "--recipes", recipe, "--profile", order.profile]
-    given += ["--folds", str(order.fold), "--jobs", str(order.jobs), "--cache", str(order.runs / "cache")]
+    given += ["--folds", *map(str, folds), "--jobs", str(order.jobs), "--cache", str(order.runs / "cache")]
     given += ["--start", str(order.weights)] if key == STARTED else []
     if code := train_all.main(given):
         raise BenchError(f"{TITLES[key]}: training ended with code {code}; the same command resumes it")
-    folder = RunFolder(runs, load_named(recipe, order.profile))
-    members, missing = folder.finished(order.fold)
+    return [_of_fold(key, RunFolder(runs, own), fold, order.is_crossed) for fold in folds]
+
+
+def _of_fold(key: str, folder: RunFolder, fold: int, is_crossed: bool) -> Candidate:
+    members, missing = folder.finished(fold)
     if missing:
         raise BenchError(f"{TITLES[key]}: {missing[0].member.name} is not finished: run the same command again")
-    return Candidate(key, fold_manifest(folder, members, order.fold), folder.root)
+    manifest = fold_manifest(folder, members, fold)
+    if not is_crossed:
+        return Candidate(key, manifest, folder.root)
+    folds = read_folds(folder.folds, f"remove {folder.runs} and run the same command again")
+    held_out = frozenset(study for study, its in folds.items() if its == fold)
+    return Candidate(key, manifest, folder.root, fold, held_out)
 
 
 def write_imagenet_recipe(runs: Path, profile: Profile) -> Path:

@@ -31,11 +31,13 @@ SPLITS = ("train", "test")
 def results_of(
     candidate: Candidate, data: Path, split: str, truth: Mapping[str, Points], out: Path
 ) -> dict[str, StudyResult]:
-    """Study → what the row answers, kept in `out`/<row>_<split>.json; with three pictures of the test studies.
+    """Study → what the row answers, kept in `out`/<row>_<split>.json; with three pictures of those held out.
 
     Raises BenchError where a network cannot be loaded.
     """
-    path = out / f"{candidate.key}_{split}.json"
+    if candidate.studies is not None:
+        truth = {study: its for study, its in truth.items() if study in candidate.studies}
+    path = out / f"{candidate.name}_{split}.json"
     made_of = digest(candidate.networks, candidate.manifest.model_dump(mode="json")["routes"], _as_lists(truth))
     kept = read_object(path)
     if kept.get("made_of") == made_of:
@@ -56,8 +58,8 @@ def results_of(
             tuple(bool(one["right_level"]) for one in judged),
             tuple((float(a), float(b), float(c)) for a, b, c in prediction.rows),
         )
-    if split == "test":
-        _draw(candidate, data, found, located, series, truth, out)
+    if found and (split == "test" or candidate.studies is not None):
+        _draw(candidate, data / f"{split}_images", found, located, series, truth, out)
     replace_json(path, {"made_of": made_of, "studies": {study: asdict(one) for study, one in found.items()}})
     return found
 
@@ -73,7 +75,7 @@ def _result(kept: Mapping[str, Any]) -> StudyResult:
 
 def _draw(
     candidate: Candidate,
-    data: Path,
+    images: Path,
     found: Mapping[str, StudyResult],
     located: Mapping[str, Located],
     series: Mapping[str, Sequence[tuple[str, str]]],
@@ -83,9 +85,9 @@ def _draw(
     """One picture each of the study with the smallest, the middle and the largest mean error."""
     ranked = sorted(found, key=lambda study: (found[study].mean_mm, study))
     for name, study_id in (("best", ranked[0]), ("median", ranked[len(ranked) // 2]), ("worst", ranked[-1])):
-        study = read_study(data / "test_images" / study_id, study_id, series.get(study_id, []))
+        study = read_study(images / study_id, study_id, series.get(study_id, []))
         caption = f"{TITLES[candidate.key]}: the {name}, {found[study_id].mean_mm:.1f} mm in the mean"
         canal = Located({row: point for row, point in located[study_id].points.items() if row in truth[study_id]})
         canal.confidence = {row: located[study_id].confidence[row] for row in canal.points}
         canal.guessed = {row for row in located[study_id].guessed if row in canal.points}
-        draw_located(study, {"located": canal}, out / f"{candidate.key}_{name}.png", truth[study_id], caption)
+        draw_located(study, {"located": canal}, out / f"{candidate.name}_{name}.png", truth[study_id], caption)

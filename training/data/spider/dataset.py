@@ -37,15 +37,15 @@ class ImportOrder:
     is_test: bool
 
 
-def import_spider(source: Path, out: Path, jobs: int = 1) -> str:
-    """Import all patients; returns what came of it, in a few lines.
+def import_spider(source: Path, out: Path, jobs: int = 1, *, has_test: bool = True) -> str:
+    """Import all patients, some of them for the test; returns what came of it, in a few lines.
 
     Everything is made in a folder beside `out`, which is renamed at the end.  Raises SpiderError.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SpiderError(f"{out} holds something already: remove it, or name another folder with OUT=")
     found = read_folder(source)
-    test = found.test_patients()
+    test = found.test_patients() if has_test else frozenset()
     orders = [ImportOrder(found, patient, patient.number in test) for patient in found.patients]
     out.parent.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
