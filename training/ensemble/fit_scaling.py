@@ -21,7 +21,7 @@ TEMPERATURE_PENALTY = 1.0
 MULTIPLIER_BOUNDS = (0.2, 6.0)
 TEMPERATURE_BOUNDS = (0.5, 3.0)
 # Where fewer studies have a label and an answer, the temperature is 1.
-LEAST_STUDIES = 20
+LEAST_STUDIES = 15
 # Below this the logarithm of a probability is cut off.
 SMALLEST = 1e-300
 

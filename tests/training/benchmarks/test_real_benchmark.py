@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import build_dataset
@@ -29,7 +30,9 @@ from training.benchmarks.real.candidates import (
 )
 from training.benchmarks.real.figures import StudyResult, auc, figures_of, interval_of
 from training.benchmarks.tables import BenchError
+from training.data.out_of_fold import rows_of, write
 from training.data.spider.dataset import import_spider
+from training.data.tables import read_tables
 from training.evaluation.validate import fold_manifest
 from training.recipe_schema.load import load_named
 from training.runs import RunFolder
@@ -104,6 +107,16 @@ def test_every_row_that_can_be_made_is(
     assert "from scratch: training ended with code 3; the same command resumes it" in capsys.readouterr().err
 
 
+def write_answers(folder: RunFolder, folds: dict[str, int], labels: pd.DataFrame) -> None:
+    """Out-of-fold tables of the recipe's grader, which is sure of one severity for all."""
+    (grader,) = (one for one in folder.recipe.members() if one.member.role == "grader")
+    for fold in set(folds.values()):
+        said = {study: dict.fromkeys(np.array(ROWS)[CANAL], np.array([4.0, 0.0, 0.0])) for study in folds}
+        held_out = {study: its for study, its in said.items() if folds[study] == fold}
+        table = rows_of(folder.recipe.name, grader.pooled_as, folder.recipe.name, fold, held_out, labels)
+        write(folder.out_of_fold(fold), table)
+
+
 def test_each_patient_is_answered_by_the_fold_that_never_saw_it(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,6 +128,7 @@ def test_each_patient_is_answered_by_the_fold_that_never_saw_it(
         folder = RunFolder(Path(given[given.index("--runs") + 1]), load_named("canal_only", "smoke"))
         write_runs(folder.runs, folder.recipe, tuple(range(5)))
         folder.folds.write_text("study_id,fold\n" + "".join(f"{study},{fold}\n" for study, fold in folds.items()))
+        write_answers(folder, folds, read_tables(tmp_path / "data").labels)
         return 0
 
     monkeypatch.setattr(candidates.train_all, "main", train)
@@ -125,7 +139,9 @@ def test_each_patient_is_answered_by_the_fold_that_never_saw_it(
     said = capsys.readouterr().out
     assert "each patient by the fold that never saw it" in said
     rows = json.loads((tmp_path / "runs" / "real" / "real.json").read_text())["rows"]
-    assert [one["studies"] for one in rows.values()] == [10, 10]
+    assert [one["studies"] for one in rows.values()] == [10, 10, 10]
+    own, tempered = (rows[f"{TITLES[SCRATCH]}{more}"] for more in ("", ", with temperatures"))
+    assert tempered["median_mm"] == own["median_mm"] and tempered["log_loss"] != own["log_loss"]
     for fold in range(5):
         answered = json.loads((tmp_path / "runs" / "real" / f"scratch_fold{fold}_train.json").read_text())["studies"]
         assert {folds[study] for study in answered} == {fold} and len(answered) == 2

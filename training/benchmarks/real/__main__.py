@@ -29,10 +29,13 @@ from training.benchmarks.grader_answers import labels_of
 from training.benchmarks.real.candidates import TITLES, ZERO, BenchOrder, make_candidates, possible
 from training.benchmarks.real.figures import RowFigures, StudyResult, figures_of, prior_loss
 from training.benchmarks.real.measure import SPLITS, results_of
+from training.benchmarks.real.tempered import cross_tempered
 from training.benchmarks.tables import BenchError, Table
 from training.data.folds import FoldsError
+from training.data.out_of_fold import OutOfFoldError
 from training.data.tables import TablesError, read_tables
 from training.data.training_priors import weighted_priors
+from training.ensemble.search import SearchError
 from training.evaluation.intervals import Interval
 from training.evaluation.json_safe import finite
 from training.evaluation.truth import TruthError, read_landmarks, read_solution
@@ -41,7 +44,8 @@ from training.runs import RunsError, UnusableRun
 
 COLUMNS = ["", "patients", "median mm", "95 % mm", "right level", "canal log loss", "less the prior", "AUC"]
 EXPLANATION = (
-    "[ ]: 95 % of 2,000 resamples of the patients.  AUC: moderate or severe against normal.  Canal severity of an "
+    "[ ]: 95 % of 2,000 resamples of the patients.  With temperatures: as make package fits them, here on the other "
+    "folds' patients.  AUC: moderate or severe against normal.  Canal severity of an "
     "import is a proxy by the canal's width, so its log loss says nothing of the competition's labels."
 )
 
@@ -69,6 +73,8 @@ def bench(order: BenchOrder, wanted: Sequence[str]) -> str:
         for candidate in candidates:
             found |= results_of(candidate, order.data, measured, truth[measured], out)
         figures[TITLES[key]] = figures_of(found, known, priors)
+        if run := candidates[0].run:
+            figures[f"{TITLES[key]}, with temperatures"] = figures_of(cross_tempered(run, found, by_row), known, priors)
         if key == ZERO and truth[other]:  # it was trained on none of them
             both = found | results_of(candidates[0], order.data, other, truth[other], out)
             figures[f"{TITLES[key]}, on all patients"] = figures_of(both, known, priors)
@@ -103,6 +109,8 @@ def _text(one: Interval, digits: int, sign: str = "") -> str:
     RunsError,
     UnusableRun,
     FoldsError,
+    SearchError,
+    OutOfFoldError,
     WeightsError,
     OSError,
 )

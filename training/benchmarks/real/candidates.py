@@ -60,6 +60,8 @@ class Candidate:
     """Of several."""
     studies: frozenset[str] | None = None
     """That it held out; None: it was trained on none."""
+    run: RunFolder | None = None
+    """Where it was trained, with the other folds."""
 
     @property
     def name(self) -> str:
@@ -114,7 +116,7 @@ def _of_fold(key: str, folder: RunFolder, fold: int, is_crossed: bool) -> Candid
         return Candidate(key, manifest, folder.root)
     folds = read_folds(folder.folds, f"remove {folder.runs} and run the same command again")
     held_out = frozenset(study for study, its in folds.items() if its == fold)
-    return Candidate(key, manifest, folder.root, fold, held_out)
+    return Candidate(key, manifest, folder.root, fold, held_out, folder)
 
 
 def write_imagenet_recipe(runs: Path, profile: Profile) -> Path:
