@@ -161,7 +161,7 @@ class Staleness:
             return [folder.shape, folder.priors, folder.folds]
         if step.kind == "errors":
             return [self._errors_file(step)]
-        return [folder.score, folder.seconds, *map(folder.out_of_fold, self.grid.folds[step.recipe])]
+        return validation_stamp.results_of(folder, self.grid.folds[step.recipe])
 
     def _lacks_cache(self, step: Step, found: Mapping[str, Verdict]) -> bool:
         if not Path(self._stamp(step).get("cache", "")).is_dir():
