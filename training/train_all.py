@@ -97,9 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise RecipeError(f"JOBS is the number of processes that decode, 1 or more, not {options.jobs}")
         chosen = [load_named(name, options.profile) for name in names]
         folds = [folds_of(recipe, options.folds) for recipe in chosen]
-        studies = list(read_tables(options.data).labels.index)
+        tables = read_tables(options.data)
         if options.labels is not None:
-            check_coverage(read_labels(options.labels), studies)
+            check_coverage(read_labels(options.labels), tables.labels)
         check_recipes(chosen, options.localisers_only)
         check_start(chosen, folds, options.start, options.localisers_only)
         with alone(options.runs):

@@ -169,11 +169,6 @@ def train_network(training: NetworkTraining) -> None:
     started = time.monotonic()
     try:
         shared = device_of(context.device, member.fitting.optimisation.precision)
-        if shared.first:
-            _begin(out, training.digest)
-            resolved = yaml.safe_dump(member.model_dump(mode="json"), sort_keys=False)
-            replace_text(out / runs.RESOLVED_RECIPE, resolved)
-        shared.barrier()
         held_out = context.held_out(training.fold)
         studies = [study for study, fold in context.folds.items() if fold != training.fold]
         tables, soft, fitted = corrected(context.tables, context.earlier, member, studies)
@@ -182,6 +177,12 @@ def train_network(training: NetworkTraining) -> None:
         own = (shared.device, seed, sigma_mm, shared.cutting_threads, offsets_by_group(training.errors))
         samples = MemberSamples(cache, tables, fitted, studies, held_out, *own, soft)
         initial = _start(training, member)
+        # What labels, data or START do not bear was refused by now, and an earlier training is still whole.
+        if shared.first:
+            _begin(out, training.digest)
+            resolved = yaml.safe_dump(member.model_dump(mode="json"), sort_keys=False)
+            replace_text(out / runs.RESOLVED_RECIPE, resolved)
+        shared.barrier()
         first = _pretrained(training, member, shared, seed, initial)
         initial = initial if first is None else first.net.state_dict()
         results = [fit(member, samples, out, shared.device, seed, initial, clock=context.clock)]

@@ -283,6 +283,25 @@ def test_training_that_never_began_fails_the_notebook(project, tmp_path, monkeyp
         run_session(project, tmp_path / "input", tmp_path / "working", monkeypatch)
 
 
+@pytest.mark.parametrize(
+    ("text", "owners"),
+    [
+        ('localisers_of: "beta"  # quoted', {"beta"}),
+        ("profiles:\n  smoke: {localisers_of: beta}\n  bench:", {"beta"}),
+        ("source: |\n  as if\nlocalisers: {}\nname: alpha", set()),
+        ('source: "\nlocalisers_of: beta"', set()),
+    ],
+)
+def test_whose_localisers_a_recipe_takes_is_read_as_yaml(text, owners):
+    assert training_sources.localisers_of("alpha.yaml", text) == owners
+
+
+def test_a_recipe_that_is_no_yaml_is_named():
+    with pytest.raises(BuildError, match="alpha.yaml cannot be read: ") as refused:
+        training_sources.localisers_of("alpha.yaml", "name: [alpha\nfolds: 2")
+    assert "\n" not in str(refused.value)
+
+
 def test_a_recipe_brings_the_one_whose_localisers_it_takes():
     carried = training_sources.read_sources(["student"])
     assert {"training/recipes/partial/student.yaml", "training/recipes/split_and_global.yaml"} <= carried.keys()

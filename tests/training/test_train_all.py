@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -14,11 +15,13 @@ from kernels.lumbar.labels import ROWS
 from tests.support.dicom.dicom_factory import write_foreign_dataset
 from training import train_all
 from training.data.label_table import write_label_table
+from training.data.out_of_fold import OutOfFoldError
 from training.data.tables import read_tables
 from training.recipe_schema.load import RECIPES, merge
 from training.recipe_schema.schema import Recipe
 from training.runs import RunFolder
 from training.steps import TrainingOptions
+from training.workflow import __main__ as workflow
 
 TINY = {
     "folds": 2,
@@ -207,3 +210,27 @@ def test_changed_labels_train_the_graders_alone_and_are_said(
     assert all(path.read_bytes() == kept for path, kept in before.items() if b"localiser" in kept)
     (caution,) = json.loads((RunFolder(again, recipe).score).read_text())["cautions"]
     assert "split_and_global_spinal_tiny" in caution and "LABELS= is not nested" in caution
+
+
+def test_a_table_of_other_labels_is_refused_before_anything_is_removed(
+    recipe: Recipe, data: Path, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = read_tables(data).labels
+    study, row = next((one, row) for one in labels.index for row in ROWS if labels.loc[one, row] >= 0)
+    change = {"study_id": study, "row": row, "label": (labels.loc[study, row] + 1) % 3, "use": "nothing"}
+    table, again = tmp_path / "relabelled.csv", Path(shutil.copytree(runs, tmp_path / "runs"))
+    write_label_table(table, [change | {"answer": np.array([0.1, 0.2, 0.7])}])
+    sentence = f"LABELS= changes {study} {row}, which train.csv does not label"
+    given = ["--data", str(data), "--profile", "smoke", "--labels", str(table), "--recipes", recipe.name]
+    for command in (train_all.main, partial(workflow_main, "run"), partial(workflow_main, "plan")):
+        assert command([*given, "--runs", str(tmp_path / "new")]) == 1
+        assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    before = {path: path.read_bytes() for path in again.glob("**/fold0/*.*")}
+    with pytest.raises(OutOfFoldError, match=sentence):
+        train_all.train_recipe(recipe, TrainingOptions(data, again, labels=table), [0])
+    assert before and {path: path.read_bytes() for path in again.glob("**/fold0/*.*")} == before
+
+
+def workflow_main(command: str, given: list[str]) -> int:
+    return workflow.main([command, *given])

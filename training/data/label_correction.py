@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from kernels.lumbar.labels import ROWS
 from training.data.label_table import SHARE, LabelTable, is_label_table, read_label_table
@@ -87,12 +88,17 @@ def _tables_of(path: Path) -> list[Path]:
     raise OutOfFoldError(f"LABELS={path} holds no answers itself, folders below it do: name one of {', '.join(below)}")
 
 
-def check_coverage(earlier: EarlierLabels, studies: Sequence[str]) -> None:
-    """Warn if not all studies have predictions.  Raises OutOfFoldError if none has, or some of a table are others'."""
+def check_coverage(earlier: EarlierLabels, labels: pd.DataFrame) -> None:
+    """Warn if not all studies of `labels` (study × row) have predictions.
+
+    Raises OutOfFoldError if none has, or if a table is of other studies or of other labels.
+    """
+    studies = list(labels.index)
     answered = len(set(studies) & set(earlier.studies))
     if isinstance(earlier, LabelTable):
         if answered < len(earlier.studies):
             raise OutOfFoldError("LABELS= changes studies that DATA= does not have: it is a table of other data")
+        earlier.check(labels)
         log.info("LABELS= changes %d labels of %d studies", len(earlier.changes), len(earlier.studies))
         return
     if not answered:

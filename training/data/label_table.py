@@ -2,7 +2,7 @@
 
 A CSV with a line a changed label, which may be edited by hand: study_id, condition, level, label (as train.csv has it),
 use, and the three probabilities of the answer that contradicts it.  `use` says what training takes: nothing (the label
-is dropped), both (half label, half answer: 2nd place), or answer (of a missing label).
+is dropped), both (half label, half answer: 2nd place), or answer (that alone, of a missing label or in place of one).
 """
 
 from __future__ import annotations
@@ -39,26 +39,32 @@ class LabelTable:
     fingerprint: str
 
     def apply(self, tables: Tables, studies: Sequence[str]) -> tuple[Tables, dict[str, np.ndarray]]:
-        """The tables without the dropped labels of `studies`; and study → (25, 3) answers that take a share of its
-        targets, NaN where none does.
+        """The tables without the dropped and replaced labels of `studies`; and study → (25, 3) answers that take a
+        share of its targets, or all of one without a label; NaN where none does.
 
         Raises OutOfFoldError where a label is not the one that was changed.
         """
+        self.check(tables.labels)
         changes = self.changes[self.changes["study_id"].isin(set(studies) & set(tables.labels.index))]
         labels, answers = tables.labels.copy(), dict[str, np.ndarray]()
         for one in changes.to_dict("records"):
-            study, row, label = one["study_id"], one["row"], one["label"]
-            if labels.at[study, row] != label:
-                raise OutOfFoldError(
-                    f"LABELS= changes {study} {row}, which train.csv does not label "
-                    f"'{TEXTS[label]}': make relabel again, with runs on these data"
-                )
-            if one["use"] == NOTHING:
+            study, row = one["study_id"], one["row"]
+            if one["use"] != BOTH:
                 labels.at[study, row] = MISSING
+            if one["use"] == NOTHING:
                 continue
             its = answers.setdefault(study, np.full((len(ROWS), len(SEVERITIES)), np.nan))
             its[ROW_INDEX[row]] = [one[name] for name in SEVERITIES]
         return replace(tables, labels=labels), answers
+
+    def check(self, labels: pd.DataFrame) -> None:
+        """Raises OutOfFoldError where a label, study × row, is not the one that was changed."""
+        for study, row, label in self.changes[["study_id", "row", "label"]].itertuples(index=False):
+            if study in labels.index and labels.at[study, row] != label:
+                raise OutOfFoldError(
+                    f"LABELS= changes {study} {row}, which train.csv does not label "
+                    f"'{TEXTS[label]}': make relabel again, with runs on these data"
+                )
 
 
 def is_label_table(path: Path) -> bool:

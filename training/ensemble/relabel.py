@@ -16,6 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -172,16 +173,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     write_label_table(options.out / TABLE, lines)
     replace_text(options.out / REPORT, f"```\n{text}\n```\n")
-    again = f"{options.runs}-relabelled"
+    again = free(options.runs)
     named = names_of(options.recipes) if options.recipes else [folder.parent.name for folder in sources.folders]
     recipes = " ".join(named)
-    given = [f"RUNS={shlex.quote(again)}", f"PROFILE={options.profile}", f"RECIPES={shlex.quote(recipes)}"]
+    given = [f"RUNS={shlex.quote(str(again))}", f"PROFILE={options.profile}", f"RECIPES={shlex.quote(recipes)}"]
     sys.stdout.write(
         f"{text}\n\n{options.out / TABLE}: {len(changes)} changed labels\n"
-        f"next: cp -a {shlex.quote(str(options.runs))} {shlex.quote(again)} && make train-all DATA=… {' '.join(given)} "
+        f"next: {copying(options.runs, again)} && make train-all DATA=… {' '.join(given)} "
         f"LABELS={shlex.quote(str(options.out / TABLE))}\n"
     )
     return 0
+
+
+def free(runs: Path) -> Path:
+    """A folder beside `runs` that is not there yet, for a copy."""
+    name = f"{runs}-relabelled"
+    names = chain([name], (f"{name}-{number}" for number in count(2)))
+    return next(one for one in map(Path, names) if not one.exists())
+
+
+def copying(runs: Path, copy: Path) -> str:
+    """Commands that copy a folder, and stop at one that is there: `cp -a` alone would copy into it."""
+    source, target = (shlex.quote(str(one)) for one in (runs, copy))
+    return f"mkdir {target} && cp -a {source}/. {target}"
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from kernels.lumbar.specs import Member
 from training.data import out_of_fold
 from training.data.label_correction import EarlierLabels, is_changed
 from training.data.tables import Tables
+from training.digests import digest
 from training.evaluation import validation_stamp
 from training.evaluation.calibrate import calibrate
 from training.evaluation.domain import SeenStudies
@@ -85,15 +86,15 @@ def localiser_errors(
 ) -> dict[str, LandmarkError]:
     """Out-of-fold localisation error (mm) per series kind, cached as JSON; also calibrates the localisers."""
     manifest = fold_manifest(folder, localisers, fold)
+    known = {study: truth[study] for study in studies if study in truth}
 
     def measured() -> dict[str, LandmarkError]:
         located = located_plainly(manifest, folder, data, tables, studies)
-        known = {study: truth[study] for study in studies if study in truth}
         errors = landmark_errors({study: found.points for study, found in located.items()}, known)
         calibrate(folder, localisers, fold, located, known)
         return errors
 
-    return kept_or(measured, folder.localiser_errors(fold), manifest)
+    return kept_or(measured, folder.localiser_errors(fold), manifest, known)
 
 
 def source_errors(
@@ -110,23 +111,23 @@ def source_errors(
 
     Measured before it is trained: it is trained on slices that are off as those that it will be shown.
 
-    `studies`: those that the fold holds out.  `truth`: study → row → mm.  Kept as JSON, as long as the sources are the
-    same.
+    `studies`: those that the fold holds out.  `truth`: study → row → mm.  Kept as JSON, as long as the sources and the
+    needed landmarks are the same.
     """
     manifest = fold_manifest(folder, sources, fold)
+    known = {
+        study: {row: point for row, point in truth[study].items() if row in localiser.needed}
+        for study in studies
+        if study in truth
+    }
 
     def measured() -> dict[str, LandmarkError]:
         located = located_plainly(manifest, folder, data, tables, studies)
-        known = {
-            study: {row: point for row, point in truth[study].items() if row in localiser.needed}
-            for study in studies
-            if study in truth
-        }
         slices = [one.name_in(fold) for one in sources if one.member.answers == "slices"]
         found = {study: in_plane(one, known.get(study, {}), slices) for study, one in located.items()}
         return landmark_errors(found, known)
 
-    return kept_or(measured, folder.source_errors(localiser.name, fold), manifest)
+    return kept_or(measured, folder.source_errors(localiser.name, fold), manifest, known)
 
 
 def in_plane(located: Located, truth: Mapping[str, np.ndarray], slices: Sequence[str]) -> dict[str, np.ndarray]:
@@ -156,18 +157,27 @@ def located_plainly(
 
 
 def kept_or(
-    measured: Callable[[], dict[str, LandmarkError]], path: Path, manifest: Manifest
+    measured: Callable[[], dict[str, LandmarkError]],
+    path: Path,
+    manifest: Manifest,
+    truth: Mapping[str, Mapping[str, np.ndarray]],
 ) -> dict[str, LandmarkError]:
-    """The errors that a file keeps, if they are of these very networks and whole; else they are measured and kept."""
+    """The errors that a file keeps, if they are of these very networks and landmarks, and whole; else they are measured
+    and kept."""
     made_by = {artefact.member.name: artefact.weights.sha256 for artefact in manifest.artefacts}
+    # Of another machine the last digits may differ.
+    rounded = {
+        study: {row: (point.round(3) + 0.0).tolist() for row, point in its.items()} for study, its in truth.items()
+    }
+    made_of = {"made_by": made_by, "landmarks": digest(rounded)}
     kept = read_object(path)
-    whole = all("offsets_mm" in error for error in kept.get("errors", {}).values())
-    if kept.get("made_by") == made_by and "errors" in kept and whole:
-        return {view: LandmarkError(**error) for view, error in kept["errors"].items()}
-    errors = measured()
+    errors = kept.get("errors", {})
+    if kept == made_of | {"errors": errors} and all("offsets_mm" in error for error in errors.values()):
+        return {view: LandmarkError(**error) for view, error in errors.items()}
+    found = measured()
     path.parent.mkdir(parents=True, exist_ok=True)  # not there yet where all localisers are another recipe's
-    replace_json(path, {"made_by": made_by, "errors": {view: asdict(error) for view, error in errors.items()}})
-    return errors
+    replace_json(path, made_of | {"errors": {view: asdict(error) for view, error in found.items()}})
+    return found
 
 
 def validate(

@@ -26,6 +26,11 @@ def made_of(
     return {"networks": digest(networks), "studies": digest(studies), "data": fingerprint, "kernel": digest(code)}
 
 
+def results_of(folder: RunFolder, folds: Sequence[int]) -> list[Path]:
+    """The files that a validation writes for itself, its score first."""
+    return [folder.score, folder.seconds, folder.domain, *map(folder.out_of_fold, folds)]
+
+
 def keep(folder: RunFolder, made: Mapping[str, str], folds: Sequence[int]) -> None:
     """Save the digests of the results that were just written."""
     replace_json(folder.validated, {"made_of": made, "answers": _answers(folder, folds)})
@@ -43,7 +48,9 @@ def kept_score(folder: RunFolder, made: Mapping[str, str], manifests: Mapping[in
     try:
         known = json.loads(folder.validated.read_text(encoding="utf-8"))
         score = json.loads(folder.score.read_text(encoding="utf-8"))
-        if known != {"made_of": made, "answers": _answers(folder, list(manifests))} or not folder.seconds.is_file():
+        if not all(path.is_file() for path in results_of(folder, list(manifests))):
+            return None
+        if known != {"made_of": made, "answers": _answers(folder, list(manifests))}:
             return None
         return Score(**{part: score[part] for part in Score.__annotations__}) if graders <= set(scored) else None
     except (OSError, ValueError, KeyError, TypeError):  # a missing or damaged file

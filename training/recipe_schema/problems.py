@@ -103,7 +103,7 @@ def _wrong_starts(recipe: Recipe) -> list[str]:
         if not problems:
             localisers_in_order(recipe)
     except CycleError as error:
-        circle = " → ".join(name.removeprefix(f"{recipe.name}_") for name in error.args[1])
+        circle = " → ".join(name.removeprefix(f"{recipe.localisers_owner}_") for name in error.args[1])
         problems.append(
             f"localisers: each of {circle} is trained after the one before: change fitting.start, or draw no errors"
         )

@@ -2,6 +2,7 @@
 
     python -m training.workflow run|plan --data DIR --runs RUNS [--recipes a b.yaml] [--profile smoke|bench|full]
         [--folds 0 1] [--jobs N] [--gpus N] [--executor slurm|kubernetes|shell|DIR] [--package DIR] [-- SNAKEMAKE'S]
+    python -m training.workflow check --data DIR --runs RUNS …
     python -m training.workflow status --runs RUNS
     python -m training.workflow bench --data DIR --runs RUNS …
 
@@ -19,8 +20,9 @@ from pathlib import Path
 from kernels.commands import ends_with_a_sentence
 from kernels.locks import BusyError
 from training.data.cache.stack_cache import CacheError, room_sentence
+from training.data.label_correction import check_coverage, read_labels
 from training.data.out_of_fold import OutOfFoldError
-from training.data.tables import TablesError, read_tables
+from training.data.tables import Tables, TablesError, read_tables
 from training.recipe_schema.load import add_order
 from training.recipe_schema.schema import RecipeError
 from training.runs import RunsError, cache_of
@@ -51,7 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         given, further = given[: given.index("--")], given[given.index("--") + 1 :]
     parser = argparse.ArgumentParser(prog="training.workflow", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, help_text in (("run", "do it"), ("plan", "print what would run"), ("bench", "one worker against two")):
+    for name, help_text in (
+        ("run", "do it"),
+        ("plan", "print what would run"),
+        ("check", "say what is wrong with the options, before there are data"),
+        ("bench", "one worker against two"),
+    ):
         _add_further(commands.add_parser(name, help=help_text))
     status = commands.add_parser("status", help="a line a job")
     status.add_argument("--runs", type=Path, required=True)
@@ -89,21 +96,26 @@ def _do(options: argparse.Namespace, further: Sequence[str]) -> int:
     grid = make_grid(order)
     if options.command == "bench":
         return bench(order)
+    if options.executor is not None:
+        profile_of(options.executor)
+    if options.command == "check":
+        return 0
+    tables = read_tables(order.data)
+    if order.labels is not None:
+        check_coverage(read_labels(order.labels), tables.labels)
     gpus = gpus_here() if options.gpus is None else options.gpus
     execution = ExecutionOptions(0 if options.executor else gpus, options.executor, options.threads, tuple(further))
     if options.command == "plan":
-        if execution.executor is not None:
-            profile_of(execution.executor)
         print(plan_of(grid, slots_of(grid, execution)))
-        _print_room(order)
+        _print_room(order, tables)
         return 0
-    _print_room(order)
+    _print_room(order, tables)
     return run(grid, execution)
 
 
-def _print_room(order: GridOrder) -> None:
+def _print_room(order: GridOrder, tables: Tables) -> None:
     """What decoding will take, if anything is to be decoded.  Raises CacheError where the disk has less."""
-    if room := room_sentence(order.data, read_tables(order.data), order.cache or cache_of(order.runs)):
+    if room := room_sentence(order.data, tables, order.cache or cache_of(order.runs)):
         print(room, flush=True)
 
 

@@ -85,7 +85,7 @@ def _prepare(grid: Grid, context: steps.RecipeContext) -> dict[str, object]:
     folds = grid.folds[context.recipe.name]
     check_start([context.recipe], [folds], grid.order.start, grid.order.localisers_only)
     if context.earlier is not None:
-        check_coverage(context.earlier, list(context.tables.labels.index))
+        check_coverage(context.earlier, context.tables.labels)
     steps.prepare(context, context.open_cache(check_pixels=True).points)
     return {
         "source": Staleness(grid).source,

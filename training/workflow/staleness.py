@@ -161,7 +161,7 @@ class Staleness:
             return [folder.shape, folder.priors, folder.folds]
         if step.kind == "errors":
             return [self._errors_file(step)]
-        return [folder.score, folder.seconds, *map(folder.out_of_fold, self.grid.folds[step.recipe])]
+        return validation_stamp.results_of(folder, self.grid.folds[step.recipe])
 
     def _lacks_cache(self, step: Step, found: Mapping[str, Verdict]) -> bool:
         if not Path(self._stamp(step).get("cache", "")).is_dir():
@@ -213,9 +213,12 @@ class Staleness:
         return digest({one["member"]["name"]: one["weights"]["sha256"] for one in found if one})
 
     def _errors_made_of(self, step: Step) -> dict[str, Any]:
-        """The networks of the errors, which training/evaluation/validate.py keeps beside them."""
+        """The networks of the errors, which training/evaluation/validate.py keeps beside them.
+
+        Landmarks are in the cache alone: where only these changed, the training that draws the errors measures them.
+        """
         kept = read_object(self._errors_file(step))
-        return {"made_of": digest(kept["made_by"])} if "made_by" in kept else {}
+        return {"made_of": digest(kept["made_by"])} if {"made_by", "landmarks"} <= kept.keys() else {}
 
     def _of_validate(self, step: Step) -> str:
         networks: list[Any] = []

@@ -88,12 +88,12 @@ def test_what_holds_no_answers_is_refused(tmp_path, name, sentence):
 
 
 def test_answers_for_some_studies_are_counted_and_for_none_refused(opinions, caplog):
-    check_coverage(opinions, STUDIES[:2])
+    check_coverage(opinions, pd.DataFrame(index=STUDIES[:2]))
     assert not caplog.records
-    check_coverage(opinions, STUDIES)
+    check_coverage(opinions, pd.DataFrame(index=STUDIES))
     assert "answers 2 of the 3 training studies: the labels of the other 1 stay as they are" in caplog.text
     with pytest.raises(OutOfFoldError, match="answers none of the studies of DATA="):
-        check_coverage(opinions, ["3", "4"])
+        check_coverage(opinions, pd.DataFrame(index=["3", "4"]))
 
 
 def test_soft_labels_are_read_from_a_table_and_given_for_training_studies_alone(opinions, tmp_path):

@@ -56,6 +56,18 @@ def test_labels_are_dropped_mixed_and_answered_in_training_studies_alone(path: P
     assert none == {}
 
 
+def test_an_answer_in_place_of_a_label_is_trained_on_alone(path: Path) -> None:
+    """As by a line that was edited by hand."""
+    path.write_text(path.read_text().replace("both", "answer"))
+    changed, answers, member = corrected(tables(), read_labels(path), grader(), STUDIES)
+    assert changed.labels.at["1", ROWS[3]] == -100
+    (alone,) = target_masses(np.array([-100]), ANSWER[None], 0.5)
+    shared = member.fitting.labels.soft
+    assert shared is not None
+    masses = target_masses(changed.labels.loc["1", list(ROWS)].to_numpy(int), answers["1"], shared)
+    np.testing.assert_allclose(masses[3], alone)
+
+
 def test_a_table_is_for_all_graders_whatever_their_recipes_ask(path: Path) -> None:
     table, doubting = read_labels(path), grader().with_fitting(labels=Labels(doubt=0.8))
     assert is_changed(table, grader()) and is_changed(table, doubting) and not is_changed(table, localiser())
@@ -102,8 +114,10 @@ def test_a_label_that_is_not_the_one_that_was_changed_is_refused(path: Path) -> 
     with pytest.raises(OutOfFoldError, match=rf"changes 1 {ROWS[3]}, which train.csv does not label 'Normal/Mild'"):
         corrected(other, read_labels(path), grader(), STUDIES)
     with pytest.raises(OutOfFoldError, match="changes studies that DATA= does not have"):
-        check_coverage(read_labels(path), ["1", "3"])
-    check_coverage(read_labels(path), STUDIES)
+        check_coverage(read_labels(path), tables().labels.loc[["1", "3"]])
+    with pytest.raises(OutOfFoldError, match=rf"changes 1 {ROWS[3]}, which train.csv does not label"):
+        check_coverage(read_labels(path), other.labels)
+    check_coverage(read_labels(path), tables().labels)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +142,7 @@ def test_a_table_may_be_edited_to_nothing(path: Path) -> None:
     path.write_text(",".join(COLUMNS) + "\n")
     table = read_labels(path)
     assert table.studies == ()
-    check_coverage(table, STUDIES)
+    check_coverage(table, tables().labels)
     changed, answers, _ = corrected(tables(), table, grader(), STUDIES)
     pd.testing.assert_frame_equal(changed.labels, tables().labels)
     assert answers == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from training.data.label_correction import read_labels
 from training.data.label_table import COLUMNS, LabelTable
 from training.data.out_of_fold import Answers
 from training.ensemble.nested import nested_answers
-from training.ensemble.relabel import Relabelling, changes_of, main, report_of
+from training.ensemble.relabel import Relabelling, changes_of, copying, free, main, report_of
 
 RATE = 0.1
 
@@ -103,10 +104,23 @@ def test_the_table_is_what_train_all_takes(tmp_path: Path, capsys: pytest.Captur
     assert isinstance(table, LabelTable) and len(table.changes) > 0 and set(table.changes["use"]) == {"both"}
     assert pd.read_csv(tmp_path / "out" / "relabelled.csv").columns.tolist() == COLUMNS
     assert f"{len(table.changes)} changed labels" in printed and "spinal_canal_stenosis" in printed
-    assert f"cp -a {tmp_path}/runs {tmp_path}/runs-relabelled && make train-all DATA=… " in printed
+    again = f"{tmp_path}/runs-relabelled"
+    assert f"next: mkdir {again} && cp -a {tmp_path}/runs/. {again} && make train-all DATA=… RUNS={again} " in printed
     assert f"RECIPES={FIRST} LABELS={tmp_path}/out/relabelled.csv" in printed
     kept = (tmp_path / "out" / "relabelled.md").read_text()
     assert "most doubtful" in kept and "→" in kept
+
+
+def test_the_printed_copy_is_one_of_its_own_however_often_it_is_made(tmp_path: Path) -> None:
+    runs = tmp_path / "my runs"
+    (runs / "alpha").mkdir(parents=True)
+    for _ in range(2):
+        assert subprocess.run(copying(runs, free(runs)), shell=True, check=False).returncode == 0
+    assert subprocess.run(copying(runs, tmp_path / "my runs-relabelled"), shell=True, check=False).returncode
+    copies = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert copies == {
+        f"my runs{copy}{name}" for copy in ("", "-relabelled", "-relabelled-2") for name in ("", "/alpha")
+    }
 
 
 def test_other_peoples_answers_alone_will_do(tmp_path: Path) -> None:

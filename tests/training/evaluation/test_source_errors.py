@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from kernels.lumbar.answers.localiser_answers import LocaliserAnswer
 from kernels.lumbar.answers.locate import Located
+from training.evaluation import validate
 from training.evaluation.landmark_errors import landmark_errors, offsets_by_group
 from training.evaluation.validate import in_plane
 
@@ -34,3 +39,29 @@ def test_a_point_is_taken_as_it_is(names: tuple[str, ...]) -> None:
     one = located(*names)
     assert in_plane(one, TRUTH, ["levels"])[ROW] is one.points[ROW]
     assert in_plane(one, {}, ["levels", "points"])[ROW] is one.points[ROW], "without an annotated point"
+
+
+def test_errors_are_measured_again_where_landmarks_are_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = list[int]()
+
+    def located_once(*_: Any) -> dict[str, Located]:
+        measured.append(1)
+        return {"1": located("points")}
+
+    monkeypatch.setattr(validate, "fold_manifest", lambda *_: SimpleNamespace(artefacts=()))
+    monkeypatch.setattr(validate, "located_plainly", located_once)
+    folder: Any = SimpleNamespace(source_errors=lambda name, fold: tmp_path / f"{name}{fold}.json")
+    other = ROW.replace("l4_l5", "l5_s1")
+    data: Any = (Path(), None, ["1"])
+
+    def times(truth: dict[str, np.ndarray], *needed: str) -> int:
+        localiser: Any = SimpleNamespace(name="axial", needed=set(needed))
+        errors = validate.source_errors(folder, localiser, [], *data, {"1": truth}, 0)
+        assert errors == validate.source_errors(folder, localiser, [], *data, {"1": truth}, 0), "kept"
+        return len(measured)
+
+    assert times(TRUTH, ROW) == 1
+    assert times(TRUTH | {other: TRUTH[ROW]}, ROW) == 1, "it does not need the other one"
+    assert times(TRUTH | {other: TRUTH[ROW]}, ROW, other) == 2
+    assert times({ROW: TRUTH[ROW] + 1e-9}, ROW) == 3 == times({ROW: TRUTH[ROW]}, ROW)
+    assert times({ROW: TRUTH[ROW] + 0.1}, ROW) == 4

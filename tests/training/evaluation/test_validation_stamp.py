@@ -48,6 +48,7 @@ def folder(runs: Path, tmp_path: Path) -> RunFolder:
     folder.out_of_fold(0).write_bytes(b"answers")
     replace_json(folder.score, {"folds": [0], "studies": 2, **asdict(SCORE)})
     replace_json(folder.seconds, {})
+    replace_json(folder.domain, {})
     manifests = {0: fold_manifest(folder, recipe.members(), 0)}
     validation_stamp.keep(folder, validation_stamp.made_of(manifests, STUDIES, "tables"), [0])
     return folder
@@ -62,6 +63,10 @@ def change_artefact(folder: RunFolder, member: str, **changes: object) -> None:
 
 def lose_seconds(folder: RunFolder) -> None:
     folder.seconds.unlink()
+
+
+def lose_domain(folder: RunFolder) -> None:
+    folder.domain.unlink()
 
 
 def lose_answers(folder: RunFolder) -> None:
@@ -105,6 +110,7 @@ def test_nothing_has_changed(folder: RunFolder) -> None:
     "change",
     [
         lose_seconds,
+        lose_domain,
         lose_answers,
         change_answers,
         break_score,

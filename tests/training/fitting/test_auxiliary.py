@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -12,10 +14,12 @@ import yaml
 from tests.support.networks.tiny_members import PROVENANCE, TinySamples, grader
 from training import networks
 from training.data.samples.batch import Batch
+from training.data.soft_labels import target_masses
 from training.data.tables import MISSING
 from training.fitting.export import export
 from training.fitting.loop import fit
 from training.fitting.losses import LOSSES, answer, loss_of
+from training.fitting.losses.registry import outputs_of
 from training.fitting.losses.slice_losses import nearest_slice
 from training.networks import NetworkError
 from training.networks.parts.auxiliary import Headed
@@ -65,6 +69,21 @@ def test_losses_of_heads_are_added_by_their_weights_and_only_in_training():
     assert loss.weight == own.weight
     logits = net.eval().outputs(*batch.views, batch.present)
     torch.testing.assert_close(loss_of(logits, batch, recipe.fitting).mean, plain(logits, batch, recipe.fitting).mean)
+
+
+@pytest.mark.parametrize("loss", ["weighted_cross_entropy", "weighted_bce"])
+def test_soft_labels_that_are_sure_teach_heads_what_labels_do(loss):
+    recipe = with_heads(grader("global_gru"), streams=2.0).with_fitting(loss=loss)
+    net, batch = networks.for_member(recipe).train(), batch_of(recipe, 4)
+    assert batch.target.shape == (4, 5) and 0 < (batch.present == 0).sum(), "samples lack a view"
+    batch = replace(batch, other=batch.target.roll(1, 0), share=0.7)
+    none = np.full((4, 5, 3), np.nan)
+    target, other = (torch.from_numpy(target_masses(one.numpy(), none, 0.5)) for one in (batch.target, batch.other))
+    outputs = outputs_of(net)(*batch.views, batch.present)
+    of_labels, of_masses = (
+        loss_of(outputs, one, recipe.fitting) for one in (batch, replace(batch, target=target, other=other))
+    )
+    torch.testing.assert_close(of_masses.mean, of_labels.mean)
 
 
 def test_a_view_that_is_missing_teaches_its_head_nothing():

@@ -140,6 +140,16 @@ def test_what_follows_a_changed_source_is_done_again(place: Path, tmp_path: Path
     assert todo(written(tmp_path, axial=changed)) == {"waves_axial/fold0", "errors_fold0"}
 
 
+def test_a_recipe_with_these_localisers_finds_them_done(place: Path) -> None:
+    """Those that start from another one and those that draw errors, too."""
+    document = DOCUMENT | {"name": "pupil", "localisers_of": "waves"}
+    del document["localisers"]
+    (place / "pupil.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(document)), sort_keys=False))
+    verdicts = Staleness(grid_of(place, place / "pupil.yaml")).verdicts()
+    assert {name for name, one in verdicts.items() if name.startswith("waves/") and not one.done} == set()
+    assert not verdicts["pupil/smoke/pupil_spinal_tiny/fold0"].done
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

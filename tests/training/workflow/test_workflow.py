@@ -225,6 +225,9 @@ def test_two_runs_of_one_folder_are_refused(place: Path, tmp_path: Path, capsys:
         (["plan", "--data", ".", "--runs", "r", "--recipes", "split_and_global", "--folds", "9"], "folds 0 to 4"),
         (["plan", "--data", ".", "--runs", "r{0}"], "has braces in its name"),
         (["plan", "--data", ".", "--runs", "r", "--executor", "ghost"], "there is no executor 'ghost'"),
+        (["check", "--data", "none", "--runs", "r", "--executor", "ghost"], "there is no executor 'ghost'"),
+        (["check", "--data", "none", "--runs", "r", "--recipes", "ghost"], "there is no recipe 'ghost'"),
+        (["check", "--data", "none", "--runs", "r", "--folds", "5"], "has folds 0 to 4; [5] is none of them"),
         (["plan", "--data", ".", "--runs", "r", "--jobs", "0"], "JOBS is the number of jobs at a time"),
         (
             ["plan", "--data", ".", "--runs", "r", "--recipes", "view_fusion", "view_fusion"],
@@ -235,6 +238,12 @@ def test_two_runs_of_one_folder_are_refused(place: Path, tmp_path: Path, capsys:
 def test_mistakes_end_in_one_sentence(capsys: pytest.CaptureFixture[str], given: list[str], sentence: str) -> None:
     assert workflow.main(given) == 1
     assert sentence in capsys.readouterr().err
+
+
+def test_options_are_checked_before_there_are_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--data", str(tmp_path / "data"), "--runs", str(tmp_path / "runs"), "--folds", "0", "--jobs", "2"]
+    assert workflow.main(["check", *given]) == 0
+    assert not list(tmp_path.iterdir()) and capsys.readouterr() == ("", "")
 
 
 def test_executors_are_profiles() -> None:

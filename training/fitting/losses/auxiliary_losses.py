@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from training.data.samples.batch import Batch
 from training.data.tables import MISSING
@@ -41,6 +41,13 @@ def loss_of(outputs: Any, batch: Batch, fitting: Fitting) -> LossSum:
 
 def _where_shown(batch: Batch, view: int) -> Batch:
     """The batch without the labels of samples that lack a view."""
-    shown = batch.present[:, view, None] > 0
-    other = None if batch.other is None else torch.where(shown, batch.other, MISSING)
-    return replace(batch, target=torch.where(shown, batch.target, MISSING), other=other)
+    shown = batch.present[:, view] > 0
+    other = None if batch.other is None else _labels_of(shown, batch.other)
+    return replace(batch, target=_labels_of(shown, batch.target), other=other)
+
+
+def _labels_of(shown: Tensor, target: Tensor) -> Tensor:
+    """Severities (B, K), or masses (B, K, 3) of soft labels, of the `shown` (B,) samples alone."""
+    if target.dim() == 3:
+        return target * shown[:, None, None]
+    return torch.where(shown[:, None], target, MISSING)
