@@ -115,7 +115,7 @@ def read_sources(
     every, labels = list(tables.values()), pd.DataFrame()
     if foreign is not None:
         member_files(foreign)
-        labels, folds = _known_studies(runs, tables, data)
+        labels, folds = _known_studies(runs, tables, recipes, data)
         every.append(read_foreign(foreign, labels, folds))
     answers, remark = usable(answers_of(together(every)))
     unknown = [name for name in tables if name not in recipes]
@@ -146,13 +146,14 @@ def sources_from(options: argparse.Namespace) -> OutOfFoldSources:
 
 
 def _known_studies(
-    runs: Path, tables: Mapping[str, pd.DataFrame], data: Path | None
+    runs: Path, tables: Mapping[str, pd.DataFrame], recipes: Mapping[str, Recipe], data: Path | None
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Labels (study × 25) of the data's studies, as far as they are known, and study → fold of our recipes."""
     folds: dict[str, int] = {}
     for name, table in tables.items():
         folds |= dict(zip(table["study"], table["fold"].tolist(), strict=True))
-        if (path := runs / name / FOLDS).is_file():
+        path = RunFolder(runs, recipes[name]).folds if name in recipes else runs / name / FOLDS
+        if path.is_file():
             folds |= read_folds(path, "make train-all makes it")
     if data is not None:
         return read_labels(data / TABLES[0]), folds
