@@ -10,7 +10,7 @@ import pandas as pd
 
 from kernels.lumbar.labels import ROWS, group_of
 from kernels.lumbar.run.submission import replace_text
-from training.data.tables import Tables
+from training.data.tables import Tables, TablesError, read_csv
 from training.digests import digest
 
 
@@ -54,10 +54,13 @@ def read_shared_folds(path: Path, own: Path, tables: Tables, folds: int, seed: i
 def read_folds(path: Path, remedy: str) -> dict[str, int]:
     """Study → fold, as a file has it.  Raises FoldsError, whose sentence ends with the remedy."""
     try:
-        frame = pd.read_csv(path, dtype={"study_id": str, "fold": int}, keep_default_na=False)
-        return dict(zip(frame["study_id"], frame["fold"].tolist(), strict=True))
-    except (ValueError, KeyError) as error:
+        frame = read_csv(path, set())
+        studies, numbers = frame["study_id"], frame["fold"].astype(int)
+    except (TablesError, ValueError, KeyError) as error:
         raise FoldsError(f"{path} is no table of study_id and fold ({error}): {remedy}") from error
+    if (twice := studies.duplicated()).any():
+        raise FoldsError(f"{path} has study {studies[twice].iloc[0]} in two folds: {remedy}")
+    return dict(zip(studies, numbers.tolist(), strict=True))
 
 
 def held_out_digest(assignment: Mapping[str, int], fold: int) -> str:
