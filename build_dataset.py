@@ -277,6 +277,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.schema:
         replace_json(RELEASES / "schema.json", Manifest.model_json_schema())
         return 0
+    if options.oof is not None and options.ensemble is None:
+        raise BuildError(
+            "OOF= packages members of an ensemble: name the file that make ensemble OOF= wrote with ENSEMBLE=, or "
+            "leave OOF= out"
+        )
     owner = options.owner
     if owner == OWNER_PLACEHOLDER:
         owner = own_name() or owner

@@ -2,6 +2,7 @@
 
     python -m training.ensemble.distil labels --runs RUNS --out FILE.csv [--ensemble FILE] [--profile full]
     python -m training.ensemble.distil compare --runs RUNS --out DIR [--student NAME] [--ensemble FILE] [--profile full]
+                                               [--recipes my/own.yaml] [--oof DIR --data DIR]   as for labels
 
 `labels` writes the ensemble's out-of-fold answers, cross-fitted, as training/data/soft_labels.py reads them; `compare`
 a table of score against seconds a study, from the student to the full ensemble, distil.json and distil.png.
@@ -21,16 +22,19 @@ from matplotlib.figure import Figure
 from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.run.submission import replace_json, whole_file
 from kernels.text import aligned
+from training.data.folds import FoldsError
+from training.data.foreign_answers import ELSEWHERE
 from training.data.out_of_fold import Answers, OutOfFoldError, Rule
 from training.data.soft_labels import write_soft_labels
+from training.data.tables import TablesError
 from training.ensemble.search import CurvePoint, Ensemble, SearchError, cross_fitted, run_order, tempered
-from training.ensemble.sources import read_sources
+from training.ensemble.sources import add_foreign, read_sources
 from training.ensemble.strategies import CrossFit, cross_fit
 from training.evaluation.intervals import FIGURES, Difference, Interval, difference, intervals
 from training.evaluation.json_safe import finite
 from training.evaluation.metric import pooled
-from training.packaging.ensemble_weights import ALL_GROUPS, FoundEnsemble, read_ensemble
-from training.recipe_schema.load import names_of
+from training.packaging.ensemble_weights import ALL_GROUPS, FoundEnsemble, foreign_names, read_ensemble
+from training.recipe_schema.load import names_of, path_of
 from training.recipe_schema.schema import RecipeError
 from training.runs import ENSEMBLE, UnusableRun
 
@@ -74,16 +78,27 @@ class Standing:
     """Less the whole ensemble on the same studies: above 0 is a loss."""
 
 
-def read_teacher(runs: Path, profile: str, path: Path, named: Sequence[str] = ()) -> Teacher:
+def read_teacher(
+    runs: Path,
+    profile: str,
+    path: Path,
+    named: Sequence[str] = (),
+    foreign: Path | None = None,
+    data: Path | None = None,
+) -> Teacher:
     """The ensemble of a file, fitted again on the other folds for each fold of the recipes that it uses.
 
-    `named`: recipes by name or path, where they are not this project's.  Raises UnusableRun, SearchError,
-    OutOfFoldError.
+    `named`: recipes by name or path, where they are not this project's.  `foreign`: folder of the predictions of its
+    members from elsewhere; `data`: whose train.csv has the labels, where it has no others.  Raises UnusableRun,
+    SearchError, OutOfFoldError, FoldsError, TablesError.
     """
     found = read_ensemble(path, TeacherFile)
     given = {Path(name).stem: name for name in (names_of(named) if named else ())}
-    used = sorted({member.partition("/")[0] for member in found.order})
-    sources = read_sources(runs, profile, [given.get(name, name) for name in used])
+    used = sorted({member.partition("/")[0] for member in found.order} - {ELSEWHERE})
+    if lost := [name for name in used if name not in given and not path_of(name).is_file()]:
+        raise SearchError(f"{path} uses {lost[0]}, which is no recipe of this project: name its file with TEACHERS=")
+    theirs = foreign if foreign_names(found, foreign) else None
+    sources = read_sources(runs, profile, [given.get(name, name) for name in used], theirs, data)
     if absent := [name for name in found.order if name not in sources.answers.members]:
         raise SearchError(f"{path} was made from other answers: these have no {absent[0]}; make ensemble again")
     rule, (costs, _) = Rule(found.average, sources.priors()), sources.costs()
@@ -172,7 +187,9 @@ def picture_of(standings: Sequence[Standing]) -> Figure:
     return figure
 
 
-@ends_with_a_sentence("distil stopped", SearchError, OutOfFoldError, RecipeError, UnusableRun, OSError)
+@ends_with_a_sentence(
+    "distil stopped", SearchError, OutOfFoldError, FoldsError, TablesError, RecipeError, UnusableRun, OSError
+)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="training.ensemble.distil", description=__doc__)
@@ -183,9 +200,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--student", default="student", help="recipe of the student, by name or path")
     parser.add_argument("--recipes", nargs="+", default=[], help="recipes of the ensemble that are named by a path")
     parser.add_argument("--profile", default="full")
+    add_foreign(parser)
     options = parser.parse_args(argv)
     given = options.ensemble or options.runs / ENSEMBLE
-    teacher = read_teacher(options.runs, options.profile, given, options.recipes)
+    teacher = read_teacher(options.runs, options.profile, given, options.recipes, options.oof, options.data)
     if options.command == "labels":
         sys.stdout.write(write_labels(teacher, options.out) + "\n")
         return 0
