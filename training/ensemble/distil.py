@@ -11,9 +11,10 @@ a table of score against seconds a study, from the student to the full ensemble,
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ class Teacher:
     answers: Answers
     fit: CrossFit
     curve: list[CurvePoint]
-    """Its members in run order, with the seconds reached."""
+    """Its members in run order, with the seconds reached; NaN where those of a member are not known."""
 
     @property
     def answered(self) -> np.ndarray:
@@ -72,7 +73,7 @@ class Standing:
     name: str
     members: int
     seconds: float
-    """A study, with its localisers."""
+    """A study, with its localisers; NaN = not known."""
     scores: dict[str, Interval]
     against: Difference
     """Less the whole ensemble on the same studies: above 0 is a loss."""
@@ -101,11 +102,13 @@ def read_teacher(
     sources = read_sources(runs, profile, [given.get(name, name) for name in used], theirs, data)
     if absent := [name for name in found.order if name not in sources.answers.members]:
         raise SearchError(f"{path} was made from other answers: these have no {absent[0]}; make ensemble again")
-    rule, (costs, _) = Rule(found.average, sources.priors()), sources.costs()
+    rule, (costs, uncosted) = Rule(found.average, sources.priors()), sources.costs()
     fit = cross_fit(sources.answers, rule, costs, found.budget, sources.recipe_weights(), found.strategy)
     weights = np.array([[found.weights[name][group] for group in ALL_GROUPS] for name in found.order])
     plain = Ensemble(found.order, weights, np.ones((3, 3)))
-    return Teacher(sources.answers, fit, run_order(sources.answers, rule, plain, costs))
+    curve = run_order(sources.answers, rule, plain, costs)
+    curve = [replace(point, seconds=math.nan) for point in curve] if uncosted else curve
+    return Teacher(sources.answers, fit, curve)
 
 
 def write_labels(teacher: Teacher, out: Path) -> str:
@@ -129,7 +132,7 @@ def write_labels(teacher: Teacher, out: Path) -> str:
 def compare(teacher: Teacher, runs: Path, profile: str, student: str) -> list[Standing]:
     """The student, then the ensemble's first networks up to all, on the studies that both answered out of fold."""
     sources = read_sources(runs, profile, [student])
-    rule, (costs, _) = Rule("logits", sources.priors()), sources.costs()
+    rule, (costs, uncosted) = Rule("logits", sources.priors()), sources.costs()
     if not sources.recipes:
         raise SearchError(f"{student} is no recipe of this project: name its file")
     own = sources.recipe_weights()[0].ensemble(sources.answers)
@@ -140,7 +143,8 @@ def compare(teacher: Teacher, runs: Path, profile: str, student: str) -> list[St
         raise SearchError(f"{student} and the ensemble answer no study in common: train the same folds")
     here, there = [place[study] for study in shared], [teacher.answers.studies.index(study) for study in shared]
     labels, whole = teacher.answers.labels[there], teacher.fit.predicted[there]
-    found = [_standing(student, len(own.members), costs.of(own.members), labels, rows[here], whole)]
+    seconds = math.nan if uncosted else costs.of(own.members)
+    found = [_standing(Path(student).stem, len(own.members), seconds, labels, rows[here], whole)]
     names = [point.member for point in teacher.curve]
     for count, point in enumerate(teacher.curve, 1):
         part = whole if count == len(names) else teacher.fit.of(names[:count])[there]
@@ -164,9 +168,11 @@ def table_of(standings: Sequence[Standing]) -> str:
         final, gain = one.scores["final"], one.against
         less = f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]" if one is not whole else ""
         bounds = f"[{final.low:.4f}, {final.high:.4f}]"
-        rows.append([one.name, str(one.members), f"{one.seconds:.3f}", *values, bounds, less])
-    share = whole.seconds / student.seconds if student.seconds else float("nan")
-    reached = f"{student.name}: {student.against.value:+.4f} to the ensemble at 1/{share:.1f} of its seconds"
+        seconds = "-" if math.isnan(one.seconds) else f"{one.seconds:.3f}"
+        rows.append([one.name, str(one.members), seconds, *values, bounds, less])
+    share = whole.seconds / student.seconds if student.seconds else math.nan
+    at = "; their seconds are not all known" if math.isnan(share) else f" at 1/{share:.1f} of its seconds"
+    reached = f"{student.name}: {student.against.value:+.4f} to the ensemble{at}"
     return "\n".join([*aligned(rows), f"{reached}; {STUDENT_GOAL}"])
 
 

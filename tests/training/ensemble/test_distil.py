@@ -87,8 +87,10 @@ def test_a_teacher_may_have_members_from_elsewhere_or_nothing_else(runs: Path, t
         assert run(where, "labels", tmp_path / "soft.csv", "--ensemble", str(path), *elsewhere) == 0
         rows = read_soft_labels(tmp_path / "soft.csv")[1]
         assert rows.shape == (STUDIES, 25, 3) and np.isfinite(rows).all()
-        assert run(runs, "compare", tmp_path, "--ensemble", str(path), *elsewhere) == 0
         capsys.readouterr()
+        assert run(runs, "compare", tmp_path, "--ensemble", str(path), *elsewhere) == 0
+        assert "to the ensemble; their seconds are not all known" in capsys.readouterr().out
+        assert json.loads((tmp_path / "distil.json").read_text())[-1]["seconds"] is None
         assert run(where, "labels", tmp_path / "none.csv", "--ensemble", str(path)) == 1
         assert "contains elsewhere/strong" in (said := capsys.readouterr().err) and "with OOF=" in said
         assert not (tmp_path / "none.csv").exists()
