@@ -21,6 +21,7 @@ from training.data.foreign_answers import ELSEWHERE, member_files, read_foreign
 from training.data.out_of_fold import TRUTH, Answers, answers_of, read, together
 from training.data.tables import MISSING, TABLES, read_labels
 from training.data.training_priors import weighted_priors
+from training.ensemble.exchanged_sides import refuse_exchanged_sides
 from training.ensemble.search import MemberCosts, SearchError
 from training.ensemble.strategies import RecipeWeights
 from training.packaging.foreign_members import read_description, unshippable
@@ -119,6 +120,8 @@ def read_sources(
         labels, folds = _known_studies(runs, tables, recipes, data)
         every.append(read_foreign(foreign, labels, folds))
     answers, remark = usable(answers_of(together(every)))
+    if foreign is not None:
+        refuse_exchanged_sides(answers, foreign)
     unknown = [name for name in tables if name not in recipes]
     remarked = f"{', '.join(unknown)}: no recipe of this project, so make package will not take it" if unknown else ""
     return OutOfFoldSources(
