@@ -36,6 +36,7 @@ LAYOUT ?= new
 LOCATE ?=
 ENSEMBLE ?=
 OOF ?=
+TEACHERS ?=
 THRESHOLD ?=
 MIX ?=
 GUESS ?=
@@ -141,19 +142,20 @@ push-train: .venv/installed ## train on Kaggle's GPU and fetch the runs: RECIPES
 ensemble: .venv/installed ## best weights and order of all finished graders, fitted out of fold [RUNS=DIR] [SECONDS_A_STUDY=N] [OOF=DIR] [STACKER="mlp trees"]
 	$(PY) -m training.ensemble.find --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/ensemble.json)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SECONDS_A_STUDY),--seconds "$(SECONDS_A_STUDY)") $(if $(STACKER),--stacker $(STACKER)) $(if $(OOF),--oof "$(OOF)") $(if $(DATA),--data "$(DATA)")
 
-relabel: .venv/installed ## labels that the ensemble contradicts → a table for LABELS= [RUNS=DIR] [THRESHOLD=0.8] [MIX=1] [GUESS=0.9]
+relabel: .venv/installed ## labels that the ensemble contradicts → a table for LABELS= [RUNS=DIR] [THRESHOLD=0.8] [MIX=1] [GUESS=0.9] [OOF=DIR]
 	$(PY) -m training.ensemble.relabel --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/relabelled)" $(if $(RECIPES),--recipes $(RECIPES)) $(if $(THRESHOLD),--threshold "$(THRESHOLD)") $(if $(MIX),--mix) $(if $(GUESS),--guess "$(GUESS)") $(if $(OOF),--oof "$(OOF)") $(if $(DATA),--data "$(DATA)")
 
-# RECIPES= names another student, OUT= the folder of its package.
+# RECIPES= names another student, OUT= the folder of its package, TEACHERS= recipes of the ensemble that are files.
 distil: PACKAGE = $(or $(OUT),weights-student)
 distil: TEACHER = $(or $(ENSEMBLE),$(RUNS)/ensemble.json)
 distil: override LABELS = $(RUNS)/soft_labels.csv
 distil: RECIPES = student
-distil: .venv/installed ## one small network that learns from the ensemble: DATA=DIR [RUNS=DIR] [ENSEMBLE=FILE] [OUT=weights-student]
+TAUGHT_BY = --ensemble "$(TEACHER)" $(if $(TEACHERS),--recipes $(TEACHERS)) $(if $(OOF),--oof "$(OOF)" --data "$(DATA)")
+distil: .venv/installed ## one small network that learns from the ensemble: DATA=DIR [RUNS=DIR] [ENSEMBLE=FILE] [TEACHERS="my/own.yaml"] [OOF=DIR] [OUT=weights-student]
 	@test -n "$(DATA)" || { echo "say which data: make distil DATA=DIR (the folder that the ensemble was trained on)"; exit 2; }
-	$(PY) -m training.ensemble.distil labels --runs "$(RUNS)" --profile $(PROFILE) --ensemble "$(TEACHER)" --out "$(LABELS)"
+	$(PY) -m training.ensemble.distil labels --runs "$(RUNS)" --profile $(PROFILE) $(TAUGHT_BY) --out "$(LABELS)"
 	$(PY) -m training.workflow run $(GRID)
-	$(PY) -m training.ensemble.distil compare --runs "$(RUNS)" --profile $(PROFILE) --ensemble "$(TEACHER)" --student $(RECIPES) --out "$(RUNS)"
+	$(PY) -m training.ensemble.distil compare --runs "$(RUNS)" --profile $(PROFILE) $(TAUGHT_BY) --student $(RECIPES) --out "$(RUNS)"
 
 PACKAGED = $(or $(OUT),$(WEIGHTS))
 IS_PACKAGED := $(shell test -f "$(PACKAGED)/manifest.json" && echo yes)
@@ -162,7 +164,7 @@ CHOICE = $(strip $(foreach name,RECIPES FOLDS LOCATE ENSEMBLE OOF,$(if $($(name)
 comma := ,
 space := $(subst ,, )
 
-package: .venv/installed ## finished runs → a verified weights folder [RUNS=DIR] [RECIPES="…"] [OWNER=NAME] [ENSEMBLE=FILE]
+package: .venv/installed ## finished runs → a verified weights folder [RUNS=DIR] [RECIPES="…"] [OWNER=NAME] [ENSEMBLE=FILE [OOF=DIR]]
 	$(PY) build_dataset.py --runs "$(RUNS)" --out "$(or $(OUT),$(WEIGHTS))" --profile $(PROFILE) --owner "$(OWNER)" $(if $(RECIPES),--recipes "$(subst $(space),$(comma),$(strip $(RECIPES)))") $(if $(FOLDS),--folds $(FOLDS)) $(if $(LOCATE),--locate $(LOCATE)) $(if $(ENSEMBLE),--ensemble "$(ENSEMBLE)") $(if $(OOF),--oof "$(OOF)")
 
 ##@ Shipping
@@ -209,8 +211,8 @@ simulate: .venv/installed ## run the notebook as Kaggle would: DATA=DIR [WEIGHTS
 
 ##@ Looking
 
-report: .venv/installed ## one HTML page on finished runs [RUNS=DIR] [DATA=DIR] [RECIPES="…"] [OUT=FILE]
-	$(PY) -m training.report --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/report.html)" $(if $(DATA),--data "$(DATA)") $(if $(RECIPES),--recipes $(RECIPES)) $(if $(ENSEMBLE),--ensemble "$(ENSEMBLE)") $(if $(REPORT_WORST),--worst $(REPORT_WORST))
+report: .venv/installed ## one HTML page on finished runs [RUNS=DIR] [DATA=DIR] [RECIPES="…"] [OOF=DIR] [OUT=FILE]
+	$(PY) -m training.report --runs "$(RUNS)" --profile $(PROFILE) --out "$(or $(OUT),$(RUNS)/report.html)" $(if $(DATA),--data "$(DATA)") $(if $(RECIPES),--recipes $(RECIPES)) $(if $(ENSEMBLE),--ensemble "$(ENSEMBLE)") $(if $(OOF),--oof "$(OOF)") $(if $(REPORT_WORST),--worst $(REPORT_WORST))
 
 # Without DATA and WEIGHTS what `make demo` left is shown; without weights the true landmarks alone.
 SHOWN_WEIGHTS = $(if $(filter file,$(origin WEIGHTS)),$(wildcard $(if $(DATA),$(WEIGHTS),$(DEMO)/weights)),$(WEIGHTS))

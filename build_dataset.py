@@ -208,12 +208,15 @@ def table(manifest: Manifest) -> str:
 
 
 def ungraded(manifest: Manifest) -> list[str]:
-    """The rows that no grader with a weight answers."""
+    """The rows that no grader with a weight answers, nor a stacker on all of its networks."""
     members = {artefact.member.name: artefact.member for artefact in manifest.artefacts}
     graded = set()
     for grader in [one for route in manifest.routes for one in route.graders]:
         rows = members[grader.name].answered
         graded |= {row for row in rows if grader.weight.get(group_of(row), 0.0) > 0}  # type: ignore[call-overload]
+    for group, its in manifest.stacker.groups.items() if manifest.stacker else ():
+        answered = [{row for name in model for row in members[name].answered} for model in its.models]
+        graded |= {row for row in set.intersection(*answered) if group_of(row) == group}
     return [row for row in ROWS if row not in graded]
 
 
@@ -277,6 +280,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.schema:
         replace_json(RELEASES / "schema.json", Manifest.model_json_schema())
         return 0
+    if options.oof is not None and options.ensemble is None:
+        raise BuildError(
+            "OOF= packages members of an ensemble: name the file that make ensemble OOF= wrote with ENSEMBLE=, or "
+            "leave OOF= out"
+        )
     owner = options.owner
     if owner == OWNER_PLACEHOLDER:
         owner = own_name() or owner

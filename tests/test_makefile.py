@@ -121,6 +121,13 @@ def test_real_data_are_imported_trained_on_and_measured():
 
 
 @NEEDS_MAKE
+@pytest.mark.parametrize("target", ["ensemble", "relabel", "report", "package", "distil"])
+def test_members_from_elsewhere_are_named_to_each_command_that_takes_them(target: str) -> None:
+    lines = make("-s", target, "OOF=theirs", "DATA=d")
+    assert sum("--oof theirs" in line for line in lines) == (2 if target == "distil" else 1)
+
+
+@NEEDS_MAKE
 def test_a_student_is_taught_trained_packaged_and_compared():
     teach, train, compare = make(
         "-s", "distil", "DATA=d", "RUNS=my runs", "PROFILE=bench", "LABELS=mine.csv", "OUT=out"
@@ -137,5 +144,8 @@ def test_a_student_is_taught_trained_packaged_and_compared():
         and "--package weights-student" in own[1]
     )
     assert own[2].endswith("--student my/pupil.yaml --out runs")
+    teach, _, compare = make("-s", "distil", "DATA=d", "TEACHERS=my/a.yaml view_fusion", "OOF=theirs")
+    taught_by = "--ensemble runs/ensemble.json --recipes my/a.yaml view_fusion --oof theirs --data d"
+    assert f"{taught_by} --out runs/soft_labels.csv" in teach and f"{taught_by} --student student" in compare
     searched = make("-s", "ensemble", "STACKER=mlp trees")[0]
     assert searched.endswith("--stacker mlp trees") and "--stacker" not in make("-s", "ensemble")[0]

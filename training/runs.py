@@ -40,7 +40,12 @@ class RunFolder:
 
     @property
     def folds(self) -> Path:
-        """Study → fold, shared by both stages and all profiles."""
+        """Study → fold, shared by both stages and all profiles; with another recipe's localisers that recipe's file."""
+        return self.runs / self.recipe.localisers_owner / FOLDS
+
+    @property
+    def own_folds(self) -> Path:
+        """Where a fold table lies that was made for this recipe alone."""
         return self.runs / self.recipe.name / FOLDS
 
     @property
@@ -142,10 +147,19 @@ def image_digests(runs: Path) -> Path:
     return runs / "image_digests.json"
 
 
-def is_finished(folder: Path, made_by: str) -> bool:
-    """Whether done.json has this digest and the weights are complete; they are hashed only if newer than done.json."""
+def is_same_training(mark: Path, made_by: str, held_out: str | None) -> bool:
+    """Whether begun.json or done.json is of a training with this digest that held out these studies.
+
+    `held_out`: digest of the studies; None = not known.  Earlier trainings did not keep it.
+    """
+    kept = read_object(mark)
+    return kept.get("digest") == made_by and held_out in (None, kept.get("held_out", held_out))
+
+
+def is_finished(folder: Path, made_by: str, held_out: str | None) -> bool:
+    """Whether done.json is of this training and the weights are complete; they are hashed only if newer than it."""
     done, weights = folder / DONE, folder / WEIGHTS
-    if read_object(done).get("digest") != made_by:
+    if not is_same_training(done, made_by, held_out):
         return False
     try:
         known = read_artefact(folder).weights

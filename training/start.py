@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernels.lumbar.manifest import Artefact, Manifest, Provenance, PublishedWeights
+from kernels.lumbar.manifest import Artefact, Manifest, PublishedWeights
 from training.recipe_schema.schema import MemberRecipe, Recipe
-from training.runs import ARTEFACT, RunFolder, RunsError, is_done, read_artefact
+from training.runs import ARTEFACT, DONE, RunFolder, RunsError, is_done, read_artefact, read_object
 
 MANIFEST = "manifest.json"
 NAMED = 8
@@ -30,6 +30,8 @@ class StartNetwork:
     start: Path
     key: str = "START"
     """What named it: START, or `start` of a recipe."""
+    held_out: str | None = None
+    """Digest of the studies that it never saw, where its run folder keeps it."""
 
     @property
     def own_name(self) -> str:
@@ -76,16 +78,23 @@ def _trained(start: Path) -> Iterator[StartNetwork]:
             artefact = read_artefact(path.parent)
         except (OSError, ValueError) as error:
             raise RunsError(f"{path} is damaged: train this network again, or name another START=") from error
-        yield StartNetwork(artefact, path.parent / artefact.weights.file, start)
+        held_out = read_object(path.with_name(DONE)).get("held_out")
+        yield StartNetwork(artefact, path.parent / artefact.weights.file, start, held_out=held_out)
 
 
 def find_start(
-    networks: Sequence[StartNetwork], recipe: Recipe, entry: MemberRecipe, fold: int, fingerprint: str = ""
+    networks: Sequence[StartNetwork],
+    recipe: Recipe,
+    entry: MemberRecipe,
+    fold: int,
+    fingerprint: str = "",
+    held_out: str | None = None,
 ) -> StartNetwork | None:
     """The one of `networks` that has the name of this network; None where there is none.
 
     That of the same recipe, profile and fold comes first.  A network of another fold of the same data
-    (`fingerprint`) has seen the studies that this fold holds out, and is none.
+    (`fingerprint`), or of the same fold of another fold table (`held_out`), has seen the studies that this fold holds
+    out, and is none.
     """
     own_name = entry.member.name.removeprefix(f"{recipe.owner_of(entry.member.name)}_")
 
@@ -93,20 +102,28 @@ def find_start(
         made = one.artefact.provenance
         return made.recipe != recipe.owner_of(entry.member.name), made.profile != recipe.profile, made.fold != fold
 
-    def is_usable(made: Provenance) -> bool:
-        return made.fold == fold or made.data_fingerprint != fingerprint
+    def is_usable(one: StartNetwork) -> bool:
+        made = one.artefact.provenance
+        same_studies = made.fold == fold and (None in (one.held_out, held_out) or one.held_out == held_out)
+        return same_studies or made.data_fingerprint != fingerprint
 
     named = [one for one in networks if (one.own_name, one.artefact.member.role) == (own_name, entry.member.role)]
-    usable = [one for one in named if is_usable(one.artefact.provenance)]
+    usable = [one for one in named if is_usable(one)]
     return min(usable, key=differs, default=None)
 
 
 def start_of(
-    networks: Sequence[StartNetwork], folder: RunFolder, entry: MemberRecipe, fold: int, fingerprint: str = ""
+    networks: Sequence[StartNetwork],
+    folder: RunFolder,
+    entry: MemberRecipe,
+    fold: int,
+    fingerprint: str = "",
+    held_out: str | None = None,
 ) -> StartNetwork | None:
     """The network that a network begins from: that of START with its name, else the finished one of the same fold that
     its recipe names as `start`."""
-    found, name = find_start(networks, folder.recipe, entry, fold, fingerprint), entry.fitting.start
+    found = find_start(networks, folder.recipe, entry, fold, fingerprint, held_out)
+    name = entry.fitting.start
     if found is not None or name is None:
         return found
     place = folder.network_folder(folder.recipe.localiser(name).member.name, fold)

@@ -20,7 +20,7 @@ from training.data.cache.cache_sources import images_digest
 from training.data.cache.stack_cache import StackCache
 from training.data.external import LevelImages, read_pretraining, with_improved_coordinates
 from training.data.fit_spine_shape import fit_shape
-from training.data.folds import read_or_make_folds
+from training.data.folds import read_shared_folds
 from training.data.label_correction import EarlierLabels, read_labels
 from training.data.label_points import report_label_points
 from training.data.label_table import is_label_table
@@ -60,7 +60,8 @@ def begin(
     if fingerprint is None and options.coordinates is not None:
         tables = with_improved_coordinates(options.coordinates, options.data, tables)
     images, predictions = images_for(recipe, options.coordinates), predictions_for(recipe, options.labels)
-    folds = read_or_make_folds(folder.folds, tables, recipe.folds, recipe.seed)
+    folds = read_shared_folds(folder.folds, folder.own_folds, tables, recipe.folds, recipe.seed)
+    folder.priors.parent.mkdir(parents=True, exist_ok=True)
     device = default_device()
     given = (recipe, options, folder, tables, folds, device, git_commit(), images, predictions, clock)
     return RecipeContext(*given, start_networks(options.start))

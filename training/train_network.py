@@ -19,6 +19,7 @@ from kernels.lumbar.specs import SeriesKind
 from training import runs
 from training.data.cache.stack_cache import StackCache, build_cache
 from training.data.external import LevelImages
+from training.data.folds import held_out_digest
 from training.data.label_correction import EarlierLabels, corrected, is_changed
 from training.data.samples.external_samples import PretrainingSamples
 from training.data.samples.member_samples import MemberSamples
@@ -35,7 +36,7 @@ from training.fitting.time_limit import TimeLimit
 from training.networks import NetworkError
 from training.recipe_schema.load import members_of
 from training.recipe_schema.schema import MemberRecipe, Recipe
-from training.runs import PRETRAINING, SECOND, RunFolder, is_finished, read_object, remove_checkpoints
+from training.runs import PRETRAINING, SECOND, RunFolder, is_finished, is_same_training, remove_checkpoints
 from training.start import StartNetwork, start_of
 
 log = logging.getLogger("train")
@@ -128,7 +129,8 @@ class NetworkTraining:
     def start(self) -> StartNetwork | None:
         """The network that this one begins from, if START has one of its name or its recipe names one."""
         context = self.context
-        return start_of(context.start, context.folder, self.member, self.fold, context.tables.fingerprint)
+        given = (self.member, self.fold, context.tables.fingerprint, self.held_out)
+        return start_of(context.start, context.folder, *given)
 
     @property
     def digest(self) -> str:
@@ -140,6 +142,11 @@ class NetworkTraining:
         drawn = {kind: error.drawn for kind, error in self.errors.items()}
         made_of = (self.context.tables.fingerprint, drawn, images, earlier, start)
         return training_digest(self.member, self.fold, self.context.recipe.seed, *made_of)
+
+    @property
+    def held_out(self) -> str:
+        """Digest of the studies that it never sees; beside `digest`, as a fold table may be replaced."""
+        return held_out_digest(self.context.folds, self.fold)
 
     @property
     def named_member(self) -> MemberRecipe:
@@ -155,11 +162,11 @@ def train_network(training: NetworkTraining) -> None:
     Raises TrainingError, OutOfTime (StoppedBySignal on SIGTERM).
     """
     context, member, out = training.context, training.named_member, training.out
-    if is_finished(out, training.digest):
+    if is_finished(out, training.digest, training.held_out):
         remove_checkpoints(out)  # a kill may have come after done.json
         log.info("%s is finished", member.member.name)
         return
-    owner = context.recipe.owner_of(member.member.name)
+    owner = context.recipe.owner_of(training.member.member.name)
     if owner != context.recipe.name and runs.is_done(out):
         raise TrainingError(
             f"{member.member.name} is {owner}'s and was trained on other data or with other options: train {owner} "
@@ -179,7 +186,7 @@ def train_network(training: NetworkTraining) -> None:
         initial = _start(training, member)
         # What labels, data or START do not bear was refused by now, and an earlier training is still whole.
         if shared.first:
-            _begin(out, training.digest)
+            _begin(training)
             resolved = yaml.safe_dump(member.model_dump(mode="json"), sort_keys=False)
             replace_text(out / runs.RESOLVED_RECIPE, resolved)
         shared.barrier()
@@ -205,6 +212,7 @@ def _finish(training: NetworkTraining, artefact: Artefact, result: FitResult, se
         training.out / runs.DONE,
         {
             "digest": training.digest,
+            "held_out": training.held_out,
             "name": artefact.member.name,
             "role": artefact.member.role,
             "weight": training.member.weight,
@@ -268,18 +276,19 @@ def _second_fit(
     return [fit(second, samples, out, samples.device, seed, started, only=options.parts, clock=training.context.clock)]
 
 
-def _begin(out: Path, made_by: str) -> None:
-    """Make the folder; remove files that belong to another recipe or other data."""
+def _begin(training: NetworkTraining) -> None:
+    """Make the folder; remove files that belong to another recipe, other data or other folds."""
+    out = training.out
     out.mkdir(parents=True, exist_ok=True)
-    mark = out / runs.BEGUN
-    if read_object(mark).get("digest") != made_by:
+    mark, made_by, held_out = out / runs.BEGUN, training.digest, training.held_out
+    if not is_same_training(mark, made_by, held_out):
         for name in (runs.CHECKPOINT, runs.WEIGHTS, runs.ARTEFACT, runs.HISTORY, runs.CURVES, runs.DONE):
             (out / name).unlink(missing_ok=True)
         for old in out.glob(EVENT_FILES):
             old.unlink()
         for name in (PRETRAINING, SECOND):
             shutil.rmtree(out / name, ignore_errors=True)
-        replace_json(mark, {"digest": made_by})
+        replace_json(mark, {"digest": made_by, "held_out": held_out})
 
 
 def _provenance(training: NetworkTraining, seed: int, published: Sequence[dict[str, str]]) -> Provenance:

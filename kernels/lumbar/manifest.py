@@ -97,7 +97,7 @@ class Artefact(Spec):
 
 
 class GraderWeight(Spec):
-    """A grader's weight in a route, by condition group (0 = not used)."""
+    """A grader's weight in a route, by condition group (0 = no part in the mixture)."""
 
     name: str
     weight: dict[Group, Annotated[float, Field(ge=0, le=100)]]

@@ -16,6 +16,7 @@ from kernels.lumbar import predict
 from kernels.lumbar.labels import LEVELS, ROWS
 from tests.support.dicom.spider_files import write_imported
 from training import train_all
+from training.data.folds import FoldsError
 from training.data.soft_labels import write_soft_labels
 from training.recipe_schema.load import load_named, merge
 from training.recipe_schema.schema import Recipe
@@ -110,6 +111,16 @@ def test_a_student_learns_from_soft_labels_at_localisers_of_another_recipe(place
     assert soft != (RunFolder(runs, owner).network_folder(own.member.name, 0) / "weights.ts").read_bytes()
     given = ["--runs", str(runs), "--out", str(tmp_path / "weights"), "--profile", "smoke", "--folds", "0"]
     assert build_dataset.main([*given, "--recipes", str(tmp_path / "pupil.yaml"), "--owner", "ada"]) == 0
+    assert folder.folds == RunFolder(runs, owner).folds and not folder.own_folds.exists()
+    others = pd.read_csv(folder.folds, dtype=str).assign(fold=lambda table: (table["fold"] == "0").astype(int))
+    others.to_csv(folder.own_folds, index=False)
+    with pytest.raises(FoldsError, match="pupil.*has other folds than"):
+        train_all.train_recipe(pupil, options, [0])
+    kept = folder.folds.read_text()
+    folder.own_folds.replace(folder.folds)  # after the localisers were trained
+    with pytest.raises(TrainingError, match="is canal_only's and was trained on other data or with other options"):
+        train_all.train_recipe(pupil, options, [0])
+    folder.folds.write_text(kept)
     done = json.loads((located / "done.json").read_text())
     (located / "done.json").write_text(json.dumps(done | {"digest": "another"}))
     with pytest.raises(TrainingError, match="is canal_only's and was trained on other data or with other options"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from training.fitting.start_weights import check_start, start_state
 from training.recipe_schema.load import load_named
 from training.recipe_schema.schema import MemberRecipe, Recipe
 from training.runs import RunFolder, RunsError, read_artefact
-from training.start import StartNetwork, find_start, start_networks
+from training.start import StartNetwork, find_start, start_networks, start_of
 from training.steps import TrainingOptions
 from training.workflow import __main__ as workflow
 from training.workflow.grid import GridOrder, make_grid
@@ -144,6 +145,25 @@ def test_another_fold_of_the_same_data_has_seen_what_is_held_out(place: Path) ->
     assert find_start([made], recipe, entry, 1, same) is None
     assert find_start([made], recipe, entry, 0, same) is made
     assert find_start([made], recipe, entry, 1, "other data") is made
+    assert made.held_out is not None and find_start([made], recipe, entry, 0, same, made.held_out) is made
+    assert find_start([made], recipe, entry, 0, same, "of another fold table") is None
+    assert find_start([replace(made, held_out=None)], recipe, entry, 0, same, "not known of it") is not None
+
+
+def test_localisers_of_another_recipe_begin_from_one_of_its_own(place: Path, tmp_path: Path) -> None:
+    (made,) = [one for one in start_networks(place / "runs") if one.own_name == "canal"]
+    owner = load_named("slice_transformer", "smoke")
+    values = owner.model_dump() | {"name": "slice_transformer_two", "localisers_of": owner.name}
+    pupil = Recipe.model_validate(values)
+    folder, entry = RunFolder(tmp_path, pupil), pupil.localiser("sagittal_t2")
+    first = folder.network_folder("slice_transformer_sagittal_t1", 0)
+    first.mkdir(parents=True)
+    for name in ("artefact.json", "done.json"):
+        (first / name).write_bytes(made.file.with_name(name).read_bytes())
+    found = start_of((), folder, entry, 0)
+    assert entry.fitting.start == "sagittal_t1" and found is not None and found.key == "start"
+    grader = pupil.members()[-1].member.name
+    assert grader.startswith("slice_transformer_two_") and pupil.owner_of(grader) == pupil.name
 
 
 def changed(entry: MemberRecipe, **options: object) -> MemberRecipe:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedKFold
 
 from kernels.lumbar.labels import ROWS, group_of
 from kernels.lumbar.run.submission import replace_text
-from training.data.tables import Tables
+from training.data.tables import Tables, TablesError, read_csv
+from training.digests import digest
 
 
 class FoldsError(Exception):
@@ -35,17 +36,42 @@ def read_or_make_folds(path: Path, tables: Tables, folds: int, seed: int) -> dic
     return assignment
 
 
+def read_shared_folds(path: Path, own: Path, tables: Tables, folds: int, seed: int) -> dict[str, int]:
+    """As `read_or_make_folds` of `path`, which belongs to the recipe whose localisers another recipe takes.
+
+    Raises FoldsError too where that other recipe has folds of its own (`own`) that differ.
+    """
+    if own != path and own.is_file():
+        mine = read_folds(own, "delete it")
+        if not path.is_file() or read_folds(path, "delete it, it is made again") != mine:
+            raise FoldsError(
+                f"{own} has other folds than {path}, whose recipe's localisers were trained on studies that it holds "
+                "out: copy one file over the other before make train-all, or delete this one"
+            )
+    return read_or_make_folds(path, tables, folds, seed)
+
+
 def read_folds(path: Path, remedy: str) -> dict[str, int]:
     """Study → fold, as a file has it.  Raises FoldsError, whose sentence ends with the remedy."""
     try:
-        frame = pd.read_csv(path, dtype={"study_id": str, "fold": int}, keep_default_na=False)
-        return dict(zip(frame["study_id"], frame["fold"].tolist(), strict=True))
-    except (ValueError, KeyError) as error:
+        frame = read_csv(path, set())
+        studies, numbers = frame["study_id"], frame["fold"].astype(int)
+    except (TablesError, ValueError, KeyError) as error:
         raise FoldsError(f"{path} is no table of study_id and fold ({error}): {remedy}") from error
+    if (twice := studies.duplicated()).any():
+        raise FoldsError(f"{path} has study {studies[twice].iloc[0]} in two folds: {remedy}")
+    return dict(zip(studies, numbers.tolist(), strict=True))
+
+
+def held_out_digest(assignment: Mapping[str, int], fold: int) -> str:
+    """Digest of a fold's studies: what a network of this fold never saw."""
+    return digest(sorted(study for study, number in assignment.items() if number == fold))
 
 
 def make_folds(labels: pd.DataFrame, folds: int, seed: int) -> dict[str, int]:
     """Study → fold, stratified by the worst canal grade and by the number of other rows that are not normal."""
+    from sklearn.model_selection import StratifiedKFold  # a plan reads folds, too, and need not wait for it
+
     if len(labels) < folds:
         raise FoldsError(f"{len(labels)} studies cannot be split into {folds} folds")
     values = labels[list(ROWS)].to_numpy()

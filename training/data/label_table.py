@@ -7,6 +7,7 @@ is dropped), both (half label, half answer: 2nd place), or answer (that alone, o
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -71,8 +72,9 @@ def is_label_table(path: Path) -> bool:
     """Whether a file has the columns of a table of changed labels."""
     if path.suffix != ".csv" or not path.is_file():
         return False
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return {"label", "use"} <= set(file.readline().strip().split(","))
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        heading = next(csv.reader(file, skipinitialspace=True), [])
+    return {"label", "use"} <= {name.strip() for name in heading}
 
 
 def read_label_table(path: Path) -> LabelTable:

@@ -77,11 +77,19 @@ def read_tables(root: Path) -> Tables:
 
 
 def read_csv(path: Path, columns: set[str]) -> pd.DataFrame:
-    """A CSV as text, without empty and repeated rows, with at least these columns; line n has the index n - 2."""
+    """A CSV as text, without empty and repeated rows, with at least these columns; line n has the index n - 2.
+
+    With or without a byte order mark, quotes, and spaces around what is between the commas.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
         frame = pd.read_csv(
-            io.StringIO(text), dtype=str, keep_default_na=False, index_col=False, skip_blank_lines=False
+            io.StringIO(text),
+            dtype=str,
+            keep_default_na=False,
+            index_col=False,
+            skip_blank_lines=False,
+            skipinitialspace=True,
         )
     except FileNotFoundError as error:
         raise TablesError(f"{path} does not exist: DATA= names a folder in the competition's layout") from error

@@ -2,6 +2,7 @@
 
     python -m training.ensemble.distil labels --runs RUNS --out FILE.csv [--ensemble FILE] [--profile full]
     python -m training.ensemble.distil compare --runs RUNS --out DIR [--student NAME] [--ensemble FILE] [--profile full]
+                                               [--recipes my/own.yaml] [--oof DIR --data DIR]   as for labels
 
 `labels` writes the ensemble's out-of-fold answers, cross-fitted, as training/data/soft_labels.py reads them; `compare`
 a table of score against seconds a study, from the student to the full ensemble, distil.json and distil.png.
@@ -10,9 +11,10 @@ a table of score against seconds a study, from the student to the full ensemble,
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +23,19 @@ from matplotlib.figure import Figure
 from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.run.submission import replace_json, whole_file
 from kernels.text import aligned
+from training.data.folds import FoldsError
+from training.data.foreign_answers import ELSEWHERE
 from training.data.out_of_fold import Answers, OutOfFoldError, Rule
 from training.data.soft_labels import write_soft_labels
+from training.data.tables import TablesError
 from training.ensemble.search import CurvePoint, Ensemble, SearchError, cross_fitted, run_order, tempered
-from training.ensemble.sources import read_sources
+from training.ensemble.sources import add_foreign, read_sources
 from training.ensemble.strategies import CrossFit, cross_fit
 from training.evaluation.intervals import FIGURES, Difference, Interval, difference, intervals
 from training.evaluation.json_safe import finite
 from training.evaluation.metric import pooled
-from training.packaging.ensemble_weights import ALL_GROUPS, FoundEnsemble, read_ensemble
-from training.recipe_schema.load import names_of
+from training.packaging.ensemble_weights import ALL_GROUPS, FoundEnsemble, foreign_names, read_ensemble
+from training.recipe_schema.load import names_of, path_of
 from training.recipe_schema.schema import RecipeError
 from training.runs import ENSEMBLE, UnusableRun
 
@@ -51,7 +56,7 @@ class Teacher:
     answers: Answers
     fit: CrossFit
     curve: list[CurvePoint]
-    """Its members in run order, with the seconds reached."""
+    """Its members in run order, with the seconds reached; NaN where those of a member are not known."""
 
     @property
     def answered(self) -> np.ndarray:
@@ -68,29 +73,42 @@ class Standing:
     name: str
     members: int
     seconds: float
-    """A study, with its localisers."""
+    """A study, with its localisers; NaN = not known."""
     scores: dict[str, Interval]
     against: Difference
     """Less the whole ensemble on the same studies: above 0 is a loss."""
 
 
-def read_teacher(runs: Path, profile: str, path: Path, named: Sequence[str] = ()) -> Teacher:
+def read_teacher(
+    runs: Path,
+    profile: str,
+    path: Path,
+    named: Sequence[str] = (),
+    foreign: Path | None = None,
+    data: Path | None = None,
+) -> Teacher:
     """The ensemble of a file, fitted again on the other folds for each fold of the recipes that it uses.
 
-    `named`: recipes by name or path, where they are not this project's.  Raises UnusableRun, SearchError,
-    OutOfFoldError.
+    `named`: recipes by name or path, where they are not this project's.  `foreign`: folder of the predictions of its
+    members from elsewhere; `data`: whose train.csv has the labels, where it has no others.  Raises UnusableRun,
+    SearchError, OutOfFoldError, FoldsError, TablesError.
     """
     found = read_ensemble(path, TeacherFile)
     given = {Path(name).stem: name for name in (names_of(named) if named else ())}
-    used = sorted({member.partition("/")[0] for member in found.order})
-    sources = read_sources(runs, profile, [given.get(name, name) for name in used])
+    used = sorted({member.partition("/")[0] for member in found.order} - {ELSEWHERE})
+    if lost := [name for name in used if name not in given and not path_of(name).is_file()]:
+        raise SearchError(f"{path} uses {lost[0]}, which is no recipe of this project: name its file with TEACHERS=")
+    theirs = foreign if foreign_names(found, foreign) else None
+    sources = read_sources(runs, profile, [given.get(name, name) for name in used], theirs, data)
     if absent := [name for name in found.order if name not in sources.answers.members]:
         raise SearchError(f"{path} was made from other answers: these have no {absent[0]}; make ensemble again")
-    rule, (costs, _) = Rule(found.average, sources.priors()), sources.costs()
+    rule, (costs, uncosted) = Rule(found.average, sources.priors()), sources.costs()
     fit = cross_fit(sources.answers, rule, costs, found.budget, sources.recipe_weights(), found.strategy)
     weights = np.array([[found.weights[name][group] for group in ALL_GROUPS] for name in found.order])
     plain = Ensemble(found.order, weights, np.ones((3, 3)))
-    return Teacher(sources.answers, fit, run_order(sources.answers, rule, plain, costs))
+    curve = run_order(sources.answers, rule, plain, costs)
+    curve = [replace(point, seconds=math.nan) for point in curve] if uncosted else curve
+    return Teacher(sources.answers, fit, curve)
 
 
 def write_labels(teacher: Teacher, out: Path) -> str:
@@ -114,7 +132,7 @@ def write_labels(teacher: Teacher, out: Path) -> str:
 def compare(teacher: Teacher, runs: Path, profile: str, student: str) -> list[Standing]:
     """The student, then the ensemble's first networks up to all, on the studies that both answered out of fold."""
     sources = read_sources(runs, profile, [student])
-    rule, (costs, _) = Rule("logits", sources.priors()), sources.costs()
+    rule, (costs, uncosted) = Rule("logits", sources.priors()), sources.costs()
     if not sources.recipes:
         raise SearchError(f"{student} is no recipe of this project: name its file")
     own = sources.recipe_weights()[0].ensemble(sources.answers)
@@ -125,7 +143,8 @@ def compare(teacher: Teacher, runs: Path, profile: str, student: str) -> list[St
         raise SearchError(f"{student} and the ensemble answer no study in common: train the same folds")
     here, there = [place[study] for study in shared], [teacher.answers.studies.index(study) for study in shared]
     labels, whole = teacher.answers.labels[there], teacher.fit.predicted[there]
-    found = [_standing(student, len(own.members), costs.of(own.members), labels, rows[here], whole)]
+    seconds = math.nan if uncosted else costs.of(own.members)
+    found = [_standing(Path(student).stem, len(own.members), seconds, labels, rows[here], whole)]
     names = [point.member for point in teacher.curve]
     for count, point in enumerate(teacher.curve, 1):
         part = whole if count == len(names) else teacher.fit.of(names[:count])[there]
@@ -149,9 +168,11 @@ def table_of(standings: Sequence[Standing]) -> str:
         final, gain = one.scores["final"], one.against
         less = f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]" if one is not whole else ""
         bounds = f"[{final.low:.4f}, {final.high:.4f}]"
-        rows.append([one.name, str(one.members), f"{one.seconds:.3f}", *values, bounds, less])
-    share = whole.seconds / student.seconds if student.seconds else float("nan")
-    reached = f"{student.name}: {student.against.value:+.4f} to the ensemble at 1/{share:.1f} of its seconds"
+        seconds = "-" if math.isnan(one.seconds) else f"{one.seconds:.3f}"
+        rows.append([one.name, str(one.members), seconds, *values, bounds, less])
+    share = whole.seconds / student.seconds if student.seconds else math.nan
+    at = "; their seconds are not all known" if math.isnan(share) else f" at 1/{share:.1f} of its seconds"
+    reached = f"{student.name}: {student.against.value:+.4f} to the ensemble{at}"
     return "\n".join([*aligned(rows), f"{reached}; {STUDENT_GOAL}"])
 
 
@@ -172,7 +193,9 @@ def picture_of(standings: Sequence[Standing]) -> Figure:
     return figure
 
 
-@ends_with_a_sentence("distil stopped", SearchError, OutOfFoldError, RecipeError, UnusableRun, OSError)
+@ends_with_a_sentence(
+    "distil stopped", SearchError, OutOfFoldError, FoldsError, TablesError, RecipeError, UnusableRun, OSError
+)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="training.ensemble.distil", description=__doc__)
@@ -183,9 +206,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--student", default="student", help="recipe of the student, by name or path")
     parser.add_argument("--recipes", nargs="+", default=[], help="recipes of the ensemble that are named by a path")
     parser.add_argument("--profile", default="full")
+    add_foreign(parser)
     options = parser.parse_args(argv)
     given = options.ensemble or options.runs / ENSEMBLE
-    teacher = read_teacher(options.runs, options.profile, given, options.recipes)
+    teacher = read_teacher(options.runs, options.profile, given, options.recipes, options.oof, options.data)
     if options.command == "labels":
         sys.stdout.write(write_labels(teacher, options.out) + "\n")
         return 0

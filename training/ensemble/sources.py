@@ -21,6 +21,7 @@ from training.data.foreign_answers import ELSEWHERE, member_files, read_foreign
 from training.data.out_of_fold import TRUTH, Answers, answers_of, read, together
 from training.data.tables import MISSING, TABLES, read_labels
 from training.data.training_priors import weighted_priors
+from training.ensemble.exchanged_sides import refuse_exchanged_sides
 from training.ensemble.search import MemberCosts, SearchError
 from training.ensemble.strategies import RecipeWeights
 from training.packaging.foreign_members import read_description, unshippable
@@ -83,21 +84,22 @@ class OutOfFoldSources:
 
 
 def read_sources(
-    runs: Path, profile: str, names: Sequence[str], foreign: Path | None = None, data: Path | None = None
+    runs: Path, profile: str, names: Sequence[str] | None, foreign: Path | None = None, data: Path | None = None
 ) -> OutOfFoldSources:
-    """The answers of the recipes named, or of all that have some in this profile; and those in the folder `foreign`.
+    """The answers of the recipes named, with None of all that have some in this profile; and those in `foreign`.
 
     A recipe that cannot be used is left out with a remark, and refused where it was named.  `data`: whose train.csv has
     the labels, where no recipe's answers have them.  Raises RecipeError for a name that is no recipe; SearchError,
     OutOfFoldError, FoldsError, TablesError.
     """
-    found = names or sorted(path.name for path in runs.glob("*") if (path / profile).is_dir())
+    are_named = names is not None
+    found = sorted(path.name for path in runs.glob("*") if (path / profile).is_dir()) if names is None else names
     recipes: dict[str, Recipe] = {}
     tables: dict[str, pd.DataFrame] = {}
     refused = []
     for given in found:
         name = Path(given).stem
-        if names or path_of(given).is_file():
+        if are_named or path_of(given).is_file():
             recipes[name] = load_named(given, cast(Profile, profile))
         if not (paths := sorted((runs / name / profile).glob(OUT_OF_FOLD_TABLES))):
             refused.append(f"{name} has no out-of-fold answers of profile {profile}: make train-all first")
@@ -107,7 +109,7 @@ def read_sources(
             refused.append(f"{name} {mismatch}")
         else:
             tables[name] = table
-    if names and refused:
+    if are_named and refused:
         raise SearchError(f"{refused[0]}, or leave it out of RECIPES")
     if not tables and foreign is None:
         nothing = f"{runs} has no out-of-fold answers of profile {profile}: make train-all first"
@@ -115,9 +117,11 @@ def read_sources(
     every, labels = list(tables.values()), pd.DataFrame()
     if foreign is not None:
         member_files(foreign)
-        labels, folds = _known_studies(runs, tables, data)
+        labels, folds = _known_studies(runs, tables, recipes, data)
         every.append(read_foreign(foreign, labels, folds))
     answers, remark = usable(answers_of(together(every)))
+    if foreign is not None:
+        refuse_exchanged_sides(answers, foreign)
     unknown = [name for name in tables if name not in recipes]
     remarked = f"{', '.join(unknown)}: no recipe of this project, so make package will not take it" if unknown else ""
     return OutOfFoldSources(
@@ -135,24 +139,30 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--recipes", nargs="+", default=[], help="default: all that have out-of-fold answers")
     parser.add_argument("--profile", default="full")
+    add_foreign(parser)
+
+
+def add_foreign(parser: argparse.ArgumentParser) -> None:
+    """Options of members from elsewhere."""
     parser.add_argument("--oof", type=Path, help="folder of other people's out-of-fold predictions and their folds")
     parser.add_argument("--data", type=Path, help="whose train.csv has the labels, where no recipe is finished")
 
 
 def sources_from(options: argparse.Namespace) -> OutOfFoldSources:
     """See read_sources."""
-    names = names_of(options.recipes) if options.recipes else []
+    names = names_of(options.recipes) if options.recipes else None
     return read_sources(options.runs, options.profile, names, options.oof, options.data)
 
 
 def _known_studies(
-    runs: Path, tables: Mapping[str, pd.DataFrame], data: Path | None
+    runs: Path, tables: Mapping[str, pd.DataFrame], recipes: Mapping[str, Recipe], data: Path | None
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Labels (study × 25) of the data's studies, as far as they are known, and study → fold of our recipes."""
     folds: dict[str, int] = {}
     for name, table in tables.items():
         folds |= dict(zip(table["study"], table["fold"].tolist(), strict=True))
-        if (path := runs / name / FOLDS).is_file():
+        path = RunFolder(runs, recipes[name]).folds if name in recipes else runs / name / FOLDS
+        if path.is_file():
             folds |= read_folds(path, "make train-all makes it")
     if data is not None:
         return read_labels(data / TABLES[0]), folds

@@ -63,7 +63,7 @@ def fit_stacker(kind: Kind, mixture: Ensemble, answers: Answers, rule: Rule) -> 
     models = {group: _models_of(mixture, answers, number) for number, group in enumerate(get_args(Group))}
     models = {group: names for group, names in models.items() if names}
     fit = _fit_mlp if kind == "mlp" else _fit_trees
-    groups = fit(models, answers, mixed)
+    groups = fit(models, answers, mixed) if models else {}
     return Stacked(mixture, Stacker(kind=kind, groups=groups) if groups else None)
 
 
@@ -105,7 +105,7 @@ def _fit_mlp(models: Mapping[Group, tuple[str, ...]], answers: Answers, mixed: n
     weights = [one for net in nets.values() for one in net.parameters() if one.dim() == 2]
     optimiser = torch.optim.Adam([one for net in nets.values() for one in net.parameters()], lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
-    for _ in range(STEPS if nets else 0):
+    for _ in range(STEPS):
         logits = base.clone()
         for group, net in nets.items():
             change = net(inputs[group]) * answered[group][..., None]  # (N, 2, 5, 3)

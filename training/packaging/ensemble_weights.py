@@ -43,8 +43,9 @@ class FoundEnsemble(Spec):
         for place, there in (places | {"multipliers": self.multipliers.keys()}).items():
             if absent := [group for group in ALL_GROUPS if group not in there]:
                 raise ValueError(f"{place}.{absent[0]}: is missing")
+        unweighted = {*self.left_to_priors, *(self.stacker.groups if self.stacker else ())}
         for group in ALL_GROUPS:
-            if group not in self.left_to_priors and not any(its[group] > 0 for its in self.weights.values()):
+            if group not in unweighted and not any(its[group] > 0 for its in self.weights.values()):
                 raise ValueError(f"weights: those of {group} are all 0, so no member would grade it")
         return self
 

@@ -238,7 +238,8 @@ class Recipe(Spec):
 
     def owner_of(self, member: str) -> str:
         """Name of the recipe that the network of this name belongs to."""
-        return self.localisers_owner if member.startswith(f"{self.localisers_owner}_") else self.name
+        shared = {f"{self.localisers_owner}_{name}" for name in self.localisers}
+        return self.localisers_owner if member in shared else self.name
 
     def grader(self, name: str, backbone_name: str) -> MemberRecipe:
         """The network of one of `graders` with one of its backbones."""

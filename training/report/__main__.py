@@ -1,7 +1,7 @@
 """All results of finished runs as one HTML page.
 
     python -m training.report --runs RUNS [--data DATA] [--profile full] [--recipes A B]
-                                         [--ensemble FILE] [--out FILE.html] [--worst 6]
+                                         [--ensemble FILE] [--oof DIR] [--out FILE.html] [--worst 6]
 
 Reads what training and `make ensemble` left in RUNS, and for pictures of the worst rows DATA/train_images.
 """
@@ -22,7 +22,9 @@ from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.labels import CONDITIONS, GROUPS, KIND_OF_GROUP, LEVELS, ROWS, SERIES_TEXTS, SEVERITIES
 from kernels.lumbar.run.submission import replace_text
 from kernels.profiles import PROFILES
+from training.data.folds import FoldsError
 from training.data.out_of_fold import OutOfFoldError
+from training.data.tables import TablesError
 from training.ensemble.result import SINGLE
 from training.ensemble.search import SearchError
 from training.ensemble.strategies import TITLES
@@ -96,12 +98,23 @@ def render(sources: ReportSources, data: Path | None, worst_rows: int) -> str:
     )
 
 
-@ends_with_a_sentence("no report", ReportError, RecipeError, UnusableRun, SearchError, OutOfFoldError, OSError)
+@ends_with_a_sentence(
+    "no report",
+    ReportError,
+    RecipeError,
+    UnusableRun,
+    SearchError,
+    OutOfFoldError,
+    FoldsError,
+    TablesError,
+    OSError,
+)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line.  What is missing ends it with one sentence."""
     parser = argparse.ArgumentParser(prog="training.report", description=__doc__)
     parser.add_argument("--runs", type=Path, required=True, help="where training left its runs")
     parser.add_argument("--data", type=Path, help="the folder they were trained on; default: no pictures")
+    parser.add_argument("--oof", type=Path, help="folder of other people's out-of-fold predictions and their folds")
     parser.add_argument("--profile", choices=PROFILES, default="full", help="of the runs")
     parser.add_argument("--recipes", nargs="*", default=[], help="default: all that have out-of-fold answers")
     parser.add_argument("--ensemble", type=Path, help="the result of make ensemble; default: RUNS/ensemble.json")
@@ -113,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ReportError(f"{given.data} is no folder: name one in the competition's layout with DATA=")
     if given.worst < 0:
         raise ReportError(f"--worst is a number of rows, 0 or more, not {given.worst}")
-    sources = read_sources(given.runs, given.profile, given.recipes, given.ensemble)
+    sources = read_sources(given.runs, given.profile, given.recipes, given.ensemble, given.oof, given.data)
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_text(out, render(sources, given.data, given.worst))
     sys.stdout.write(f"{out}\n")

@@ -101,12 +101,14 @@ class Predictions:
 
     @cached_property
     def best_system(self) -> str:
-        """The recipe with the lowest score."""
+        """The recipe with the lowest score, where there are any."""
         return min(self.systems, key=lambda name: pooled(self.labels, self.systems[name]).final)
 
     @property
     def gain_over_best_system(self) -> Difference | None:
-        """The ensemble's score less the best recipe's; None where their predictions are the same."""
+        """The ensemble's score less the best recipe's; None where their predictions are the same, or without any."""
+        if not self.systems:
+            return None
         best = self.systems[self.best_system]
         return None if np.allclose(self.ensemble, best) else difference(self.labels, self.ensemble, best)
 

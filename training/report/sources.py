@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, ConfigDict
 
 from kernels.lumbar.labels import GROUPS
 from kernels.lumbar.manifest import Provenance
+from training.data.foreign_answers import ELSEWHERE
 from training.data.out_of_fold import Answers, Average, Rule, read
 from training.ensemble import sources as ensemble_sources
 from training.ensemble.search import Ensemble, MemberCosts, simple_mean
@@ -35,7 +36,7 @@ from training.runs import (
 
 # An ensemble file whose own score differs by more from that of these answers was made from others.
 SAME_SCORE = 1e-6
-HOW_TO = "make one that fits by make ensemble with the same RUNS, RECIPES and PROFILE"
+HOW_TO = "make one that fits by make ensemble with the same RUNS, RECIPES, PROFILE and OOF"
 COMMIT_LETTERS, FINGERPRINT_LETTERS = 12, 16
 # What reading a JSON file of another shape raises; pydantic's ValidationError is a ValueError.
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
@@ -137,6 +138,8 @@ class ReportSources:
     """The recipes of this project among `runs`, with their own weights."""
     searched: EnsembleFile | None
     """None: the simple mean of all members replaces the ensemble."""
+    foreign: tuple[str, ...] = ()
+    """Members from elsewhere, by their own names."""
     remarks: list[str] = field(default_factory=list)
 
     @property
@@ -152,14 +155,22 @@ class ReportSources:
         return RecipeWeights(run.name, weights, run.average).ensemble(self.answers)
 
 
-def read_sources(runs: Path, profile: str, recipes: Sequence[str], ensemble: Path | None) -> ReportSources:
+def read_sources(
+    runs: Path,
+    profile: str,
+    recipes: Sequence[str],
+    ensemble: Path | None,
+    foreign: Path | None = None,
+    data: Path | None = None,
+) -> ReportSources:
     """Read the finished runs of a profile.  `ensemble`: None = RUNS/ensemble.json, if it is there and fits.
 
-    Raises ReportError; RecipeError, SearchError or OutOfFoldError for recipes, predictions, priors and seconds that
-    cannot be used.
+    `foreign`, `data`: members from elsewhere, as `make ensemble` takes them.  Raises ReportError; RecipeError,
+    SearchError, OutOfFoldError, FoldsError or TablesError for recipes, predictions, folds, priors, seconds and labels
+    that cannot be used.
     """
     names = names_of(recipes) if recipes else []
-    found = ensemble_sources.read_sources(runs, profile, names)
+    found = ensemble_sources.read_sources(runs, profile, names or None, foreign, data)
     priors = found.priors()
     searched, replaced = _find_ensemble(runs, ensemble, found.answers, priors)
     costs, uncosted = found.costs()
@@ -174,6 +185,7 @@ def read_sources(runs: Path, profile: str, recipes: Sequence[str], ensemble: Pat
         costs=costs,
         recipe_weights=found.recipe_weights(),
         searched=searched,
+        foreign=tuple(found.foreign_members()),
         remarks=[*found.remarks, *filter(None, (replaced, uncosted))],
     )
 
@@ -232,7 +244,8 @@ def _misfit(found: EnsembleFile, answers: Answers, priors: Mapping[str, tuple[fl
     """Why these are not the answers that the ensemble was fitted on, or nothing."""
     absent = [name for name in found.ensemble.members if name not in answers.members]
     if absent:
-        return f"these have no member {absent[0]}"
+        remedy = ", whose predictions OOF= names" if absent[0].startswith(f"{ELSEWHERE}/") else ""
+        return f"these have no member {absent[0]}{remedy}"
     if found.studies != len(answers.studies):
         return f"those were of {found.studies} studies, these of {len(answers.studies)}"
     score = pooled(answers.labels, found.ensemble.predict(answers, Rule(found.average, priors))).final

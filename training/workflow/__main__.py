@@ -20,6 +20,7 @@ from pathlib import Path
 from kernels.commands import ends_with_a_sentence
 from kernels.locks import BusyError
 from training.data.cache.stack_cache import CacheError, room_sentence
+from training.data.folds import FoldsError
 from training.data.label_correction import check_coverage, read_labels
 from training.data.out_of_fold import OutOfFoldError
 from training.data.tables import Tables, TablesError, read_tables
@@ -39,6 +40,7 @@ from training.workflow.plan_and_status import plan_of, status_of
     CacheError,
     RecipeError,
     TablesError,
+    FoldsError,
     OutOfFoldError,
     RunsError,
     BusyError,

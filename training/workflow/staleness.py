@@ -15,6 +15,7 @@ from typing import Any
 
 from training.data.cache.cache_sources import images_digest
 from training.data.external import IMPROVED, PRETRAINING
+from training.data.folds import held_out_digest, read_folds
 from training.data.label_correction import EarlierLabels, is_changed, read_labels
 from training.data.tables import read_tables
 from training.digests import digest, file_digest, fingerprint_of, training_digest
@@ -30,6 +31,7 @@ from training.runs import (
     WEIGHTS,
     image_digests,
     is_finished,
+    is_same_training,
     read_object,
 )
 from training.start import StartNetwork, start_networks, start_of
@@ -47,8 +49,8 @@ class Verdict:
 
 
 class Staleness:
-    """Compares a grid with its files.  Raises TablesError, OutOfFoldError, RunsError where data, labels or
-    START cannot be read."""
+    """Compares a grid with its files.  Raises TablesError, FoldsError, OutOfFoldError, RunsError where data, folds,
+    labels or START cannot be read."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
@@ -134,19 +136,23 @@ class Staleness:
         return Verdict(True)
 
     def _of_job(self, step: Step, expected: str | None, there: bool) -> Verdict:
-        folder = self.grid.network_folder(step)
-        if there and expected is not None and is_finished(folder, expected):
+        folder, held_out = self.grid.network_folder(step), self._held_out(step)
+        if there and expected is not None and is_finished(folder, expected, held_out):
             return Verdict(True)
-        mark = read_object(folder / BEGUN).get("digest")
-        if mark is None:
+        if "digest" not in read_object(folder / BEGUN):
             return Verdict(False, "not trained yet")
         if expected is None:
             return Verdict(False, "its data are not known before prepare", there)
-        if mark != expected:
+        if not is_same_training(folder / BEGUN, expected, held_out):
             start = ", START" if self._start else ""
             return Verdict(False, f"its recipe, its data{start} or the error of its localisers changed", True)
         done, epochs = len(history_of(folder)), self.grid.member(step).fitting.optimisation.epochs
         return Verdict(False, f"resumes after epoch {done} of {epochs}" if done < epochs else "not exported yet")
+
+    def _held_out(self, step: Step) -> str | None:
+        """Digest of the studies that a training never sees; None before its folds are made."""
+        path = self.grid.folder(step.recipe).folds
+        return held_out_digest(read_folds(path, "delete it, it is made again"), step.fold) if path.is_file() else None
 
     def _results(self, step: Step) -> list[Path]:
         """The files that a step leaves, the last one it writes first."""
@@ -188,7 +194,8 @@ class Staleness:
         images = images if member.fitting.pretraining else None
         predictions = predictions if is_changed(self._labels, member) else None
         recipe = self.grid.recipes[step.recipe]
-        found = start_of(self._start, self.grid.folder(step.recipe), member, step.fold, tables)
+        given = (member, step.fold, tables, self._held_out(step))
+        found = start_of(self._start, self.grid.folder(step.recipe), *given)
         start = None if found is None else found.artefact.weights.sha256
         return training_digest(member, step.fold, recipe.seed, tables, errors, images, predictions, start)
 

@@ -170,7 +170,11 @@ class Results:
         logits = self._logits[self.studies[study]].astype(np.float64)
         average, scaling = self.manifest.average, (self._multipliers, self._temperatures)
         rows, fallbacks = combine(self._shares, logits, self._priors, average, *scaling)
-        return (rows if self._stack is None else self._stack.apply(logits, rows)[0]), fallbacks
+        stacker = self.manifest.stacker
+        if self._stack is None or stacker is None:
+            return rows, fallbacks
+        rows, kept = self._stack.apply(logits, rows)
+        return rows, [row for row in fallbacks if group_of(row) not in stacker.groups or kept[ROW_INDEX[row]]]
 
     def unstacked(self, study: str) -> list[str]:
         """Rows of stacked conditions that keep the mixture, as not all networks that the stacker needs answer them."""

@@ -178,8 +178,9 @@ class Schedule:
 
         Further folds of a network come after the first folds of all networks.
         """
+        stacked = self.manifest.stacker.graders if self.manifest.stacker else ()
         jobs = [(route.name, part.name) for route in self.manifest.routes for part in route.graders]
-        jobs = [job for job in jobs if self._shares(job)]
+        jobs = [job for job in jobs if self._shares(job) or job[1] in stacked]
         if order := self.manifest.order:
             place = {name: number for number, name in enumerate(order)}
             return tuple(sorted(jobs, key=lambda job: (place.get(job[1], len(place)), jobs.index(job))))

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from kernels.lumbar.labels import ROWS, group_of
-from training.data.folds import FoldsError, make_folds, read_or_make_folds
+from training.data.folds import FoldsError, make_folds, read_or_make_folds, read_shared_folds
 from training.data.tables import MISSING, Tables
 
 SPINAL = [row for row in ROWS if group_of(row) == "spinal"]
@@ -66,6 +66,23 @@ def test_folds_are_written_once_and_read_back(tmp_path):
     changed = {study: (fold + 1) % 5 for study, fold in folds.items()}
     pd.DataFrame({"study_id": list(changed), "fold": list(changed.values())}).to_csv(path, index=False)
     assert read_or_make_folds(path, tables, 5, seed=42) == changed
+
+
+def test_a_recipe_and_that_of_its_localisers_have_the_same_folds_or_are_refused(tmp_path):
+    shared, own, tables = tmp_path / "owner" / "folds.csv", tmp_path / "pupil" / "folds.csv", tables_of(labels_of(50))
+    other = make_folds(tables.labels, 5, seed=43)
+    own.parent.mkdir()
+    pd.DataFrame({"study_id": list(other), "fold": list(other.values())}).to_csv(own, index=False)
+    with pytest.raises(FoldsError, match="pupil.* has other folds than .*owner.*copy one file over the other"):
+        read_shared_folds(shared, own, tables, 5, seed=42)
+    assert not shared.exists()
+    read_or_make_folds(shared, tables, 5, seed=42)
+    with pytest.raises(FoldsError, match="localisers were trained on studies that it holds out"):
+        read_shared_folds(shared, own, tables, 5, seed=42)
+    shared.write_bytes(own.read_bytes())
+    assert read_shared_folds(shared, own, tables, 5, seed=42) == other
+    own.unlink()
+    assert read_shared_folds(shared, own, tables, 5, seed=42) == other
 
 
 def test_folds_of_other_studies_or_numbers_are_refused(tmp_path):

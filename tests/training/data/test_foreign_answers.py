@@ -52,6 +52,21 @@ def test_members_are_read_in_any_order_with_what_they_leave_out(folder: Path) ->
     assert answers.evaluated is not None and answers.evaluated.tolist() == [[True, True, False, False], [True] * 4]
 
 
+@pytest.mark.parametrize("way", ["quoted", "mark", "spaces", "spreadsheet"])
+def test_a_csv_is_read_as_spreadsheets_write_it(folder: Path, way: str) -> None:
+    expected = answers_of(read_foreign(folder, LABELS, {}))
+    for path in folder.glob("*.csv"):
+        text = path.read_text()
+        if way in ("quoted", "spreadsheet"):
+            text = "".join(",".join(f'"{cell}"' for cell in line.split(",")) + "\n" for line in text.splitlines())
+        if way in ("spaces", "spreadsheet"):
+            text = text.replace(",", " , ")
+        path.write_text(text, encoding="utf-8-sig" if way in ("mark", "spreadsheet") else "utf-8")
+    found = answers_of(read_foreign(folder, LABELS, {}))
+    np.testing.assert_array_equal(found.logits, expected.logits)
+    assert found.folds.tolist() == expected.folds.tolist() and found.members == expected.members
+
+
 def test_folds_are_renumbered_to_ours_and_others_are_refused(folder: Path) -> None:
     ours = dict(zip(STUDIES, [1, 1, 0, 0], strict=True))
     assert answers_of(read_foreign(folder, LABELS, ours)).folds.tolist() == [1, 1, 0, 0]
@@ -117,6 +132,9 @@ def test_a_folder_of_nothing_and_folds_that_are_no_numbers(folder: Path, tmp_pat
         read_foreign(tmp_path / "nowhere", LABELS, {})
     (folder / "folds.csv").write_text("study_id,fold\n10,first\n")
     with pytest.raises(FoldsError, match="no table of study_id and fold .*: write these two columns"):
+        read_foreign(folder, LABELS, {})
+    (folder / "folds.csv").write_text("study_id,fold\n10,0\n11,0\n10,1\n")
+    with pytest.raises(FoldsError, match="has study 10 in two folds: write these two columns"):
         read_foreign(folder, LABELS, {})
     for path in folder.glob("*.csv"):
         path.unlink()

@@ -146,3 +146,11 @@ def test_a_table_may_be_edited_to_nothing(path: Path) -> None:
     changed, answers, _ = corrected(tables(), table, grader(), STUDIES)
     pd.testing.assert_frame_equal(changed.labels, tables().labels)
     assert answers == {}
+
+
+def test_a_table_that_a_spreadsheet_saved_is_still_one_of_changed_labels(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    quoted = [", ".join(f'"{cell}"' for cell in line.split(",")) for line in lines]
+    path.write_text("\n".join(quoted), encoding="utf-8-sig")
+    table = read_labels(path)
+    assert isinstance(table, LabelTable) and len(table.changes) == len(CHANGES)

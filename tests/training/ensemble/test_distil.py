@@ -10,11 +10,13 @@ import pytest
 
 from kernels.lumbar.labels import ROWS
 from tests.training.ensemble.test_ensemble_sources import FIRST, SECOND, STUDIES, write_recipe, write_seconds
+from tests.training.ensemble.test_foreign_ensemble import write_foreign, write_labels
 from training.data.out_of_fold import read, write
 from training.data.soft_labels import read_soft_labels
 from training.ensemble import find
 from training.ensemble.distil import main
 from training.evaluation.metric import pooled
+from training.recipe_schema.load import RECIPES
 
 STUDENT = "student"
 
@@ -72,6 +74,38 @@ def test_the_table_goes_from_the_student_to_the_whole_ensemble(runs: Path, tmp_p
     printed = capsys.readouterr().out
     assert "student" in printed and "the whole ensemble" in printed and "at 1/" in printed
     assert (tmp_path / "distil.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_teacher_may_have_members_from_elsewhere_or_nothing_else(runs: Path, tmp_path: Path, capsys) -> None:
+    theirs, data = write_foreign(tmp_path / "theirs", {"strong": 6.0}), write_labels(tmp_path / "data")
+    elsewhere = ["--oof", str(theirs), "--data", str(data)]
+    for where in (runs, tmp_path / "nowhere"):
+        path = tmp_path / "ensemble.json"
+        named = ["--recipes", FIRST, SECOND] if where == runs else []
+        given = ["--runs", str(where), "--profile", "smoke", "--out", str(path), *elsewhere, *named]
+        assert find.main(given) == 0
+        assert run(where, "labels", tmp_path / "soft.csv", "--ensemble", str(path), *elsewhere) == 0
+        rows = read_soft_labels(tmp_path / "soft.csv")[1]
+        assert rows.shape == (STUDIES, 25, 3) and np.isfinite(rows).all()
+        capsys.readouterr()
+        assert run(runs, "compare", tmp_path, "--ensemble", str(path), *elsewhere) == 0
+        assert "to the ensemble; their seconds are not all known" in capsys.readouterr().out
+        assert json.loads((tmp_path / "distil.json").read_text())[-1]["seconds"] is None
+        assert run(where, "labels", tmp_path / "none.csv", "--ensemble", str(path)) == 1
+        assert "contains elsewhere/strong" in (said := capsys.readouterr().err) and "with OOF=" in said
+        assert not (tmp_path / "none.csv").exists()
+
+
+def test_a_teacher_that_is_a_file_is_named(runs: Path, tmp_path: Path, capsys) -> None:
+    own = tmp_path / "mine.yaml"
+    own.write_text((RECIPES / f"{FIRST}.yaml").read_text().replace(f"name: {FIRST}", "name: mine", 1))
+    write_recipe(tmp_path / "runs", str(own))
+    given = ["--runs", str(tmp_path / "runs"), "--profile", "smoke", "--recipes", str(own)]
+    assert find.main([*given, "--out", str(tmp_path / "runs" / "ensemble.json")]) == 0
+    assert run(tmp_path / "runs", "labels", tmp_path / "soft.csv", "--recipes", str(own)) == 0
+    capsys.readouterr()
+    assert run(tmp_path / "runs", "labels", tmp_path / "soft.csv") == 1
+    assert "uses mine, which is no recipe of this project: name its file with TEACHERS=" in capsys.readouterr().err
 
 
 def test_what_is_missing_is_said_in_one_sentence(runs: Path, tmp_path: Path, capsys) -> None:

@@ -37,8 +37,9 @@ def all_labels(studies: int = STUDIES) -> pd.DataFrame:
 
 
 def write_recipe(runs: Path, name: str, folds: tuple[int, ...] = (0, 1)) -> Path:
-    """A finished recipe of two folds of 12 studies each, whose networks are only spoken of."""
+    """A finished recipe (name or path) of two folds of 12 studies each, whose networks are only spoken of."""
     recipe, labels, random = recipe_of(name), all_labels(), np.random.default_rng(len(name))
+    name = recipe.name
     profile = runs / name / "smoke"
     for fold in folds:
         parts = []

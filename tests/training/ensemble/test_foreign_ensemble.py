@@ -120,3 +120,20 @@ def test_a_study_that_is_not_of_the_data_is_refused(tmp_path: Path, capsys: pyte
     theirs = write_foreign(tmp_path / "theirs", {"a": 3.0}, STUDIES + 2)
     assert main(["--runs", str(tmp_path / "runs"), "--profile", "smoke", "--oof", str(theirs), "--out", "x.json"]) == 1
     assert "2 studies that our data do not have (the first: 024)" in capsys.readouterr().err
+
+
+def test_exchanged_sides_are_named_and_not_put_right_in_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs, data = write_foreign(tmp_path / "theirs", {"right": 3.0, "wrong": 2.0}), write_labels(tmp_path / "data")
+    given = ["--runs", str(tmp_path / "no"), "--oof", str(theirs), "--data", str(data)]
+    text = (theirs / "wrong.csv").read_text()
+    (theirs / "wrong.csv").write_text(
+        text.replace("_left_", "_x_").replace("_right_", "_left_").replace("_x_", "_right_")
+    )
+    assert main([*given, "--out", str(tmp_path / "x.json")]) == 1
+    said = capsys.readouterr().err
+    assert "wrong.csv has left and right exchanged" in said and "exchange left_ and right_ in its row_id" in said
+    assert said.count("\n") == 1 and not (tmp_path / "x.json").exists()
+    (theirs / "wrong.csv").write_text(text)
+    assert main([*given, "--out", str(tmp_path / "x.json")]) == 0

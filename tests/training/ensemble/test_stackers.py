@@ -75,6 +75,21 @@ def test_noise_is_no_gain_and_nothing_is_written() -> None:
     assert plain.stackers == {} and "stackers" not in table_of(plain) and plain.scores == result.scores
 
 
+def test_without_a_mixture_nothing_is_stacked_and_one_member_is_enough() -> None:
+    answers = in_two_parts(answers_with([(1, 1, 1)] * 2, 30))
+    none = Ensemble((), np.zeros((0, 3)), np.ones((3, 3)))
+    assert all(fit_stacker(kind, none, answers, LOGITS).stacker is None for kind in KINDS)
+
+    def nothing_in_one(part: Answers) -> Ensemble:
+        return none if part.folds[0] == 0 else mean(part)
+
+    scores, _ = try_stackers(["mlp"], nothing_in_one, mean(answers), answers, LOGITS)
+    assert np.isfinite(scores["mlp"].scores["final"].value)
+    alone = answers.only(members=answers.members[:1])
+    stacker = fit_stacker("mlp", mean(alone), alone, LOGITS).stacker
+    assert stacker is not None and set(stacker.graders) == {answers.members[0]}
+
+
 class SeesLabels:
     """What is fitted so that it knows the labels of the studies it is applied to."""
 

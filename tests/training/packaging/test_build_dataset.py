@@ -19,7 +19,9 @@ from kernels.lumbar import specs
 from kernels.lumbar.labels import GROUPS, ROWS
 from kernels.lumbar.manifest import STACKER_CONTEXT, Artefact, Manifest, Shape
 from kernels.lumbar.networks.weights import read_manifest
+from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.results import Results
+from kernels.lumbar.run.schedule import Schedule
 from tests.support.networks.tiny_runs import write_runs
 from training.packaging import packs
 from training.packaging.ensemble_weights import FoundEnsemble, read_ensemble, weighted
@@ -476,6 +478,23 @@ def test_a_stacker_is_packaged_with_the_networks_that_it_needs_and_run(finished,
     broken["stacker"]["groups"]["subarticular"]["models"] = [["nobody"]]
     with pytest.raises(ValueError, match="the stacker names 'nobody', which is no grader"):
         Manifest.model_validate(broken)
+
+
+def test_what_the_stacker_alone_answers_needs_no_weight(finished, recipe, tmp_path, capsys):
+    name = members_of(recipe)[2]
+    none = {name: dict.fromkeys(GROUPS, 0.0)}
+    left = {"left_to_priors": ["spinal", "foraminal"], "weights": none, "order": [name]}
+    found = found_ensemble(recipe, stacker=stacked([name], 2 + STACKER_CONTEXT), **left)
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    assert package(finished, tmp_path / "out", "--ensemble", str(tmp_path / "found.json")) == 0
+    assert "no network grades 15 of 25 rows" in (said := capsys.readouterr().out) and "subarticular_st" not in said
+    manifest = read_manifest(tmp_path / "out" / "manifest.json")
+    network = f"{name.partition('/')[2]}_fold0"
+    ((route, grader),) = Schedule(manifest, Clock(1e6, lambda: 0.0), 1).order
+    assert grader == network and {network} == {one.name for part in manifest.routes for one in part.graders}
+    results = Results(manifest, ["1"])
+    results.set_answers("1", (route, network), {row: np.zeros(3) for row in ROWS if "subarticular" in row}, 1)
+    assert all("subarticular" not in row for row in results.rows("1")[1]) and len(results.rows("1")[1]) == 15
 
 
 def test_a_stacker_of_a_member_that_does_not_take_part_is_refused(finished, recipe, tmp_path, capsys):

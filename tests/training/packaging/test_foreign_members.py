@@ -144,6 +144,16 @@ def test_what_cannot_be_shipped_is_said_in_one_sentence(
     assert f"{NAME} needs landmarks, and there are no localisers of view_fusion" in capsys.readouterr().err
 
 
+def test_without_an_ensemble_there_is_nothing_to_take_from_elsewhere(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = put(tmp_path / "theirs", Constant(), outputs="probabilities")
+    given = ["--runs", str(runs), "--out", str(tmp_path / "out"), "--profile", "smoke", "--oof", str(theirs)]
+    assert build_dataset.main(given) == 1 and not (tmp_path / "out").exists()
+    assert "name the file that make ensemble OOF= wrote with ENSEMBLE=" in (said := capsys.readouterr().err)
+    assert said.count("\n") == 1
+
+
 class Batchwise(Constant):
     def forward(self, crop: Tensor, whole: Tensor) -> Tensor:
         return super().forward(crop, whole) * (crop.mean() + 1)

@@ -19,6 +19,8 @@ from kernels.lumbar.dicom.study import Study
 from kernels.lumbar.labels import GROUPS, LEVELS, ROWS, SEVERITIES
 from tests.support.dicom.dicom_factory import ForeignTruth, write_foreign_dataset
 from tests.support.networks.tiny_runs import write_runs
+from tests.training.ensemble.test_ensemble_sources import all_labels
+from tests.training.ensemble.test_foreign_ensemble import write_foreign, write_labels
 from training.data.out_of_fold import Answers, rows_of, write
 from training.data.tables import ROW_GROUPS
 from training.ensemble import find
@@ -206,6 +208,26 @@ def test_an_ensemble_of_another_search_is_named(runs: Path, searched: Path, tmp_
     path.write_text(json.dumps(other))
     assert "make ensemble again" in made(runs, tmp_path / "page.html", "--ensemble", str(path))
     assert "make ensemble again" not in made(runs, tmp_path / "page.html", "--ensemble", str(searched))
+
+
+def test_members_from_elsewhere_are_shown_as_make_ensemble_takes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, theirs, data = tmp_path / "runs", write_foreign(tmp_path / "theirs", {"strong": 6.0}), tmp_path / "data"
+    write_run(runs, "one", all_labels())
+    write_labels(data)
+    path, page = tmp_path / "ensemble.json", tmp_path / "page.html"
+    with_them = ["--oof", str(theirs)]
+    assert find.main(["--runs", str(runs), "--profile", "smoke", "--out", str(path), *with_them]) == 0
+    text = re.sub(r"\s+", " ", made(runs, page, "--ensemble", str(path), *with_them))
+    assert "of 3 in 1 recipe and 1 from elsewhere" in text and "one, members from elsewhere (strong)" in text
+    assert text.count("elsewhere / strong") >= 2 and "only the predictions are known here: strong" in text
+    assert main(["--runs", str(runs), "--profile", "smoke", "--out", str(page), "--ensemble", str(path)]) == 1
+    assert "these have no member elsewhere/strong, whose predictions OOF= names" in capsys.readouterr().err
+    alone = ["--runs", str(tmp_path / "none"), "--profile", "smoke", *with_them, "--data", str(data)]
+    assert find.main([*alone, "--out", str(path)]) == 0
+    assert main([*alone, "--out", str(page), "--ensemble", str(path)]) == 0
+    assert "No recipe takes part" in page.read_text()
 
 
 def test_a_score_that_could_not_be_computed_is_null_and_no_error(runs: Path, searched: Path, tmp_path: Path) -> None:

@@ -172,6 +172,18 @@ def test_a_digest_is_that_of_training_itself(place: Path, first: CompletedProces
         assert Staleness(grid).made_of(grid.steps[name]) == kept
 
 
+def test_another_fold_table_is_another_training(place: Path, first: CompletedProcess[str]) -> None:
+    grid = grid_of(place, "alpha")
+    path, name = grid.folder("alpha").folds, "alpha/smoke/alpha_canal/fold0"
+    kept = path.read_text()
+    try:
+        path.write_text(kept.replace(",0", ",x").replace(",1", ",0").replace(",x", ",1"))
+        assert path.read_text() != kept and not Staleness(grid).verdicts()[name].done
+    finally:
+        path.write_text(kept)
+    assert Staleness(grid).verdicts()[name].done
+
+
 def test_costs_follow_what_was_measured(place: Path, first: CompletedProcess[str]) -> None:
     grid = grid_of(place, "alpha", "beta")
     costs = Costs(grid)
