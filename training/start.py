@@ -126,7 +126,7 @@ def start_of(
     name = entry.fitting.start
     if found is not None or name is None:
         return found
-    place = folder.network_folder(f"{folder.recipe.localisers_owner}_{name}", fold)
+    place = folder.network_folder(folder.recipe.localiser(name).member.name, fold)
     if not is_done(place):
         return None
     artefact = read_artefact(place)
