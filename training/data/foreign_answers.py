@@ -20,14 +20,13 @@ import pandas as pd
 from kernels.lumbar.labels import ROW_INDEX, ROWS, SEVERITIES, split_row_ids
 from training.data.folds import read_folds
 from training.data.out_of_fold import OutOfFoldError, rows_of, together
-from training.data.tables import TablesError, read_csv
+from training.data.probability_table import read_probability_table
 
 FOLDS = "folds.csv"
 # In place of a recipe in the names of members: "elsewhere/<member>".
 ELSEWHERE = "elsewhere"
 # Published predictions are rounded: what is written as 0 counts as this.
 LEAST_PROBABILITY = 1e-6
-SUM_TOLERANCE = 1e-3
 
 
 def member_files(folder: Path) -> dict[str, Path]:
@@ -116,35 +115,22 @@ def _member(path: Path, name: str, folds: Mapping[str, int], labels: pd.DataFram
 
 def _probabilities(path: Path) -> tuple[list[tuple[str, str]], np.ndarray]:
     """Study and row of each line, and its probabilities (lines, 3), which sum to 1."""
-    try:
-        frame = read_csv(path, set())
-    except TablesError as error:
-        raise OutOfFoldError(str(error)) from error
-    columns = ["row_id", *SEVERITIES]
-    if missing := [name for name in columns if name not in frame.columns]:
-        raise OutOfFoldError(f"{path} lacks the columns {', '.join(missing)}: write it as sample_submission.csv")
-    if frame.empty:
+    table = read_probability_table(path, ("row_id",), "write it as sample_submission.csv")
+    if table.frame.empty:
         raise OutOfFoldError(f"{path} has no rows: write the predictions of the studies that were held out")
-
-    def refuse(wrong: np.ndarray, what: str) -> None:
-        if wrong.any():
-            line = frame.index[int(wrong.argmax())] + 2
-            raise OutOfFoldError(f"{path}, line {line}: {what} ({int(wrong.sum())} lines)")
-
-    pairs = split_row_ids(frame["row_id"])
-    refuse(
+    row_ids = table.frame["row_id"]
+    pairs = split_row_ids(row_ids)
+    table.refuse(
         np.array([row not in ROW_INDEX for _, row in pairs]),
         "row_id does not end in one of the 25 rows: write it as in sample_submission.csv",
     )
-    refuse(frame["row_id"].duplicated().to_numpy(), "row_id occurs again: keep one prediction of each row")
-    values = frame[list(SEVERITIES)].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-    refuse(
-        ~np.isfinite(values).all(1) | (values < 0).any(1),
+    table.refuse(row_ids.duplicated().to_numpy(), "row_id occurs again: keep one prediction of each row")
+    table.refuse(
+        ~np.isfinite(table.values).all(1) | (table.values < 0).any(1),
         "a probability is missing, negative or no number: take the row out, or predict it",
     )
-    sums = values.sum(1)
-    refuse(
-        np.abs(sums - 1) > SUM_TOLERANCE,
+    table.refuse(
+        ~table.are_probabilities,
         "normal_mild, moderate and severe do not sum to 1: write probabilities, such as the softmax of logits",
     )
-    return pairs, values / sums[:, None]
+    return pairs, table.probabilities

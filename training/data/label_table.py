@@ -19,14 +19,14 @@ import pandas as pd
 from kernels.lumbar.labels import ROW_INDEX, ROW_PLACES, ROWS, SEVERITIES
 from kernels.lumbar.run.submission import replace_text
 from training.data.out_of_fold import OutOfFoldError
-from training.data.tables import MISSING, SEVERITY_TEXTS, Tables, TablesError, read_csv
+from training.data.probability_table import read_probability_table
+from training.data.tables import MISSING, SEVERITY_TEXTS, Tables
 
 NOTHING, BOTH, ANSWER = "nothing", "both", "answer"
 KEYS = ["study_id", "condition", "level"]
 COLUMNS = [*KEYS, "label", "use", *SEVERITIES]
 # Share of the answer where both are used.
 SHARE = 0.5
-SUM_TOLERANCE = 1e-3
 TEXTS = {number: text for text, number in SEVERITY_TEXTS.items()} | {MISSING: ""}
 
 
@@ -79,31 +79,22 @@ def is_label_table(path: Path) -> bool:
 
 def read_label_table(path: Path) -> LabelTable:
     """Read and check a table.  Raises OutOfFoldError with the line and what to do."""
-    try:
-        frame = read_csv(path, set())
-    except TablesError as error:
-        raise OutOfFoldError(str(error)) from error
-    if missing := [name for name in COLUMNS if name not in frame.columns]:
-        raise OutOfFoldError(f"{path} lacks the columns {', '.join(missing)}: make relabel writes it anew")
-    values = frame[list(SEVERITIES)].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64).reshape(-1, 3)
-    rows = frame["condition"] + "_" + frame["level"]
+    table = read_probability_table(path, (*KEYS, "label", "use"), "make relabel writes it anew")
+    frame, rows = table.frame, table.rows
     used = frame["use"].isin([BOTH, ANSWER]).to_numpy()
-    probabilities = (values >= 0).all(1) & (np.abs(values.sum(1) - 1) <= SUM_TOLERANCE)
     wrong = {
         "condition and level are none of the 25 rows": ~rows.isin(ROWS).to_numpy(),
         "this label is changed before": frame.duplicated(KEYS).to_numpy(),
         f"label is none of {', '.join(SEVERITY_TEXTS)}, empty": ~frame["label"].isin(list(TEXTS.values())).to_numpy(),
         f"use is none of {NOTHING}, {BOTH}, {ANSWER}": ~frame["use"].isin([NOTHING, BOTH, ANSWER]).to_numpy(),
         f"a missing label cannot be used ({BOTH})": ((frame["use"] == BOTH) & (frame["label"] == "")).to_numpy(),
-        "the answer is used, and is no three probabilities that sum to 1": used & ~probabilities,
+        "the answer is used, and is no three probabilities that sum to 1": used & ~table.are_probabilities,
     }
     for reason, where in wrong.items():
-        if where.any():
-            line = frame.index[int(where.argmax())] + 2
-            raise OutOfFoldError(f"{path}, line {line}: {reason}: correct the line or take it out")
+        table.refuse(where, f"{reason}: correct the line or take it out")
     numbers = {text: number for number, text in TEXTS.items()}
     frame = frame.assign(row=rows, label=frame["label"].map(numbers))
-    frame[list(SEVERITIES)] = values / np.where(probabilities, values.sum(1), 1)[:, None]
+    frame[list(SEVERITIES)] = table.probabilities
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return LabelTable(frame, tuple(dict.fromkeys(frame["study_id"])), digest)
 

@@ -13,31 +13,29 @@ import pandas as pd
 
 from kernels.lumbar.labels import ROW_INDEX, ROW_PLACES, ROWS, SEVERITIES, SEVERITY_WEIGHTS
 from kernels.lumbar.run.submission import whole_file
-from training.data.out_of_fold import OutOfFoldError
+from training.data.probability_table import read_probability_table
 
-COLUMNS = ("study_id", "condition", "level", *SEVERITIES)
-# How far the three may be from summing to 1, as after rounding.
-ROUNDING = 1e-3
+KEYS = ("study_id", "condition", "level")
+COLUMNS = (*KEYS, *SEVERITIES)
 WEIGHTS = np.array(SEVERITY_WEIGHTS)
-
-
-class SoftLabelsError(OutOfFoldError):
-    """A table of soft labels that cannot be used, with the line and what to do."""
 
 
 def read_soft_labels(path: Path, studies: Sequence[str] | None = None) -> tuple[tuple[str, ...], np.ndarray]:
     """Studies, and their (N, 25, 3) probabilities in the order of ROWS; NaN where the table has no row.
 
-    `studies`: those asked for; None = those of the table, in its order.  Raises SoftLabelsError.
+    `studies`: those asked for; None = those of the table, in its order.  Raises OutOfFoldError.
     """
-    table = _checked(path)
-    studies = tuple(dict.fromkeys(table["study_id"]) if studies is None else studies)
+    table = read_probability_table(path, KEYS, f"a table of soft labels has the columns {', '.join(COLUMNS)}")
+    remedy = "correct the line or leave it out"
+    table.refuse(~table.rows.isin(ROWS).to_numpy(), f"condition and level are none of the 25 rows: {remedy}")
+    table.refuse(table.frame.duplicated(list(KEYS)).to_numpy(), f"this row occurs twice: {remedy}")
+    table.refuse(~table.are_probabilities, f"no three probabilities that sum to 1: {remedy}")
+    studies = tuple(dict.fromkeys(table.frame["study_id"]) if studies is None else studies)
     place = {study: number for number, study in enumerate(studies)}
     found = np.full((len(studies), len(ROWS), len(SEVERITIES)), np.nan)
-    table = table[table["study_id"].isin(place)]
-    at = table["study_id"].map(place).to_numpy(int), table["row"].map(ROW_INDEX).to_numpy(int)
-    values = table[list(SEVERITIES)].to_numpy(float)
-    found[at] = values / values.sum(1, keepdims=True)
+    here = table.frame["study_id"].isin(place).to_numpy()
+    at = table.frame["study_id"][here].map(place).to_numpy(int), table.rows[here].map(ROW_INDEX).to_numpy(int)
+    found[at] = table.probabilities[here]
     return studies, found
 
 
@@ -51,32 +49,6 @@ def write_soft_labels(path: Path, studies: Sequence[str], probabilities: np.ndar
         table.insert(1 + place, name, [ROW_PLACES[ROWS[one]][place] for one in row])
     with whole_file(path) as temporary:
         table.to_csv(temporary, index=False)
-
-
-def _checked(path: Path) -> pd.DataFrame:
-    remedy = f"a table of soft labels has the columns {', '.join(COLUMNS)}"
-    try:
-        table = pd.read_csv(
-            path, dtype={"study_id": str}, keep_default_na=False, na_values={one: [""] for one in SEVERITIES}
-        )
-    except (OSError, ValueError) as error:
-        raise SoftLabelsError(f"{path} cannot be read: {error}; {remedy}") from error
-    if missing := [one for one in COLUMNS if one not in table.columns]:
-        raise SoftLabelsError(f"{path} lacks the columns {', '.join(missing)}: {remedy}")
-    table = table.assign(row=table["condition"] + "_" + table["level"])
-    values = table[list(SEVERITIES)].apply(pd.to_numeric, errors="coerce").to_numpy(float)
-    wrong = {
-        "is none of the 25 rows": ~table["row"].isin(ROWS).to_numpy(),
-        "occurs twice": table.duplicated(["study_id", "row"]).to_numpy(),
-        "holds no three probabilities that sum to 1": ~((values >= 0).all(1) & (np.abs(values.sum(1) - 1) <= ROUNDING)),
-    }
-    for reason, where in wrong.items():
-        if where.any():
-            first = int(where.argmax())
-            name = f"{table['study_id'].iloc[first]} {table['row'].iloc[first]}"
-            raise SoftLabelsError(f"{path}, line {first + 2}: {name} {reason}: correct the line or leave it out")
-    table[list(SEVERITIES)] = values
-    return table
 
 
 def target_masses(labels: np.ndarray, answers: np.ndarray, share: float) -> np.ndarray:

@@ -39,11 +39,11 @@ def test_a_row_is_found_by_condition_and_level(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         (HEADER.replace(",level", ""), "lacks the columns level"),
-        (HEADER + LINE + LINE, "line 3: 07 left_subarticular_stenosis_l4_l5 occurs twice"),
-        (HEADER + LINE.replace("l4_l5", "l6"), "line 2: 07 left_subarticular_stenosis_l6 is none of the 25 rows"),
-        (HEADER + LINE.replace("0.5", "0.9"), "line 2: .* holds no three probabilities that sum to 1"),
-        (HEADER + LINE.replace("0.5", "much"), "holds no three probabilities"),
-        (HEADER + LINE.replace("0.5", ""), "holds no three probabilities"),
+        (HEADER + LINE + LINE.replace("0.2,0.3", "0.3,0.2"), "line 3: this row occurs twice: correct the line"),
+        (HEADER + LINE.replace("l4_l5", "l6"), "line 2: condition and level are none of the 25 rows"),
+        (HEADER + LINE.replace("0.5", "0.9"), "line 2: no three probabilities that sum to 1"),
+        (HEADER + LINE.replace("0.5", "much"), "no three probabilities"),
+        (HEADER + LINE.replace("0.5", ""), "no three probabilities"),
     ],
 )
 def test_a_wrong_table_is_refused_with_its_line(tmp_path: Path, text: str, reason: str) -> None:
@@ -54,7 +54,7 @@ def test_a_wrong_table_is_refused_with_its_line(tmp_path: Path, text: str, reaso
 
 
 def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OutOfFoldError, match=r"none\.csv cannot be read"):
+    with pytest.raises(OutOfFoldError, match=r"none\.csv does not exist"):
         read_soft_labels(tmp_path / "none.csv")
 
 
