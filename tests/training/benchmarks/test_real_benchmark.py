@@ -195,7 +195,7 @@ def test_figures_are_those_of_the_metric_and_of_ranks() -> None:
         errors = (1.0, 2.0, 3.0, 4.0, math.inf if number == 0 else 5.0)
         labels[str(number)] = truth
         results[str(number)] = StudyResult(errors, (True,) * 4 + (number > 0,), tuple(map(tuple, rows.tolist())))
-    found = figures_of(results, labels, np.full((25, 3), 1 / 3))
+    found = figures_of(results, labels, dict.fromkeys(results, np.full((25, 3), 1 / 3)))
     assert found.studies == 12 and found.median_mm.value == 3 == found.median_mm.low == found.median_mm.high
     assert found.p95_mm.value == 5 and found.p95_mm.high == math.inf
     assert found.right_level.value == pytest.approx(59 / 60) and found.right_level.high == 1

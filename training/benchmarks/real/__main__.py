@@ -14,11 +14,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.labels import ROWS
@@ -26,12 +27,12 @@ from kernels.lumbar.networks.weights import WeightsError
 from kernels.lumbar.run.submission import replace_json
 from kernels.profiles import PROFILES
 from training.benchmarks.grader_answers import labels_of
-from training.benchmarks.real.candidates import TITLES, ZERO, BenchOrder, make_candidates, possible
+from training.benchmarks.real.candidates import RECIPE, TITLES, ZERO, BenchOrder, make_candidates, possible
 from training.benchmarks.real.figures import RowFigures, StudyResult, figures_of, prior_loss
 from training.benchmarks.real.measure import SPLITS, results_of
 from training.benchmarks.real.tempered import cross_tempered
 from training.benchmarks.tables import BenchError, Table
-from training.data.folds import FoldsError
+from training.data.folds import FoldsError, make_folds
 from training.data.out_of_fold import OutOfFoldError
 from training.data.tables import TablesError, read_tables
 from training.data.training_priors import weighted_priors
@@ -39,12 +40,14 @@ from training.ensemble.search import SearchError
 from training.evaluation.intervals import Interval
 from training.evaluation.json_safe import finite
 from training.evaluation.truth import TruthError, read_landmarks, read_solution
+from training.recipe_schema.load import load_named
 from training.recipe_schema.schema import RecipeError
 from training.runs import RunsError, UnusableRun
 
 COLUMNS = ["", "patients", "median mm", "95 % mm", "right level", "canal log loss", "less the prior", "AUC"]
 EXPLANATION = (
-    "[ ]: 95 % of 2,000 resamples of the patients.  With temperatures: as make package fits them, here on the other "
+    "[ ]: 95 % of 2,000 resamples of the patients.  Priors: of the training patients, of other folds where all are "
+    "measured.  With temperatures: as make package fits them, here on the other "
     "folds' patients.  AUC: moderate or severe against normal.  Canal severity of an "
     "import is a proxy by the canal's width, so its log loss says nothing of the competition's labels."
 )
@@ -59,8 +62,7 @@ def bench(order: BenchOrder, wanted: Sequence[str]) -> str:
     known = {str(study): row.to_numpy() for study, row in tables.labels[list(ROWS)].iterrows()}
     if truth["test"]:
         known |= {str(study): row.to_numpy() for study, row in labels_of(read_solution(order.data)).iterrows()}
-    by_row = weighted_priors(tables.labels)
-    priors = np.array([by_row[row] for row in ROWS])
+    priors = _priors(tables.labels, list(known), order)
     keys, remarks = possible(order, wanted)
     if not keys:
         raise BenchError("; ".join(remarks))
@@ -74,19 +76,40 @@ def bench(order: BenchOrder, wanted: Sequence[str]) -> str:
             found |= results_of(candidate, order.data, measured, truth[measured], out)
         figures[TITLES[key]] = figures_of(found, known, priors)
         if run := candidates[0].run:
-            figures[f"{TITLES[key]}, with temperatures"] = figures_of(cross_tempered(run, found, by_row), known, priors)
+            tempered = cross_tempered(run, found, weighted_priors(tables.labels))
+            figures[f"{TITLES[key]}, with temperatures"] = figures_of(tempered, known, priors)
         if key == ZERO and truth[other]:  # it was trained on none of them
             both = found | results_of(candidates[0], order.data, other, truth[other], out)
             figures[f"{TITLES[key]}, on all patients"] = figures_of(both, known, priors)
-    how = "each patient by the fold that never saw it" if order.is_crossed else "fold 0"
-    table = Table("real", f"{order.data}, profile {order.profile}, {how}", COLUMNS)
-    table.rows = [[name, *_cells(one)] for name, one in figures.items()]
-    judged = [known[study] for study in truth[measured]]
-    loss = _text(prior_loss(judged, priors), 3)
-    table.rows.append(["level priors of its training patients", f"{len(judged)}", "–", "–", "–", loss, "–", "–"])
+    table = _table(order, figures, len(truth[measured]), prior_loss(sorted(truth[measured]), known, priors))
     lines = [table.text(), "", EXPLANATION, *remarks, f"pictures of the best, the median and the worst: {out}/*.png"]
     replace_json(out / "real.json", finite({"rows": {name: asdict(one) for name, one in figures.items()}}))
     return "\n".join(lines)
+
+
+def _priors(labels: pd.DataFrame, studies: Sequence[str], order: BenchOrder) -> dict[str, np.ndarray]:
+    """Study → (25, 3) priors of the training patients; crossed, of those in the other folds."""
+
+    def rows_of(some: pd.DataFrame) -> np.ndarray:
+        by_row = weighted_priors(some)
+        return np.array([by_row[row] for row in ROWS])
+
+    priors = dict.fromkeys(studies, rows_of(labels))
+    if order.is_crossed:
+        recipe = load_named(RECIPE, order.profile)
+        folds = make_folds(labels, recipe.folds, recipe.seed)
+        by_fold = {fold: rows_of(labels[labels.index.map(folds) != fold]) for fold in range(recipe.folds)}
+        priors |= {study: by_fold[fold] for study, fold in folds.items()}
+    return priors
+
+
+def _table(order: BenchOrder, figures: Mapping[str, RowFigures], patients: int, of_priors: Interval) -> Table:
+    how = "each patient by the fold that never saw it" if order.is_crossed else "fold 0"
+    table = Table("real", f"{order.data}, profile {order.profile}, {how}", COLUMNS)
+    table.rows = [[name, *_cells(one)] for name, one in figures.items()]
+    unknown = ["–"] * 3
+    table.rows.append(["level priors", f"{patients}", *unknown, _text(of_priors, 3), *unknown[1:]])
+    return table
 
 
 def _cells(one: RowFigures) -> list[str]:

@@ -44,8 +44,10 @@ class RowFigures:
     auc: Interval
 
 
-def figures_of(results: Mapping[str, StudyResult], labels: Mapping[str, np.ndarray], priors: np.ndarray) -> RowFigures:
-    """The figures of a row.  `labels`: study → (25,) severities, negative = missing.  `priors`: (25, 3)."""
+def figures_of(
+    results: Mapping[str, StudyResult], labels: Mapping[str, np.ndarray], priors: Mapping[str, np.ndarray]
+) -> RowFigures:
+    """The figures of a row.  `labels`: study → (25,) severities, negative = missing.  `priors`: study → (25, 3)."""
     studies = sorted(results)
     its = [results[study] for study in studies]
     truth = np.stack([labels[study] for study in studies])
@@ -59,14 +61,15 @@ def figures_of(results: Mapping[str, StudyResult], labels: Mapping[str, np.ndarr
         p95_mm=interval_of(errors, lambda drawn: float(np.quantile(np.concatenate(drawn), 0.95, method="higher"))),
         right_level=interval_of(right, lambda drawn: float(np.concatenate(drawn).mean())),
         log_loss=intervals(truth, rows)[SPINAL],
-        against_prior=differences(truth, rows, np.tile(priors, (len(studies), 1, 1)))[SPINAL],
+        against_prior=differences(truth, rows, np.stack([priors[study] for study in studies]))[SPINAL],
         auc=interval_of(abnormal, lambda drawn: auc(np.concatenate(drawn))),
     )
 
 
-def prior_loss(labels: Sequence[np.ndarray], priors: np.ndarray) -> Interval:
+def prior_loss(studies: Sequence[str], labels: Mapping[str, np.ndarray], priors: Mapping[str, np.ndarray]) -> Interval:
     """Log loss of the priors."""
-    return intervals(np.stack(labels), np.tile(priors, (len(labels), 1, 1)))[SPINAL]
+    truth, rows = (np.stack([its[study] for study in studies]) for its in (labels, priors))
+    return intervals(truth, rows)[SPINAL]
 
 
 def _abnormal(truth: np.ndarray, rows: np.ndarray) -> np.ndarray:
