@@ -191,8 +191,8 @@ def _load_archive(archive: io.BytesIO, device: torch.device) -> torch.jit.Script
 def _verify(loaded: LoadedMember, bounds: Bounds) -> LoadedMember:
     """The member with its speed, if it answers the golden input as on the exporting machine.  Raises WeightsError.
 
-    The maximum of a heatmap of noise can be a tie that other hardware breaks differently, so of a localiser all
-    confidences and half of the positions must agree.
+    The maximum of a heatmap of noise can be a tie that other hardware or another number of threads breaks differently:
+    of a localiser half of the positions and confidences must agree.  Other weights change most of them.
     """
     weights, member = loaded.artefact.weights, loaded.member
     answer, row_s = _golden_answer(loaded)
@@ -203,7 +203,7 @@ def _verify(loaded: LoadedMember, bounds: Bounds) -> LoadedMember:
     error = np.abs(answer - golden)
     error = np.where(np.isfinite(error), error, np.inf)
     if member.role == "localiser":
-        _check(loaded, "", error[..., 3].max(), bounds.answer)
+        _check(loaded, "", np.median(error[..., 3]), bounds.confidence)
         _check(loaded, " px", np.median(error[..., :3].max(-1)), bounds.place)
     else:
         _check(loaded, "", (error / np.maximum(1, np.abs(golden))).max(), bounds.answer)

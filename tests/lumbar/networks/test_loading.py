@@ -90,16 +90,16 @@ def test_an_archive_stored_in_half_is_loaded_with_its_tolerance(tmp_path, tiny_e
         )
 
 
-def test_localisers_are_judged_by_confidence_and_most_places(tmp_path):
+def test_localisers_are_judged_by_most_confidences_and_places(tmp_path):
     recipe = localiser()
     artefact = export(networks.for_member(recipe), recipe, tmp_path, PROVENANCE, seed=5)
     golden = np.array(artefact.weights.golden_output, np.float32).reshape(2, 2, 4)
     one_jumped = golden.copy()
-    one_jumped[0, 0, 1] += 9
+    one_jumped[0, 0] += (0, 9, 0, 0.4)
     load_member(tmp_path, changed(artefact, golden_output=tuple(one_jumped.ravel().tolist())), CPU)
     three_jumped = golden + np.array([0, 9, 9, 0]) * np.array([1, 1, 1, 0]).reshape(2, 2, 1)
-    other_confidence = golden + np.array([0, 0, 0, 0.1]) * np.array([1, 0, 0, 0]).reshape(2, 2, 1)
-    for wrong in (three_jumped, other_confidence):
+    other_confidences = golden + np.array([0, 0, 0, 0.4]) * np.array([1, 1, 1, 0]).reshape(2, 2, 1)
+    for wrong in (three_jumped, other_confidences):
         with pytest.raises(WeightsError, match="tiny_localiser: differs"):
             load_member(tmp_path, changed(artefact, golden_output=tuple(wrong.ravel().tolist())), CPU)
 
