@@ -80,7 +80,8 @@ def test_a_message_arrives_as_it_was_typed(message):
 
 @NEEDS_MAKE
 def test_a_rehearsal_is_on_a_phantom_or_on_the_data_that_are_named():
-    phantom, rehearsal = make("-s", "rehearse", "NETWORKS=spinal foraminal")
+    check, phantom, rehearsal = make("-s", "rehearse", "NETWORKS=spinal foraminal")
+    assert "training.workflow check" in check and check.endswith("--profile full")
     assert phantom.startswith("-m training.phantom --out rehearsal/phantom --train 20 --test 0")
     assert "--data rehearsal/phantom --out rehearsal --profile full --memory-gb 16" in rehearsal
     assert rehearsal.endswith("--networks spinal foraminal")
