@@ -34,8 +34,8 @@ FASTER, FASTEST, LONGER = 10.0, 1e-3, 2
 # The loss is that of the mean of the last steps, as dropout makes single ones vary.
 LAST = 3
 SHARE = 0.5
-# Of what the best constant answer has above the floor, at most this may be left; where that is less than so little of
-# the first loss, it cannot be told apart.
+# Of what the best constant answer has above the floor, at most this may be left.  Where that is less than so little of
+# the first loss, the batch has nothing else to teach, such as one point at the same place in two samples.
 OF_CONSTANT, LEAST_CONSTANT = 0.9, 0.02
 # Samples of a batch on a CPU: batch normalisation needs more than one.
 CPU_GRADED, CPU_LOCATED = 4, 2
@@ -73,7 +73,8 @@ class Fit:
     def has_learned(self) -> bool:
         """Whether half of the loss above the floor is gone, and clearly more than any constant answer takes away."""
         span = self.before - self.floor
-        goal = min(SHARE * span, max(OF_CONSTANT * (self.constant - self.floor), LEAST_CONSTANT * span))
+        constant = self.constant - self.floor
+        goal = SHARE * span if constant < LEAST_CONSTANT * span else min(SHARE * span, OF_CONSTANT * constant)
         return len(self.losses) > LAST and self.after - self.floor <= goal
 
     def reason(self) -> str:

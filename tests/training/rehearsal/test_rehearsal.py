@@ -158,7 +158,8 @@ def test_half_of_the_loss_above_its_floor_must_go_and_more_than_a_constant_answe
     assert not replace(fit, constant=1.5, losses=[3.0, 1.46, 1.46, 1.46]).has_learned
     assert replace(fit, constant=1.5, losses=[3.0, 1.44, 1.44, 1.44]).has_learned
     # A constant answer that is as good as any: nothing can be told but half of the loss.
-    assert replace(fit, constant=1.0, losses=[3.0, 1.03, 1.03, 1.03]).has_learned
+    assert replace(fit, constant=1.03, losses=[3.0, 1.9, 1.9, 1.9]).has_learned, "a constant is all there is to learn"
+    assert not replace(fit, constant=1.03, losses=[3.0, 2.1, 2.1, 2.1]).has_learned
     assert not replace(fit, losses=[1.0, 1.0]).has_learned
 
 
