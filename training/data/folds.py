@@ -73,7 +73,7 @@ def make_folds(labels: pd.DataFrame, folds: int, seed: int) -> dict[str, int]:
     from sklearn.model_selection import StratifiedKFold  # a plan reads folds, too, and need not wait for it
 
     if len(labels) < folds:
-        raise FoldsError(f"{len(labels)} studies cannot be split into {folds} folds")
+        raise FoldsError(f"{len(labels)} studies cannot be split into {folds} folds: give more studies")
     values = labels[list(ROWS)].to_numpy()
     spinal = np.array([group_of(row) == "spinal" for row in ROWS])
     worst = np.maximum(values[:, spinal].max(1), 0)

@@ -23,6 +23,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=0, help="processes; 0 = one a core")
     parser.add_argument("--keep", action="store_true", help="continue or keep a data set of the same options")
     given = parser.parse_args()
+    if min(given.train, given.test) < 0 or given.train + given.test == 0:
+        parser.error(f"{given.train} studies to train on and {given.test} to test cannot be made: name 1 or more")
     options = Options(given.train, given.test, given.seed, given.scale)
     try:
         make_dataset(given.out, options, given.jobs, given.keep)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +105,10 @@ def test_every_row_that_can_be_made_is(
     assert started[IMAGENET][started[IMAGENET].index("--recipes") + 1].endswith("imagenet/canal_only.yaml")
     monkeypatch.setattr(candidates.train_all, "main", lambda given: 3)
     assert real.main([*given, "--profile", "smoke", "--rows", "scratch"]) == 1
-    assert "from scratch: training ended with code 3; the same command resumes it" in capsys.readouterr().err
+    assert (
+        "from scratch: training ended with code 3; when what it said is mended, the same command resumes it"
+        in capsys.readouterr().err
+    )
 
 
 def write_answers(folder: RunFolder, folds: dict[str, int], labels: pd.DataFrame) -> None:
@@ -134,7 +138,7 @@ def test_each_patient_is_answered_by_the_fold_that_never_saw_it(
     monkeypatch.setattr(candidates.train_all, "main", train)
     given = ["--data", str(tmp_path / "data"), "--runs", str(tmp_path / "runs"), "--weights", str(place / "weights")]
     assert real.main([*given, "--profile", "smoke", "--rows", "zero", "scratch"]) == 1
-    assert "has no test patients: import more of them, or measure all with CROSSED=1" in capsys.readouterr().err
+    assert "names no test patients: import more of them, or measure all with CROSSED=1" in capsys.readouterr().err
     assert real.main([*given, "--profile", "smoke", "--rows", "zero", "scratch", "--crossed"]) == 0
     said = capsys.readouterr().out
     assert "each patient by the fold that never saw it" in said
@@ -158,6 +162,24 @@ def test_rows_that_cannot_be_made_are_named(
     given = ["--data", str(place / "data"), "--runs", str(tmp_path / "runs"), "--rows", "zero"]
     assert real.main(given) == 1 and "no package was named with WEIGHTS=" in capsys.readouterr().err
     assert real.main(["--data", str(tmp_path), "--runs", str(tmp_path)]) == 1
+    capsys.readouterr()
+    nowhere = ["--weights", str(tmp_path / "nowhere"), "--rows", "scratch"]
+    assert real.main(["--data", str(place / "data"), "--runs", str(tmp_path / "runs"), *nowhere]) == 1
+    assert "nowhere holds no package: name a folder that make package made" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lost", ["images", "series", "labels"])
+def test_an_import_that_is_not_whole_is_refused(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lost: str
+) -> None:
+    data = Path(shutil.copytree(place / "data", tmp_path / "data"))
+    if lost == "images":
+        shutil.rmtree(next((data / "test_images").iterdir()))
+    else:
+        path = data / {"series": "test_series_descriptions.csv", "labels": "truth/solution.csv"}[lost]
+        path.write_text("\n".join(path.read_text().splitlines()[:2]) + "\n")
+    assert real.main(["--data", str(data), "--runs", str(tmp_path / "runs"), "--rows", "scratch"]) == 1
+    assert "is no longer whole: of " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("profile", ["smoke", "bench", "full"])

@@ -29,7 +29,7 @@ from kernels.profiles import PROFILES
 from training.benchmarks.grader_answers import labels_of
 from training.benchmarks.real.candidates import RECIPE, TITLES, ZERO, BenchOrder, make_candidates, possible
 from training.benchmarks.real.figures import RowFigures, StudyResult, figures_of, prior_loss
-from training.benchmarks.real.measure import SPLITS, results_of
+from training.benchmarks.real.measure import SPLITS, check_whole, results_of
 from training.benchmarks.real.tempered import cross_tempered
 from training.benchmarks.tables import BenchError, Table
 from training.data.folds import FoldsError, make_folds
@@ -58,10 +58,15 @@ def bench(order: BenchOrder, wanted: Sequence[str]) -> str:
     tables, truth = read_tables(order.data), {split: read_landmarks(order.data, split) for split in SPLITS}
     measured, other = SPLITS if order.is_crossed else SPLITS[::-1]
     if not truth[measured]:
-        raise BenchError(f"{order.data} has no test patients: import more of them, or measure all with CROSSED=1")
+        raise BenchError(
+            f"{order.data / 'truth' / 'landmarks.csv'} names no {measured} patients: import more of them, or measure "
+            "all with CROSSED=1"
+        )
     known = {str(study): row.to_numpy() for study, row in tables.labels[list(ROWS)].iterrows()}
     if truth["test"]:
         known |= {str(study): row.to_numpy() for study, row in labels_of(read_solution(order.data)).iterrows()}
+    for split in SPLITS:
+        check_whole(order.data, split, truth[split], known)
     priors = _priors(tables.labels, list(known), order)
     keys, remarks = possible(order, wanted)
     if not keys:

@@ -75,8 +75,10 @@ class Candidate:
 
 
 def possible(order: BenchOrder, wanted: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The rows that can be made, and a remark on each that cannot."""
+    """The rows that can be made, and a remark on each that cannot.  Raises BenchError for WEIGHTS without a package."""
     reasons: dict[str, str] = {}
+    if order.weights is not None and not (order.weights / "manifest.json").is_file():
+        raise BenchError(f"WEIGHTS={order.weights} holds no package: name a folder that make package made")
     if order.weights is None:
         reasons = dict.fromkeys((ZERO, STARTED), "no package was named with WEIGHTS=")
     if local_file(timm_offer(ENCODER)) is None:
@@ -103,7 +105,9 @@ def make_candidates(key: str, order: BenchOrder) -> list[Candidate]:
     given += ["--folds", *map(str, folds), "--jobs", str(order.jobs), "--cache", str(order.runs / "cache")]
     given += ["--start", str(order.weights)] if key == STARTED else []
     if code := train_all.main(given):
-        raise BenchError(f"{TITLES[key]}: training ended with code {code}; the same command resumes it")
+        raise BenchError(
+            f"{TITLES[key]}: training ended with code {code}; when what it said is mended, the same command resumes it"
+        )
     return [_of_fold(key, RunFolder(runs, own), fold, order.is_crossed) for fold in folds]
 
 

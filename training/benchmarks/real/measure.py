@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,18 @@ def results_of(
         _draw(candidate, data / f"{split}_images", found, located, series, truth, out)
     replace_json(path, {"made_of": made_of, "studies": {study: asdict(one) for study, one in found.items()}})
     return found
+
+
+def check_whole(data: Path, split: str, studies: Collection[str], labels: Collection[str]) -> None:
+    """Raises BenchError where a patient of the truth has no images, or none of the table's series, or no labels."""
+    series = read_series_table(data / f"{split}_series_descriptions.csv").series
+    images = data / f"{split}_images"
+    lost = [one for one in studies if not ((images / one).is_dir() and one in series and one in labels)]
+    if lost:
+        raise BenchError(
+            f"{data} is no longer whole: of {len(lost)} {split} patients images, series or labels are gone, such as of "
+            f"{lost[0]}; import it again"
+        )
 
 
 def _as_lists(truth: Mapping[str, Points]) -> dict[str, Any]:
