@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kernels.lumbar.specs import Group
 from training.data.out_of_fold import Answers, Average, OutOfFoldError, Rule, answers_of, read, together
-from training.ensemble.search import Ensemble, SearchError, cross_fitted, tempered
+from training.ensemble.search import Ensemble, SearchError, cross_tempered, tempered
 from training.ensemble.sources import mismatch_with, recipe_weights_of, usable
 from training.ensemble.strategies import side_by_side
 from training.evaluation.intervals import difference
@@ -53,7 +53,7 @@ def of_mixture(own: Ensemble, answers: Answers, rule: Rule) -> FittedTemperature
     fitted = tempered(own, answers, rule).temperatures
     if (fitted == 1).all():
         return FittedTemperatures({}, f"temperatures stay 1: {count} give no other, or are too few")
-    plain, changed = own.predict(answers, rule), cross_fitted(answers, rule, lambda part: tempered(own, part, rule))
+    plain, changed = own.predict(answers, rule), cross_tempered(own, answers, rule)
     before, after = (pooled(answers.labels, rows).final for rows in (plain, changed))
     gain = difference(answers.labels, changed, plain)
     worth = f"cross-fitted score {before:.4f} → {after:.4f} ({gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}])"

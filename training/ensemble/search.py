@@ -113,6 +113,11 @@ def tempered(ensemble: Ensemble, answers: Answers, rule: Rule) -> Ensemble:
     return replace(ensemble, temperatures=fitted.temperatures)
 
 
+def cross_tempered(ensemble: Ensemble, answers: Answers, rule: Rule) -> np.ndarray:
+    """(N, 25, 3) probabilities of an ensemble as it is packaged, each study's with temperatures of the other folds."""
+    return cross_fitted(answers, rule, lambda part: tempered(ensemble, part, rule))
+
+
 def best_single(answers: Answers, rule: Rule) -> Ensemble:
     """For each condition group the one member that is best at it."""
     return _plain(answers.members, best_alone(answers, rule))

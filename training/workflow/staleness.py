@@ -54,6 +54,8 @@ class Staleness:
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
+        self._folds: dict[Path, dict[str, int]] = {}
+        """Fold tables that were read, by their files."""
 
     def verdicts(self) -> dict[str, Verdict]:
         """Name → verdict of every step."""
@@ -152,7 +154,11 @@ class Staleness:
     def _held_out(self, step: Step) -> str | None:
         """Digest of the studies that a training never sees; None before its folds are made."""
         path = self.grid.folder(step.recipe).folds
-        return held_out_digest(read_folds(path, "delete it, it is made again"), step.fold) if path.is_file() else None
+        if path not in self._folds:
+            if not path.is_file():
+                return None
+            self._folds[path] = read_folds(path, "delete it, it is made again")
+        return held_out_digest(self._folds[path], step.fold)
 
     def _results(self, step: Step) -> list[Path]:
         """The files that a step leaves, the last one it writes first."""

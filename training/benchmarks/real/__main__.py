@@ -30,7 +30,7 @@ from training.benchmarks.grader_answers import labels_of
 from training.benchmarks.real.candidates import RECIPE, TITLES, ZERO, BenchOrder, make_candidates, possible
 from training.benchmarks.real.figures import RowFigures, StudyResult, figures_of, prior_loss
 from training.benchmarks.real.measure import SPLITS, check_whole, results_of
-from training.benchmarks.real.tempered import cross_tempered
+from training.benchmarks.real.tempered import with_temperatures
 from training.benchmarks.tables import BenchError, Table
 from training.data.folds import FoldsError, make_folds
 from training.data.out_of_fold import OutOfFoldError
@@ -81,8 +81,7 @@ def bench(order: BenchOrder, wanted: Sequence[str]) -> str:
             found |= results_of(candidate, order.data, measured, truth[measured], out)
         figures[TITLES[key]] = figures_of(found, known, priors)
         if run := candidates[0].run:
-            tempered = cross_tempered(run, found, weighted_priors(tables.labels))
-            figures[f"{TITLES[key]}, with temperatures"] = figures_of(tempered, known, priors)
+            figures[f"{TITLES[key]}, with temperatures"] = figures_of(with_temperatures(run, found), known, priors)
         if key == ZERO and truth[other]:  # it was trained on none of them
             both = found | results_of(candidates[0], order.data, other, truth[other], out)
             figures[f"{TITLES[key]}, on all patients"] = figures_of(both, known, priors)

@@ -57,9 +57,9 @@ class Candidate:
     folder: Path
     """What the manifest's files are relative to."""
     fold: int | None = None
-    """Of several."""
+    """Which of several folds; None = the only one."""
     studies: frozenset[str] | None = None
-    """That it held out; None: it was trained on none."""
+    """Those that it held out; None = it is measured on all of a split."""
     run: RunFolder | None = None
     """Where it was trained, with the other folds."""
 
