@@ -32,12 +32,12 @@ from training.ensemble.result import MemberScore, SearchResult, reason_of, table
 from training.ensemble.search import MemberCosts, SearchError, best_single, cross_fitted, run_order
 from training.ensemble.sources import OutOfFoldSources, add_sources, sources_from
 from training.ensemble.stackers import KINDS, Kind
-from training.ensemble.strategies import RecipeWeights, shipped, strategies
+from training.ensemble.strategies import RecipeWeights, plainest_best, shipped, strategies
 from training.ensemble.try_stackers import try_stackers
 from training.evaluation.intervals import Difference, differences, intervals
 from training.evaluation.json_safe import finite
 from training.evaluation.metric import pooled
-from training.evaluation.ties import SAME, first_best
+from training.evaluation.ties import SAME
 from training.packaging.foreign_members import read_description
 from training.recipe_schema.load import names_of
 from training.recipe_schema.schema import RecipeError
@@ -62,8 +62,7 @@ def search(
     labels, ways = answers.labels, strategies(answers, rule, costs, seconds, recipes)
     mixed = {name: cross_fitted(answers, rule, fit) for name, fit in ways.fits.items()}
     made = {name: fit(answers) for name, fit in ways.fits.items()}
-    taken = [name for name in ways.fits if name not in ways.over_budget]
-    chosen = taken[first_best([pooled(labels, mixed[name]).final for name in taken])]
+    chosen = plainest_best(labels, {name: mixed[name] for name in ways.fits if name not in ways.over_budget})
     found = shipped(made[chosen], answers)
     if not found.members:
         raise SearchError("no member answers better than the priors: train longer, or on more")

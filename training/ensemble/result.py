@@ -37,7 +37,7 @@ class SearchResult:
     """What was found, and what it is worth: what ensemble.json holds."""
 
     strategy: str
-    """How the ensemble was made (strategies.py): the way with the lowest cross-fitted score, in the budget."""
+    """How the ensemble was made (strategies.py): the plainest way, in the budget, that no freer one clearly beats."""
     reason: str
     """Why, as a sentence."""
     average: str
@@ -57,7 +57,7 @@ class SearchResult:
     seconds: float
     budget: float | None
     scores: dict[str, dict[str, Interval]]
-    """cross_fitted: expected score of the ensemble written; as the best of several ways it is slightly optimistic.
+    """cross_fitted: expected score of the ensemble written.
     Then each way, cross-fitted with all its choices; best_single, picked for each group with hindsight, so that no gain
     over it is overestimated; each recipe with its own weights, "recipe <name>"."""
     costs: dict[str, float]
@@ -84,18 +84,23 @@ def reason_of(
     over_budget: Collection[str],
 ) -> str:
     """Why this way was taken, beside the next best: a sentence."""
-    others = [name for name in against if name in TITLES and name not in over_budget]
+    ways = [name for name in TITLES if name in scores and name not in over_budget]
+    others = [name for name in ways if name in against]
     name = f"{TITLES[chosen]} ({recipe})" if chosen == RECIPE and recipe else TITLES[chosen]
-    final = scores[chosen]["final"].value
+    told = f"{name}: cross-fitted {scores[chosen]['final'].value:.4f}"
     if not others:
-        return f"{name}: cross-fitted {final:.4f}, and there is no other way"
+        return f"{told}, and there is no other way"
     second = min(others, key=lambda one: scores[one]["final"].value)
     gain, within = against[second], " within the budget" if over_budget else ""
-    return (
-        f"{name}: cross-fitted {final:.4f}, which no other way{within} is below; the next is {TITLES[second]} with "
-        f"{scores[second]['final'].value:.4f} (difference {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}], "
-        f"{gain.verdict})"
+    beside = (
+        f"{TITLES[second]} with {scores[second]['final'].value:.4f} "
+        f"(difference {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}], {gain.verdict})"
     )
+    if gain.value <= 0:
+        return f"{told}, which no other way{within} is below; the next is {beside}"
+    if ways.index(second) < ways.index(chosen):
+        return f"{told}; lower{within} is {beside}, which does not beat the plainest way, as this one does"
+    return f"{told}; no freer way{within} beats it outside of its interval; the lowest is {beside}"
 
 
 def table_of(result: SearchResult) -> str:

@@ -63,6 +63,7 @@ def test_one_recipe_as_it_stands_is_taken_where_nothing_is_better() -> None:
     result = found_in(FEW, None, own, other)
     scores = finals(result)
     assert result.strategy == RECIPE and "best recipe with its own weights (one)" in result.reason
+    assert result.against[SIDE_BY_SIDE].verdict == "better"
     assert sorted(result.order) == sorted(own.weights)
     assert all(its == dict.fromkeys(GROUPS, 0.25) for its in result.weights.values())
     assert scores["cross_fitted"] == pytest.approx(scores["recipe one"], abs=SAME)
@@ -71,12 +72,12 @@ def test_one_recipe_as_it_stands_is_taken_where_nothing_is_better() -> None:
 
 
 @pytest.mark.parametrize("weight", [0.1, 1 / 3, 0.7, 1.0])
-def test_of_two_ways_to_the_same_mean_the_first_is_taken_and_the_other_no_rival(weight: float) -> None:
+def test_of_two_ways_to_the_same_mean_the_plainer_is_taken_and_the_other_no_rival(weight: float) -> None:
     few = answers_with([(1.5, 1.5, 1.5)] * 3, 12, seed=1)
     result = found_in(few, None, standing(*few.members, name="all", weight=weight))
     scores = finals(result)
     assert scores[MEAN] == pytest.approx(scores["recipe all"], abs=SAME) and scores[MEAN] < scores[FREE]
-    assert result.strategy == MEAN and not {MEAN, RECIPE, "recipe all"} & set(result.against)
+    assert result.strategy == RECIPE and not {MEAN, RECIPE, "recipe all"} & set(result.against)
 
 
 def test_rounding_is_no_gain() -> None:
@@ -182,9 +183,19 @@ def test_long_names_keep_the_columns_straight() -> None:
     assert len(columns) == 1
 
 
-@pytest.mark.parametrize(("seed", "rises"), [(0, True), (1, False)])
-def test_a_tail_that_raises_the_score_is_only_of_a_plain_mean_and_explained(seed: int, rises: bool) -> None:
-    result = found_in(answers_with([(1, 1, 1)] * 5 + [(0.9, 0.9, 0.9)] * 5, 6, seed))
+def test_a_freer_way_that_is_lower_by_chance_is_not_taken() -> None:
+    result = found_in(answers_with([(1, 1, 1)] * 5 + [(0.9, 0.9, 0.9)] * 5, 6, seed=1))
+    scores = finals(result)
+    lower = {name for name in (CALIBRATED, SUBSET, FREE) if scores[name] < scores[MEAN]}
+    assert lower and all(result.against[name].verdict == "noise" for name in lower)
+    assert result.strategy == MEAN and "no freer way beats it outside of its interval; the lowest is" in result.reason
+
+
+@pytest.mark.parametrize(("gains", "studies", "rises"), [([1, 0.9] * 5, 6, True), ([3, 0, 0], 120, False)])
+def test_a_tail_that_raises_the_score_is_only_of_a_plain_mean_and_explained(
+    gains: list[float], studies: int, rises: bool
+) -> None:
+    result = found_in(answers_with([(one, one, one) for one in gains], studies))
     assert (result.strategy in (MEAN, CALIBRATED)) == rises
     assert (result.curve[-1].score > min(step.score for step in result.curve)) == rises
     assert ("the score rises, but only on these rows" in table_of(result)) == rises
