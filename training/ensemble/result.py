@@ -9,7 +9,7 @@ from typing import Any
 from kernels.lumbar.labels import GROUPS
 from kernels.text import aligned
 from training.ensemble.search import CurvePoint
-from training.ensemble.strategies import RECIPE, SUBSET, TITLES
+from training.ensemble.strategies import RECIPE, SUBSET, TITLES, level_of
 from training.ensemble.try_stackers import StackerScore
 from training.evaluation.intervals import FIGURES, Difference, Interval
 from training.evaluation.ties import SAME
@@ -100,7 +100,8 @@ def reason_of(
         return f"{told}, which no other way{within} is below; the next is {beside}"
     if ways.index(second) < ways.index(chosen):
         return f"{told}; lower{within} is {beside}, which does not beat the plainest way, as this one does"
-    return f"{told}; no freer way{within} beats it outside of its interval; the lowest is {beside}"
+    level = f"{100 * level_of(len(ways)):.3g} % interval ({len(ways)} ways are compared)"
+    return f"{told}; no freer way{within} beats it outside of its {level}; the lowest is {beside}"
 
 
 def table_of(result: SearchResult) -> str:

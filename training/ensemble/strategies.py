@@ -2,7 +2,7 @@
 
 Few studies flatter what has much to fit, its cross-fitted score included: with three recipes on 32 phantom studies free
 weights scored 0.223 cross-fitted and 0.361 on 240 other studies, where side by side had 0.322.  So a freer way is taken
-only where it beats the plainer ones outside of its paired interval.
+only where it beats the plainer ones outside of its paired interval, which is wider the more ways there are.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from training.ensemble.search import (
     subset_within,
     tempered,
 )
-from training.evaluation.intervals import difference
+from training.evaluation.intervals import LEVEL, difference
 from training.evaluation.ties import first_best
 
 FREE, MEAN, CALIBRATED, SUBSET = "free_weights", "simple_mean", "calibrated_mean", "best_subset"
@@ -115,13 +115,18 @@ def strategies(
 def plainest_best(labels: np.ndarray, mixed: Mapping[str, np.ndarray]) -> str:
     """The way to take, of cross-fitted probabilities by way, the plainest first: a freer one where it gains for sure.
 
-    Each in turn replaces the one taken so far where its paired interval, over studies, lies below 0.
+    Each in turn replaces the one taken so far where its paired interval, at `level_of` all of them, lies below 0.
     """
     taken, *freer = mixed
     for name in freer:
-        if difference(labels, mixed[name], mixed[taken]).verdict == "better":
+        if difference(labels, mixed[name], mixed[taken], level=level_of(len(mixed))).verdict == "better":
             taken = name
     return taken
+
+
+def level_of(ways: int) -> float:
+    """Of the interval of a difference between so many ways, so that one in twenty choices is wrong, not comparisons."""
+    return 1 - (1 - LEVEL) / max(ways - 1, 1)
 
 
 def _best(ensembles: Sequence[Ensemble], answers: Answers, rule: Rule) -> Ensemble:

@@ -52,18 +52,20 @@ def intervals(labels: np.ndarray, probabilities: np.ndarray, resamples: int = RE
     return {name: Interval(float(value[at]), *_bounds(drawn[:, at])) for at, name in enumerate(FIGURES)}
 
 
-def difference(labels: np.ndarray, new: np.ndarray, old: np.ndarray, resamples: int = RESAMPLES) -> Difference:
+def difference(
+    labels: np.ndarray, new: np.ndarray, old: np.ndarray, resamples: int = RESAMPLES, level: float = LEVEL
+) -> Difference:
     """Paired difference of final scores, new minus old predictions (N, 25, 3), on the same resamples."""
-    return differences(labels, new, old, resamples)["final"]
+    return differences(labels, new, old, resamples, level)["final"]
 
 
 def differences(
-    labels: np.ndarray, new: np.ndarray, old: np.ndarray, resamples: int = RESAMPLES
+    labels: np.ndarray, new: np.ndarray, old: np.ndarray, resamples: int = RESAMPLES, level: float = LEVEL
 ) -> dict[str, Difference]:
     """`difference` for each of FIGURES."""
     first, second = losses(labels, new), losses(labels, old)
     value, drawn = _value(first) - _value(second), _drawn(first, resamples) - _drawn(second, resamples)
-    return {name: _difference(float(value[at]), drawn[:, at]) for at, name in enumerate(FIGURES)}
+    return {name: _difference(float(value[at]), drawn[:, at], level) for at, name in enumerate(FIGURES)}
 
 
 def unpaired(
@@ -80,8 +82,8 @@ def unpaired(
     return _difference(float(values[0] - values[1]), drawn[0] - drawn[1])
 
 
-def _difference(value: float, drawn: np.ndarray) -> Difference:
-    low, high = _bounds(drawn)
+def _difference(value: float, drawn: np.ndarray, level: float = LEVEL) -> Difference:
+    low, high = _bounds(drawn, level)
     return Difference(value, low, high, "better" if high < -SAME else "worse" if low > SAME else "noise")
 
 
@@ -111,9 +113,9 @@ def _times(studies: int, resamples: int) -> np.ndarray:
     return times
 
 
-def _bounds(values: np.ndarray) -> tuple[float, float]:
+def _bounds(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
     known = values[~np.isnan(values)]
     if not known.size:
         return float("nan"), float("nan")
-    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

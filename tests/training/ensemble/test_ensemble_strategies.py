@@ -22,10 +22,12 @@ from training.ensemble.strategies import (
     SIDE_BY_SIDE,
     SUBSET,
     RecipeWeights,
+    level_of,
+    plainest_best,
     shipped,
     strategies,
 )
-from training.evaluation.intervals import differences
+from training.evaluation.intervals import LEVEL, differences
 from training.evaluation.metric import pooled
 from training.evaluation.ties import SAME, first_best
 
@@ -188,7 +190,19 @@ def test_a_freer_way_that_is_lower_by_chance_is_not_taken() -> None:
     scores = finals(result)
     lower = {name for name in (CALIBRATED, SUBSET, FREE) if scores[name] < scores[MEAN]}
     assert lower and all(result.against[name].verdict == "noise" for name in lower)
-    assert result.strategy == MEAN and "no freer way beats it outside of its interval; the lowest is" in result.reason
+    assert result.strategy == MEAN and "no freer way beats it outside of its 98.3 % interval" in result.reason
+    assert "(4 ways are compared); the lowest is" in result.reason
+
+
+def test_of_many_ways_one_that_would_pass_alone_must_gain_more() -> None:
+    labels = np.zeros((40, 25), int)
+    plain = np.full((40, 25, 3), 1 / 3)
+    better = np.tile([0.36, 0.32, 0.32], (40, 25, 1))
+    better[::3] = [0.31, 0.345, 0.345]
+    gain = differences(labels, better, plain)["final"]
+    assert gain.verdict == "better" and level_of(2) == LEVEL < level_of(6)
+    assert plainest_best(labels, {MEAN: plain, FREE: better}) == FREE
+    assert plainest_best(labels, {SIDE_BY_SIDE: plain, RECIPE: plain, MEAN: plain, SUBSET: plain, FREE: better}) != FREE
 
 
 @pytest.mark.parametrize(("gains", "studies", "rises"), [([1, 0.9] * 5, 6, True), ([3, 0, 0], 120, False)])
