@@ -2,10 +2,10 @@
 
     python -m training.benchmarks.graders --data DIR --runs RUNS [--profile bench] [--recipes a b] [--fold 0]
 
-A row is a grader, all graders of a recipe with the recipe's weights, or an ensemble.  Scores: out of fold, on studies
-that the fold held out; and on the test studies at the landmarks of the recipe's own localisers ("own"), at those of all
-localisers together ("agreed"), and at the true ones ("true").  The text goes to standard output; grading.json goes to
---out.
+A row is a grader, all graders of a recipe with the recipe's weights, a way to mix all of them, or the mixture that `make
+ensemble` takes.  Scores: out of fold, on studies that the fold held out; and on the test studies at the landmarks of the
+recipe's own localisers ("own"), at those of all localisers together ("agreed"), and at the true ones ("true").  The
+text goes to standard output; grading.json goes to --out.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ from training.data import out_of_fold
 from training.data.out_of_fold import Answers, Average, OutOfFoldError, Rule
 from training.ensemble.find import search
 from training.ensemble.result import SearchResult
-from training.ensemble.search import Ensemble, SearchError, best_ensemble
+from training.ensemble.search import Ensemble, SearchError
 from training.ensemble.sources import read_costs, read_priors, recipe_weights_of
-from training.ensemble.strategies import FREE, RecipeWeights, cross_fit, side_by_side
+from training.ensemble.strategies import TITLES as WAYS
+from training.ensemble.strategies import CrossFit, RecipeWeights, side_by_side, strategies
 from training.evaluation.intervals import FIGURES, Difference, Interval, difference, intervals, unpaired
 from training.evaluation.json_safe import finite
 from training.evaluation.truth import TruthError, read_solution, score_name
@@ -47,8 +48,8 @@ TITLES = {
     AGREED: "agreed landmarks",
     TRUE: "true landmarks",
 }
-SIDE_BY_SIDE, FREELY, FOUND = "all recipes side by side", "free weights of all", "found ensemble"
-MIXTURES = (FOUND, FREELY, SIDE_BY_SIDE)
+FOUND = "found ensemble"
+MIXTURES = (*WAYS.values(), FOUND)
 PLAIN = np.ones((len(GROUPS), len(SEVERITIES)))
 EXPLANATION = (
     "own landmarks: those of the recipe's own localisers; agreed: of the localisers of all recipes together; true: the "
@@ -118,12 +119,13 @@ def bench(data: Path, runs: Path, out: Path, names: Sequence[str], profile: Prof
     costs, cost_remark = read_costs([system.folder.seconds for system in systems], held_out.members)
     recipe_weights = [recipe_weights_of(system.folder.recipe) for system in systems]
     result = search(held_out, rule, costs, recipes=recipe_weights)
-    plans = plans_of(recipe_weights, held_out, rule, best_ensemble(held_out, rule, costs), result)
+    fits = strategies(held_out, rule, costs, None, recipe_weights).fits
+    plans = plans_of(recipe_weights, held_out, rule, {WAYS[name]: fit(held_out) for name, fit in fits.items()}, result)
     # Of what is fitted, the predictions of fits without the study: the others would be too good.
     cross_fitted = {
-        name: Scored(held_out.labels, cross_fit(held_out, rule, costs, None, recipe_weights, strategy).predicted)
-        for name, strategy in ((FREELY, FREE), (FOUND, result.strategy))
+        WAYS[name]: Scored(held_out.labels, CrossFit(held_out, rule, fit).predicted) for name, fit in fits.items()
     }
+    cross_fitted[FOUND] = cross_fitted[WAYS[result.strategy]]
     parts: dict[str, Answers] = {OUT_OF_FOLD: held_out, **test}
     predicted = {
         where: {name: Scored(part.labels, plan.ensemble.predict(part, plan.rule)) for name, plan in plans.items()}
@@ -152,9 +154,13 @@ def bench(data: Path, runs: Path, out: Path, names: Sequence[str], profile: Prof
 
 
 def plans_of(
-    recipe_weights: Sequence[RecipeWeights], answers: Answers, rule: Rule, free: Ensemble, result: SearchResult
+    recipe_weights: Sequence[RecipeWeights],
+    answers: Answers,
+    rule: Rule,
+    mixtures: Mapping[str, Ensemble],
+    result: SearchResult,
 ) -> dict[str, GraderPlan]:
-    """Every grader alone, every recipe, all recipes side by side, free weights of all, and what the search found."""
+    """Every grader alone, every recipe, all mixtures, and that of them which the search took, as it is written."""
     together = side_by_side(answers, recipe_weights, rule.average)
     plans = {}
     for name, weights in zip(together.members, together.weights, strict=True):
@@ -162,9 +168,7 @@ def plans_of(
         plans[name.partition("/")[2]] = GraderPlan(Ensemble((name,), np.ones((1, len(GROUPS))), PLAIN), rule, groups)
     for one in recipe_weights:
         plans[one.name] = GraderPlan(one.ensemble(answers), rule)
-    if len(recipe_weights) > 1:
-        plans[SIDE_BY_SIDE] = GraderPlan(together, rule)
-    plans[FREELY] = GraderPlan(free, rule)
+    plans |= {name: GraderPlan(one, one.rule(rule)) for name, one in mixtures.items()}
     found = np.array([[its[group] for group in GROUPS] for its in result.weights.values()])
     multipliers = np.array([result.multipliers[group] for group in GROUPS])
     temperatures = np.array([result.temperatures[group] for group in GROUPS])
@@ -233,7 +237,7 @@ def gain_lines(baseline: str, chosen: str, gains: Mapping[str, Mapping[str, Diff
     for name, by_landmarks in gains.items():
         for where, one in by_landmarks.items():
             verdict = "is this very recipe" if one.is_none else VERDICTS[one.verdict]
-            lines.append(f"  {name:{len(SIDE_BY_SIDE)}} {TITLES[where]:17} {_difference_text(one)}  {verdict}")
+            lines.append(f"  {name:{max(map(len, MIXTURES))}} {TITLES[where]:17} {_difference_text(one)}  {verdict}")
     return lines
 
 

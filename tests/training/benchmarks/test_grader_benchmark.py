@@ -90,7 +90,7 @@ def test_every_grader_recipe_and_ensemble_has_its_row(data, runs, tmp_path, caps
     names = [
         one.member.name for name in NAMES for one in load_named(name, "smoke").members() if one.member.role == "grader"
     ]
-    assert list(rows) == [*sorted(names), *NAMES, *reversed(MIXTURES), "level priors"]
+    assert list(rows) == [*sorted(names), *NAMES, *MIXTURES, "level priors"]
     assert all(name in printed.out for name in rows)
     assert rows["split_and_global_foraminal_tiny"]["groups"] == ["foraminal"]
     assert set(rows["found ensemble"]["scores"]) == set(TITLES)
