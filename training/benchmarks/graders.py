@@ -2,10 +2,10 @@
 
     python -m training.benchmarks.graders --data DIR --runs RUNS [--profile bench] [--recipes a b] [--fold 0]
 
-A row is a grader, all graders of a recipe with the recipe's weights, a way to mix all of them, or the mixture that `make
-ensemble` takes.  Scores: out of fold, on studies that the fold held out; and on the test studies at the landmarks of the
-recipe's own localisers ("own"), at those of all localisers together ("agreed"), and at the true ones ("true").  The
-text goes to standard output; grading.json goes to --out.
+A row is a grader, all graders of a recipe with the recipe's weights, a way to mix all of them, or the mixture that
+`make ensemble` takes.  Scores: out of fold, on studies that the fold held out; and on the test studies at the landmarks
+of the recipe's own localisers ("own"), at those of all localisers together ("agreed"), and at the true ones ("true").
+The text goes to standard output; grading.json goes to --out.
 """
 
 from __future__ import annotations
