@@ -78,12 +78,23 @@ def _begin(folder: Path, options: Options, keep: bool) -> bool:
     wanted = json.dumps({"version": _VERSION, **asdict(options)}, indent=2)
     if folder.exists() and any(folder.iterdir()):
         if not keep or not record.is_file() or record.read_text() != wanted:
-            raise FileExistsError(f"{folder} holds something else already: remove it, or choose another folder")
+            raise FileExistsError(f"{folder} holds {_kind_of(record)} already: remove it, or choose another folder")
         return (folder / LAST_TABLE).is_file()
     for name in ("truth", *(f"{split}_images" for split in _SPLITS)):
         (folder / name).mkdir(parents=True)
     record.write_text(wanted)
     return False
+
+
+def _kind_of(record: Path) -> str:
+    """What a folder holds, by its record of options."""
+    try:
+        options = json.loads(record.read_text())
+    except (OSError, ValueError):
+        options = None
+    if not isinstance(options, dict):
+        return "something else"
+    return "a phantom of other options (" + ", ".join(f"{name} {value}" for name, value in options.items()) + ")"
 
 
 def _make_all(orders: list[StudyOrder], jobs: int) -> list[PhantomStudy]:
