@@ -274,13 +274,16 @@ bench-train: .venv/installed ## speed of the training data path [DATA=DIR]
 # Without DATA a phantom is made, and without RUNS its folder is used; all localisers are trained that are not yet.
 # Wrong options end a command before it makes a phantom.
 CHECK = $(PY) -m training.workflow check --data . --runs . --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES)) --profile
+define PHANTOM_UNLESS_DATA
+$(if $(DATA),,$(CHECK) $(DEMO_PROFILE))
+$(if $(DATA),,$(DEMO_PHANTOM))
+endef
 
 bench-locate: DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROFILE)),bench,$(PROFILE))
 bench-locate: MEASURED = $(or $(DATA),$(DEMO)/data)
 bench-locate: MEASURED_RUNS = $(if $(or $(DATA),$(filter-out file,$(origin RUNS))),$(RUNS),$(DEMO)/runs)
 bench-locate: .venv/installed ## compare all localisers on a phantom [DATA=DIR] [RUNS=DIR] [RECIPES="…"] [PROFILE=bench]
-	$(if $(DATA),,$(CHECK) $(DEMO_PROFILE))
-	$(if $(DATA),,$(DEMO_PHANTOM))
+	$(PHANTOM_UNLESS_DATA)
 	$(PY) -m training.train_all --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) --folds 0 --jobs $(JOBS) --localisers-only $(if $(RECIPES),--recipes $(RECIPES)) $(if $(COORDINATES),--coordinates "$(COORDINATES)")
 	$(PY) -m training.benchmarks.localisers --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(OUT),--out "$(OUT)")
 
@@ -288,8 +291,7 @@ bench-grade: DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROFI
 bench-grade: MEASURED = $(or $(DATA),$(DEMO)/data)
 bench-grade: MEASURED_RUNS = $(if $(or $(DATA),$(filter-out file,$(origin RUNS))),$(RUNS),$(DEMO)/runs)
 bench-grade: .venv/installed ## compare all graders and ensembles on a phantom [DATA=DIR] [RUNS=DIR] [RECIPES="…"] [PROFILE=bench]
-	$(if $(DATA),,$(CHECK) $(DEMO_PROFILE))
-	$(if $(DATA),,$(DEMO_PHANTOM))
+	$(PHANTOM_UNLESS_DATA)
 	$(PY) -m training.train_all --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) --folds 0 --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES))
 	$(PY) -m training.benchmarks.graders --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(OUT),--out "$(OUT)")
 
@@ -302,8 +304,7 @@ bench-real: .venv/installed ## real canals: a package as it is, training, and bo
 # Trains all folds of the recipes once with planted label errors, and once more for each way to relabel.
 bench-relabel: DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROFILE)),smoke,$(PROFILE))
 bench-relabel: .venv/installed ## plant label errors in a phantom, relabel, train again, compare [DATA=DIR] [RECIPES="…"] [NOISE=0.1] [OUT=DIR]
-	$(if $(DATA),,$(CHECK) $(DEMO_PROFILE))
-	$(if $(DATA),,$(DEMO_PHANTOM))
+	$(PHANTOM_UNLESS_DATA)
 	$(PY) -m training.benchmarks.label_noise --data "$(or $(DATA),$(DEMO)/data)" --out "$(or $(OUT),$(DEMO)/label-noise)" --profile $(DEMO_PROFILE) --jobs $(JOBS) $(if $(NOISE),--noise "$(NOISE)") $(if $(FOLDS),--folds $(FOLDS)) --recipes $(or $(RECIPES),split_and_global)
 
 REHEARSAL = $(or $(OUT),rehearsal)

