@@ -251,3 +251,11 @@ def test_auc_is_the_share_of_pairs_in_order() -> None:
     one = interval_of([np.array([[1.0, 0.5]]), np.array([[0.0, 0.4]])], lambda drawn: auc(np.concatenate(drawn)), 50)
     assert one.value == one.low == one.high == 1, "resamples of a single class do not count"
     assert math.isnan(interval_of([np.array([])], lambda drawn: 1.0, 5).value)
+
+
+def test_what_was_not_located_is_infinitely_far_and_what_is_undefined_a_dash() -> None:
+    rows = tuple(map(tuple, np.full((25, 3), 1 / 3).tolist()))
+    labels = {"a": np.where(np.isin(np.arange(25), CANAL), 0, -100)}
+    nothing = figures_of({"a": StudyResult((math.inf,), (False,), rows)}, labels, {"a": np.array(rows)})
+    cells = real._cells(nothing)
+    assert cells[1] == cells[2] == "∞ [∞, ∞]" and cells[-1] == "– [–, –]"

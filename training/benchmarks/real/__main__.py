@@ -132,7 +132,7 @@ def _cells(one: RowFigures) -> list[str]:
 
 def _text(one: Interval, digits: int, sign: str = "") -> str:
     value, low, high = (f"{number:{sign}.{digits}f}" for number in (one.value, one.low, one.high))
-    return f"{value} [{low}, {high}]".replace("nan", "–")
+    return f"{value} [{low}, {high}]".replace("nan", "–").replace("inf", "∞")
 
 
 @ends_with_a_sentence(
