@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
 from kernels.commands import ends_with_a_sentence
 from kernels.locks import BusyError, alone
 from kernels.lumbar.networks.devices import default_device
@@ -69,7 +71,8 @@ def run(options: argparse.Namespace) -> int:
     todo = [pair for pair in chosen if pair[1].member.name not in known or known[pair[1].member.name].failure]
     if todo:
         print(f"rehearsal: {len(todo)} of {len(chosen)} networks, the smallest first", flush=True)
-    works = {pair[1].member.name: gflops(pair[1]) for pair in todo}
+    counted = tqdm(todo, desc="counting operations", unit="network", disable=not todo)
+    works = {pair[1].member.name: gflops(pair[1]) for pair in counted}
     todo.sort(key=lambda pair: works[pair[1].member.name])
     progress = Progress(sorted(works.values()))
     for pair in todo:
