@@ -53,7 +53,7 @@ def test_calibrated_answers_keep_theirs_and_sharpened_ones_get_the_factor_back(a
     np.testing.assert_allclose(kept[1:], 1, atol=0.05)
     assert 0.8 < kept[0] < 1.25  # calibrated by row, not as to whether any level is severe
     for factor in (1.5, 0.8):
-        np.testing.assert_allclose(temperatures_of(sharpened(known, factor), rule), kept * factor, rtol=0.02)
+        np.testing.assert_allclose(temperatures_of(sharpened(known, factor), rule), kept * factor, rtol=0.03)
 
 
 def test_the_fit_is_of_the_whole_metric_with_any_severe() -> None:
