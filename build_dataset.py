@@ -15,7 +15,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -40,11 +40,10 @@ from kernels.lumbar.manifest import MANIFEST_FORMAT, Manifest
 from kernels.lumbar.networks.loading import load_member
 from kernels.lumbar.networks.weights import WeightsError, read_manifest
 from kernels.lumbar.run.submission import replace_json
-from kernels.lumbar.specs import Group
 from kernels.profiles import PROFILES, Profile
 from training.data.foreign_answers import ELSEWHERE
 from training.data.out_of_fold import Average
-from training.ensemble.recipe_temperatures import fit_temperatures
+from training.ensemble.recipe_scaling import FittedScaling, fit_recipe_scaling
 from training.evaluation.domain import merged_domain
 from training.packaging.ensemble_weights import (
     FoundEnsemble,
@@ -116,18 +115,19 @@ def build(
     metadata: dict[str, Any],
     locate: Located = "own",
     ensemble: FoundEnsemble | None = None,
-    temperatures: Mapping[Group, float] | None = None,
+    scaling: FittedScaling | None = None,
     foreign: Sequence[ForeignNetworks] = (),
 ) -> Manifest:
     """Package finished runs into `out`, which is replaced only by a complete and verified package.
 
-    `ensemble`: result of a search, replaces the recipes' own weights and `temperatures`.  `foreign`: its members from
+    `ensemble`: result of a search, replaces the recipes' own weights and `scaling`.  `foreign`: its members from
     elsewhere.  Raises BuildError, UnusableRun.
     """
     check_replaceable(out)
     if ensemble is not None and locate != "own":
         raise BuildError("an ensemble is searched with each recipe's own localisers: --locate own")
     average = ensemble.average if ensemble else average_of([folder.recipe for folder, _ in runs])
+    rescaling = ensemble or scaling
     every = {folder.recipe.name: one for folder, one in runs}
     found = every
     if foreign:
@@ -153,8 +153,8 @@ def build(
             priors=priors,
             shape=read_json(runs[0][0].shape, runs[0][0]),
             domain=merged_domain(seen),
-            multipliers=ensemble.multipliers if ensemble else {},
-            temperatures=ensemble.temperatures if ensemble else dict(temperatures or {}),
+            multipliers=rescaling.multipliers if rescaling else {},
+            temperatures=rescaling.temperatures if rescaling else {},
             stacker=stacker_of(found, ensemble) if ensemble else None,
             artefacts=tuple(pack(packed, partial)),
             routes=weighted(routes, found, ensemble) if ensemble else routes,
@@ -299,13 +299,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = options.name or "_".join([*(recipe.name for recipe in recipes), *suffix])
     ensemble = read_ensemble(options.ensemble, FoundEnsemble) if options.ensemble else None
     priors = read_priors([folder for folder, _ in runs])
-    fitted = None if ensemble else fit_temperatures(runs, average_of(recipes), priors)
-    temperatures = fitted.temperatures if fitted else None
+    fitted = None if ensemble else fit_recipe_scaling(runs, average_of(recipes), priors)
     try:
         with tempfile.TemporaryDirectory() as scratch:
             names = foreign_names(ensemble, options.oof)
             foreign = [read_networks(options.oof, one, Path(scratch), options.profile) for one in names]
-            manifest = build(runs, options.out, name, metadata, options.locate, ensemble, temperatures, foreign)
+            manifest = build(runs, options.out, name, metadata, options.locate, ensemble, fitted, foreign)
     except ValidationError as error:
         raise BuildError(f"the manifest would be invalid: {schema_problems(error)[0]}") from error
     if options.release:

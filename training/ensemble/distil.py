@@ -28,7 +28,7 @@ from training.data.foreign_answers import ELSEWHERE
 from training.data.out_of_fold import Answers, OutOfFoldError, Rule
 from training.data.soft_labels import write_soft_labels
 from training.data.tables import TablesError
-from training.ensemble.search import CurvePoint, Ensemble, SearchError, cross_tempered, run_order
+from training.ensemble.search import CurvePoint, Ensemble, SearchError, cross_calibrated, run_order
 from training.ensemble.sources import add_foreign, read_sources
 from training.ensemble.strategies import CrossFit, cross_fit
 from training.evaluation.intervals import FIGURES, Difference, Interval, difference, intervals
@@ -136,7 +136,7 @@ def compare(teacher: Teacher, runs: Path, profile: str, student: str) -> list[St
     if not sources.recipes:
         raise SearchError(f"{student} is no recipe of this project: name its file")
     own = sources.recipe_weights()[0].ensemble(sources.answers)
-    rows = cross_tempered(own, sources.answers, rule)
+    rows = cross_calibrated(own, sources.answers, rule)
     place = {study: number for number, study in enumerate(sources.answers.studies)}
     shared = [study for study in teacher.answers.studies if study in place]
     if not shared:

@@ -20,14 +20,14 @@ SMALL = 1e-3
 FIT_TOLERANCE = 1e-7
 
 
-def fit_weights(answers: Answers, rule: Rule, scaling: Scaling = PLAIN) -> np.ndarray:
-    """(M, 3 groups) weights, each column summing to 1, that minimise the metric; never worse than the simple mean.
+def fit_weights(answers: Answers, rule: Rule, scaling: Scaling = PLAIN, around: np.ndarray | None = None) -> np.ndarray:
+    """(M, 3 groups) weights, each column summing to 1, that minimise the metric; never worse than `around`.
 
-    `scaling`: that which the mean will be given.  A ridge penalty on the distance from the simple mean fades with the
-    number of studies.
+    `around`: such weights that need no fit; default: the simple mean.  `scaling`: that which their mean will be given.
+    A ridge penalty on the distance from them fades with the number of studies.
     """
     count, labels = len(answers.members), answers.labels
-    simple = np.full((count, len(GROUPS)), 1 / max(count, 1))
+    simple = np.full((count, len(GROUPS)), 1 / max(count, 1)) if around is None else around
     if count < 2:
         return simple
     mixture, penalty = Mixture(answers, rule), PENALTY / len(answers.studies) * count / (count - 1)

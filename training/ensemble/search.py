@@ -80,6 +80,14 @@ class Ensemble:
         """The final score on these answers; 0 where nothing is labelled."""
         return float(group_losses(answers.labels, self.predict(answers, rule)).sum())
 
+    def of(self, name: str) -> np.ndarray:
+        """(3 groups,) weights of a member; 0 for one that it does not have."""
+        return self.weights[self.members.index(name)] if name in self.members else np.zeros(len(GROUPS))
+
+    def unscaled(self) -> Ensemble:
+        """Without multipliers and temperatures."""
+        return replace(self, multipliers=PLAIN.multipliers, temperatures=PLAIN.temperatures)
+
     def only(self, names: Sequence[str]) -> Ensemble:
         """Of these members, in this order; the weights of each group sum to 1 again."""
         weights = self.weights[[self.members.index(name) for name in names]]
@@ -100,22 +108,21 @@ def simple_mean(answers: Answers, rule: Rule) -> Ensemble:
     return _plain(answers.members, np.ones((len(answers.members), len(GROUPS))))
 
 
+def calibrated(ensemble: Ensemble, answers: Answers, rule: Rule) -> Ensemble:
+    """The same members and weights, with multipliers and temperatures fitted on these answers."""
+    own = answers.only(members=ensemble.members)
+    scaling = fit_scaling(own, ensemble.rule(rule), ensemble.weights)
+    return replace(ensemble, multipliers=scaling.multipliers, temperatures=scaling.temperatures)
+
+
 def calibrated_mean(answers: Answers, rule: Rule) -> Ensemble:
     """Every member with the same weight, and fitted multipliers and temperatures."""
-    plain = simple_mean(answers, rule)
-    return _plain(plain.members, plain.weights, fit_scaling(answers, rule, plain.weights))
+    return calibrated(simple_mean(answers, rule), answers, rule)
 
 
-def tempered(ensemble: Ensemble, answers: Answers, rule: Rule) -> Ensemble:
-    """The same members and weights, whose answers were not rescaled, with temperatures fitted on these answers."""
-    own = answers.only(members=ensemble.members)
-    fitted = fit_scaling(own, ensemble.rule(rule), ensemble.weights, multipliers=False)
-    return replace(ensemble, temperatures=fitted.temperatures)
-
-
-def cross_tempered(ensemble: Ensemble, answers: Answers, rule: Rule) -> np.ndarray:
-    """(N, 25, 3) probabilities of an ensemble as it is packaged, each study's with temperatures of the other folds."""
-    return cross_fitted(answers, rule, lambda part: tempered(ensemble, part, rule))
+def cross_calibrated(ensemble: Ensemble, answers: Answers, rule: Rule) -> np.ndarray:
+    """(N, 25, 3) probabilities of an ensemble as it is packaged, each study's with the scaling of the other folds."""
+    return cross_fitted(answers, rule, lambda part: calibrated(ensemble, part, rule))
 
 
 def best_single(answers: Answers, rule: Rule) -> Ensemble:
@@ -178,25 +185,31 @@ def subset_within(answers: Answers, rule: Rule, scaling: Scaling, costs: MemberC
     return sets[first_best([one.loss(answers, rule) for one in sets])]
 
 
-def best_ensemble(answers: Answers, rule: Rule, costs: MemberCosts, seconds: float | None = None) -> Ensemble:
+def best_ensemble(
+    answers: Answers, rule: Rule, costs: MemberCosts, seconds: float | None = None, around: Ensemble | None = None
+) -> Ensemble:
     """Fitted weights and scaling of all members without those whose gain does not justify their seconds.
 
-    Where that costs more than `seconds` a study, the same of the best subset that does not.  The scaling is fitted
-    first, to the simple mean, so that members count by what they are worth after it.  Raises SearchError where no
-    member fits.
+    Where that costs more than `seconds` a study, the same of the best subset that does not.  `around`: the weights
+    from which fitted ones depart as far as there are studies to tell; default: the simple mean.  The scaling is fitted
+    first, to these, so that members count by what they are worth after it.  Raises SearchError where no member fits.
     """
     check_budget(answers, costs, seconds)
-    scaling = calibrated_mean(answers, rule).scaling
-    whole = _fitted(answers, rule, scaling, costs)
+    start = around or simple_mean(answers, rule)
+    scaling = calibrated(start, answers, rule).scaling
+    whole = _fitted(answers, rule, scaling, costs, start)
     if seconds is None or costs.of(whole.members) <= seconds:
         return whole
     subset = subset_within(answers, rule, scaling, costs, seconds)
-    return _fitted(answers.only(members=subset.members), rule, scaling, costs)
+    return _fitted(answers.only(members=subset.members), rule, scaling, costs, start)
 
 
-def _fitted(answers: Answers, rule: Rule, scaling: Scaling, costs: MemberCosts) -> Ensemble:
+def _fitted(answers: Answers, rule: Rule, scaling: Scaling, costs: MemberCosts, around: Ensemble) -> Ensemble:
+    share = np.stack([around.of(name) for name in answers.members])
+    # A subset may lack all members of a group that have a weight there.
+    share = np.where(share.sum(0) > 0, share, 1.0)
     # A member that answers no row of a group has no weight there, whatever the fit left it with.
-    weights = fit_weights(answers, rule, scaling) * answers.graded_groups()
+    weights = fit_weights(answers, rule, scaling, share / share.sum(0)) * answers.graded_groups()
     weights = weights / weights.sum(0).clip(TINY)
     return pruned(answers, rule, _plain(answers.members, weights, fit_scaling(answers, rule, weights)), costs)
 

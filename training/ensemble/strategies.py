@@ -21,13 +21,13 @@ from training.ensemble.search import (
     MemberCosts,
     SearchError,
     best_ensemble,
+    calibrated,
     calibrated_mean,
     check_budget,
     cross_fitted,
     pruned,
     simple_mean,
     subset_within,
-    tempered,
 )
 from training.evaluation.intervals import LEVEL, difference
 from training.evaluation.ties import first_best
@@ -95,21 +95,29 @@ def strategies(
     limit = math.inf if seconds is None else seconds
     fits: dict[str, Fit] = {}
     own = [one for one in (recipe.ensemble(answers) for recipe in recipes) if one.members]
-    together = side_by_side(answers, recipes, rule.average)
-    if len(own) > 1:
-        fits[SIDE_BY_SIDE] = lambda part: tempered(together, part, rule)
+    others = _from_elsewhere(answers, recipes) if own else []
+    together = side_by_side(answers, [*recipes, *others], rule.average)
+    if len(own) + len(others) > 1:
+        fits[SIDE_BY_SIDE] = lambda part: calibrated(together, part, rule)
     if affordable := [one for one in own if costs.of(one.members) <= limit]:
-        fits[RECIPE] = lambda part: _best([tempered(one, part, rule) for one in affordable], part, rule)
+        fits[RECIPE] = lambda part: _best([calibrated(one, part, rule) for one in affordable], part, rule)
     fits |= {
         MEAN: lambda part: simple_mean(part, rule),
         CALIBRATED: lambda part: calibrated_mean(part, rule),
-        SUBSET: lambda part: tempered(
+        SUBSET: lambda part: calibrated(
             pruned(part, rule, subset_within(part, rule, PLAIN, costs, limit), costs), part, rule
         ),
-        FREE: lambda part: best_ensemble(part, rule, costs, seconds),
+        FREE: lambda part: best_ensemble(part, rule, costs, seconds, together if together.members else None),
     }
     unlimited = {MEAN: answers.members, CALIBRATED: answers.members, SIDE_BY_SIDE: together.members}
     return Strategies(fits, frozenset(name for name, members in unlimited.items() if costs.of(members) > limit))
+
+
+def _from_elsewhere(answers: Answers, recipes: Sequence[RecipeWeights]) -> list[RecipeWeights]:
+    """Members of no recipe, each as one of its own."""
+    known = {name for recipe in recipes for name in recipe.weights}
+    names = [name for name in answers.members if name not in known]
+    return [RecipeWeights(name, {name: dict.fromkeys(GROUPS, 1.0)}, "logits") for name in names]
 
 
 def plainest_best(labels: np.ndarray, mixed: Mapping[str, np.ndarray]) -> str:
@@ -163,10 +171,9 @@ class CrossFit:
         return cross_fitted(self._answers, self._rule, fit)
 
     @cached_property
-    def untempered(self) -> np.ndarray:
-        """(N, 25, 3) probabilities with temperatures of 1."""
-        plain = np.ones(len(GROUPS))
-        return cross_fitted(self._answers, self._rule, lambda part: replace(self._without(part), temperatures=plain))
+    def unscaled(self) -> np.ndarray:
+        """(N, 25, 3) probabilities without temperatures and multipliers."""
+        return cross_fitted(self._answers, self._rule, lambda part: self._without(part).unscaled())
 
     def _without(self, part: Answers) -> Ensemble:
         if part.studies not in self._fitted:

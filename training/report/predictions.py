@@ -11,7 +11,7 @@ import numpy as np
 from kernels.lumbar.labels import GROUPS
 from training.data.tables import ROW_GROUPS
 from training.ensemble.find import member_scores
-from training.ensemble.search import CurvePoint, cross_fitted, run_order, tempered
+from training.ensemble.search import CurvePoint, cross_calibrated, run_order
 from training.ensemble.strategies import cross_fit
 from training.evaluation.intervals import Difference, Interval, difference, intervals
 from training.evaluation.metric import Score, pooled
@@ -59,10 +59,10 @@ class Predictions:
     """Recipe → (N, 25, 3)."""
     steps: list[CurvePoint]
     """The ensemble's members in their order, with the seconds and the (cross-fitted) score after each."""
-    untempered: np.ndarray
-    """(N, 25, 3) of the ensemble with temperatures of 1."""
-    tempered: np.ndarray
-    """(N, 25, 3) of the ensemble with temperatures that were fitted on other studies."""
+    unscaled: np.ndarray
+    """(N, 25, 3) of the ensemble without temperatures and multipliers."""
+    calibrated: np.ndarray
+    """(N, 25, 3) of the ensemble with those that were fitted on other studies."""
 
     @property
     def labels(self) -> np.ndarray:
@@ -113,9 +113,9 @@ class Predictions:
         return None if np.allclose(self.ensemble, best) else difference(self.labels, self.ensemble, best)
 
     @property
-    def temperature_gain(self) -> Difference:
-        """The score with temperatures less that without."""
-        return difference(self.labels, self.tempered, self.untempered)
+    def calibration_gain(self) -> Difference:
+        """The score with temperatures and multipliers less that without."""
+        return difference(self.labels, self.calibrated, self.unscaled)
 
     @property
     def differs_from_file(self) -> bool:
@@ -160,7 +160,7 @@ def predict(sources: ReportSources) -> Predictions:
         whole = sources.ensemble
         mixed, order = whole.predict(answers, rule), run_order(answers, rule, whole, sources.costs)
         several = len(answers.studies) > 1
-        changed = cross_fitted(answers, rule, lambda part: tempered(whole, part, rule)) if several else mixed
+        changed = cross_calibrated(whole, answers, rule) if several else mixed
         return Predictions(sources, mixed, priors, systems, order, mixed, changed)
     fitted = cross_fit(answers, rule, sources.costs, searched.budget, sources.recipe_weights, searched.strategy)
     steps = []
@@ -168,4 +168,4 @@ def predict(sources: ReportSources) -> Predictions:
         names = searched.order[:count]
         score = pooled(answers.labels, fitted.of(names)).final
         steps.append(CurvePoint(name, sources.costs.of(names), score))
-    return Predictions(sources, fitted.predicted, priors, systems, steps, fitted.untempered, fitted.predicted)
+    return Predictions(sources, fitted.predicted, priors, systems, steps, fitted.unscaled, fitted.predicted)

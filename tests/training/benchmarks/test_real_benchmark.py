@@ -145,8 +145,8 @@ def test_each_patient_is_answered_by_the_fold_that_never_saw_it(
     assert "each patient by the fold that never saw it" in said
     rows = json.loads((tmp_path / "runs" / "real" / "real.json").read_text())["rows"]
     assert [one["studies"] for one in rows.values()] == [10, 10, 10]
-    own, tempered = (rows[f"{TITLES[SCRATCH]}{more}"] for more in ("", ", with temperatures"))
-    assert tempered["median_mm"] == own["median_mm"] and tempered["log_loss"] != own["log_loss"]
+    own, rescaled = (rows[f"{TITLES[SCRATCH]}{more}"] for more in ("", ", calibrated"))
+    assert rescaled["median_mm"] == own["median_mm"] and rescaled["log_loss"] != own["log_loss"]
     for fold in range(5):
         answered = json.loads((tmp_path / "runs" / "real" / f"scratch_fold{fold}_train.json").read_text())["studies"]
         assert {folds[study] for study in answered} == {fold} and len(answered) == 2

@@ -13,7 +13,6 @@ from kernels.lumbar.answers.priors import public_priors
 from kernels.lumbar.labels import MIRROR, ROWS
 from training.data.out_of_fold import Answers, Average, Mixture, Rule, Scaling
 from training.data.tables import ROW_GROUPS
-from training.ensemble.fit_scaling import fit_scaling
 from training.ensemble.fit_weights import fit_weights
 from training.ensemble.search import (
     LEAST_GAIN,
@@ -23,6 +22,7 @@ from training.ensemble.search import (
     best_ensemble,
     best_single,
     best_subset,
+    calibrated,
     cross_fitted,
     pruned,
     run_order,
@@ -93,10 +93,10 @@ def test_fitting_never_loses_to_the_simple_mean(seed: int, members: int, average
     answers = answers_with(skills, 12, seed, silence)
     simple = simple_mean(answers, rule)
     weights = fit_weights(answers, rule)
-    multipliers = fit_scaling(answers, rule, weights, temperatures=False).multipliers
+    plain = weighted(answers, weights)
     losses = [
         group_losses(answers.labels, one.predict(answers, rule))
-        for one in (simple, weighted(answers, weights), Ensemble(answers.members, weights, multipliers))
+        for one in (simple, plain, calibrated(plain, answers, rule))
     ]
     assert (losses[1] <= losses[0] + 1e-12).all() and (losses[2] <= losses[1] + 1e-12).all()
     np.testing.assert_array_equal(weights, fit_weights(answers, rule))
@@ -141,17 +141,17 @@ def fit_free(answers: Answers, severe: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("average", AVERAGES)
-def test_multipliers_undo_an_unweighted_training(average: Average) -> None:
+def test_scaling_undoes_an_unweighted_training(average: Average) -> None:
     rule = Rule(average, public_priors())
     answers = answers_with([(0, 0, 0)], 1500)
     answers = replace(answers, logits=np.broadcast_to(np.log(FREQUENCIES), answers.logits.shape))
-    multipliers = fit_scaling(answers, rule, np.ones((1, 3)), temperatures=False).multipliers
-    np.testing.assert_allclose(multipliers[1:], [[1, 2, 4]] * 2, rtol=0.1)
-    assert (np.diff(multipliers[0]) > 0).all()
-    logs = np.log(np.array([[1, 2, 4]] * 3))
-    assert final(answers, Ensemble(answers.members, np.ones((1, 3)), multipliers), rule) <= final(
-        answers, Ensemble(answers.members, np.ones((1, 3)), np.exp(logs)), rule
-    )
+    plain = simple_mean(answers, rule)
+    found = calibrated(plain, answers, rule)
+    weighted_shares = FREQUENCIES * [1, 2, 4] / (FREQUENCIES * [1, 2, 4]).sum()
+    rows = found.predict(answers, rule)[0]
+    np.testing.assert_allclose(rows[ROW_GROUPS != 0], np.tile(weighted_shares, (20, 1)), atol=0.03)
+    by_hand = Ensemble(answers.members, np.ones((1, 3)), np.array([[1, 2, 4]] * 3))
+    assert final(answers, found, rule) <= final(answers, by_hand, rule)
 
 
 def test_multipliers_leave_priors_alone() -> None:

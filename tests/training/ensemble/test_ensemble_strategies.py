@@ -104,7 +104,11 @@ def test_recipes_side_by_side_are_taken_where_they_help_each_other_and_fits_are_
     one, other = standing(few.members[0], weight=2.0), standing(few.members[1])
     made = strategies(few, LOGITS, MemberCosts.equal(few.members), None, [one, other]).fits[SIDE_BY_SIDE](few)
     assert made.weights.tolist() == [[1.0] * 3, [1.0] * 3]
-    assert SIDE_BY_SIDE not in strategies(few, LOGITS, MemberCosts.equal(few.members), None, [one]).fits
+    alone = few.only(members=few.members[:1])
+    assert SIDE_BY_SIDE not in strategies(alone, LOGITS, MemberCosts.equal(alone.members), None, [one]).fits
+    # A member of no recipe is as one of its own.
+    beside = strategies(few, LOGITS, MemberCosts.equal(few.members), None, [one]).fits[SIDE_BY_SIDE](few)
+    assert beside.weights.tolist() == made.weights.tolist()
     result = found_in(few, None, one, other)
     assert finals(result)[SIDE_BY_SIDE] < min(finals(result)[name] for name in ("recipe a", "recipe b"))
     assert SIDE_BY_SIDE in strategies(few, LOGITS, MemberCosts.equal(few.members), 1.0, [one, other]).over_budget

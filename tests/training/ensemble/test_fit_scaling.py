@@ -1,4 +1,4 @@
-"""Temperatures: what sharpened answers get back, what calibrated and few ones keep, and that the gain is honest."""
+"""Scaling: what sharpened answers get back, what calibrated and few ones keep, and that the gain is honest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kernels.lumbar.labels import MIRROR, ROWS
 from tests.training.ensemble.test_ensemble_search import AVERAGES, LOGITS
 from training.data.out_of_fold import PLAIN, Answers, Average, Mixture, Rule, Scaling
 from training.ensemble.fit_scaling import LEAST_STUDIES, TEMPERATURE_BOUNDS, TEMPERATURE_PENALTY, fit_scaling
-from training.ensemble.search import cross_fitted, simple_mean, tempered
+from training.ensemble.search import cross_calibrated, simple_mean
 from training.evaluation.intervals import Difference, differences
 from training.evaluation.metric import group_losses, pooled
 
@@ -36,13 +36,11 @@ def sharpened(answers: Answers, factor: float) -> Answers:
 
 
 def temperatures_of(answers: Answers, rule: Rule = LOGITS) -> np.ndarray:
-    scaling = fit_scaling(answers, rule, ONE, multipliers=False)
-    assert (scaling.multipliers == 1).all()
-    return scaling.temperatures
+    return fit_scaling(answers, rule, ONE).temperatures
 
 
-def loss_at(answers: Answers, temperature: float) -> np.ndarray:
-    mixed = Mixture(answers, LOGITS).mix(ONE, Scaling(temperatures=np.full(3, temperature)))
+def loss_at(answers: Answers, multipliers: np.ndarray, temperature: float) -> np.ndarray:
+    mixed = Mixture(answers, LOGITS).mix(ONE, Scaling(multipliers, np.full(3, temperature)))
     return group_losses(answers.labels, mixed)
 
 
@@ -59,14 +57,14 @@ def test_calibrated_answers_keep_theirs_and_sharpened_ones_get_the_factor_back(a
 def test_the_fit_is_of_the_whole_metric_with_any_severe() -> None:
     answers = sharpened(calibrated(400), 1.5)
     penalties = TEMPERATURE_PENALTY / len(answers.studies) * np.log(GRID)[:, None] ** 2
-    losses = np.array([loss_at(answers, temperature) for temperature in GRID]) + penalties
-    found = temperatures_of(answers)
-    np.testing.assert_allclose(found, GRID[losses.argmin(0)], atol=0.015)
+    found = fit_scaling(answers, LOGITS, ONE)
+    losses = np.array([loss_at(answers, found.multipliers, one) for one in GRID]) + penalties
+    np.testing.assert_allclose(found.temperatures, GRID[losses.argmin(0)], atol=0.015)
     rows_alone = [
-        pooled(answers.labels, Mixture(answers, LOGITS).mix(ONE, Scaling(temperatures=np.full(3, one)))).spinal
+        pooled(answers.labels, Mixture(answers, LOGITS).mix(ONE, Scaling(found.multipliers, np.full(3, one)))).spinal
         for one in GRID
     ]
-    assert abs(GRID[int(np.argmin(rows_alone))] - found[0]) > 0.03
+    assert abs(GRID[int(np.argmin(rows_alone))] - found.temperatures[0]) > 0.03
 
 
 def test_sharp_answers_to_shuffled_labels_are_flattened_as_far_as_allowed() -> None:
@@ -80,7 +78,7 @@ def test_sharp_answers_to_shuffled_labels_are_flattened_as_far_as_allowed() -> N
 
 def cross_fitted_gain(answers: Answers) -> Difference:
     plain = simple_mean(answers, LOGITS)
-    mixed = cross_fitted(answers, LOGITS, lambda part: tempered(plain, part, LOGITS))
+    mixed = cross_calibrated(plain, answers, LOGITS)
     return differences(answers.labels, mixed, plain.predict(answers, LOGITS))["final"]
 
 
@@ -104,7 +102,7 @@ def test_too_few_studies_keep_1() -> None:
 
 def test_with_few_studies_temperatures_stay_nearer_to_1() -> None:
     many, few = (temperatures_of(sharpened(calibrated(studies, 3), 2)) for studies in (800, 24))
-    assert np.abs(np.log(many[1:] / 2)).max() < 0.05 and (few > 1).all()
+    assert np.abs(np.log(many[1:] / 2)).max() < 0.06 and (few > 1).all()
 
 
 @pytest.mark.parametrize("average", AVERAGES)

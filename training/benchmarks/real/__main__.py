@@ -38,7 +38,7 @@ from training.benchmarks.real.candidates import (
 )
 from training.benchmarks.real.figures import RowFigures, StudyResult, figures_of, prior_loss
 from training.benchmarks.real.measure import SPLITS, check_whole, results_of
-from training.benchmarks.real.tempered import with_temperatures
+from training.benchmarks.real.rescaled import as_packaged
 from training.benchmarks.tables import BenchError, Table
 from training.data.folds import FoldsError, make_folds
 from training.data.out_of_fold import OutOfFoldError
@@ -55,8 +55,8 @@ from training.runs import RunsError, UnusableRun
 COLUMNS = ["", "patients", "median mm", "95 % mm", "right level", "canal log loss", "less the prior", "AUC"]
 EXPLANATION = (
     "[ ]: 95 % of 2,000 resamples of the patients.  Priors: of the training patients, of other folds where all are "
-    "measured.  With temperatures: as make package fits them, here on the other "
-    "folds' patients.  AUC: moderate or severe against normal.  Canal severity of an "
+    "measured.  Calibrated: with temperatures and multipliers as make package "
+    "fits them, here on the other folds' patients.  AUC: moderate or severe against normal.  Canal severity of an "
     "import is a proxy by the canal's width, so its log loss says nothing of the competition's labels."
 )
 
@@ -89,7 +89,7 @@ def bench(order: BenchOrder, wanted: Sequence[str]) -> str:
             found |= results_of(candidate, order.data, measured, truth[measured], out)
         figures[TITLES[key]] = figures_of(found, known, priors)
         if run := candidates[0].run:
-            figures[f"{TITLES[key]}, with temperatures"] = figures_of(with_temperatures(run, found), known, priors)
+            figures[f"{TITLES[key]}, calibrated"] = figures_of(as_packaged(run, found), known, priors)
         if key == ZERO and truth[other] and not has_learned_from(order, tables.fingerprint):
             both = found | results_of(candidates[0], order.data, other, truth[other], out)
             figures[f"{TITLES[key]}, on all patients"] = figures_of(both, known, priors)

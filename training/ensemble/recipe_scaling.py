@@ -1,4 +1,4 @@
-"""Temperatures for recipes that are packaged with their own weights, from their out-of-fold answers."""
+"""Temperatures and class multipliers for recipes that are packaged with their own weights, from out-of-fold answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kernels.lumbar.specs import Group
 from training.data.out_of_fold import Answers, Average, OutOfFoldError, Rule, answers_of, read, together
-from training.ensemble.search import Ensemble, SearchError, cross_tempered, tempered
+from training.ensemble.search import Ensemble, SearchError, calibrated, cross_calibrated
 from training.ensemble.sources import mismatch_with, recipe_weights_of, usable
 from training.ensemble.strategies import side_by_side
 from training.evaluation.intervals import difference
@@ -15,25 +15,27 @@ from training.evaluation.metric import pooled
 from training.packaging.ensemble_weights import ALL_GROUPS
 from training.runs import RunFolder, TrainedMember
 
-# Digits of a temperature in a manifest.
+# Digits of a number in a manifest.
 DIGITS = 4
+UNSCALED = "temperatures and multipliers stay 1"
 
 
 @dataclass(frozen=True)
-class FittedTemperatures:
-    """Temperatures by condition group; none where all stay 1."""
+class FittedScaling:
+    """Temperatures and multipliers of the three severities by condition group; none where all stay 1."""
 
     temperatures: dict[Group, float]
+    multipliers: dict[Group, tuple[float, float, float]]
     remark: str
     """What they are worth, cross-fitted; or why there are none."""
 
 
-def fit_temperatures(
+def fit_recipe_scaling(
     runs: Sequence[tuple[RunFolder, Sequence[TrainedMember]]],
     average: Average,
     priors: Mapping[str, tuple[float, float, float]],
-) -> FittedTemperatures:
-    """Temperatures of the recipes' own mixture, which are taken if they lower the cross-fitted score.
+) -> FittedScaling:
+    """The scaling of the recipes' own mixture, which is taken if it lowers the cross-fitted score.
 
     `runs`: finished networks of each recipe, of which the out-of-fold answers of their folds are read.  `average`: how
     the package averages.
@@ -44,24 +46,28 @@ def fit_temperatures(
         own = _mixture([folder for folder, _ in graded], answers, average)
         return of_mixture(own, answers, Rule(average, priors))
     except (SearchError, OutOfFoldError) as error:
-        return FittedTemperatures({}, f"temperatures stay 1: {error}")
+        return FittedScaling({}, {}, f"{UNSCALED}: {error}")
 
 
-def of_mixture(own: Ensemble, answers: Answers, rule: Rule) -> FittedTemperatures:
-    """Temperatures of a mixture that was not rescaled."""
+def of_mixture(own: Ensemble, answers: Answers, rule: Rule) -> FittedScaling:
+    """The scaling of a mixture that was not rescaled."""
     count = f"{len(answers.studies)} out-of-fold studies"
-    fitted = tempered(own, answers, rule).temperatures
-    if (fitted == 1).all():
-        return FittedTemperatures({}, f"temperatures stay 1: {count} give no other, or are too few")
-    plain, changed = own.predict(answers, rule), cross_tempered(own, answers, rule)
+    fitted = calibrated(own, answers, rule)
+    if (fitted.temperatures == 1).all() and (fitted.multipliers == 1).all():
+        return FittedScaling({}, {}, f"{UNSCALED}: {count} give no others, or are too few")
+    plain, changed = own.predict(answers, rule), cross_calibrated(own, answers, rule)
     before, after = (pooled(answers.labels, rows).final for rows in (plain, changed))
     gain = difference(answers.labels, changed, plain)
     worth = f"cross-fitted score {before:.4f} → {after:.4f} ({gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}])"
-    named = ", ".join(f"{group} {value:.2f}" for group, value in zip(ALL_GROUPS, fitted, strict=True))
+    temperatures = dict(zip(ALL_GROUPS, fitted.temperatures.round(DIGITS).tolist(), strict=True))
+    multipliers = dict(zip(ALL_GROUPS, map(tuple, fitted.multipliers.round(DIGITS).tolist()), strict=True))
+    named = ", ".join(
+        f"{group} {temperatures[group]:.2f} (× {' '.join(f'{value:.2f}' for value in multipliers[group])})"
+        for group in ALL_GROUPS
+    )
     if gain.value >= 0:
-        return FittedTemperatures({}, f"temperatures stay 1: {named} from {count} gain nothing, {worth}")
-    found = {group: round(float(value), DIGITS) for group, value in zip(ALL_GROUPS, fitted, strict=True)}
-    return FittedTemperatures(found, f"temperatures: {named}, from {count}, {worth}")
+        return FittedScaling({}, {}, f"{UNSCALED}: {named} from {count} gain nothing, {worth}")
+    return FittedScaling(temperatures, multipliers, f"temperatures (× multipliers): {named}, from {count}, {worth}")
 
 
 def _folds(found: Sequence[TrainedMember]) -> list[int]:
