@@ -19,10 +19,10 @@ from training.evaluation.metric import group_losses, slopes
 MULTIPLIER_PENALTY = 1.0
 TEMPERATURE_PENALTY = 3.0
 # Chosen on 240 phantom studies, for seven recipes and their mixture: fitted on 16, 32, 80, 160 of them, temperatures
-# alone change the score of the others by -0.002, -0.003, -0.005, -0.005 in the mean, at worst by +0.006, +0.007, +0.003,
-# +0.012; with multipliers by -0.003, -0.009, -0.013, -0.016, at worst by +0.013, +0.002, +0.001, +0.002.  Temperatures
-# with 1 gain as much and cost up to three times as much at worst; multipliers with 0.3 gain more, but cost 0.045 at
-# worst of 16 studies.
+# alone change the score of the others by -0.002, -0.003, -0.005, -0.005 in the mean, at worst by +0.006, +0.007,
+# +0.003, +0.012; with multipliers by -0.003, -0.009, -0.013, -0.016, at worst by +0.013, +0.002, +0.001, +0.002.
+# Temperatures with 1 gain as much and cost up to three times as much at worst; multipliers with 0.3 gain more, but cost
+# 0.045 at worst of 16 studies.
 MULTIPLIER_BOUNDS = (0.2, 6.0)
 TEMPERATURE_BOUNDS = (0.5, 3.0)
 # Where fewer studies have a label and an answer, all stay 1.
