@@ -10,7 +10,7 @@ import pytest
 from kernels.lumbar.labels import MIRROR, ROWS
 from tests.training.ensemble.test_ensemble_search import AVERAGES, LOGITS
 from training.data.out_of_fold import PLAIN, Answers, Average, Mixture, Rule, Scaling
-from training.ensemble.fit_scaling import LEAST_STUDIES, TEMPERATURE_BOUNDS, TEMPERATURE_PENALTY, fit_scaling
+from training.ensemble.fit_scaling import LEAST_STUDIES, SOFTER_PENALTY, TEMPERATURE_BOUNDS, fit_scaling
 from training.ensemble.search import cross_calibrated, simple_mean
 from training.evaluation.intervals import Difference, differences
 from training.evaluation.metric import group_losses, pooled
@@ -56,7 +56,7 @@ def test_calibrated_answers_keep_theirs_and_sharpened_ones_get_the_factor_back(a
 
 def test_the_fit_is_of_the_whole_metric_with_any_severe() -> None:
     answers = sharpened(calibrated(400), 1.5)
-    penalties = TEMPERATURE_PENALTY / len(answers.studies) * np.log(GRID)[:, None] ** 2
+    penalties = SOFTER_PENALTY / len(answers.studies) * np.log(GRID)[:, None] ** 2
     found = fit_scaling(answers, LOGITS, ONE)
     losses = np.array([loss_at(answers, found.multipliers, one) for one in GRID]) + penalties
     np.testing.assert_allclose(found.temperatures, GRID[losses.argmin(0)], atol=0.015)
@@ -124,6 +124,11 @@ def test_no_group_is_worse_on_the_rows_of_the_fit_and_priors_stay() -> None:
         before, after = (mixture.mix(ONE, its) for its in (PLAIN, scaling))
         assert (group_losses(answers.labels, after) <= group_losses(answers.labels, before)).all()
         assert (before[silent[0]] == after[silent[0]]).all()
+
+
+def test_few_studies_soften_more_readily_than_they_sharpen() -> None:
+    softer, sharper = (temperatures_of(sharpened(calibrated(24, 1), factor)) for factor in (1.5, 1 / 1.5))
+    assert (np.log(softer) > -np.log(sharper)).all() and (sharper < 1).all()
 
 
 def test_left_and_right_have_one_temperature() -> None:
