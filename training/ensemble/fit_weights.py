@@ -27,23 +27,23 @@ def fit_weights(answers: Answers, rule: Rule, scaling: Scaling = PLAIN, around: 
     A ridge penalty on the distance from them fades with the number of studies.
     """
     count, labels = len(answers.members), answers.labels
-    simple = np.full((count, len(GROUPS)), 1 / max(count, 1)) if around is None else around
+    centre = np.full((count, len(GROUPS)), 1 / max(count, 1)) if around is None else around
     if count < 2:
-        return simple
+        return centre
     mixture, penalty = Mixture(answers, rule), PENALTY / len(answers.studies) * count / (count - 1)
 
     def costs(weights: np.ndarray) -> np.ndarray:
-        return group_losses(labels, mixture.mix(weights, scaling)) + penalty * ((weights - simple) ** 2).sum(0)
+        return group_losses(labels, mixture.mix(weights, scaling)) + penalty * ((weights - centre) ** 2).sum(0)
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        weights = flat.reshape(simple.shape)
+        weights = flat.reshape(centre.shape)
         by_probability = slopes(labels, mixture.mix(weights, scaling))
-        by_weight = mixture.slopes(weights, by_probability, scaling) + 2 * penalty * (weights - simple)
+        by_weight = mixture.slopes(weights, by_probability, scaling) + 2 * penalty * (weights - centre)
         return float(costs(weights).sum()), by_weight.ravel()
 
     alone = best_alone(answers, rule, scaling)
-    candidates = [simple, alone]
-    for start in (simple, 0.9 * alone + 0.1 * simple):
+    candidates = [centre, alone]
+    for start in (centre, 0.9 * alone + 0.1 * centre):
         found = minimised(objective, start, [(1e-6, None)] * start.size)
         weights = found / found.sum(0)
         few = np.where(weights < SMALL, 0, weights)
