@@ -231,6 +231,15 @@ def choose_recipes(runs: Path, names: str | None, profile: Profile) -> list[Reci
     return [load_named(name, profile) for name in chosen]
 
 
+def scaling_source(manifest: Manifest, options: argparse.Namespace, fitted: FittedScaling | None) -> str:
+    """Where weights and scaling come from, as a sentence."""
+    if fitted is None:
+        stacker = f" and stacker ({manifest.stacker.kind})" if manifest.stacker else ""
+        return f"weights, multipliers and temperatures{stacker} of {options.ensemble}"
+    measured = "" if options.locate == "own" else "; measured at the landmarks of each recipe's own localisers"
+    return fitted.remark + measured
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="build_dataset.py", description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, help="folder that training wrote")
@@ -309,8 +318,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise BuildError(f"the manifest would be invalid: {schema_problems(error)[0]}") from error
     if options.release:
         shutil.copyfile(options.out / "manifest.json", RELEASES / f"{name}.json")
-    stacker = f" and stacker ({manifest.stacker.kind})" if manifest.stacker else ""
-    source = fitted.remark if fitted else f"weights, multipliers and temperatures{stacker} of {options.ensemble}"
+    source = scaling_source(manifest, options, fitted)
     print_package(manifest, options.out, source, "" if owner == options.owner else owner)
     if owner == OWNER_PLACEHOLDER:
         print("before an upload or a push: the same with OWNER=<your Kaggle name>, or set KAGGLE_USERNAME")

@@ -29,12 +29,12 @@ from training.data.foreign_answers import ELSEWHERE
 from training.data.out_of_fold import Answers, Average, Mixture, OutOfFoldError, Rule
 from training.data.tables import TablesError
 from training.ensemble.result import MemberScore, SearchResult, reason_of, table_of
-from training.ensemble.search import MemberCosts, SearchError, best_single, cross_fitted, run_order
+from training.ensemble.search import MemberCosts, SearchError, as_tested, best_single, cross_fitted, run_order
 from training.ensemble.sources import OutOfFoldSources, add_sources, sources_from
 from training.ensemble.stackers import KINDS, Kind
 from training.ensemble.strategies import RecipeWeights, plainest_best, shipped, strategies
 from training.ensemble.try_stackers import try_stackers
-from training.evaluation.intervals import Difference, differences, intervals
+from training.evaluation.intervals import Difference, difference, differences, intervals
 from training.evaluation.json_safe import finite
 from training.evaluation.metric import pooled
 from training.evaluation.ties import SAME
@@ -60,9 +60,12 @@ def search(
     be cross-fitted.
     """
     labels, ways = answers.labels, strategies(answers, rule, costs, seconds, recipes)
+    if not (labels >= 0).any():
+        raise SearchError("no study has a label: nothing can be fitted or compared")
     mixed = {name: cross_fitted(answers, rule, fit) for name, fit in ways.fits.items()}
-    made = {name: fit(answers) for name, fit in ways.fits.items()}
-    chosen = plainest_best(labels, {name: mixed[name] for name in ways.fits if name not in ways.over_budget})
+    made = {name: as_tested(fit(answers), answers) for name, fit in ways.fits.items()}
+    open_ways = {name: rows for name, rows in mixed.items() if name not in ways.over_budget}
+    chosen = plainest_best(labels, open_ways, ways.level())
     found = shipped(made[chosen], answers)
     if not found.members:
         raise SearchError("no member answers better than the priors: train longer, or on more")
@@ -77,10 +80,15 @@ def search(
     spent = {name: costs.of(shipped(one, answers).members) for name, one in (made | fixed).items()}
     fit = ways.fits[chosen]
     tried, stacker = try_stackers(stackers, lambda part: shipped(fit(part), part), found, answers, rule)
-    recipe = next((one.name for one in recipes if one.ensemble(answers).members == made[chosen].members), "")
+    recipe = next((one.name for one in ways.recipes if one.ensemble(answers).members == made[chosen].members), "")
+    beside = {
+        name: difference(labels, mixed[chosen], rows, level=ways.level())
+        for name, rows in open_ways.items()
+        if name in others
+    }
     return SearchResult(
         strategy=chosen,
-        reason=reason_of(chosen, recipe, scores, against, ways.over_budget),
+        reason=reason_of(chosen, recipe, scores, beside, ways),
         average=found.rule(rule).average,
         studies=len(answers.studies),
         weights={

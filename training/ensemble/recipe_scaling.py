@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kernels.lumbar.specs import Group
 from training.data.out_of_fold import Answers, Average, OutOfFoldError, Rule, answers_of, read, together
-from training.ensemble.search import Ensemble, SearchError, calibrated, cross_calibrated
+from training.ensemble.search import Ensemble, SearchError, as_tested, calibrated, cross_calibrated
 from training.ensemble.sources import mismatch_with, recipe_weights_of, usable
 from training.ensemble.strategies import side_by_side
 from training.evaluation.intervals import difference
@@ -52,7 +52,7 @@ def fit_recipe_scaling(
 def of_mixture(own: Ensemble, answers: Answers, rule: Rule) -> FittedScaling:
     """The scaling of a mixture that was not rescaled."""
     count = f"{len(answers.studies)} out-of-fold studies"
-    fitted = calibrated(own, answers, rule)
+    fitted = as_tested(calibrated(own, answers, rule), answers)
     if (fitted.temperatures == 1).all() and (fitted.multipliers == 1).all():
         return FittedScaling({}, {}, f"{UNSCALED}: {count} give no others, or are too few")
     plain, changed = own.predict(answers, rule), cross_calibrated(own, answers, rule)

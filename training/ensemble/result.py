@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from kernels.lumbar.labels import GROUPS
 from kernels.text import aligned
 from training.ensemble.search import CurvePoint
-from training.ensemble.strategies import RECIPE, SUBSET, TITLES, level_of
+from training.ensemble.strategies import RECIPE, SUBSET, TITLES, Strategies
 from training.ensemble.try_stackers import StackerScore
 from training.evaluation.intervals import FIGURES, Difference, Interval
 from training.evaluation.ties import SAME
@@ -80,28 +80,27 @@ def reason_of(
     chosen: str,
     recipe: str,
     scores: Mapping[str, Mapping[str, Interval]],
-    against: Mapping[str, Difference],
-    over_budget: Collection[str],
+    beside: Mapping[str, Difference],
+    ways: Strategies,
 ) -> str:
-    """Why this way was taken, beside the next best: a sentence."""
-    ways = [name for name in TITLES if name in scores and name not in over_budget]
-    others = [name for name in ways if name in against]
+    """Why this way was taken, beside the lowest of the others, as a sentence.
+
+    `beside`: it less each other way that answers otherwise, within the budget, at the level of all of them.
+    """
     name = f"{TITLES[chosen]} ({recipe})" if chosen == RECIPE and recipe else TITLES[chosen]
     told = f"{name}: cross-fitted {scores[chosen]['final'].value:.4f}"
-    if not others:
-        return f"{told}, and there is no other way"
-    second = min(others, key=lambda one: scores[one]["final"].value)
-    gain, within = against[second], " within the budget" if over_budget else ""
-    beside = (
+    within = " within the budget" if ways.over_budget else ""
+    if not beside:
+        return f"{told}, and no other way{within} answers otherwise"
+    second = min(beside, key=lambda one: scores[one]["final"].value)
+    gain, level = beside[second], f"{100 * ways.level():.3g} %"
+    other = (
         f"{TITLES[second]} with {scores[second]['final'].value:.4f} "
-        f"(difference {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}], {gain.verdict})"
+        f"(this less that: {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}], {level})"
     )
     if gain.value <= 0:
-        return f"{told}, which no other way{within} is below; the next is {beside}"
-    if ways.index(second) < ways.index(chosen):
-        return f"{told}; lower{within} is {beside}, which does not beat the plainest way, as this one does"
-    level = f"{100 * level_of(len(ways)):.3g} % interval ({len(ways)} ways are compared)"
-    return f"{told}; no freer way{within} beats it outside of its {level}; the lowest is {beside}"
+        return f"{told}, which no other way{within} is below; the next is {other}"
+    return f"{told}; no freer way{within} beats it for sure; the lowest is {other}"
 
 
 def table_of(result: SearchResult) -> str:
@@ -166,7 +165,7 @@ def _order(result: SearchResult) -> list[str]:
         rows.append(["temperatures", *(f"{value:.3f}" for value in result.temperatures.values())])
     lines = aligned(rows)
     lowest = min(result.curve, key=lambda point: point.score)
-    if result.curve[-1].score > lowest.score + SAME:
+    if result.curve[-1].score > lowest.score + SAME and result.strategy != SUBSET:
         best = result.scores[SUBSET]["final"].value
         lines.append(
             f"after {lowest.member} the score rises, but only on these rows, by which the order was chosen: "

@@ -15,7 +15,7 @@ import numpy as np
 from kernels.lumbar.labels import GROUPS
 from training.data.out_of_fold import PLAIN, Answers, Average, Mixture, Rule, Scaling
 from training.data.tables import ROW_GROUPS
-from training.ensemble.fit_scaling import fit_scaling
+from training.ensemble.fit_scaling import LEAST_STUDIES, fit_scaling
 from training.ensemble.fit_weights import best_alone, fit_weights
 from training.evaluation.metric import group_losses
 from training.evaluation.ties import SAME, first_best
@@ -38,6 +38,8 @@ class MemberCosts:
     members: Mapping[str, float]
     """By "located/member"."""
     located: Mapping[str, float]
+    needs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Member → whose landmarks it uses, where its name does not say it."""
 
     @staticmethod
     def equal(names: Sequence[str]) -> MemberCosts:
@@ -47,7 +49,7 @@ class MemberCosts:
     def of(self, names: Iterable[str]) -> float:
         """Seconds a study of a set of members with the localisers that they need."""
         chosen = tuple(names)
-        used = sorted({name.partition("/")[0] for name in chosen})
+        used = sorted({one for name in chosen for one in self.needs.get(name, (name.partition("/")[0],))})
         return sum(self.members[name] for name in chosen) + sum(self.located[name] for name in used)
 
 
@@ -113,6 +115,12 @@ def calibrated(ensemble: Ensemble, answers: Answers, rule: Rule) -> Ensemble:
     own = answers.only(members=ensemble.members)
     scaling = fit_scaling(own, ensemble.rule(rule), ensemble.weights)
     return replace(ensemble, multipliers=scaling.multipliers, temperatures=scaling.temperatures)
+
+
+def as_tested(ensemble: Ensemble, answers: Answers) -> Ensemble:
+    """Without its scaling where all cross-fits of these answers are of too few studies to have one."""
+    _, sizes = np.unique(parts_of(answers), return_counts=True)
+    return ensemble if len(answers.studies) - sizes.min() >= LEAST_STUDIES else ensemble.unscaled()
 
 
 def calibrated_mean(answers: Answers, rule: Rule) -> Ensemble:
@@ -201,7 +209,7 @@ def best_ensemble(
     if seconds is None or costs.of(whole.members) <= seconds:
         return whole
     subset = subset_within(answers, rule, scaling, costs, seconds)
-    return _fitted(answers.only(members=subset.members), rule, scaling, costs, start)
+    return _fitted(answers.only(members=subset.members), rule, scaling, costs, start) if subset.members else subset
 
 
 def _fitted(answers: Answers, rule: Rule, scaling: Scaling, costs: MemberCosts, around: Ensemble) -> Ensemble:

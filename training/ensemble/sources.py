@@ -7,7 +7,7 @@ import argparse
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -60,11 +60,16 @@ class OutOfFoldSources:
     def costs(self) -> tuple[MemberCosts, str]:
         """See read_costs."""
         known: dict[str, float] = {}
+        needs: dict[str, Sequence[str]] = {}
+        recipes = [folder.parent.name for folder in self.folders]
         for name in self.foreign_members():
             if self.foreign is not None and (self.foreign / f"{name}.yaml").is_file():
-                seconds = read_description(self.foreign, name).seconds
-                known |= {} if seconds is None else {name: seconds}
-        return read_costs([folder / SECONDS for folder in self.folders], self.answers.members, known)
+                described = read_description(self.foreign, name)
+                known |= {} if described.seconds is None else {name: described.seconds}
+                wanted = [described.landmarks] if described.landmarks else recipes
+                needs[f"{ELSEWHERE}/{name}"] = [one for one in wanted if one in recipes]
+        costs, remark = read_costs([folder / SECONDS for folder in self.folders], self.answers.members, known)
+        return replace(costs, needs=needs), remark
 
     def foreign_members(self) -> list[str]:
         """Those from elsewhere, by their own names."""

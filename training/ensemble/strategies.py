@@ -1,8 +1,8 @@
 """Ways to make an ensemble of the same members, from recipes side by side up to free weights, and their cross-fits.
 
 Few studies flatter what has much to fit, its cross-fitted score included: with three recipes on 32 phantom studies free
-weights scored 0.223 cross-fitted and 0.361 on 240 other studies, where side by side had 0.322.  So a freer way is taken
-only where it beats the plainer ones outside of its paired interval, which is wider the more ways there are.
+weights scored 0.223 cross-fitted and 0.361 on 240 other studies, where side by side had 0.322.  So the plainest way is
+taken that none beats outside of a paired interval, which is wider the more ways there are.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from kernels.lumbar.labels import GROUPS, SEVERITIES
-from training.data.out_of_fold import PLAIN, Answers, Average, Rule
+from training.data.out_of_fold import Answers, Average, Rule
 from training.ensemble.search import (
     Ensemble,
     MemberCosts,
@@ -30,16 +30,17 @@ from training.ensemble.search import (
     subset_within,
 )
 from training.evaluation.intervals import LEVEL, difference
-from training.evaluation.ties import first_best
+from training.evaluation.metric import pooled
+from training.evaluation.ties import SAME, first_best
 
 FREE, MEAN, CALIBRATED, SUBSET = "free_weights", "simple_mean", "calibrated_mean", "best_subset"
 RECIPE, SIDE_BY_SIDE = "best_recipe", "side_by_side"
-# As tables and reports name them, the plainest, of which the least is fitted, first.
+# As tables and reports name them, the plainest, by which the least is chosen, first.
 TITLES = {
     SIDE_BY_SIDE: "all recipes side by side",
-    RECIPE: "best recipe with its own weights",
     MEAN: "simple mean of all",
     CALIBRATED: "simple mean of all, calibrated",
+    RECIPE: "best recipe with its own weights",
     SUBSET: "best subset",
     FREE: "free weights",
 }
@@ -85,6 +86,12 @@ class Strategies:
     """The plainest first, as in TITLES."""
     over_budget: frozenset[str]
     """Those that cost more than the budget: they are scored, but not taken."""
+    recipes: tuple[RecipeWeights, ...]
+    """Those given, and each member of no recipe as one of its own."""
+
+    def level(self) -> float:
+        """Of an interval of the difference between two of these ways, so that one in twenty choices is wrong."""
+        return 1 - (1 - LEVEL) / max(len(self.fits) - len(self.over_budget) - 1, 1)
 
 
 def strategies(
@@ -93,24 +100,30 @@ def strategies(
     """What can be made of these members [within `seconds` a study].  Raises SearchError where no member fits."""
     check_budget(answers, costs, seconds)
     limit = math.inf if seconds is None else seconds
-    fits: dict[str, Fit] = {}
-    own = [one for one in (recipe.ensemble(answers) for recipe in recipes) if one.members]
-    others = _from_elsewhere(answers, recipes) if own else []
-    together = side_by_side(answers, [*recipes, *others], rule.average)
-    if len(own) + len(others) > 1:
-        fits[SIDE_BY_SIDE] = lambda part: calibrated(together, part, rule)
-    if affordable := [one for one in own if costs.of(one.members) <= limit]:
-        fits[RECIPE] = lambda part: _best([calibrated(one, part, rule) for one in affordable], part, rule)
-    fits |= {
+    every = (*recipes, *_from_elsewhere(answers, recipes))
+    together = side_by_side(answers, every, rule.average)
+    own = [one for one in (recipe.ensemble(answers) for recipe in every) if one.members]
+    fits: dict[str, Fit] = {
+        SIDE_BY_SIDE: lambda part: calibrated(together, part, rule),
         MEAN: lambda part: simple_mean(part, rule),
         CALIBRATED: lambda part: calibrated_mean(part, rule),
-        SUBSET: lambda part: calibrated(
-            pruned(part, rule, subset_within(part, rule, PLAIN, costs, limit), costs), part, rule
-        ),
-        FREE: lambda part: best_ensemble(part, rule, costs, seconds, together if together.members else None),
     }
+    if affordable := [one for one in own if costs.of(one.members) <= limit]:
+        fits[RECIPE] = lambda part: _best([calibrated(one, part, rule) for one in affordable], part, rule)
+    fits[SUBSET] = lambda part: _best_subset(part, rule, costs, limit, together)
+    fits[FREE] = lambda part: best_ensemble(part, rule, costs, seconds, together)
+    if len(own) == 1 and affordable:  # side by side it is the same
+        fits = {RECIPE: fits.pop(RECIPE), **fits}
+        del fits[SIDE_BY_SIDE]
     unlimited = {MEAN: answers.members, CALIBRATED: answers.members, SIDE_BY_SIDE: together.members}
-    return Strategies(fits, frozenset(name for name, members in unlimited.items() if costs.of(members) > limit))
+    over = frozenset(name for name, members in unlimited.items() if name in fits and costs.of(members) > limit)
+    return Strategies(fits, over, every)
+
+
+def _best_subset(answers: Answers, rule: Rule, costs: MemberCosts, limit: float, together: Ensemble) -> Ensemble:
+    """Equally weighted members, chosen by what they are worth after a scaling, and then calibrated."""
+    scaling = calibrated(together, answers, rule).scaling
+    return calibrated(pruned(answers, rule, subset_within(answers, rule, scaling, costs, limit), costs), answers, rule)
 
 
 def _from_elsewhere(answers: Answers, recipes: Sequence[RecipeWeights]) -> list[RecipeWeights]:
@@ -120,21 +133,24 @@ def _from_elsewhere(answers: Answers, recipes: Sequence[RecipeWeights]) -> list[
     return [RecipeWeights(name, {name: dict.fromkeys(GROUPS, 1.0)}, "logits") for name in names]
 
 
-def plainest_best(labels: np.ndarray, mixed: Mapping[str, np.ndarray]) -> str:
-    """The way to take, of cross-fitted probabilities by way, the plainest first: a freer one where it gains for sure.
+def plainest_best(labels: np.ndarray, mixed: Mapping[str, np.ndarray], level: float = LEVEL) -> str:
+    """The way to take, of cross-fitted probabilities by way, the plainest first.
 
-    Each in turn replaces the one taken so far where its paired interval, at `level_of` all of them, lies below 0.
+    Of those that score lower than all plainer ones, it is the plainest that no freer one beats outside of their paired
+    interval at this level.
     """
-    taken, *freer = mixed
-    for name in freer:
-        if difference(labels, mixed[name], mixed[taken], level=level_of(len(mixed))).verdict == "better":
-            taken = name
-    return taken
+    names: list[str] = []
+    lowest = math.inf
+    for name, rows in mixed.items():
+        if (score := pooled(labels, rows).final) < lowest - SAME:
+            names.append(name)
+            lowest = score
 
+    def is_beaten(place: int) -> bool:
+        freer = (mixed[name] for name in names[place + 1 :])
+        return any(difference(labels, its, mixed[names[place]], level=level).verdict == "better" for its in freer)
 
-def level_of(ways: int) -> float:
-    """Of the interval of a difference between so many ways, so that one in twenty choices is wrong, not comparisons."""
-    return 1 - (1 - LEVEL) / max(ways - 1, 1)
+    return next(name for place, name in enumerate(names) if not is_beaten(place))
 
 
 def _best(ensembles: Sequence[Ensemble], answers: Answers, rule: Rule) -> Ensemble:

@@ -19,7 +19,7 @@ from training.data.foreign_answers import ELSEWHERE
 from training.data.out_of_fold import Answers, Average, Rule, read
 from training.ensemble import sources as ensemble_sources
 from training.ensemble.search import Ensemble, MemberCosts, simple_mean
-from training.ensemble.strategies import FREE, RecipeWeights
+from training.ensemble.strategies import FREE, RecipeWeights, shipped
 from training.evaluation.intervals import Interval
 from training.evaluation.landmark_errors import LandmarkError
 from training.evaluation.metric import pooled
@@ -145,7 +145,7 @@ class ReportSources:
     @property
     def ensemble(self) -> Ensemble:
         """The searched one, or the simple mean of all members."""
-        return self.searched.ensemble if self.searched else simple_mean(self.answers, self.rule)
+        return self.searched.ensemble if self.searched else shipped(simple_mean(self.answers, self.rule), self.answers)
 
     def system(self, run: RecipeRun) -> Ensemble:
         """A recipe's graders with its own weights (equal ones where no network has any), averaged its own way."""

@@ -81,8 +81,11 @@ def test_with_networks_the_next_command_packages_them(tmp_path: Path, capsys: py
     assert f"next: make package RUNS={tmp_path / 'runs'} PROFILE=smoke RECIPES={FIRST} FOLDS='0 1' OOF={theirs} " in (
         capsys.readouterr().out
     )
-    priced = found(tmp_path / "found.json", *given, "--seconds", "0.3")
-    assert priced["unit"] == "seconds" and priced["order"] == ["elsewhere/strong"] and priced["seconds"] == 0.125
+    # With the localisers whose landmarks it uses.
+    priced = found(tmp_path / "found.json", *given, "--seconds", "0.7")
+    assert priced["unit"] == "seconds" and priced["order"] == ["elsewhere/strong"] and priced["seconds"] == 0.625
+    assert main([*map(str, given), "--profile", "smoke", "--out", str(tmp_path / "x.json"), "--seconds", "0.3"]) == 1
+    assert "no member fits in 0.3 seconds a study: the cheapest needs 0.625" in capsys.readouterr().err
     (theirs / "strong.yaml").write_text(DESCRIPTION.replace("seconds: 0.125", ""))
     assert main([*map(str, given), "--profile", "smoke", "--out", str(tmp_path / "x.json"), "--seconds", "0.3"]) == 1
     assert "no measured seconds of elsewhere/strong, so no budget can be kept: `seconds` in its .yaml file" in (
@@ -96,7 +99,7 @@ def test_alone_they_are_scored_on_the_labels_of_the_data(tmp_path: Path, capsys:
     result = found(tmp_path / "found.json", *given, "--data", data)
     assert set(result["members"]) == {"elsewhere/a", "elsewhere/b"} and result["studies"] == STUDIES
     mixed, single = (result["scores"][name]["final"]["value"] for name in ("cross_fitted", "best_single"))
-    assert mixed < single and "best_recipe" not in result["scores"]
+    assert mixed < single and "side_by_side" in result["scores"]
     capsys.readouterr()
     assert main([*map(str, given), "--out", str(tmp_path / "x.json")]) == 1
     said = capsys.readouterr().err

@@ -126,7 +126,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, data: tuple[Path, ForeignTrut
     """Two recipes of two members and two folds; only the first study has images."""
     folder = tmp_path_factory.mktemp("runs")
     random = np.random.default_rng(1)
-    names = [*data[1].train, *(f"study{number}" for number in range(23))]
+    names = [*data[1].train, *(f"study{number}" for number in range(28))]
     labels = random.choice(3, (len(names), len(ROWS)), p=(0.7, 0.2, 0.1))
     labels[3, 4] = -100
     table = pd.DataFrame(labels, index=names, columns=list(ROWS))
