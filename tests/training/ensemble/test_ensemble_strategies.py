@@ -13,7 +13,7 @@ from training.data.out_of_fold import Answers
 from training.data.tables import ROW_GROUPS
 from training.ensemble.find import search
 from training.ensemble.result import SearchResult, table_of
-from training.ensemble.search import MemberCosts, SearchError
+from training.ensemble.search import MemberCosts, SearchError, best_ensemble
 from training.ensemble.strategies import (
     CALIBRATED,
     FREE,
@@ -218,3 +218,23 @@ def test_a_tail_that_raises_the_score_is_only_of_a_plain_mean_and_explained(
     assert (result.strategy in (SIDE_BY_SIDE, MEAN, CALIBRATED)) == rises
     assert (result.curve[-1].score > min(step.score for step in result.curve)) == rises
     assert ("the score rises, but only on these rows" in table_of(result)) == rises
+
+
+def test_where_only_members_that_gain_nothing_fit_in_the_budget_none_is_taken() -> None:
+    answers = answers_with([(3, 3, 3), (-3, -3, -3)], 20)
+    costs = MemberCosts({"a/m0": 5.0, "b/m1": 0.1}, {"a": 0.0, "b": 0.0})
+    assert best_ensemble(answers, LOGITS, costs).members == ("a/m0",)
+    assert best_ensemble(answers, LOGITS, costs, 0.1).members == ()
+    with pytest.raises(SearchError, match="no member answers better than the priors"):
+        search(answers, LOGITS, costs, 0.1)
+
+
+def test_without_a_label_nothing_is_compared() -> None:
+    answers = answers_with([(1, 1, 1)], 20)
+    with pytest.raises(SearchError, match="no study has a label"):
+        found_in(replace(answers, labels=np.full_like(answers.labels, -100)))
+
+
+def test_a_scaling_that_no_cross_fit_could_have_is_not_written() -> None:
+    few, enough = (found_in(answers_with([(2, 2, 2), (1, 1, 1)], studies)) for studies in (17, 19))
+    assert set(few.temperatures.values()) == {1.0} != set(enough.temperatures.values())
