@@ -233,11 +233,12 @@ def baselines(rows: Sequence[Row], systems: Sequence[str]) -> dict[str, str]:
 
 def gain_lines(baseline: str, chosen: str, gains: Mapping[str, Mapping[str, Difference]]) -> list[str]:
     """Whether mixtures beat a recipe: mixture → key of TITLES → it less the recipe, on the same test studies."""
+    width = max(map(len, MIXTURES))
     lines = [f"less {baseline}, {chosen} (same test studies, paired; below 0 is better):"]
     for name, by_landmarks in gains.items():
         for where, one in by_landmarks.items():
             verdict = "is this very recipe" if one.is_none else VERDICTS[one.verdict]
-            lines.append(f"  {name:{max(map(len, MIXTURES))}} {TITLES[where]:17} {_difference_text(one)}  {verdict}")
+            lines.append(f"  {name:{width}} {TITLES[where]:17} {_difference_text(one)}  {verdict}")
     return lines
 
 

@@ -81,14 +81,12 @@ def search(
     fit = ways.fits[chosen]
     tried, stacker = try_stackers(stackers, lambda part: shipped(fit(part), part), found, answers, rule)
     recipe = next((one.name for one in ways.recipes if one.ensemble(answers).members == made[chosen].members), "")
-    beside = {
-        name: difference(labels, mixed[chosen], rows, level=ways.level())
-        for name, rows in open_ways.items()
-        if name in others
-    }
+    rivals = [name for name in open_ways if name in others]
+    second = min(rivals, key=lambda name: scores[name]["final"].value, default="")
+    gain = difference(labels, mixed[chosen], mixed[second], level=ways.level()) if second else None
     return SearchResult(
         strategy=chosen,
-        reason=reason_of(chosen, recipe, scores, beside, ways),
+        reason=reason_of(chosen, recipe, scores, ways, second, gain),
         average=found.rule(rule).average,
         studies=len(answers.studies),
         weights={

@@ -55,8 +55,8 @@ def fit_scaling(answers: Answers, rule: Rule, weights: np.ndarray) -> Scaling:
         by_row = np.column_stack([by_log.sum(1)[:, 1:], by_temperature])  # (25, 3)
         by_group = np.stack([by_row[ROW_GROUPS == group].sum(0) for group in range(len(GROUPS))])
         logarithms = flat.reshape(by_group.shape)
-        softens = logarithms > [np.inf, np.inf, 0]
-        penalties = np.where(softens, SOFTER_PENALTY, [MULTIPLIER_PENALTY] * 2 + [SHARPER_PENALTY]) / studies
+        of_temperatures = np.where(logarithms[:, 2] > 0, SOFTER_PENALTY, SHARPER_PENALTY)
+        penalties = np.column_stack([np.full((len(GROUPS), 2), MULTIPLIER_PENALTY), of_temperatures]) / studies
         penalty = (penalties * logarithms**2).sum()
         slope = by_group + 2 * penalties * logarithms
         return float(group_losses(labels, mixed).sum() + penalty), slope.ravel()

@@ -80,23 +80,23 @@ def reason_of(
     chosen: str,
     recipe: str,
     scores: Mapping[str, Mapping[str, Interval]],
-    beside: Mapping[str, Difference],
     ways: Strategies,
+    second: str,
+    gain: Difference | None,
 ) -> str:
-    """Why this way was taken, beside the lowest of the others, as a sentence.
+    """Why this way was taken, as a sentence.
 
-    `beside`: it less each other way that answers otherwise, within the budget, at the level of all of them.
+    `second`: the lowest of the others that answer otherwise, within the budget; `gain`: this way less that, at the
+    level of all of them; None: there is no other.
     """
     name = f"{TITLES[chosen]} ({recipe})" if chosen == RECIPE and recipe else TITLES[chosen]
     told = f"{name}: cross-fitted {scores[chosen]['final'].value:.4f}"
     within = " within the budget" if ways.over_budget else ""
-    if not beside:
+    if gain is None:
         return f"{told}, and no other way{within} answers otherwise"
-    second = min(beside, key=lambda one: scores[one]["final"].value)
-    gain, level = beside[second], f"{100 * ways.level():.3g} %"
     other = (
         f"{TITLES[second]} with {scores[second]['final'].value:.4f} "
-        f"(this less that: {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}], {level})"
+        f"(this less that: {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}], {100 * ways.level():.3g} %)"
     )
     if gain.value <= 0:
         return f"{told}, which no other way{within} is below; the next is {other}"

@@ -84,7 +84,7 @@ class Strategies:
     """Ways that can be fitted to any part of the answers."""
 
     fits: dict[str, Fit]
-    """The plainest first, as in TITLES."""
+    """The plainest first, as in TITLES; a recipe that is alone, which is side by side with none, before all."""
     over_budget: frozenset[str]
     """Those that cost more than the budget: they are scored, but not taken."""
     recipes: tuple[RecipeWeights, ...]
@@ -104,18 +104,17 @@ def strategies(
     every = (*recipes, *_from_elsewhere(answers, recipes))
     together = side_by_side(answers, every, rule.average)
     own = [one for one in (recipe.ensemble(answers) for recipe in every) if one.members]
+    affordable = [one for one in own if costs.of(one.members) <= limit]
+    best: dict[str, Fit] = {RECIPE: lambda part: _best([calibrated(one, part, rule) for one in affordable], part, rule)}
+    is_alone = len(own) == len(affordable) == 1  # side by side it would be the same
     fits: dict[str, Fit] = {
-        SIDE_BY_SIDE: lambda part: calibrated(together, part, rule),
+        **(best if is_alone else {SIDE_BY_SIDE: lambda part: calibrated(together, part, rule)}),
         MEAN: lambda part: simple_mean(part, rule),
         CALIBRATED: lambda part: calibrated_mean(part, rule),
+        SUBSET: lambda part: _best_subset(part, rule, costs, limit, together),
+        FREE: lambda part: best_ensemble(part, rule, costs, seconds, together),
+        **(best if affordable and not is_alone else {}),
     }
-    fits[SUBSET] = lambda part: _best_subset(part, rule, costs, limit, together)
-    fits[FREE] = lambda part: best_ensemble(part, rule, costs, seconds, together)
-    if affordable := [one for one in own if costs.of(one.members) <= limit]:
-        fits[RECIPE] = lambda part: _best([calibrated(one, part, rule) for one in affordable], part, rule)
-    if len(own) == 1 and affordable:  # side by side it is the same
-        fits = {RECIPE: fits.pop(RECIPE), **fits}
-        del fits[SIDE_BY_SIDE]
     unlimited = {MEAN: answers.members, CALIBRATED: answers.members, SIDE_BY_SIDE: together.members}
     over = frozenset(name for name, members in unlimited.items() if name in fits and costs.of(members) > limit)
     return Strategies(fits, over, every)

@@ -55,9 +55,9 @@ from training.runs import RunsError, UnusableRun
 COLUMNS = ["", "patients", "median mm", "95 % mm", "right level", "canal log loss", "less the prior", "AUC"]
 EXPLANATION = (
     "[ ]: 95 % of 2,000 resamples of the patients.  Priors: of the training patients, of other folds where all are "
-    "measured.  Calibrated: with temperatures and multipliers as make package "
-    "fits them, here on the other folds' patients.  AUC: moderate or severe against normal.  Canal severity of an "
-    "import is a proxy by the canal's width, so its log loss says nothing of the competition's labels."
+    "measured.  Calibrated: with temperatures and multipliers as make package fits them, here on the other folds' "
+    "patients.  AUC: moderate or severe against normal.  Canal severity of an import is a proxy "
+    "by the canal's width, so its log loss says nothing of the competition's labels."
 )
 
 

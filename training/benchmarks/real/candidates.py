@@ -88,10 +88,10 @@ def possible(order: BenchOrder, wanted: Sequence[str], fingerprint: str) -> tupl
     `fingerprint`: of the data's tables.  Raises BenchError for WEIGHTS without a package, WeightsError for a bad one.
     """
     reasons: dict[str, str] = {}
-    if order.weights is not None and not (order.weights / "manifest.json").is_file():
-        raise BenchError(f"WEIGHTS={order.weights} holds no package: name a folder that make package made")
     if order.weights is None:
         reasons = dict.fromkeys((ZERO, STARTED), "no package was named with WEIGHTS=")
+    elif not (order.weights / "manifest.json").is_file():
+        raise BenchError(f"WEIGHTS={order.weights} holds no package: name a folder that make package made")
     elif order.is_crossed and has_learned_from(order, fingerprint):
         reasons = dict.fromkeys((ZERO, STARTED), f"{order.weights} was trained on these very patients")
     if local_file(timm_offer(ENCODER)) is None:
