@@ -35,12 +35,14 @@ from kernels.commands import ends_with_a_sentence
 from kernels.kaggle.access import own_name
 from kernels.kaggle.client import KaggleError, Polling
 from kernels.kaggle.dataset import METADATA_FILE, MOST_FILES, upload
+from kernels.locks import BusyError
 from kernels.lumbar.labels import ROWS, group_of
 from kernels.lumbar.manifest import MANIFEST_FORMAT, Manifest
 from kernels.lumbar.networks.loading import load_member
 from kernels.lumbar.networks.weights import WeightsError, read_manifest
 from kernels.lumbar.run.submission import replace_json
 from kernels.profiles import PROFILES, Profile
+from kernels.whole_folder import whole_folder
 from training.data.foreign_answers import ELSEWHERE
 from training.data.out_of_fold import Average
 from training.ensemble.recipe_scaling import FittedScaling, fit_recipe_scaling
@@ -143,10 +145,7 @@ def build(
     priors = read_priors([folder for folder, _ in runs])
     seen = [read_object(folder.domain) for folder, _ in runs]
     routes = with_reliability(routes, seen) if locate == "own" else routes
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        partial.chmod(0o755)
+    with whole_folder(out) as partial:
         manifest = Manifest(
             name=name,
             average=average,
@@ -162,11 +161,7 @@ def build(
         )
         replace_json(partial / "manifest.json", manifest.model_dump(mode="json"))
         replace_json(partial / METADATA_FILE, metadata)
-        manifest = verify(partial)
-        replace_folder(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return manifest
+        return verify(partial)
 
 
 def localisers_of(runs: Sequence[TrainedMember]) -> list[TrainedMember]:
@@ -184,15 +179,6 @@ def check_replaceable(out: Path) -> None:
         known = False
     if not known:
         raise BuildError(f"{out} exists and is no package of this kit: name another --out")
-
-
-def replace_folder(new: Path, out: Path) -> None:
-    """Replace `out` by a finished folder; the old one is removed last."""
-    old = new.with_name(f"{new.name}.old")
-    if out.exists():
-        out.rename(old)
-    new.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def table(manifest: Manifest) -> str:
@@ -283,7 +269,7 @@ def print_package(manifest: Manifest, out: Path, source: str, client_user: str) 
         print(f"they are {client_user}'s, the user of the Kaggle client (OWNER=NAME names another)")
 
 
-@ends_with_a_sentence("build_dataset", BuildError, RecipeError, UnusableRun, WeightsError, OSError)
+@ends_with_a_sentence("build_dataset", BuildError, BusyError, RecipeError, UnusableRun, WeightsError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     if options.schema:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from kernels.build_notebook import PACKAGE, read_modules, sources_digest
 from kernels.lumbar.labels import ROWS
 from kernels.lumbar.problems import outcome
 from kernels.lumbar.run.submission import SubmissionError, check
+from kernels.whole_folder import whole_folder
 
 from .client import KaggleError, Polling, query
 from .dataset import Package
@@ -79,14 +79,10 @@ def run_status(pushed: Pushed) -> tuple[str, str]:
 
 
 def fetch_outputs(pushed: Pushed, folder: Path) -> Path:
-    """Download the outputs and log of this version's run into a folder, replaced atomically.  Raises KaggleError."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    what = ("kernels", "output", f"{pushed.ref}/{pushed.version}", "-p", str(partial))
-    query(*what, "-o", "-q", "--page-size", "200", timeout_s=FETCH_TIMEOUT_S)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    """Download the outputs and log of this version's run into a folder, which is replaced.  Raises KaggleError."""
+    with whole_folder(folder) as partial:
+        what = ("kernels", "output", f"{pushed.ref}/{pushed.version}", "-p", str(partial))
+        query(*what, "-o", "-q", "--page-size", "200", timeout_s=FETCH_TIMEOUT_S)
     return folder
 
 

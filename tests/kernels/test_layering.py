@@ -39,7 +39,7 @@ MOST_MODULES = 16
 MANY_OF_A_KIND = {"training/phantom", "training/networks"}
 # Lowest first: a module imports from its own floor and those below it.
 FLOORS = (
-    "kernels.imports kernels.text kernels.profiles kernels.commands kernels.disk kernels.locks",
+    "kernels.imports kernels.text kernels.profiles kernels.commands kernels.disk kernels.locks kernels.whole_folder",
     "kernels.lumbar.labels kernels.lumbar.specs kernels.lumbar.problems kernels.lumbar.manifest",
     "kernels.lumbar.dicom",
     "kernels.lumbar.inputs",

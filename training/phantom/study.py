@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from kernels.whole_folder import whole_folder
 
 from .annotate import Click, annotate
 from .axial import sample_axial
@@ -60,13 +61,11 @@ def make_study(order: StudyOrder) -> PhantomStudy:
     study = sample_study(order.seed, order.scale)
     if order.folder.exists():
         return study
-    partial = order.folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    for number, (series_id, plan) in enumerate(zip(order.series_ids, study.plans, strict=False)):
-        folder = partial / str(series_id)
-        folder.mkdir(parents=True)
-        rng = np.random.default_rng((*order.seed, 4, number))
-        for place, image in render_series(study.anatomy, plan, rng):
-            write_slice(folder, order.study_id, series_id, plan, place, image)
-    partial.rename(order.folder)
+    with whole_folder(order.folder) as partial:
+        for number, (series_id, plan) in enumerate(zip(order.series_ids, study.plans, strict=False)):
+            folder = partial / str(series_id)
+            folder.mkdir()
+            rng = np.random.default_rng((*order.seed, 4, number))
+            for place, image in render_series(study.anatomy, plan, rng):
+                write_slice(folder, order.study_id, series_id, plan, place, image)
     return study

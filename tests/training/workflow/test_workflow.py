@@ -61,6 +61,15 @@ def first(place: Path) -> CompletedProcess[str]:
     return call(command("run", place / "data", place / "runs", recipes, "--jobs", "2"))
 
 
+@pytest.fixture(scope="module")
+def serial(place: Path) -> Path:
+    """The folder of a run of one recipe without the grid, one network after the other."""
+    folder = place / "serial"
+    given = ["--data", str(place / "data"), "--runs", str(folder), "--profile", "smoke", "--jobs", "1"]
+    assert train_all.main([*given, "--recipes", str(place / "alpha.yaml")]) == 0
+    return folder
+
+
 def test_a_plan_names_what_would_run_and_runs_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = command("plan", place / "data", place / "planned", [place / "alpha.yaml"])[3:]
     assert workflow.main(given) == 0
@@ -114,10 +123,7 @@ def test_a_job_is_running_as_long_as_its_process_lives(place: Path, first: Compl
     assert not is_running(grid, failed) and f"{failed.name}  failed" in status_of(grid)
 
 
-def test_networks_are_those_of_the_serial_way(place: Path, first: CompletedProcess[str]) -> None:
-    serial = place / "serial"
-    given = ["--data", str(place / "data"), "--runs", str(serial), "--profile", "smoke", "--jobs", "1"]
-    assert train_all.main([*given, "--recipes", str(place / "alpha.yaml")]) == 0
+def test_networks_are_those_of_the_serial_way(place: Path, first: CompletedProcess[str], serial: Path) -> None:
     mine = {name: sha for name, sha in weights(place / "runs").items() if name.startswith("alpha")}
     assert weights(serial) == mine and len(mine) == 2
     for name in ("out_of_fold0.parquet", "score.json", "localiser_errors_fold0.json"):
@@ -125,14 +131,14 @@ def test_networks_are_those_of_the_serial_way(place: Path, first: CompletedProce
         assert one.read_bytes() == other.read_bytes(), name
 
 
-def test_each_way_finishes_what_the_other_began(place: Path, first: CompletedProcess[str]) -> None:
+def test_each_way_finishes_what_the_other_began(place: Path, first: CompletedProcess[str], serial: Path) -> None:
     before = weights(place / "runs")
     times = [path.stat().st_mtime_ns for path in sorted((place / "runs" / "beta").rglob("weights.ts"))]
     given = ["--data", str(place / "data"), "--runs", str(place / "runs"), "--profile", "smoke", "--jobs", "1"]
     assert train_all.main([*given, "--recipes", str(place / "beta.yaml")]) == 0
     assert [path.stat().st_mtime_ns for path in sorted((place / "runs" / "beta").rglob("weights.ts"))] == times
-    serial = Staleness(grid_of(place, "alpha", runs="serial")).verdicts()
-    left = {name for name, verdict in serial.items() if not verdict.done}
+    verdicts = Staleness(grid_of(place, "alpha", runs=serial.name)).verdicts()
+    left = {name for name, verdict in verdicts.items() if not verdict.done}
     assert left == {"alpha/smoke/prepare", "alpha/smoke/validate"}, "what only looks whether all is there"
     assert weights(place / "runs") == before
 

@@ -27,6 +27,7 @@ from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.labels import ROWS, SEVERITIES
 from kernels.lumbar.run.submission import replace_json
 from kernels.profiles import PROFILES
+from kernels.whole_folder import whole_folder
 from training import train_all
 from training.benchmarks.grader_answers import labels_of
 from training.benchmarks.label_noise.plant import found_by, write_noisy
@@ -74,10 +75,9 @@ def bench(order: Order, noise: float, ways: Sequence[str], with_clean: bool) -> 
         assert isinstance(changed, LabelTable)
         remarks.append(f"{way}: {found_by(changed, *labels)}")
         again = order.out / f"runs-{way}"
-        if not again.is_dir():  # whole or not at all
-            shutil.rmtree(f"{again}.partial", ignore_errors=True)
-            shutil.copytree(first, f"{again}.partial", ignore=shutil.ignore_patterns("cache"))
-            Path(f"{again}.partial").rename(again)
+        if not again.is_dir():
+            with whole_folder(again) as copy:
+                shutil.copytree(first, copy, ignore=shutil.ignore_patterns("cache"), dirs_exist_ok=True)
         more = ["--labels", str(table / relabel.TABLE)]
         answered[f"relabelled: {way}"] = answers_of(order, trained(order, noisy, again, *more))
     if with_clean:

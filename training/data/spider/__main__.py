@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kernels.commands import ends_with_a_sentence
+from kernels.locks import BusyError
 from training.data.spider.dataset import import_spider
 from training.data.spider.mha import SpiderError
 
 
-@ends_with_a_sentence("nothing is imported", SpiderError, OSError)
+@ends_with_a_sentence("nothing is imported", SpiderError, BusyError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kernels.lumbar.dicom.read_study import read_study
+from kernels.whole_folder import whole_folder
 from training.data.cache.decode import in_processes
 from training.data.spider.canal import CanalLevel, DoubtfulError, canal_levels
 from training.data.spider.mha import SpiderError, Volume, read_volume
@@ -40,17 +39,14 @@ class ImportOrder:
 def import_spider(source: Path, out: Path, jobs: int = 1, *, has_test: bool = True) -> str:
     """Import all patients, some of them for the test; returns what came of it, in a few lines.
 
-    Everything is made in a folder beside `out`, which is renamed at the end.  Raises SpiderError.
+    Raises SpiderError, BusyError.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SpiderError(f"{out} holds something already: remove it, or name another folder with OUT=")
     found = read_folder(source)
     test = found.test_patients() if has_test else frozenset()
     orders = [ImportOrder(found, patient, patient.number in test) for patient in found.patients]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        place.chmod(0o755)
+    with whole_folder(out) as place:
         for name in ("train_images", "test_images", str(PICTURES)):
             (place / name).mkdir(parents=True)
         results = _import_all(orders, place, jobs)
@@ -61,13 +57,7 @@ def import_spider(source: Path, out: Path, jobs: int = 1, *, has_test: bool = Tr
             reasons = "; ".join(f"{one.patient}: {one.reason}" for one in left_out[:3])
             raise SpiderError(f"{source} leaves no patient to train on ({reasons or 'all are test patients'})")
         write_tables(place, studies, found.gradings)
-        text = write_notes(place, studies, left_out)
-        if out.exists():
-            out.rmdir()
-        place.rename(out)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-    return text
+        return write_notes(place, studies, left_out)
 
 
 def _import_all(orders: Sequence[ImportOrder], place: Path, jobs: int) -> list[ImportedStudy | LeftOut]:
