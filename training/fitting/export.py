@@ -13,7 +13,9 @@ import math
 import re
 import warnings
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +32,9 @@ from training.recipe_schema.schema import MemberRecipe
 from training.runs import ARTEFACT, WEIGHTS
 
 NEWEST_TESTED_TORCH = (2, 13)
-# Small and large, odd and even: what a trace keeps of its batch shows at another one.
-PARITY_BATCHES = (1, 3, 7, 17)
-# Larger batches than 7 are tried up to so many pixels, for the sake of memory.
-SMALL_BATCH, MOST_PIXELS = 7, 1 << 26
+# What a trace keeps of its batch shows at another one.  Large ones, which took four fifths of the export of a large
+# network, are tried up to so many GFLOP of a pass.
+SMALL_BATCHES, LARGE_BATCHES, MOST_GFLOPS = (1, 3), (7, 17), 100.0
 # By role: how far answers may be apart, and of which share of them.  Of a localiser less is asked: on noise, rounding
 # alone may move a peak.
 PARITY = {"grader": (1e-5, 1.0), "localiser": (1e-3, 0.9)}
@@ -74,13 +75,14 @@ def export(net: nn.Module, recipe: MemberRecipe, out: Path, provenance: Provenan
                 f"{member.name}: the trace is tied to a device, so it fails on others: {'; '.join(baked)}"
             )
         loaded = torch.jit.load(io.BytesIO(data), map_location="cpu").eval()
-        pixels = sum(view.numel() for view in golden_inputs(member, seed, 1))
-        for batch in PARITY_BATCHES:
-            if batch <= SMALL_BATCH or batch * pixels <= MOST_PIXELS:
+        for batch in SMALL_BATCHES:
+            _check_parity(member, net, loaded, parity_inputs(member, seed, batch))
+        gflops = gflops_of(net, golden_inputs(member, seed, 1))
+        for batch in LARGE_BATCHES:
+            if batch * gflops <= MOST_GFLOPS:
                 _check_parity(member, net, loaded, parity_inputs(member, seed, batch))
         golden_seed = _steady_seed(loaded, member, seed)
         golden = loaded(*golden_inputs(member, golden_seed)).flatten().tolist()
-        gflops = gflops_per_study(net, member)
     weights = Weights(
         file=WEIGHTS,
         bytes=len(data),
@@ -88,7 +90,9 @@ def export(net: nn.Module, recipe: MemberRecipe, out: Path, provenance: Provenan
         golden_seed=golden_seed,
         golden_output=tuple(golden),
     )
-    complete = provenance.model_copy(update={"torch_version": torch.__version__, "gflops_per_study": gflops})
+    complete = provenance.model_copy(
+        update={"torch_version": torch.__version__, "gflops_per_study": gflops_per_study(gflops, member)}
+    )
     artefact = Artefact(member=member, weights=weights, provenance=complete)
     out.mkdir(parents=True, exist_ok=True)
     with whole_file(out / WEIGHTS) as temporary:
@@ -228,12 +232,16 @@ def _check_parity(member: Member, net: nn.Module, saved: nn.Module, inputs: list
         )
 
 
-def gflops_per_study(net: nn.Module, member: Member) -> float:
-    """Floating-point operations, in 1e9, of all units of one study, with test-time augmentation."""
+def gflops_of(net: Callable[..., Any], inputs: Sequence[Tensor]) -> float:
+    """Floating-point operations of one forward pass, in 1e9."""
     with FlopCounterMode(display=False) as counter:
-        net(*golden_inputs(member, 0, 1))
-    passes = len(UNITS[member.unit]) * member.passes
-    return round(counter.get_total_flops() * passes / 1e9, 4)
+        net(*inputs)
+    return float(counter.get_total_flops() / 1e9)
+
+
+def gflops_per_study(gflops: float, member: Member) -> float:
+    """Of all units of one study, with test-time augmentation; `gflops`: of one sample's pass."""
+    return round(gflops * len(UNITS[member.unit]) * member.passes, 4)
 
 
 def _warn_of_untested_torch() -> None:

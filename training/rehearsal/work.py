@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from training import networks
+from training.fitting.export import gflops_of
 from training.fitting.losses.registry import outputs_of
 from training.recipe_schema.schema import MemberRecipe
 
@@ -31,9 +31,8 @@ def _counted(member: MemberRecipe, device: torch.device) -> float:
         net = networks.for_member(member, pretrained=False).eval()
         given = [torch.ones(1, *shape) for shape in views]
         present = torch.ones(1, len(views))
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        outputs_of(net)(*given, present)
-    return float(counter.get_total_flops() / 1e9)
+    with torch.no_grad():
+        return gflops_of(outputs_of(net), [*given, present])
 
 
 @dataclass

@@ -18,7 +18,7 @@ from tests.support.networks.bare_torch import bare_answers
 from tests.support.networks.tiny_members import PROVENANCE, grader, localiser
 from tests.training.networks.test_networks import MEMBERS
 from training import networks
-from training.fitting.export import ExportError, baked_devices, export, gflops_per_study, parity_inputs
+from training.fitting.export import ExportError, baked_devices, export, gflops_of, gflops_per_study, parity_inputs
 
 CPU = torch.device("cpu")
 
@@ -150,6 +150,17 @@ def test_what_would_not_work_on_kaggle_is_refused(tmp_path, broken, message):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("most_gflops", "tried"), [(0.0, [1, 3]), (100.0, [1, 3, 7, 17])])
+def test_large_batches_are_tried_where_a_pass_costs_little(tmp_path, monkeypatch, most_gflops, tried):
+    batches = []
+    monkeypatch.setattr("training.fitting.export.MOST_GFLOPS", most_gflops)
+    monkeypatch.setattr(
+        "training.fitting.export.parity_inputs", lambda *given: batches.append(given[-1]) or parity_inputs(*given)
+    )
+    export(networks.for_member(grader()), grader(), tmp_path, PROVENANCE, seed=1)
+    assert batches == tried
+
+
 def test_baked_devices_reads_code_only():
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -160,12 +171,12 @@ def test_baked_devices_reads_code_only():
 
 def test_gflops_count_units_and_flips():
     recipe = localiser(options={"encoder": "tu-test_resnet", "decoder_channels": 8})
-    net = networks.for_member(recipe).eval()
     with torch.no_grad():
-        once = gflops_per_study(net, recipe.member.model_copy(update={"unit": "study"}))
-        assert once > 0
-        per_level = gflops_per_study(net, recipe.member)
-        flipped = gflops_per_study(net, recipe.member.model_copy(update={"tta": ("mirror",)}))
+        one = gflops_of(networks.for_member(recipe).eval(), golden_inputs(recipe.member, 0, 1))
+    once = gflops_per_study(one, recipe.member.model_copy(update={"unit": "study"}))
+    assert once > 0
+    per_level = gflops_per_study(one, recipe.member)
+    flipped = gflops_per_study(one, recipe.member.model_copy(update={"tta": ("mirror",)}))
     assert per_level == pytest.approx(5 * once, abs=1e-3) and flipped == pytest.approx(2 * per_level, abs=1e-3)
 
 
