@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -33,14 +34,15 @@ def ranks() -> int:
 class Device:
     """One process's device, and its communication with the other processes."""
 
-    def __init__(self, device: torch.device, precision: Precision) -> None:
+    def __init__(self, device: torch.device, precision: Precision, *, mixed_on_cpu: bool = False) -> None:
         # Imported here: Fabric takes seconds.
         from lightning_fabric import Fabric
         from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
         from lightning_fabric.strategies import DDPStrategy
 
         self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and precision == "float16")
-        plugins: list[Any] = [_mixed(precision, device.type, self.scaler)] if device.type == "cuda" else []
+        self.is_mixed = precision != "float32" and (device.type == "cuda" or mixed_on_cpu)
+        plugins: list[Any] = [_mixed(device.type, self.scaler)] if self.is_mixed else []
         self.ranks = ranks()
         here = int(os.environ[RANKS_HERE]) if self.ranks > 1 else 1
         if device.type == "cuda" and here > torch.cuda.device_count():
@@ -134,18 +136,28 @@ class _Outputs(nn.Module):
 
 
 @cache
-def device_of(device: torch.device, precision: Precision = "float16") -> Device:
-    """The device of this process, created once; waits for all processes.  Raises FitError for too few GPUs."""
-    return Device(device, precision)
+def device_of(device: torch.device, precision: Precision = "float16", *, mixed_on_cpu: bool = False) -> Device:
+    """The device of this process, created once; waits for all processes.
+
+    A CPU computes in single precision, or `mixed_on_cpu` in bfloat16 where the precision is a half one.  Raises
+    FitError for too few GPUs.
+    """
+    return Device(device, precision, mixed_on_cpu=mixed_on_cpu)
 
 
-def _mixed(precision: Precision, device: str, scaler: torch.amp.GradScaler) -> Any:
+def has_bfloat16() -> bool:
+    """Whether this CPU multiplies in bfloat16, so that mixed precision is faster than single; known on Linux alone."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _mixed(device: str, scaler: torch.amp.GradScaler) -> Any:
     from lightning_fabric.plugins.precision import MixedPrecision
-    from lightning_fabric.plugins.precision import Precision as Full
 
-    if precision == "float32":
-        return Full()
-    name: Literal["16-mixed", "bf16-mixed"] = "16-mixed" if precision == "float16" else "bf16-mixed"
+    name: Literal["16-mixed", "bf16-mixed"] = "16-mixed" if scaler.is_enabled() else "bf16-mixed"
 
     class Mixed(MixedPrecision):
         """Inputs stay float32: coordinates in pixels need more precision than half floats have."""
@@ -153,7 +165,7 @@ def _mixed(precision: Precision, device: str, scaler: torch.amp.GradScaler) -> A
         def convert_input(self, data: Any) -> Any:
             return data
 
-    return Mixed(name, device, scaler if precision == "float16" else None)
+    return Mixed(name, device, scaler if scaler.is_enabled() else None)
 
 
 @contextmanager

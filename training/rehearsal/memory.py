@@ -46,20 +46,27 @@ def saved_bytes(net: nn.Module) -> Iterator[Saved]:
         yield saved
 
 
+def sample_bytes(saved: Saved, samples: int, parameters: int, precision: Precision, *, is_mixed: bool) -> float:
+    """What autograd keeps of one sample in this precision, from what it saved of some, in single precision or mixed."""
+    if is_mixed:  # the half copies of the weights are saved, too
+        return max(saved.bytes - BYTES_OF_COPY * parameters, 0) / samples
+    return saved.bytes / samples / (1 if precision == "float32" else 2)
+
+
 @dataclass(frozen=True)
 class Estimate:
     """What a step needs on a GPU."""
 
     parameters: int
     sample_bytes: float
-    """What autograd keeps of one sample, in single precision."""
+    """What autograd keeps of one sample, in the precision of the training."""
     precision: Precision
 
     def gib(self, samples: int, accumulate: int) -> float:
         """Of a batch in so many parts.  Workspaces of the libraries are not in it."""
         half = self.precision != "float32"
         weights = self.parameters * (BYTES_A_PARAMETER + BYTES_OF_COPY * half)
-        return (weights + math.ceil(samples / accumulate) * self.sample_bytes / (1 + half)) / GIB
+        return (weights + math.ceil(samples / accumulate) * self.sample_bytes) / GIB
 
     def accumulate_for(self, samples: int, most: int, published: int, memory_gb: float) -> int:
         """The least number of parts, from the published one to `most`, that fits; `most` where none does."""

@@ -16,7 +16,7 @@ from kernels.lumbar.labels import UNITS
 from kernels.lumbar.manifest import Provenance
 from training.data.samples.batch import Batch
 from training.fitting import FitError
-from training.fitting.device import Device, device_of
+from training.fitting.device import Device, device_of, has_bfloat16
 from training.fitting.export import ExportError, export
 from training.fitting.fit_state import FitState
 from training.fitting.losses.registry import outputs_of
@@ -25,7 +25,7 @@ from training.recipe_schema.schema import MemberRecipe
 
 from .best_answers import best_loss
 from .fixed_batch import SEED, FixedBatch, fixed_batch, samples_of
-from .memory import GIB, Estimate, saved_bytes
+from .memory import GIB, Estimate, sample_bytes, saved_bytes
 
 # Steps at the published learning rate.
 STEPS = 40
@@ -90,13 +90,19 @@ def rehearse(member: MemberRecipe, setting: Setting, device: torch.device) -> di
 
     Raises whatever else keeps it from that.
     """
-    shared = device_of(device, member.fitting.optimisation.precision)
+    shared = device_of(device, member.fitting.optimisation.precision, mixed_on_cpu=has_bfloat16())
     recipe = _for_one_batch(member, setting, device)
     batch = fixed_batch(samples_of(recipe, setting.data, setting.cache, shared.device))
-    run, fit, found = _fitted(recipe, member, batch, shared, setting)
+    try:
+        run, fit, found = _fitted(recipe, member, batch, shared, setting)
+    except RuntimeError as error:
+        if "not implemented for 'BFloat16'" not in str(error):
+            raise
+        shared = device_of(device, "float32")
+        run, fit, found = _fitted(recipe, member, batch, shared, setting)
     published = samples_in(member, member.fitting.optimisation.batch_size)
     found |= {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": _named(shared),
         "parameters": sum(one.numel() for one in run.net.parameters()),
         "samples": len(batch.target),
         "published_samples": published,
@@ -116,6 +122,12 @@ def rehearse(member: MemberRecipe, setting: Setting, device: torch.device) -> di
     except ExportError as error:
         failures.append(f"export: {error}")
     return found | {"failure": "; ".join(failures)}
+
+
+def _named(device: Device) -> str:
+    if device.device.type == "cuda":
+        return torch.cuda.get_device_name(device.device)
+    return "cpu (mixed bfloat16)" if device.is_mixed else "cpu"
 
 
 def samples_in(member: MemberRecipe, batch_size: int) -> int:
@@ -183,7 +195,8 @@ def _attempt(
     optimisation = published.fitting.optimisation
     samples = samples_in(published, optimisation.batch_size)
     parameters = sum(one.numel() for one in run.net.parameters())
-    estimate = Estimate(parameters, saved.bytes / len(batch.target), optimisation.precision)
+    kept = sample_bytes(saved, len(batch.target), parameters, optimisation.precision, is_mixed=device.is_mixed)
+    estimate = Estimate(parameters, kept, optimisation.precision)
     parts = estimate.accumulate_for(samples, optimisation.batch_size, optimisation.accumulate, setting.memory_gb)
     gib = estimate.gib(samples, parts)
     return run, fit, {"memory_gib": gib, "memory_is": "estimated", "accumulate": parts}

@@ -45,7 +45,7 @@ class Rehearsed(BaseModel, frozen=True):
     name: str
     digest: str
     device: str
-    """cpu, or the name of the GPU."""
+    """cpu, whether in mixed precision or not, or the name of the GPU."""
     failure: str = ""
     """Why it failed; empty where it learned and its export agrees."""
     seconds: float = 0.0
