@@ -120,6 +120,17 @@ def test_the_variables_of_a_clusters_job_make_nobody_wait_for_others(monkeypatch
     assert (device.ranks, device.rank, device.device) == (1, 0, CPU) and device.first
 
 
+@pytest.mark.parametrize(
+    ("precision", "mixed_on_cpu", "expected"),
+    [("float16", True, torch.bfloat16), ("float16", False, torch.float32), ("float32", True, torch.float32)],
+)
+def test_a_cpu_computes_in_bfloat16_only_where_both_recipe_and_caller_say_so(precision, mixed_on_cpu, expected):
+    device = Device(CPU, precision, mixed_on_cpu=mixed_on_cpu)
+    with device.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
+    assert device.is_mixed == (expected != torch.float32)
+
+
 @pytest.mark.filterwarnings("ignore:.*GradScaler is enabled.*")
 def test_more_processes_than_gpus_are_refused(monkeypatch):
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}.items():

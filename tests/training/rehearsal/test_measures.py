@@ -13,7 +13,7 @@ from training.data.samples.batch import Batch
 from training.networks.coordinates import Places
 from training.recipe_schema.fitting import Fitting
 from training.rehearsal.best_answers import best_loss
-from training.rehearsal.memory import GIB, Estimate, saved_bytes
+from training.rehearsal.memory import GIB, Estimate, Saved, sample_bytes, saved_bytes
 
 
 def fitting(name: str, **options: float) -> Fitting:
@@ -75,8 +75,17 @@ def test_what_autograd_keeps_is_counted_once_and_without_the_weights():
     assert saved.bytes == 4 * 5 * (8 + 16)
 
 
+@pytest.mark.parametrize(
+    ("precision", "is_mixed", "expected"), [("float32", False, 100), ("float16", False, 50), ("bfloat16", True, 80)]
+)
+def test_what_is_kept_of_a_sample_is_told_in_the_precision_of_the_training(precision, is_mixed, expected):
+    # In mixed precision without the half copies of ten weights.
+    assert sample_bytes(Saved({1: 60, 2: 40}), 1, 10, precision, is_mixed=is_mixed) == expected
+    assert sample_bytes(Saved({1: 60, 2: 40}), 2, 10, precision, is_mixed=is_mixed) == expected / 2
+
+
 def test_a_batch_is_split_until_it_fits():
-    estimate = Estimate(parameters=GIB // 18, sample_bytes=GIB, precision="float16")
+    estimate = Estimate(parameters=GIB // 18, sample_bytes=GIB / 2, precision="float16")
     assert estimate.gib(8, 1) == pytest.approx(1 + 4, abs=1e-6)
     assert estimate.gib(8, 3) == pytest.approx(1 + 1.5, abs=1e-6)
     assert [estimate.accumulate_for(8, 8, 1, gb) for gb in (5, 3, 1.6, 1)] == [1, 2, 8, 8]

@@ -114,6 +114,29 @@ def test_an_export_that_differs_and_an_exception_are_failures(data, tmp_path, mo
     assert quietly(member, setting, CPU)["failure"].startswith("ValueError: all samples of the batch have the same")
 
 
+@pytest.mark.parametrize(
+    ("has_it", "refuses", "device"), [(True, False, "cpu (mixed bfloat16)"), (True, True, "cpu"), (False, False, "cpu")]
+)
+def test_a_cpu_rehearses_in_bfloat16_where_it_has_it_and_all_operations_do(
+    data, tmp_path, monkeypatch, has_it, refuses, device
+):
+    tried = []
+
+    def attempt(recipe, published, batch, device, setting):
+        tried.append(device.is_mixed)
+        if refuses and device.is_mixed:
+            raise RuntimeError("\"avg_pool3d_out_frame\" not implemented for 'BFloat16'")
+        return whole(recipe, published, batch, device, setting)
+
+    whole = one_network._attempt
+    monkeypatch.setattr(one_network, "_attempt", attempt)
+    monkeypatch.setattr(one_network, "has_bfloat16", lambda: has_it)
+    member = load_named(str(write_recipe(tmp_path / "mine.yaml")), "smoke").members()[1]
+    found = one_network.rehearse(member, Setting(data, tmp_path / "cache", 16, 3), CPU)
+    assert (found["failure"], found["device"]) == ("", device)
+    assert tried == [has_it] + [False] * refuses
+
+
 def test_accumulation_is_doubled_until_a_gpu_has_the_memory(monkeypatch):
     tried = []
 
