@@ -29,8 +29,9 @@ from .memory import GIB, Estimate, sample_bytes, saved_bytes
 
 # Steps at the published learning rate.
 STEPS = 40
-# It suits published weights, and from scratch may be too low for so few steps: twice as many follow at a higher one.
-FASTER, FASTEST, LONGER = 10.0, 1e-3, 2
+# It suits published weights, and from scratch may be too low for so few steps: twice as many follow, at a higher one
+# where the first have not gone half of the way.
+FASTER, FASTEST, LONGER, HALFWAY = 10.0, 1e-3, 2, 0.5
 # The loss is that of the mean of the last steps, as dropout makes single ones vary.
 LAST = 3
 SHARE = 0.5
@@ -70,12 +71,23 @@ class Fit:
         return statistics.fmean(self.losses[-LAST:])
 
     @property
-    def has_learned(self) -> bool:
-        """Whether half of the loss above the floor is gone, and clearly more than any constant answer takes away."""
+    def goal(self) -> float:
+        """The loss without half of what it had above the floor, and clearly below that of any constant answer."""
         span = self.before - self.floor
         constant = self.constant - self.floor
-        goal = SHARE * span if constant < LEAST_CONSTANT * span else min(SHARE * span, OF_CONSTANT * constant)
-        return len(self.losses) > LAST and self.after - self.floor <= goal
+        return self.floor + (
+            SHARE * span if constant < LEAST_CONSTANT * span else min(SHARE * span, OF_CONSTANT * constant)
+        )
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether the goal is reached."""
+        return len(self.losses) > LAST and self.after <= self.goal
+
+    @property
+    def is_learning(self) -> bool:
+        """Whether the loss is on its way to the goal."""
+        return self.before - self.after >= HALFWAY * (self.before - self.goal)
 
     def reason(self) -> str:
         """Why it has not learned."""
@@ -203,18 +215,18 @@ def _attempt(
 
 
 def _fit(run: FitState, fit: Fit, batch: Batch, steps: int) -> None:
-    """Steps at the recipe's rate, then at a higher one, until it has learned."""
-    published = run.optimisation.learning_rate
-    for rate, longer in ((published, 1), (max(published, min(FASTER * published, FASTEST)), LONGER)):
-        if fit.has_learned:
-            return
+    """Steps at the recipe's rate until it has learned; more at a higher one where they lead nowhere."""
+    rate = run.optimisation.learning_rate
+    for count in (steps, LONGER * steps):
         if rate not in fit.rates:
             fit.rates.append(rate)
         run.optimisation = run.optimisation.model_copy(update={"learning_rate": rate})
-        for _ in range(longer * steps):
+        for _ in range(count):
             _step(run, fit, batch)
             if fit.has_learned:
                 return
+        if not fit.is_learning:
+            rate = max(rate, min(FASTER * rate, FASTEST))
 
 
 def _step(run: FitState, fit: Fit, batch: Batch) -> None:

@@ -186,6 +186,12 @@ def test_half_of_the_loss_above_its_floor_must_go_and_more_than_a_constant_answe
     assert not replace(fit, losses=[1.0, 1.0]).has_learned
 
 
+def test_a_rate_is_too_low_where_less_than_half_of_the_way_is_gone():
+    fit = Fit(before=3.0, floor=1.0, constant=10.0)
+    assert replace(fit, losses=[3.0, 2.5, 2.5, 2.5]).is_learning
+    assert not replace(fit, losses=[3.0, 2.6, 2.5, 2.5]).is_learning
+
+
 def test_a_line_that_a_kill_cut_off_is_missing_and_spoils_no_other(tmp_path):
     one, two = (Rehearsed(name=name, digest=name, device="cpu", work=1.0) for name in "ab")
     add_result(tmp_path / FILE, one)
