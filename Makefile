@@ -290,10 +290,14 @@ bench-locate: .venv/installed ## compare all localisers on a phantom [DATA=DIR] 
 bench-grade: DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROFILE)),bench,$(PROFILE))
 bench-grade: MEASURED = $(or $(DATA),$(DEMO)/data)
 bench-grade: MEASURED_RUNS = $(if $(or $(DATA),$(filter-out file,$(origin RUNS))),$(RUNS),$(DEMO)/runs)
-bench-grade: .venv/installed ## compare all graders and ensembles on a phantom [DATA=DIR] [RUNS=DIR] [RECIPES="…"] [PROFILE=bench]
+bench-grade: .venv/installed ## compare all graders and ensembles on a phantom [DATA=DIR] [RUNS=DIR] [RECIPES="…"] [PROFILE=bench]; or two profiles: [AGAINST=smoke]
+	@test "$(AGAINST)" != "$(DEMO_PROFILE)" || { echo "AGAINST=$(AGAINST) is the profile itself: name another one"; exit 2; }
+	$(if $(AGAINST),$(CHECK) $(AGAINST))
 	$(PHANTOM_UNLESS_DATA)
-	$(PY) -m training.train_all --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) --folds 0 --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES))
-	$(PY) -m training.benchmarks.graders --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(OUT),--out "$(OUT)")
+	set -e; for profile in $(AGAINST) $(DEMO_PROFILE); do \
+	  $(PY) -m training.train_all --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $$profile --folds 0 --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES)); \
+	done
+	$(PY) -m training.benchmarks.$(if $(AGAINST),profile_gain --against $(AGAINST),graders) --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(OUT),--out "$(OUT)")
 
 # Without WEIGHTS only what needs no package; ROWS chooses among zero, scratch, started and imagenet.
 bench-real: DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROFILE)),bench,$(PROFILE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from kernels.lumbar.run import read_ahead
 from kernels.lumbar.run.competition import read_series_table
 from tests.support.dicom.dicom_factory import write_foreign_dataset
 from tests.support.networks.tiny_runs import write_runs
-from training.benchmarks import grader_answers, graders
+from training.benchmarks import grader_answers, graders, profile_gain
 from training.benchmarks.grader_answers import AGREED, OWN, TRUE, find_system, labels_of
 from training.benchmarks.graders import FOUND, MIXTURES, OUT_OF_FOLD, TITLES, Row, Scored, baselines, gain_lines
 from training.data import out_of_fold
@@ -115,6 +116,29 @@ def test_every_row_has_every_condition_that_it_grades(data, runs, tmp_path, caps
         line = next(one for one in table.splitlines() if one.startswith("split_and_global_foraminal_tiny"))
         assert f"{score[where]['foraminal']['value']:.4f} ±" in line and line.count("–") == 4
         assert all(any(line.startswith(row["name"]) for line in table.splitlines()) for row in rows)
+
+
+def test_two_profiles_are_compared_on_the_same_studies(data, runs, tmp_path, capsys):
+    both = shutil.copytree(runs, tmp_path / "runs")
+    for at, profile in enumerate(("smoke", "bench")):
+        recipe = load_named("split_and_global", profile)
+        write_runs(both, recipe)
+        out_of_fold.write(RunFolder(both, recipe).out_of_fold(0), held_out(recipe, at))
+    given = ["--data", str(data), "--runs", str(both), "--out", str(tmp_path / "out"), "--recipes"]
+    assert profile_gain.main([*given, *NAMES, "--profile", "bench", "--against", "smoke"]) == 0
+    printed = capsys.readouterr()
+    assert "slice_transformer is left out" in printed.err
+    (line,) = [line for line in printed.out.splitlines() if line.startswith("split_and_global")]
+    found = json.loads((tmp_path / "out" / "profile_gain.json").read_text())
+    assert found["profiles"] == ["bench", "smoke"] and list(found["scores"]) == ["split_and_global"]
+    for where in (OWN, TRUE):
+        mine, its, gain = found["scores"]["split_and_global"][where]
+        assert gain["value"] == pytest.approx(mine - its) and gain["low"] <= gain["value"] <= gain["high"]
+        assert f"{mine:.4f}" in line and f"{its:.4f}" in line and f"{gain['value']:+.4f} [" in line
+    assert profile_gain.main([*given, "slice_transformer", "--profile", "bench", "--against", "smoke"]) == 1
+    assert "holds no finished recipe of profile bench" in capsys.readouterr().err
+    assert profile_gain.main([*given, *NAMES, "--profile", "bench", "--against", "bench"]) == 1
+    assert "AGAINST=bench is the profile itself" in capsys.readouterr().err
 
 
 def test_a_study_is_read_once_and_graded_as_if_alone(data, runs, monkeypatch):
