@@ -29,9 +29,9 @@ from .memory import GIB, Estimate, sample_bytes, saved_bytes
 
 # Steps at the published learning rate.
 STEPS = 40
-# It suits published weights, and from scratch may be too low for so few steps: twice as many follow, at a higher one
-# where the first have not gone half of the way.
-FASTER, FASTEST, LONGER, HALFWAY = 10.0, 1e-3, 2, 0.5
+# It suits published weights, and from scratch may be too low for so few steps: as many follow, at a higher one where
+# the first have not gone half of the way, and as many again at the higher one.
+FASTER, FASTEST, HALFWAY = 10.0, 1e-3, 0.5
 # The loss is that of the mean of the last steps, as dropout makes single ones vary.
 LAST = 3
 SHARE = 0.5
@@ -215,18 +215,18 @@ def _attempt(
 
 
 def _fit(run: FitState, fit: Fit, batch: Batch, steps: int) -> None:
-    """Steps at the recipe's rate until it has learned; more at a higher one where they lead nowhere."""
-    rate = run.optimisation.learning_rate
-    for count in (steps, LONGER * steps):
+    """Steps at the recipe's rate and then at a higher one, until it has learned."""
+    published = run.optimisation.learning_rate
+    faster = max(published, min(FASTER * published, FASTEST))
+    for part in ("first", "second", "third"):
+        rate = published if part == "first" or (part == "second" and fit.is_learning) else faster
         if rate not in fit.rates:
             fit.rates.append(rate)
         run.optimisation = run.optimisation.model_copy(update={"learning_rate": rate})
-        for _ in range(count):
+        for _ in range(steps):
             _step(run, fit, batch)
             if fit.has_learned:
                 return
-        if not fit.is_learning:
-            rate = max(rate, min(FASTER * rate, FASTEST))
 
 
 def _step(run: FitState, fit: Fit, batch: Batch) -> None:

@@ -152,7 +152,7 @@ def table_of(results: Iterable[Rehearsed], memory_gb: float) -> Table:
         f"{devices}, from scratch, without published weights",
         "learned: half of the loss above its floor is gone, and a tenth of what the best constant answer has above it "
         "(where that has less than a fiftieth of the loss, half is enough)",
-        "rate: of the recipe, without warm-up, then a higher one where it led nowhere in so few steps",
+        "rate: of the recipe, without warm-up, then a higher one where it was too low for so few steps",
         f"accumulate: what {memory_gb:g} GB need, on a CPU by an estimate from what autograd keeps of one sample",
         f"hours: the full training on {REAL_STUDIES:,} studies here, all folds; {hours:,.0f} in all",
     ]
