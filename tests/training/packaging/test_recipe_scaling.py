@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,6 @@ from training.data.out_of_fold import Answers
 from training.ensemble.recipe_scaling import of_mixture
 from training.ensemble.search import calibrated, cross_calibrated, simple_mean
 from training.evaluation.metric import pooled
-from training.recipe_schema.load import load_named
 from training.recipe_schema.schema import Recipe
 from training.runs import RunFolder
 
@@ -47,21 +45,11 @@ def told(recipe: Recipe, answers: Answers) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def recipe() -> Recipe:
-    return load_named("split_and_global", "smoke")
-
-
-@pytest.fixture(scope="module")
 def finished(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     write_runs(runs, recipe)
     out_of_fold.write(RunFolder(runs, recipe).out_of_fold(0), told(recipe, SHARP))
     return runs
-
-
-@pytest.fixture
-def runs(finished: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(finished, tmp_path / "runs")
 
 
 def packaged(runs: Path, out: Path, *options: str) -> Manifest:
