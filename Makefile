@@ -275,7 +275,7 @@ bench-train: .venv/installed ## speed of the training data path [DATA=DIR]
 # Wrong options end a command before it makes a phantom.
 CHECK = $(PY) -m training.workflow check --data . --runs . --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES)) --profile
 define PHANTOM_UNLESS_DATA
-$(if $(DATA),,$(CHECK) $(DEMO_PROFILE))
+$(CHECK) $(DEMO_PROFILE)
 $(if $(DATA),,$(DEMO_PHANTOM))
 endef
 

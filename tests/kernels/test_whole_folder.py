@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from kernels.locks import BusyError
+from kernels.locks import LOCK, BusyError, alone
 from kernels.whole_folder import whole_folder
 from tests.support import ROOT
 
@@ -76,6 +78,40 @@ def test_a_folder_that_a_kill_took_away_is_put_back(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="broken"), whole_folder(tmp_path / "out"):
         raise ValueError("broken")
     assert (tmp_path / "out" / "file").read_text() == "earlier" and os.listdir(tmp_path) == ["out"]
+
+
+def test_what_a_link_points_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(filled(tmp_path / "disk" / "big", "earlier"))
+    with whole_folder(tmp_path / "link") as made:
+        (made / "other").touch()
+    assert (tmp_path / "link").is_symlink() and os.listdir(tmp_path / "disk" / "big") == ["other"]
+
+
+@pytest.mark.parametrize("name", [".", "..", "/"])
+def test_the_current_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(filled(tmp_path / "here", "earlier"))
+    with pytest.raises(OSError, match="is the current folder or holds it"), whole_folder(Path(name)):
+        pass
+    assert os.listdir() == ["file"] and os.listdir(tmp_path) == ["here"]
+
+
+def test_a_file_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(NotADirectoryError, match="is a file: name a folder"), whole_folder(tmp_path / "out"):
+        pass
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_lock_that_its_holder_removed_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def removed(folder: Path) -> Iterator[int]:
+        with alone(folder) as lock:
+            (folder / LOCK).unlink()
+            yield lock
+
+    monkeypatch.setattr("kernels.whole_folder.alone", removed)
+    with pytest.raises(BusyError, match="has just made"), whole_folder(tmp_path / "out"):
+        pass
 
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ def find_system(runs: Path, recipe: Recipe, fold: int) -> System | None:
     members, missing = folder.finished(fold)
     if missing or not folder.out_of_fold(fold).is_file():
         what = ", ".join(one.member.name for one in missing) or "its out-of-fold answers"
-        sys.stderr.write(f"{recipe.name} is left out: not trained, or by another recipe: {what} (make train-all)\n")
+        why = f"not trained with profile {recipe.profile}, or by another recipe"
+        sys.stderr.write(f"{recipe.name} is left out: {why}: {what} (make train-all)\n")
         return None
     by_role = {role: tuple(one for one in members if one.member.role == role) for role in ("localiser", "grader")}
     return System(folder, by_role["localiser"], by_role["grader"])

@@ -20,7 +20,7 @@ from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.run.submission import replace_json
 from kernels.profiles import PROFILES, Profile
 from training.benchmarks.command import trained_parser
-from training.benchmarks.grader_answers import OWN, TRUE, find_system, grade_test_studies, labels_of
+from training.benchmarks.grader_answers import OWN, TRUE, System, find_system, grade_test_studies, labels_of
 from training.benchmarks.tables import BenchError, Table
 from training.data import out_of_fold
 from training.data.out_of_fold import Answers, OutOfFoldError, Rule
@@ -55,14 +55,20 @@ class Trained:
         return as_tested(ensemble, self.held_out).predict(self.test[where], self.rule)
 
 
-def read_trained(
-    data: Path, runs: Path, names: Sequence[str], profile: Profile, fold: int, labels: pd.DataFrame
-) -> Trained:
-    """Grades the test studies.  Raises BenchError where nothing is finished."""
-    found = [find_system(runs, load_named(name, profile), fold) for name in names]
-    systems = [system for system in found if system is not None]
-    if not systems:
-        raise BenchError(f"{runs} holds no finished recipe of profile {profile}, fold {fold}: make train-all first")
+def find_both(
+    runs: Path, names: Sequence[str], profiles: tuple[Profile, Profile], fold: int
+) -> tuple[list[System], list[System]]:
+    """The recipes that are finished in both profiles, of each.  Raises BenchError where there is none."""
+    found = [[find_system(runs, load_named(name, profile), fold) for profile in profiles] for name in names]
+    pairs = [(one, other) for one, other in found if one is not None and other is not None]
+    if not pairs:
+        both = " and ".join(profiles)
+        raise BenchError(f"{runs} holds no recipe that is finished in both {both}, fold {fold}: make train-all first")
+    return [one for one, _ in pairs], [other for _, other in pairs]
+
+
+def read_trained(data: Path, runs: Path, systems: Sequence[System], fold: int, labels: pd.DataFrame) -> Trained:
+    """Grades the test studies."""
     return Trained(
         {system.name: recipe_weights_of(system.folder.recipe) for system in systems},
         Rule("logits", read_priors([system.folder.priors for system in systems])),
@@ -84,11 +90,9 @@ def bench(data: Path, runs: Path, out: Path, names: Sequence[str], profiles: tup
     Raises BenchError where no recipe is finished in both.
     """
     labels = labels_of(read_solution(data))
-    one, other = (read_trained(data, runs, names, profile, fold, labels) for profile in profiles)
-    both = [name for name in one.recipes if name in other.recipes]
-    if not both:
-        raise BenchError(f"no recipe is finished in both profiles, {' and '.join(profiles)}: make train-all first")
-    rows = {name: [name] for name in both} | ({TOGETHER: both} if len(both) > 1 else {})
+    systems = find_both(runs, names, profiles, fold)
+    one, other = (read_trained(data, runs, its, fold, labels) for its in systems)
+    rows = {name: [name] for name in one.recipes} | ({TOGETHER: list(one.recipes)} if len(one.recipes) > 1 else {})
     found = {name: {where: compare(one, other, its, where) for where in (OWN, TRUE)} for name, its in rows.items()}
     columns = [f"{title}, {where}" for where in (OWN, TRUE) for title in (*profiles, f"less {profiles[1]} [95 %]")]
     title = f"{score_name(data)}, {len(labels)} test studies, fold {fold}"
@@ -102,6 +106,7 @@ def bench(data: Path, runs: Path, out: Path, names: Sequence[str], profiles: tup
     figures = {
         name: {where: [*scores, asdict(gain)] for where, (*scores, gain) in its.items()} for name, its in found.items()
     }
+    out.mkdir(parents=True, exist_ok=True)
     replace_json(out / "profile_gain.json", finite({"profiles": profiles, "fold": fold, "scores": figures}))
     return table.text()
 
@@ -115,7 +120,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.against == given.profile:
         raise BenchError(f"AGAINST={given.against} is the profile itself: name another one")
     names, out = names_of(given.recipes), given.out or given.runs
-    out.mkdir(parents=True, exist_ok=True)
     sys.stdout.write(bench(given.data, given.runs, out, names, (given.profile, given.against), given.fold) + "\n")
     return 0
 

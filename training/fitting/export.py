@@ -54,7 +54,8 @@ def export(net: nn.Module, recipe: MemberRecipe, out: Path, provenance: Provenan
 
     `seed` makes the golden input, or one of the next few, where its answer would not bear rounding.  The provenance
     is completed with the torch version and the GFLOPs of a study.
-    Raises ExportError where the file differs from the network or is tied to a device.
+    Raises ExportError where the file differs from the network, in batches of 1 and 3 and where a pass is cheap of 7 and
+    17, or is tied to a device.
     """
     _warn_of_untested_torch()
     member = recipe.member

@@ -95,7 +95,7 @@ def _write_table(out: Path, results: Sequence[Rehearsed], options: argparse.Name
     return table.text()
 
 
-@ends_with_a_sentence("rehearsal stopped", RecipeError, TablesError, BusyError)
+@ends_with_a_sentence("rehearsal stopped", RecipeError, TablesError, BusyError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     options = parse(argv)

@@ -85,7 +85,7 @@ def test_every_grader_recipe_and_ensemble_has_its_row(data, runs, tmp_path, caps
     given = ["--data", str(data), "--runs", str(runs), "--profile", "smoke", "--out", str(tmp_path)]
     assert graders.main([*given, "--recipes", *NAMES, "view_fusion"]) == 0
     printed = capsys.readouterr()
-    assert "view_fusion is left out: not trained, or by another recipe: view_fusion_" in printed.err
+    assert "view_fusion is left out: not trained with profile smoke, or by another recipe: view_fusion_" in printed.err
     content = json.loads((tmp_path / "grading.json").read_text())
     rows = {row["name"]: row for row in content["rows"]}
     names = [
@@ -127,7 +127,7 @@ def test_two_profiles_are_compared_on_the_same_studies(data, runs, tmp_path, cap
     given = ["--data", str(data), "--runs", str(both), "--out", str(tmp_path / "out"), "--recipes"]
     assert profile_gain.main([*given, *NAMES, "--profile", "bench", "--against", "smoke"]) == 0
     printed = capsys.readouterr()
-    assert "slice_transformer is left out" in printed.err
+    assert "slice_transformer is left out: not trained with profile bench" in printed.err
     (line,) = [line for line in printed.out.splitlines() if line.startswith("split_and_global")]
     found = json.loads((tmp_path / "out" / "profile_gain.json").read_text())
     assert found["profiles"] == ["bench", "smoke"] and list(found["scores"]) == ["split_and_global"]
@@ -136,7 +136,7 @@ def test_two_profiles_are_compared_on_the_same_studies(data, runs, tmp_path, cap
         assert gain["value"] == pytest.approx(mine - its) and gain["low"] <= gain["value"] <= gain["high"]
         assert f"{mine:.4f}" in line and f"{its:.4f}" in line and f"{gain['value']:+.4f} [" in line
     assert profile_gain.main([*given, "slice_transformer", "--profile", "bench", "--against", "smoke"]) == 1
-    assert "holds no finished recipe of profile bench" in capsys.readouterr().err
+    assert "holds no recipe that is finished in both bench and smoke, fold 0" in capsys.readouterr().err
     assert profile_gain.main([*given, *NAMES, "--profile", "bench", "--against", "bench"]) == 1
     assert "AGAINST=bench is the profile itself" in capsys.readouterr().err
 
