@@ -15,8 +15,8 @@ from kernels.locks import BusyError, alone
 def whole_folder(out: Path) -> Iterator[Path]:
     """An empty folder that replaces `out` at the end of the block; if the block fails, `out` stays as it was.
 
-    It is made in `.<name>.part` beside `out`, or beside what a link `out` points to.  What a killed process left there is
-    removed; an `out` that it was just replacing is put back.  Raises BusyError where another process makes the same
+    It is made in `.<name>.part` beside `out`, or beside what a link `out` points to.  What a killed process left there
+    is removed; an `out` that it was just replacing is put back.  Raises BusyError where another process makes the same
     folder, and OSError.
     """
     out = out.resolve()
