@@ -297,7 +297,7 @@ bench-grade: .venv/installed ## compare all graders and ensembles on a phantom [
 	set -e; for profile in $(AGAINST) $(DEMO_PROFILE); do \
 	  $(PY) -m training.train_all --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $$profile --folds 0 --jobs $(JOBS) $(if $(RECIPES),--recipes $(RECIPES)); \
 	done
-	$(PY) -m training.benchmarks.$(if $(AGAINST),profile_gain --against $(AGAINST),graders) --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(OUT),--out "$(OUT)")
+	$(if $(AGAINST),$(PY) -m training.benchmarks.profile_gain --against $(AGAINST),$(PY) -m training.benchmarks.graders) --data "$(MEASURED)" --runs "$(MEASURED_RUNS)" --profile $(DEMO_PROFILE) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(OUT),--out "$(OUT)")
 
 # Without WEIGHTS only what needs no package; ROWS chooses among zero, scratch, started and imagenet.
 bench-real: DEMO_PROFILE := $(if $(filter undefined file default,$(origin PROFILE)),bench,$(PROFILE))
