@@ -30,8 +30,8 @@ from .memory import GIB, Estimate, sample_bytes, saved_bytes
 # Steps at the published learning rate.
 STEPS = 40
 # It suits published weights, and from scratch may be too low for so few steps: as many follow, at a higher one where
-# the first have not gone half of the way, and as many again at the higher one.
-FASTER, FASTEST, HALFWAY = 10.0, 1e-3, 0.5
+# the first have not gone half of the way, as many again at the higher one, and once more where these have.
+FASTER, FASTEST, HALFWAY, PARTS = 10.0, 1e-3, 0.5, 4
 # The loss is that of the mean of the last steps, as dropout makes single ones vary.
 LAST = 3
 SHARE = 0.5
@@ -218,8 +218,10 @@ def _fit(run: FitState, fit: Fit, batch: Batch, steps: int) -> None:
     """Steps at the recipe's rate and then at a higher one, until it has learned."""
     published = run.optimisation.learning_rate
     faster = max(published, min(FASTER * published, FASTEST))
-    for part in ("first", "second", "third"):
-        rate = published if part == "first" or (part == "second" and fit.is_learning) else faster
+    for part in range(PARTS):
+        if part == PARTS - 1 and not fit.is_learning:
+            return
+        rate = published if part == 0 or (part == 1 and fit.is_learning) else faster
         if rate not in fit.rates:
             fit.rates.append(rate)
         run.optimisation = run.optimisation.model_copy(update={"learning_rate": rate})
