@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -190,6 +191,24 @@ def test_a_rate_is_too_low_where_less_than_half_of_the_way_is_gone():
     fit = Fit(before=3.0, floor=1.0, constant=10.0)
     assert replace(fit, losses=[3.0, 2.5, 2.5, 2.5]).is_learning
     assert not replace(fit, losses=[3.0, 2.6, 2.5, 2.5]).is_learning
+
+
+@pytest.mark.parametrize(
+    ("loss", "published", "faster"),
+    [(2.0, 5, 10), (1.4, 10, 10), (0.9, 4, 0)],
+    ids=["leads nowhere", "is on its way", "is reached"],
+)
+def test_steps_are_at_the_published_rate_first_and_more_where_they_lead_somewhere(monkeypatch, loss, published, faster):
+    member, rates = grader(learning_rate=1e-4), []
+
+    def step(run, fit, batch):
+        rates.append(run.optimisation.learning_rate)
+        fit.losses.append(loss)
+
+    monkeypatch.setattr(one_network, "_step", step)
+    fit = Fit(before=2.0, floor=0.0, constant=10.0)
+    one_network._fit(SimpleNamespace(optimisation=member.fitting.optimisation), fit, batch_of([[0], [1]]), 5)
+    assert rates == [1e-4] * published + [1e-3] * faster and fit.rates == list(dict.fromkeys(rates))
 
 
 def test_a_line_that_a_kill_cut_off_is_missing_and_spoils_no_other(tmp_path):
