@@ -107,8 +107,8 @@ def rehearse(member: MemberRecipe, setting: Setting, device: torch.device) -> di
     batch = fixed_batch(samples_of(recipe, setting.data, setting.cache, shared.device))
     try:
         run, fit, found = _fitted(recipe, member, batch, shared, setting)
-    except RuntimeError as error:
-        if "not implemented for 'BFloat16'" not in str(error):
+    except (RuntimeError, FitError) as error:
+        if device.type == "cuda" or not shared.is_mixed or not _may_be_bfloat16s(error):
             raise
         shared = device_of(device, "float32")
         run, fit, found = _fitted(recipe, member, batch, shared, setting)
@@ -134,6 +134,12 @@ def rehearse(member: MemberRecipe, setting: Setting, device: torch.device) -> di
     except ExportError as error:
         failures.append(f"export: {error}")
     return found | {"failure": "; ".join(failures)}
+
+
+def _may_be_bfloat16s(error: RuntimeError | FitError) -> bool:
+    """Whether single precision may not have it: CPUs lack some operations in bfloat16, and oneDNN's gradient of the
+    weights of some 3D convolutions is NaN there."""
+    return isinstance(error, FitError) or "not implemented for 'BFloat16'" in str(error)
 
 
 def _named(device: Device) -> str:

@@ -16,6 +16,7 @@ from tests.support.networks.tiny_grid import write_recipe
 from tests.support.networks.tiny_members import grader, localiser
 from training import digests
 from training.data.samples.batch import Batch
+from training.fitting import FitError
 from training.fitting.export import ExportError
 from training.phantom.dataset import Options, make_dataset
 from training.recipe_schema.load import load_named
@@ -115,18 +116,27 @@ def test_an_export_that_differs_and_an_exception_are_failures(data, tmp_path, mo
     assert quietly(member, setting, CPU)["failure"].startswith("ValueError: all samples of the batch have the same")
 
 
+LACKING = RuntimeError("\"avg_pool3d_out_frame\" not implemented for 'BFloat16'")
+
+
 @pytest.mark.parametrize(
-    ("has_it", "refuses", "device"), [(True, False, "cpu (mixed bfloat16)"), (True, True, "cpu"), (False, False, "cpu")]
+    ("has_it", "error", "device"),
+    [
+        (True, None, "cpu (mixed bfloat16)"),
+        (True, LACKING, "cpu"),
+        (True, FitError("the loss is nan"), "cpu"),
+        (False, None, "cpu"),
+    ],
 )
 def test_a_cpu_rehearses_in_bfloat16_where_it_has_it_and_all_operations_do(
-    data, tmp_path, monkeypatch, has_it, refuses, device
+    data, tmp_path, monkeypatch, has_it, error, device
 ):
     tried = []
 
     def attempt(recipe, published, batch, device, setting):
         tried.append(device.is_mixed)
-        if refuses and device.is_mixed:
-            raise RuntimeError("\"avg_pool3d_out_frame\" not implemented for 'BFloat16'")
+        if error and device.is_mixed:
+            raise error
         return whole(recipe, published, batch, device, setting)
 
     whole = one_network._attempt
@@ -135,7 +145,7 @@ def test_a_cpu_rehearses_in_bfloat16_where_it_has_it_and_all_operations_do(
     member = load_named(str(write_recipe(tmp_path / "mine.yaml")), "smoke").members()[1]
     found = one_network.rehearse(member, Setting(data, tmp_path / "cache", 16, 3), CPU)
     assert (found["failure"], found["device"]) == ("", device)
-    assert tried == [has_it] + [False] * refuses
+    assert tried == ([True, False] if error else [has_it])
 
 
 def test_accumulation_is_doubled_until_a_gpu_has_the_memory(monkeypatch):
