@@ -21,7 +21,8 @@ from kernels.lumbar.run.clock import Clock
 from kernels.lumbar.run.competition import read_series_table
 from kernels.lumbar.run.read_ahead import read_ahead
 from training.data import out_of_fold
-from training.data.out_of_fold import Answers
+from training.data.out_of_fold import Answers, Rule
+from training.ensemble.sources import read_priors
 from training.evaluation.predictor import Prediction, Predictor
 from training.evaluation.truth import read_landmarks
 from training.evaluation.validate import answer_table
@@ -57,6 +58,12 @@ def find_system(runs: Path, recipe: Recipe, fold: int) -> System | None:
         return None
     by_role = {role: tuple(one for one in members if one.member.role == role) for role in ("localiser", "grader")}
     return System(folder, by_role["localiser"], by_role["grader"])
+
+
+def held_out_answers(systems: Sequence[System], fold: int) -> tuple[Answers, Rule]:
+    """Of all graders for the studies that the fold held out, and the rule to mix them by.  Raises OutOfFoldError."""
+    answers = out_of_fold.answers_of(out_of_fold.read([system.folder.out_of_fold(fold) for system in systems]))
+    return answers, Rule("logits", read_priors([system.folder.priors for system in systems]))
 
 
 def manifest_of(runs: Path, systems: Sequence[System], fold: int) -> tuple[Manifest, dict[str, tuple[Route, ...]]]:

@@ -24,14 +24,21 @@ from kernels.lumbar.labels import GROUPS, SEVERITIES
 from kernels.lumbar.run.submission import replace_json
 from kernels.profiles import Profile
 from training.benchmarks.command import trained_parser
-from training.benchmarks.grader_answers import AGREED, OWN, TRUE, find_system, grade_test_studies, labels_of
+from training.benchmarks.grader_answers import (
+    AGREED,
+    OWN,
+    TRUE,
+    find_system,
+    grade_test_studies,
+    held_out_answers,
+    labels_of,
+)
 from training.benchmarks.tables import BenchError, Table
-from training.data import out_of_fold
 from training.data.out_of_fold import Answers, Average, OutOfFoldError, Rule
 from training.ensemble.find import search
 from training.ensemble.result import SearchResult
 from training.ensemble.search import Ensemble, SearchError
-from training.ensemble.sources import read_costs, read_priors, recipe_weights_of
+from training.ensemble.sources import read_costs, recipe_weights_of
 from training.ensemble.strategies import TITLES as WAYS
 from training.ensemble.strategies import CrossFit, RecipeWeights, side_by_side, strategies
 from training.evaluation.intervals import FIGURES, Difference, Interval, difference, intervals, unpaired
@@ -114,8 +121,7 @@ def bench(data: Path, runs: Path, out: Path, names: Sequence[str], profile: Prof
     if not systems:
         raise BenchError(f"{runs} holds no finished recipe of profile {profile}, fold {fold}: make train-all first")
     test = grade_test_studies(data, runs, systems, fold, labels)
-    held_out = out_of_fold.answers_of(out_of_fold.read([system.folder.out_of_fold(fold) for system in systems]))
-    rule = Rule("logits", read_priors([system.folder.priors for system in systems]))
+    held_out, rule = held_out_answers(systems, fold)
     costs, cost_remark = read_costs([system.folder.seconds for system in systems], held_out.members)
     recipe_weights = [recipe_weights_of(system.folder.recipe) for system in systems]
     result = search(held_out, rule, costs, recipes=recipe_weights)
@@ -206,7 +212,7 @@ def verdicts(rows: Sequence[Row], systems: Sequence[str], predicted: Predicted) 
     lines += [
         f"{FOUND}, out of fold (cross-fitted, {len(held_out.labels)} studies) less test ({len(test.labels)} studies, "
         f"{TITLES[OWN]}; unpaired, both sets drawn):",
-        f"  {_difference_text(shift)}  0 lies {agrees}; the interval is {width:.2f} wide: a difference below about "
+        f"  {shift.text}  0 lies {agrees}; the interval is {width:.2f} wide: a difference below about "
         f"{width / 2:.2f} cannot be distinguished from none",
         f"on {len(test.labels)} test studies chance alone moves a score by about ± {(score.high - score.low) / 2:.2f}: "
         "differences between rows below that are noise, unless a paired interval excludes 0",
@@ -238,7 +244,7 @@ def gain_lines(baseline: str, chosen: str, gains: Mapping[str, Mapping[str, Diff
     for name, by_landmarks in gains.items():
         for where, one in by_landmarks.items():
             verdict = "is this very recipe" if one.is_none else VERDICTS[one.verdict]
-            lines.append(f"  {name:{width}} {TITLES[where]:17} {_difference_text(one)}  {verdict}")
+            lines.append(f"  {name:{width}} {TITLES[where]:17} {one.text}  {verdict}")
     return lines
 
 
@@ -267,10 +273,6 @@ def _score_text(interval: Interval) -> str:
     if not math.isfinite(interval.value):
         return "–"
     return f"{interval.value:.4f} ± {(interval.high - interval.low) / 2:.3f}"
-
-
-def _difference_text(one: Difference) -> str:
-    return f"{one.value:+.4f} [{one.low:+.4f}, {one.high:+.4f}]"
 
 
 @ends_with_a_sentence(

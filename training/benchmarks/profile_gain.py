@@ -20,12 +20,19 @@ from kernels.commands import ends_with_a_sentence
 from kernels.lumbar.run.submission import replace_json
 from kernels.profiles import PROFILES, Profile
 from training.benchmarks.command import trained_parser
-from training.benchmarks.grader_answers import OWN, TRUE, System, find_system, grade_test_studies, labels_of
+from training.benchmarks.grader_answers import (
+    OWN,
+    TRUE,
+    System,
+    find_system,
+    grade_test_studies,
+    held_out_answers,
+    labels_of,
+)
 from training.benchmarks.tables import BenchError, Table
-from training.data import out_of_fold
 from training.data.out_of_fold import Answers, OutOfFoldError, Rule
 from training.ensemble.search import as_tested, calibrated
-from training.ensemble.sources import read_priors, recipe_weights_of
+from training.ensemble.sources import recipe_weights_of
 from training.ensemble.strategies import RecipeWeights, side_by_side
 from training.evaluation.intervals import Difference, difference, intervals
 from training.evaluation.json_safe import finite
@@ -69,12 +76,9 @@ def find_both(
 
 def read_trained(data: Path, runs: Path, systems: Sequence[System], fold: int, labels: pd.DataFrame) -> Trained:
     """Grades the test studies."""
-    return Trained(
-        {system.name: recipe_weights_of(system.folder.recipe) for system in systems},
-        Rule("logits", read_priors([system.folder.priors for system in systems])),
-        out_of_fold.answers_of(out_of_fold.read([system.folder.out_of_fold(fold) for system in systems])),
-        grade_test_studies(data, runs, systems, fold, labels),
-    )
+    held_out, rule = held_out_answers(systems, fold)
+    recipes = {system.name: recipe_weights_of(system.folder.recipe) for system in systems}
+    return Trained(recipes, rule, held_out, grade_test_studies(data, runs, systems, fold, labels))
 
 
 def compare(one: Trained, other: Trained, names: Sequence[str], where: str) -> tuple[float, float, Difference]:
@@ -100,7 +104,7 @@ def bench(data: Path, runs: Path, out: Path, names: Sequence[str], profiles: tup
     for name, by_landmarks in found.items():
         cells = [name]
         for mine, its, gain in by_landmarks.values():
-            cells += [f"{mine:.4f}", f"{its:.4f}", f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"]
+            cells += [f"{mine:.4f}", f"{its:.4f}", gain.text]
         table.rows.append(cells)
     table.remarks.append(f"{OWN}: at the landmarks of the recipe's own localisers; {TRUE}: at those of the data set")
     figures = {

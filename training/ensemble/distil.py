@@ -166,7 +166,7 @@ def table_of(standings: Sequence[Standing]) -> str:
     for one in standings:
         values = [f"{one.scores[part].value:.4f}" for part in FIGURES]
         final, gain = one.scores["final"], one.against
-        less = f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]" if one is not whole else ""
+        less = gain.text if one is not whole else ""
         bounds = f"[{final.low:.4f}, {final.high:.4f}]"
         seconds = "-" if math.isnan(one.seconds) else f"{one.seconds:.3f}"
         rows.append([one.name, str(one.members), seconds, *values, bounds, less])

@@ -28,7 +28,7 @@ def refuse_exchanged_sides(answers: Answers, folder: Path) -> None:
         if gain.value + FAR * (gain.high - gain.value) < 0:
             raise SearchError(
                 f"{folder / member}.csv has left and right exchanged: with them changed back its loss on rows of both "
-                f"sides is {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]: exchange left_ and right_ in its "
+                f"sides is {gain.text}: exchange left_ and right_ in its "
                 f"row_id, and in targets of {member}.yaml where it is to be packaged"
             )
 

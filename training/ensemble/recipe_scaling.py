@@ -58,7 +58,7 @@ def of_mixture(own: Ensemble, answers: Answers, rule: Rule) -> FittedScaling:
     plain, changed = own.predict(answers, rule), cross_calibrated(own, answers, rule)
     before, after = (pooled(answers.labels, rows).final for rows in (plain, changed))
     gain = difference(answers.labels, changed, plain)
-    worth = f"cross-fitted score {before:.4f} → {after:.4f} ({gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}])"
+    worth = f"cross-fitted score {before:.4f} → {after:.4f} ({gain.text})"
     temperatures = dict(zip(ALL_GROUPS, fitted.temperatures.round(DIGITS).tolist(), strict=True))
     multipliers = dict(zip(ALL_GROUPS, map(tuple, fitted.multipliers.round(DIGITS).tolist()), strict=True))
     named = ", ".join(

@@ -96,7 +96,7 @@ def reason_of(
         return f"{told}, and no other way{within} answers otherwise"
     other = (
         f"{TITLES[second]} with {scores[second]['final'].value:.4f} "
-        f"(this less that: {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}], {100 * ways.level():.3g} %)"
+        f"(this less that: {gain.text}, {100 * ways.level():.3g} %)"
     )
     if gain.value <= 0:
         return f"{told}, which no other way{within} is below; the next is {other}"
@@ -181,4 +181,4 @@ def _bounds(value: Interval) -> str:
 
 
 def _gain(gain: Difference) -> str:
-    return f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] {gain.verdict}"
+    return f"{gain.text} {gain.verdict}"

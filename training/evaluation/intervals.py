@@ -36,6 +36,11 @@ class Difference(Interval):
     """"noise" if the interval contains 0, up to rounding, or is undefined."""
 
     @property
+    def text(self) -> str:
+        """The value and its interval."""
+        return f"{self.value:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+
+    @property
     def is_none(self) -> bool:
         """Whether the two are the same in every resample."""
         return max(abs(self.value), abs(self.low), abs(self.high)) <= SAME

@@ -17,6 +17,7 @@ from tests.support.dicom.dicom_writer import (
     write_file,
     write_series,
 )
+from tests.support.dicom.one_series import kinds
 
 GRID = upright_grid("sagittal", (8, 30, 24), (0.8, 0.7), 4.0)
 FIRST, SECOND = texture((8, 30, 24)), 4000 - texture((8, 30, 24), 1)
@@ -24,10 +25,6 @@ FIRST, SECOND = texture((8, 30, 24)), 4000 - texture((8, 30, 24), 1)
 
 def read(folder: Path, kind: str = "sagittal_t2") -> Study:
     return read_study(folder, "1", [("7", kind)])
-
-
-def kinds(study: Study) -> list[str]:
-    return [problem.kind for problem in study.problems]
 
 
 def write_both(folder: Path, first: dict, second: dict, shift_mm: float = 0.0, shuffled: bool = False) -> None:

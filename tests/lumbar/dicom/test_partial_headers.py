@@ -11,7 +11,6 @@ import pytest
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
-from kernels.lumbar.dicom.read_study import read_study
 from kernels.lumbar.dicom.study import Study
 from tests.support.dicom.dicom_writer import (
     make_multiframe,
@@ -21,18 +20,11 @@ from tests.support.dicom.dicom_writer import (
     write_file,
     write_series,
 )
+from tests.support.dicom.one_series import kinds, read
 
 GRID = upright_grid("sagittal", (6, 30, 24), (0.8, 0.7), 4.0, (3, -2, 5))
 AXIAL = upright_grid("axial", (6, 30, 24), (0.8, 0.7), 4.0, (3, -2, 5), (12, 0, 0))
 VOLUME = texture((6, 30, 24))
-
-
-def read(folder: Path, kind: str = "sagittal_t1") -> Study:
-    return read_study(folder, "1", [("7", kind)])
-
-
-def kinds(study: Study) -> list[str]:
-    return [problem.kind for problem in study.problems]
 
 
 def clean(folder: Path, grid=GRID, kind: str = "sagittal_t1", volume: np.ndarray = VOLUME) -> Study:

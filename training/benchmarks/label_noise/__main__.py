@@ -122,7 +122,7 @@ def compared(
     for name, its in rows.items():
         scores, gain = intervals(labels, its), differences(labels, its, base)["final"]
         same = np.array_equal(its, base)
-        less = "" if same else f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] {gain.verdict}"
+        less = "" if same else f"{gain.text} {gain.verdict}"
         table.rows.append([name, *(f"{scores[part].value:.4f}" for part in FIGURES), less])
         figures[name] = {part: asdict(one) for part, one in scores.items()} | {"less_the_first": asdict(gain)}
     return table.text(), figures
