@@ -311,11 +311,8 @@ bench-relabel: .venv/installed ## plant label errors in a phantom, relabel, trai
 	$(PHANTOM_UNLESS_DATA)
 	$(PY) -m training.benchmarks.label_noise --data "$(or $(DATA),$(DEMO)/data)" --out "$(or $(OUT),$(DEMO)/label-noise)" --profile $(DEMO_PROFILE) --jobs $(JOBS) $(if $(NOISE),--noise "$(NOISE)") $(if $(FOLDS),--folds $(FOLDS)) --recipes $(or $(RECIPES),split_and_global)
 
-REHEARSAL = $(or $(OUT),rehearsal)
 rehearse: .venv/installed ## can each network learn, in which memory, and be exported? [RECIPES="…"] [NETWORKS="…"] [PROFILE=full] [DATA=DIR] [MEMORY_GB=16] [OUT=DIR]
-	$(if $(DATA),,$(CHECK) $(PROFILE))
-	$(if $(DATA),,$(PY) -m training.phantom --out "$(REHEARSAL)/phantom" --train 20 --test 0 --seed $(DEMO_SEED) --scale $(DEMO_SCALE) --jobs $(JOBS) --keep)
-	$(PY) -m training.rehearsal --data "$(or $(DATA),$(REHEARSAL)/phantom)" --out "$(REHEARSAL)" --profile $(PROFILE) --memory-gb $(if $(filter file,$(origin MEMORY_GB)),16,$(MEMORY_GB)) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(NETWORKS),--networks $(NETWORKS))
+	$(PY) -m training.rehearsal $(if $(DATA),--data "$(DATA)") --out "$(or $(OUT),rehearsal)" --jobs $(JOBS) --profile $(PROFILE) --memory-gb $(if $(filter file,$(origin MEMORY_GB)),16,$(MEMORY_GB)) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(NETWORKS),--networks $(NETWORKS))
 
 gpu: .venv/installed ## all that only a GPU can show, in a few minutes [OUT=DIR] [MINUTES=8]
 	$(PY) -m training.benchmarks.gpu --out "$(or $(OUT),gpu-bench)" --minutes $(or $(MINUTES),8)

@@ -1,8 +1,8 @@
-"""`python -m training.rehearsal --data DIR`: can each network of a profile learn, in which memory, and be exported?
+"""`python -m training.rehearsal [--data DIR]`: can each network of a profile learn, in which memory, and be exported?
 
 Each takes one fixed batch of samples, as training takes it, and must lower its loss by half within some steps, and
 below that of the best constant answer.  Results are one JSON line each in OUT/rehearsal.jsonl; a
-second run does what is missing or failed.  Exit code 1: a network failed.
+second run does what is missing or failed.  Without DIR a phantom is made, once.  Exit code 1: a network failed.
 """
 
 from __future__ import annotations
@@ -22,26 +22,30 @@ from kernels.lumbar.run.submission import replace_text
 from kernels.profiles import PROFILES
 from training.data.tables import TablesError
 from training.fitting.preflight import check_losses
+from training.phantom.dataset import Options, make_dataset
 from training.recipe_schema.load import load_named, names_of
 from training.recipe_schema.schema import RecipeError
 
-from .fixed_batch import read_some
+from .fixed_batch import STUDIES, read_some
 from .one_network import STEPS, Setting
 from .own_process import Chosen, rehearsed
 from .results import FILE, TABLE, Rehearsed, add_result, read_results, result_digest, table_of
 from .work import Progress, gflops
+
+PHANTOM = Options(train=STUDIES, test=0, seed=7, scale=0.6)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(prog="python -m training.rehearsal", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("rehearsal"), help="folder for results and decoded studies")
-    parser.add_argument("--data", type=Path, required=True, help="a folder in the competition's layout")
+    parser.add_argument("--data", type=Path, help="a folder in the competition's layout; default: OUT/phantom")
     parser.add_argument("--recipes", nargs="*", default=[], help="names of training/recipes, or YAML files")
     parser.add_argument("--networks", nargs="*", default=[], help="those whose names contain one of these words")
     parser.add_argument("--profile", choices=PROFILES, default="full")
     parser.add_argument("--memory-gb", type=float, default=16.0, help="of the GPU to train on (16)")
     parser.add_argument("--samples", type=int, help="in the batch; default: as published, on a CPU 2 to 4")
+    parser.add_argument("--jobs", type=int, default=0, help="processes that make the phantom; 0 = one a core")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"at the recipe's learning rate ({STEPS})")
     return parser.parse_args(argv)
 
@@ -63,8 +67,9 @@ def run(options: argparse.Namespace) -> int:
     """Rehearse what is not done.  Raises RecipeError, TablesError."""
     chosen, device, out = chosen_networks(options), default_device(), options.out
     file = out / FILE
-    source = read_some(options.data).fingerprint
-    setting = Setting(options.data, out / "cache", options.memory_gb, options.samples, options.steps)
+    data = options.data or _phantom(out / "phantom", options.jobs)
+    source = read_some(data).fingerprint
+    setting = Setting(data, out / "cache", options.memory_gb, options.samples, options.steps)
     about = (source, device.type, options.memory_gb, options.samples, options.steps)
     digests = {pair[1].member.name: result_digest(pair[1], about) for pair in chosen}
     known = {one.name: one for one in read_results(file).values() if digests.get(one.name) == one.digest}
@@ -86,6 +91,12 @@ def run(options: argparse.Namespace) -> int:
     results = [known[pair[1].member.name] for pair in chosen]
     print(_write_table(out, results, options))
     return 1 if any(one.failure for one in results) else 0
+
+
+def _phantom(folder: Path, jobs: int) -> Path:
+    """The folder, with a phantom.  Raises FileExistsError where it holds something else."""
+    make_dataset(folder, PHANTOM, jobs, keep=True)
+    return folder
 
 
 def _write_table(out: Path, results: Sequence[Rehearsed], options: argparse.Namespace) -> str:

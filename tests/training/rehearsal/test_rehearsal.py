@@ -16,6 +16,7 @@ from tests.support.networks.tiny_grid import write_recipe
 from tests.support.networks.tiny_members import grader, localiser
 from training import digests
 from training.data.samples.batch import Batch
+from training.data.tables import read_tables
 from training.fitting import FitError
 from training.fitting.export import ExportError
 from training.phantom.dataset import Options, make_dataset
@@ -77,6 +78,21 @@ def test_a_word_that_names_no_network_is_refused(tmp_path, capsys):
     given = ["--out", str(tmp_path), "--data", str(tmp_path), "--profile", "smoke", "--recipes", str(recipe)]
     assert command.main([*given, "--networks", "canal", "heart"]) == 1
     assert capsys.readouterr().err == "rehearsal stopped: no network of mine is named like 'heart'\n"
+
+
+def test_without_data_a_phantom_is_made_once_after_the_words_were_checked(data, tmp_path, monkeypatch):
+    recipe, out = write_recipe(tmp_path / "mine.yaml"), tmp_path / "out"
+    given = ["--out", str(out), "--profile", "smoke", "--recipes", str(recipe), "--jobs", "1", "--networks"]
+    assert command.main([*given, "heart"]) == 1
+    assert not (out / "phantom").exists()
+
+    monkeypatch.setattr(command, "PHANTOM", Options(train=4, test=0, seed=3, scale=0.25))
+    monkeypatch.setattr(
+        command, "rehearsed", lambda *given: Rehearsed(name="mine_canal", digest=given[3], device="cpu")
+    )
+    for _ in range(2):
+        assert command.main([*given, "canal"]) == 0
+    assert read_tables(out / "phantom").fingerprint == read_tables(data).fingerprint
 
 
 @pytest.mark.parametrize("memory", ["0", "-1", "nan", "inf"])
