@@ -131,10 +131,7 @@ def test_a_mirrored_study_is_shown_to_the_bit_as_its_mirror_image(recipe, foreig
         assert (shown - one).abs().max() < 1e-5, f"view {number}"
 
 
-TURNED = [one for one in SMALL if one.member.unit != "study"]
-
-
-@pytest.mark.parametrize("recipe", TURNED, ids=[one.member.name for one in TURNED])
+@every_grader
 def test_front_to_back_averages_both_ways_to_look(exported, recipe, foreign_study):
     study, landmarks = foreign_study
     folder, artefact = exported(recipe)
