@@ -116,6 +116,7 @@ def test_three_families_of_localisers_of_the_fifth_place(family: str):
         one = FULL[f"level_sequence_{series}{family}"]
         assert network_options(one, "encoder", "along", "place") == (encoder, along, place)
         assert slices_of(one) == [("all", count)]
+        assert one.fitting.optimisation.batch_size == 2
         assert bool(one.fitting.network.options.get("sides")) == (series == "axial_t2")
 
 
