@@ -12,6 +12,13 @@ from training.data.samples.batch import Batch
 from training.fitting import FitError
 
 
+def units_in(batch: Batch, whole_studies: bool = False) -> int:
+    """Samples of a batch, or studies where these are not split."""
+    if whole_studies and batch.origin is not None:
+        return int(batch.origin.studies.max()) + 1
+    return len(batch.target)
+
+
 def part_of(batch: Batch, number: int, count: int, whole_studies: bool = False) -> Batch:
     """Part `number` (from 0) of `count` nearly equal, contiguous parts; `whole_studies`: studies are not split.
 
@@ -20,7 +27,7 @@ def part_of(batch: Batch, number: int, count: int, whole_studies: bool = False) 
     if count == 1:
         return batch
     studies = batch.origin.studies if whole_studies and batch.origin is not None else None
-    units = len(batch.target) if studies is None else int(studies.max()) + 1
+    units = units_in(batch, whole_studies)
     if units < count:
         what = "samples" if studies is None else "studies"
         raise FitError(f"a batch of {units} {what} has no {count} parts: use fewer devices, or a smaller accumulate")

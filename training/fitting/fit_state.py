@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -12,10 +13,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from kernels.lumbar.networks.loading import is_out_of_memory
 from training import networks
 from training.data.samples.batch import Batch, Samples
 from training.fitting import FitError
-from training.fitting.batch_parts import at_least_two, part_of
+from training.fitting.batch_parts import at_least_two, part_of, units_in
 from training.fitting.device import Device
 from training.fitting.history import EpochRecord
 from training.fitting.losses import LossSum, answer
@@ -24,6 +26,8 @@ from training.fitting.optimise import make_ema, make_optimiser, rate_at
 from training.fitting.randomness import generators, seed_everything, set_generators
 from training.networks.parts import published_weights
 from training.recipe_schema.schema import MemberRecipe
+
+log = logging.getLogger("train")
 
 # The vector width for which oneDNN blocks channels.
 FEWEST_CHANNELS = 16
@@ -51,6 +55,8 @@ class FitState:
         self.only = only
         self.recipe, self.samples, self.device = recipe, samples, device
         self.optimisation = recipe.fitting.optimisation
+        # Parts of a process's share of a batch; more than the recipe's where these do not fit the memory.
+        self.rounds = self.optimisation.accumulate
         with published_weights.noted() as self.published:
             net = networks.for_member(recipe, pretrained=pretrained)
         self.net = channels_last(net.to(device.device))
@@ -142,22 +148,18 @@ class FitState:
         return mean
 
     def step(self, batch: Batch, step: int) -> LossSum:
-        """One optimiser step on this process's part of a batch, in `accumulate` rounds; the loss of that part."""
+        """One optimiser step on this process's part of a batch, in rounds; the loss of that part.
+
+        Where a round does not fit the memory, this step and all later ones are in twice as many.
+        Raises FitError where a single sample does not fit it.
+        """
         for group in self.optimiser.param_groups:
             group["lr"] = rate_at(self.optimisation, step, self.samples.steps_per_epoch)
-        self.optimiser.zero_grad(set_to_none=True)
-        rounds = self.optimisation.accumulate
-        parts, whole = rounds * self.device.ranks, self.optimisation.whole_studies
-        sums = []
-        for number in range(rounds):
-            loss = self._loss(part_of(batch, self.device.rank * rounds + number, parts, whole))
-            # The weight of the whole batch is known after its last part only.
-            share = loss.mean if parts == 1 else loss.total / len(batch.target)
-            self.device.backward(share, self.module, last=number == rounds - 1)
-            sums.append(LossSum(loss.total.detach(), loss.weight.detach()))
-        done = sums[0] if rounds == 1 else LossSum(*(torch.stack(column).sum() for column in zip(*sums, strict=True)))
+        while (sums := self._gradients(batch)) is None:
+            self._split_further(batch)
+        done = LossSum(*(torch.stack(column).sum() for column in zip(*sums, strict=True)))
         self.device.scaler.unscale_(self.optimiser)
-        if parts > 1:
+        if len(sums) * self.device.ranks > 1:
             (weight,) = self.device.sum(done.weight)
             factor = self.device.ranks * len(batch.target) / weight.clamp_min(1e-12)
             for parameter in self.net.parameters():
@@ -169,6 +171,37 @@ class FitState:
         if self.ema is not None:
             self.ema.update(self.net, step + 1)
         return done
+
+    def _gradients(self, batch: Batch) -> list[LossSum] | None:
+        """Accumulate the gradients of a batch; the losses of its rounds, None where the memory is too small."""
+        self.optimiser.zero_grad(set_to_none=True)
+        parts, whole = self.rounds * self.device.ranks, self.optimisation.whole_studies
+        sums = []
+        try:
+            for number in range(self.rounds):
+                loss = self._loss(part_of(batch, self.device.rank * self.rounds + number, parts, whole))
+                # The weight of the whole batch is known after its last part only.
+                share = loss.mean if parts == 1 else loss.total / len(batch.target)
+                self.device.backward(share, self.module, last=number == self.rounds - 1)
+                sums.append(LossSum(loss.total.detach(), loss.weight.detach()))
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or self.device.ranks > 1:  # the other processes wait for its gradients
+                raise
+            return None
+        return sums
+
+    def _split_further(self, batch: Batch) -> None:
+        """Twice as many rounds.  Raises FitError where each has one sample, or study, already."""
+        name, most = self.recipe.member.name, units_in(batch, self.optimisation.whole_studies)
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()  # after the exception, which held the tensors of its frames
+        if self.rounds >= most:
+            raise FitError(
+                f"{name}: a step does not fit the memory even in {self.rounds} parts: use a GPU with more of it, fewer "
+                "slices, fewer pixels or a smaller encoder"
+            )
+        self.rounds = min(2 * self.rounds, most)
+        log.warning("%s: a batch does not fit the memory: it is split in %d parts from here on", name, self.rounds)
 
     def _loss(self, part: Batch) -> LossSum:
         with self.device.autocast():
@@ -221,6 +254,7 @@ class FitState:
             "kept_epoch": self.kept_epoch,
             "kept": self.kept,
             "within": within,
+            "rounds": self.rounds,
             "published": self.published,
         }
 
@@ -240,6 +274,7 @@ class FitState:
         self.history = [EpochRecord(**record) for record in state["history"]]
         self.kept_epoch, self.kept = state["kept_epoch"], state["kept"]
         self.within, self.published = within, state["published"]
+        self.rounds = state.get("rounds", self.rounds)  # of a checkpoint of an earlier version: the recipe's
 
     def kept_net(self) -> nn.Module:
         """The network with the kept weights, in eval mode."""

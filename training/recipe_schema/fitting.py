@@ -34,7 +34,8 @@ class Optimisation(Spec):
     whole_studies: bool = False
     """Batches of batch_size studies with all their units, for losses over all levels of a study."""
     accumulate: int = Field(default=1, ge=1)
-    """Gradient accumulation: a batch is split into so many parts, which need that much less memory."""
+    """Gradient accumulation: a batch is split into so many parts, which need that much less memory, and into more where
+    these do not fit it."""
     gradient_norm: float | None = Field(default=1.0, gt=0)
     """Longer gradients are shortened to this norm; None = they are not."""
     precision: Precision = "float16"

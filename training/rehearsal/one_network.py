@@ -168,28 +168,11 @@ def _for_one_batch(member: MemberRecipe, setting: Setting, device: torch.device)
 def _fitted(
     recipe: MemberRecipe, published: MemberRecipe, batch: Batch, device: Device, setting: Setting
 ) -> tuple[FitState, Fit, dict[str, Any]]:
-    """The network after its steps, their course, and the memory; on a GPU with more accumulation until it fits."""
-    if device.device.type == "cuda":
+    """The network after its steps, their course, and the memory: on a GPU that of the parts which fit."""
+    is_gpu = device.device.type == "cuda"
+    if is_gpu:
         whole = torch.cuda.get_device_properties(device.device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, setting.memory_gb * GIB / whole), device.device)
-    while True:
-        try:
-            return _attempt(recipe, published, batch, device, setting)
-        except torch.cuda.OutOfMemoryError:
-            optimisation = recipe.fitting.optimisation
-            if optimisation.accumulate >= optimisation.batch_size:
-                raise
-            parts = min(2 * optimisation.accumulate, optimisation.batch_size)
-        # After the exception, which holds the tensors of its frames.
-        recipe = recipe.with_optimisation(accumulate=parts)
-        if device.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
-def _attempt(
-    recipe: MemberRecipe, published: MemberRecipe, batch: Batch, device: Device, setting: Setting
-) -> tuple[FitState, Fit, dict[str, Any]]:
-    """One fit with the recipe's accumulation.  Raises torch.cuda.OutOfMemoryError."""
     seed_everything(SEED, 0)
     run = FitState(recipe, FixedBatch(batch), device, pretrained=False)
     run.net.train()
@@ -197,19 +180,17 @@ def _attempt(
         outputs = outputs_of(run.net)(*batch.views, batch.present)
     constant, floor = (best_loss(outputs, batch, recipe.fitting, constant=one) for one in (True, False))
     del outputs
-    is_gpu = device.device.type == "cuda"
-    if is_gpu:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device.device)
     fit = Fit(math.nan, floor, constant)
     with saved_bytes(run.net) as saved:
         _step(run, fit, batch)
+    if is_gpu:  # after the first step, which finds the parts that fit
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device.device)
     fit.before = fit.losses[0]
     _fit(run, fit, batch, setting.steps)
     if is_gpu:
         peak = torch.cuda.max_memory_allocated(device.device) / GIB
-        parts = recipe.fitting.optimisation.accumulate
-        return run, fit, {"memory_gib": peak, "memory_is": "measured", "accumulate": parts}
+        return run, fit, {"memory_gib": peak, "memory_is": "measured", "accumulate": run.rounds}
     optimisation = published.fitting.optimisation
     samples = samples_in(published, optimisation.batch_size)
     parameters = sum(one.numel() for one in run.net.parameters())

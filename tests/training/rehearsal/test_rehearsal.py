@@ -155,32 +155,13 @@ def test_a_cpu_rehearses_in_bfloat16_where_it_has_it_and_all_operations_do(
             raise error
         return whole(recipe, published, batch, device, setting)
 
-    whole = one_network._attempt
-    monkeypatch.setattr(one_network, "_attempt", attempt)
+    whole = one_network._fitted
+    monkeypatch.setattr(one_network, "_fitted", attempt)
     monkeypatch.setattr(one_network, "has_bfloat16", lambda: has_it)
     member = load_named(str(write_recipe(tmp_path / "mine.yaml")), "smoke").members()[1]
     found = one_network.rehearse(member, Setting(data, tmp_path / "cache", 16, 3), CPU)
     assert (found["failure"], found["device"]) == ("", device)
     assert tried == ([True, False] if error else [has_it])
-
-
-def test_accumulation_is_doubled_until_a_gpu_has_the_memory(monkeypatch):
-    tried = []
-
-    def attempt(recipe, *_):
-        tried.append(recipe.fitting.optimisation.accumulate)
-        if tried[-1] < fits_from:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return tried[-1]
-
-    monkeypatch.setattr(one_network, "_attempt", attempt)
-    device, member = one_network.device_of(CPU), grader(batch_size=6)
-    fits_from = 5
-    assert one_network._fitted(member, member, batch_of([[0], [1]]), device, Setting(Path(), Path(), 16)) == 6
-    assert tried == [1, 2, 4, 6]
-    fits_from = 7
-    with pytest.raises(torch.cuda.OutOfMemoryError):
-        one_network._fitted(member, member, batch_of([[0], [1]]), device, Setting(Path(), Path(), 16))
 
 
 def batch_of(severities: list[list[int]]) -> Batch:
