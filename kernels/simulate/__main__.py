@@ -28,6 +28,7 @@ import pandas as pd
 
 from kernels.build_notebook import NOTEBOOK_NAME
 from kernels.commands import ends_with_a_sentence
+from kernels.lumbar.run.submission import whole_file
 from kernels.lumbar.run.tables import read_table
 from kernels.simulate.mounting import NEEDED, SAMPLE, SimulationError, fingerprint, first_study, mount
 from kernels.simulate.session import GIGABYTE, Session, execute
@@ -112,9 +113,8 @@ def deliver(root: Path, out: Path) -> None:
     produced = {path.name: path for path in (root / "working").iterdir() if path.is_file()}
     produced |= {name: root / name for name in ("executed.ipynb", "log.txt")}
     for name, path in produced.items():
-        partial = out / f".{name}.partial"
-        shutil.copyfile(path, partial)
-        partial.replace(out / name)
+        with whole_file(out / name) as temporary:
+            shutil.copyfile(path, temporary)
 
 
 def simulate(inputs: Inputs, out: Path, session: Session) -> SimulationOutcome:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from kernels.lumbar.labels import CONDITIONS, LEVELS, ROWS, SEVERITIES, SEVERITY_WEIGHTS
+from kernels.lumbar.run.submission import whole_file
 
 from .study import PhantomStudy, StudyOrder
 
@@ -53,9 +54,8 @@ def write_truth(folder: Path, train: Made, test: Made) -> None:
 
 def _write(table: pd.DataFrame, path: Path) -> None:
     """Whole or not at all: a table that was cut short must not look complete."""
-    partial = path.with_suffix(".partial")
-    table.to_csv(partial, index=False)
-    partial.replace(path)
+    with whole_file(path) as temporary:
+        table.to_csv(temporary, index=False)
 
 
 def _labels(made: Made, hide_ungraded: bool) -> pd.DataFrame:
