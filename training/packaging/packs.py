@@ -9,19 +9,25 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from kernels.kaggle.dataset import MOST_FILES
 from kernels.lumbar.manifest import Artefact, GraderWeight, Reliability, Route
 from training.packaging.ensemble_weights import ALL_GROUPS
 from training.recipe_schema.schema import Recipe
 from training.runs import RunFolder, TrainedMember, UnusableRun, is_done, read_run, route_of
 from training.runs import routes_of as runs_routes
 
-# Kaggle takes 50 files at most, so networks share files; still small enough to retry an interrupted upload.
+# Networks share files, as Kaggle takes few; still small enough to retry an interrupted upload.
 PACK_BYTES = 1_500_000_000
+# Beside the manifest and what else lies in a package.
+MOST_PACKS = MOST_FILES - 10
 # A TorchScript file is a ZIP archive, and Kaggle unpacks archives.  Other bytes in front, and more at the end than a
 # ZIP reader searches, keep a pack from being detected as one.
 PACK_HEADER = b"lumbar-kit weights\n".ljust(64, b"\0")
 PACK_TRAILER = bytes(1 << 17)
 
+
+# So many runs are named where some are not finished.
+SHOWN = 3
 
 Located = Literal["own", "together", "apart"]
 
@@ -53,15 +59,21 @@ def _missing_message(count: int, missing: Sequence[str], changed: Sequence[str])
     parts = []
     if changed:
         parts.append(
-            f"{len(changed)} of {count} runs were trained with another state of the recipe: {', '.join(changed)}"
+            f"{len(changed)} of {count} runs were trained with another state of the recipe: {_some(changed)}"
             " (make train-all trains them again)"
         )
     if missing:
         parts.append(
-            f"{len(missing)} of {count} runs are not finished: {', '.join(missing)}"
-            " (finish them with make train-all, choose --folds, or give --allow-partial)"
+            f"{len(missing)} of {count} runs are not finished: {_some(missing)}"
+            " (finish them with make train-all, choose folds with FOLDS=, or give build_dataset.py --allow-partial)"
         )
     return "; ".join(parts)
+
+
+def _some(runs: Sequence[str]) -> str:
+    """The first ones by name, and how many more."""
+    more = f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else ""
+    return ", ".join(runs[:SHOWN]) + more
 
 
 def routes_of(
@@ -149,14 +161,15 @@ def _with_equal_share(routes: Sequence[Route], graders: Sequence[TrainedMember])
     return tuple(route.model_copy(update={"graders": tuple(map(share, route.graders))}) for route in routes)
 
 
-def pack(runs: Sequence[TrainedMember], folder: Path, pack_bytes: int = PACK_BYTES) -> list[Artefact]:
+def pack(runs: Sequence[TrainedMember], folder: Path) -> list[Artefact]:
     """Concatenate all weights in weights-<n>.bin; returns the artefacts with file and offset in their packs.
 
+    Packs are larger than PACK_BYTES where there would be more than MOST_PACKS of them.
     Raises UnusableRun for weights whose size or sha256 differs from their artefact's.
     """
     packed: list[Artefact] = []
     with tqdm(total=len(runs), desc="pack", unit="file") as progress:
-        for number, group in enumerate(_groups(runs, pack_bytes)):
+        for number, group in enumerate(_groups(runs)):
             path = folder / f"weights-{number}.bin"
             with path.open("wb") as file:
                 file.write(PACK_HEADER)
@@ -169,9 +182,12 @@ def pack(runs: Sequence[TrainedMember], folder: Path, pack_bytes: int = PACK_BYT
     return packed
 
 
-def _groups(runs: Sequence[TrainedMember], pack_bytes: int) -> list[list[TrainedMember]]:
+def _groups(runs: Sequence[TrainedMember]) -> list[list[TrainedMember]]:
     """Consecutive runs, as many as fit a pack; a larger run gets its own."""
     groups: list[list[TrainedMember]] = []
+    sizes = [run.artefact.weights.bytes for run in runs]
+    # Every pack but the last is full up to one network, so that this makes MOST_PACKS at most.
+    pack_bytes = max(PACK_BYTES, -(-sum(sizes) // (MOST_PACKS - 1)) + max(sizes, default=0))
     size = pack_bytes
     for run in runs:
         if size + run.artefact.weights.bytes > pack_bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kernels.kaggle.dataset import MOST_FILES
 from kernels.lumbar.networks.weights import read_manifest
 from tests.support.networks.packaged_runs import first_run, package
 from tests.support.networks.tiny_runs import write_runs
@@ -17,10 +18,20 @@ from training.recipe_schema.schema import Recipe
 from training.runs import RunFolder
 
 
-def test_packs_are_no_archives_and_hold_the_bytes(finished, recipe, tmp_path):
+@pytest.mark.parametrize("most", [40, 4, 2])
+def test_there_are_no_more_packs_than_kaggle_takes_files(finished, recipe, tmp_path, monkeypatch, most):
+    monkeypatch.setattr(packs, "PACK_BYTES", 1)
+    monkeypatch.setattr(packs, "MOST_PACKS", most)
     collected = packs.collect(RunFolder(finished, recipe), [0], allow_partial=False)
-    largest = max(run.artefact.weights.bytes for run in collected)
-    packed = packs.pack(collected, tmp_path, pack_bytes=2 * largest)
+    packs.pack(collected, tmp_path)
+    assert len(collected) > 4 and len(list(tmp_path.iterdir())) <= most
+    assert packs.MOST_PACKS < MOST_FILES
+
+
+def test_packs_are_no_archives_and_hold_the_bytes(finished, recipe, tmp_path, monkeypatch):
+    collected = packs.collect(RunFolder(finished, recipe), [0], allow_partial=False)
+    monkeypatch.setattr(packs, "PACK_BYTES", 2 * max(run.artefact.weights.bytes for run in collected))
+    packed = packs.pack(collected, tmp_path)
     files = sorted(tmp_path.iterdir())
     assert len(files) > 1 and {path.name for path in files} == {artefact.weights.file for artefact in packed}
     assert not any(zipfile.is_zipfile(path) for path in files)
@@ -41,6 +52,14 @@ def test_runs_of_another_state_of_the_recipe_are_trained_again(runs, recipe):
     (first_run(runs, recipe) / "done.json").unlink()
     with pytest.raises(packs.UnusableRun, match=rf"{again}.*; 1 of 7 runs are not finished"):
         packs.collect(RunFolder(runs, changed), [0], allow_partial=False)
+
+
+def test_of_many_unfinished_runs_some_are_named(tmp_path, recipe):
+    with pytest.raises(packs.UnusableRun) as error:
+        packs.collect(RunFolder(tmp_path, recipe), [0, 1], allow_partial=False)
+    said = str(error.value)
+    assert said.startswith("14 of 14 runs are not finished: ") and " and 11 more (finish them" in said
+    assert said.count("fold0") + said.count("fold1") == 3 and "choose folds with FOLDS=" in said
 
 
 def named_runs(finished: Path, recipe: Recipe, *roles: str) -> list[packs.TrainedMember]:
