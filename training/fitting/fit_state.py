@@ -17,6 +17,7 @@ from kernels.lumbar.networks.loading import is_out_of_memory
 from training import networks
 from training.data.samples.batch import Batch, Samples
 from training.fitting import FitError
+from training.fitting.activation_checkpointing import checkpoint_activations
 from training.fitting.batch_parts import at_least_two, part_of, units_in
 from training.fitting.device import Device
 from training.fitting.history import EpochRecord
@@ -57,6 +58,7 @@ class FitState:
         self.optimisation = recipe.fitting.optimisation
         # Parts of a process's share of a batch; more than the recipe's where these do not fit the memory.
         self.rounds = self.optimisation.accumulate
+        self.checkpoints_activations = False
         with published_weights.noted() as self.published:
             net = networks.for_member(recipe, pretrained=pretrained)
         self.net = channels_last(net.to(device.device))
@@ -69,6 +71,8 @@ class FitState:
             parameter.requires_grad = self._is_fitted(name)
         if not any(parameter.requires_grad for parameter in self.net.parameters()):
             raise FitError(f"{recipe.member.name}: nothing is left to fit of {', '.join(only)}")
+        if self.optimisation.activation_checkpointing:
+            self.checkpoints_activations = checkpoint_activations(self.net)
         self.optimiser = make_optimiser(self.net, self.optimisation)
         self.module = device.prepare(self.net, self.optimiser)
         self.ema = make_ema(self.net, self.optimisation)
@@ -150,8 +154,8 @@ class FitState:
     def step(self, batch: Batch, step: int) -> LossSum:
         """One optimiser step on this process's part of a batch, in rounds; the loss of that part.
 
-        Where a round does not fit the memory, this step and all later ones are in twice as many.
-        Raises FitError where a single sample does not fit it.
+        Where a round does not fit the memory, this step and all later ones are in twice as many; where one sample does
+        not, activations are checkpointed.  Raises FitError where that does not help.
         """
         for group in self.optimiser.param_groups:
             group["lr"] = rate_at(self.optimisation, step, self.samples.steps_per_epoch)
@@ -191,17 +195,24 @@ class FitState:
         return sums
 
     def _split_further(self, batch: Batch) -> None:
-        """Twice as many rounds.  Raises FitError where each has one sample, or study, already."""
+        """Twice as many rounds, or activation checkpointing where each has one sample, or study, already.
+
+        Raises FitError where that is done, or no encoder can.
+        """
         name, most = self.recipe.member.name, units_in(batch, self.optimisation.whole_studies)
         self.optimiser.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()  # after the exception, which held the tensors of its frames
-        if self.rounds >= most:
+        if self.rounds < most:
+            self.rounds = min(2 * self.rounds, most)
+            log.warning("%s: a batch does not fit the memory: it is split in %d parts from here on", name, self.rounds)
+            return
+        if self.checkpoints_activations or not checkpoint_activations(self.net):
             raise FitError(
                 f"{name}: a step does not fit the memory even in {self.rounds} parts: use a GPU with more of it, fewer "
                 "slices, fewer pixels or a smaller encoder"
             )
-        self.rounds = min(2 * self.rounds, most)
-        log.warning("%s: a batch does not fit the memory: it is split in %d parts from here on", name, self.rounds)
+        self.checkpoints_activations = True
+        log.warning("%s: a sample does not fit the memory: activations are checkpointed from here on", name)
 
     def _loss(self, part: Batch) -> LossSum:
         with self.device.autocast():
@@ -255,6 +266,7 @@ class FitState:
             "kept": self.kept,
             "within": within,
             "rounds": self.rounds,
+            "checkpoints_activations": self.checkpoints_activations,
             "published": self.published,
         }
 
@@ -274,11 +286,15 @@ class FitState:
         self.history = [EpochRecord(**record) for record in state["history"]]
         self.kept_epoch, self.kept = state["kept_epoch"], state["kept"]
         self.within, self.published = within, state["published"]
-        self.rounds = state.get("rounds", self.rounds)  # of a checkpoint of an earlier version: the recipe's
+        # Checkpoints of an earlier version lack both: they are the recipe's.
+        self.rounds = state.get("rounds", self.rounds)
+        self.checkpoints_activations = state.get("checkpoints_activations", self.checkpoints_activations)
+        checkpoint_activations(self.net, self.checkpoints_activations)
 
     def kept_net(self) -> nn.Module:
-        """The network with the kept weights, in eval mode."""
+        """The network with the kept weights, in eval mode and without activation checkpointing."""
         self.net.load_state_dict(self.kept)
+        checkpoint_activations(self.net, False)
         return self.net.eval()
 
 

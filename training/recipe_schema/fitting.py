@@ -18,8 +18,10 @@ class Network(Spec):
     options: dict[str, Any] = {}
 
 
-class Optimisation(Spec):
+class Optimisation(GrownSpec):
     """Optimiser and schedule.  AdamW throughout, as in all systems."""
+
+    LATER = ("activation_checkpointing",)
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(default=16, ge=1)
@@ -36,6 +38,8 @@ class Optimisation(Spec):
     accumulate: int = Field(default=1, ge=1)
     """Gradient accumulation: a batch is split into so many parts, which need that much less memory, and into more where
     these do not fit it."""
+    activation_checkpointing: bool = False
+    """timm encoders compute their activations again in the backward pass, for less memory and a third more time."""
     gradient_norm: float | None = Field(default=1.0, gt=0)
     """Longer gradients are shortened to this norm; None = they are not."""
     precision: Precision = "float16"

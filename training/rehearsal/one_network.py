@@ -16,6 +16,7 @@ from kernels.lumbar.labels import UNITS
 from kernels.lumbar.manifest import Provenance
 from training.data.samples.batch import Batch
 from training.fitting import FitError
+from training.fitting.activation_checkpointing import checkpoint_activations
 from training.fitting.device import Device, device_of, has_bfloat16
 from training.fitting.export import ExportError, export
 from training.fitting.fit_state import FitState
@@ -130,6 +131,7 @@ def rehearse(member: MemberRecipe, setting: Setting, device: torch.device) -> di
     failures = [] if fit.has_learned else [fit.reason()]
     try:
         with tempfile.TemporaryDirectory() as folder:
+            checkpoint_activations(run.net, False)
             export(run.net.eval(), member, Path(folder), _provenance(member), SEED)
     except ExportError as error:
         failures.append(f"export: {error}")
@@ -192,6 +194,8 @@ def _fitted(
         peak = torch.cuda.max_memory_allocated(device.device) / GIB
         return run, fit, {"memory_gib": peak, "memory_is": "measured", "accumulate": run.rounds}
     optimisation = published.fitting.optimisation
+    if run.checkpoints_activations:  # what is kept is not seen here; a GPU measures it
+        return run, fit, {"accumulate": optimisation.accumulate}
     samples = samples_in(published, optimisation.batch_size)
     parameters = sum(one.numel() for one in run.net.parameters())
     kept = sample_bytes(saved, len(batch.target), parameters, optimisation.precision, is_mixed=device.is_mixed)

@@ -17,10 +17,11 @@ from tests.support.networks.tiny_members import TinySamples, grader, greys
 from training.data.samples.batch import Batch, Origin
 from training.fitting import FitError
 from training.fitting.batch_parts import part_of
-from training.fitting.device import Device, deterministic
+from training.fitting.device import Device, deterministic, device_of
 from training.fitting.fit_state import FitState
 from training.fitting.loop import fit
 from training.fitting.losses import LossSum
+from training.rehearsal.memory import saved_bytes
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,50 @@ def test_a_batch_that_does_not_fit_the_memory_is_split_from_there_on(tmp_path, m
     assert said == [
         f"{name}: a batch does not fit the memory: it is split in {count} parts from here on" for count in (2, 4)
     ]
+
+
+def test_checkpointed_activations_give_the_same_weights(tmp_path):
+    nets = []
+    for checkpointing in (False, True):
+        recipe = grader(backbone="test_convnext", batch_size=6, learning_rate=1e-4)
+        recipe = recipe.with_optimisation(activation_checkpointing=checkpointing)
+        net = fit(recipe, TinySamples(recipe), tmp_path / str(checkpointing), CPU, seed=5).net
+        assert not any(getattr(part, "grad_checkpointing", False) for part in net.modules()), "export traces it"
+        nets.append(net.state_dict())
+    for name, value in nets[0].items():
+        torch.testing.assert_close(nets[1][name], value, atol=2e-6, rtol=1e-5, msg=name)
+
+
+def test_a_checkpointed_encoder_keeps_less(tmp_path):
+    kept = []
+    for checkpointing in (False, True):
+        recipe = grader(backbone="test_convnext", batch_size=6)
+        recipe = recipe.with_optimisation(activation_checkpointing=checkpointing)
+        samples = TinySamples(recipe)
+        run = FitState(recipe, samples, device_of(CPU), pretrained=False)
+        with saved_bytes(run.net) as saved:
+            run.step(next(iter(samples.training(1))), 0)
+        kept.append(saved.bytes)
+    assert kept[1] < 0.7 * kept[0]
+
+
+def test_where_a_sample_does_not_fit_activations_are_checkpointed_also_when_resumed(tmp_path, monkeypatch, caplog):
+    recipe = grader(backbone="test_convnext", batch_size=6, learning_rate=1e-4)
+    whole = FitState._loss
+
+    def loss(self: FitState, part: Batch) -> LossSum:
+        if not self.checkpoints_activations:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return whole(self, part)
+
+    monkeypatch.setattr(FitState, "_loss", loss)
+    with pytest.raises(KeyboardInterrupt):
+        fit(recipe, TinySamples(recipe, dies_at=(2, 1)), tmp_path, CPU, seed=5)
+    said = f"{recipe.member.name}: a sample does not fit the memory: activations are checkpointed from here on"
+    assert said in caplog.text
+    caplog.clear()
+    fit(recipe, TinySamples(recipe), tmp_path, CPU, seed=5)
+    assert "does not fit" not in caplog.text
 
 
 def test_a_run_that_is_resumed_stays_in_as_many_parts(tmp_path, monkeypatch, caplog):

@@ -117,6 +117,7 @@ def test_three_families_of_localisers_of_the_fifth_place(family: str):
         assert network_options(one, "encoder", "along", "place") == (encoder, along, place)
         assert slices_of(one) == [("all", count)]
         assert one.fitting.optimisation.batch_size == 2
+        assert one.fitting.optimisation.activation_checkpointing == (family == "_b5"), "a sample of b5 needs 20 GB"
         assert bool(one.fitting.network.options.get("sides")) == (series == "axial_t2")
 
 
