@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -16,10 +16,13 @@ from training.workflow.step_journal import read_entry
 
 
 class Costs:
-    """Seconds of steps; None where nothing like them was measured."""
+    """Seconds of steps; None where nothing like them was measured.
 
-    def __init__(self, grid: Grid) -> None:
-        self.grid = grid
+    `anew`: names of those that are begun again, as what they have is of other inputs.
+    """
+
+    def __init__(self, grid: Grid, anew: Collection[str] = ()) -> None:
+        self.grid, self.anew = grid, anew
 
     def of(self, step: Step) -> float | None:
         """What is left of a step that is to be done."""
@@ -31,7 +34,8 @@ class Costs:
         folder, epochs = self.grid.network_folder(step), epochs_of(self.grid.member(step))
         done, spent_s = _epochs_and_seconds(folder)
         if done:
-            left = epochs if (folder / DONE).is_file() else max(epochs - done, 0)
+            is_whole = step.name in self.anew or (folder / DONE).is_file()
+            left = epochs if is_whole else max(epochs - done, 0)
             return left * spent_s / done
         same_network = [rate for one, rate in self._rates if (one.recipe, one.member) == (step.recipe, step.member)]
         same_kind = [rate for one, rate in self._rates if one.kind == step.kind]

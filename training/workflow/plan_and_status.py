@@ -28,7 +28,8 @@ def todo_of(grid: Grid, verdicts: Mapping[str, Verdict]) -> dict[str, tuple[str,
 def plan_of(grid: Grid, slots: int) -> str:
     """What would run, why, and how long it would take."""
     verdicts = Staleness(grid).verdicts()
-    todo, costs = todo_of(grid, verdicts), Costs(grid)
+    anew = {name for name, verdict in verdicts.items() if verdict.begun}
+    todo, costs = todo_of(grid, verdicts), Costs(grid, anew)
     if not todo:
         return f"nothing is to be done: all {len(verdicts)} jobs are finished"
     rows = [("job", "why", "time")]

@@ -201,6 +201,19 @@ def test_costs_follow_what_was_measured(place: Path, first: CompletedProcess[str
     assert alone / 2 <= costs.time_left_s(everything, 2)[0] < alone
 
 
+def test_a_training_that_is_begun_again_costs_all_its_epochs(place: Path, first: CompletedProcess[str]) -> None:
+    grid = grid_of(place, "alpha")
+    step = grid.steps["alpha/smoke/alpha_canal/fold0"]
+    done = grid.network_folder(step) / "done.json"
+    kept = done.read_bytes()
+    try:
+        done.unlink()
+        assert Costs(grid).of(step) == 0, "all epochs are done, it is to be exported"
+        assert (Costs(grid, {step.name}).of(step) or 0) > 0
+    finally:
+        done.write_bytes(kept)
+
+
 def test_a_grid_is_kept_whole(place: Path, tmp_path: Path) -> None:
     places = {"data": place / "data", "runs": tmp_path, "package": tmp_path / "w"}
     order = GridOrder(recipes=("split_and_global", "view_fusion"), profile="smoke", folds=(0, 2), jobs=3, **places)
