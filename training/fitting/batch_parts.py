@@ -61,5 +61,5 @@ def _changed(batch: Batch, change: Callable[[torch.Tensor], torch.Tensor]) -> Ba
         origin=None
         if batch.origin is None
         else replace(batch.origin, studies=change(batch.origin.studies), units=changed(batch.origin.units)),
-        **{name: changed(getattr(batch, name)) for name in ("present", "target", "distance_mm", "other")},
+        **{name: changed(getattr(batch, name)) for name in ("present", "target", "distance_mm", "pixel_mm", "other")},
     )

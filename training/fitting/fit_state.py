@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -13,11 +12,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from kernels.lumbar.networks.loading import is_out_of_memory
+from kernels.lumbar.networks.loading import first_line, is_out_of_memory
 from training import networks
 from training.data.samples.batch import Batch, Samples
 from training.fitting import FitError
-from training.fitting.activation_checkpointing import checkpoint_activations
 from training.fitting.batch_parts import at_least_two, part_of, units_in
 from training.fitting.device import Device
 from training.fitting.history import EpochRecord
@@ -25,10 +23,9 @@ from training.fitting.losses import LossSum, answer
 from training.fitting.losses.target_heatmaps import known_points
 from training.fitting.optimise import make_ema, make_optimiser, rate_at
 from training.fitting.randomness import generators, seed_everything, set_generators
+from training.fitting.step_memory import NEEDS_TWO, StepMemory, checkpoint_activations
 from training.networks.parts import published_weights
 from training.recipe_schema.schema import MemberRecipe
-
-log = logging.getLogger("train")
 
 # The vector width for which oneDNN blocks channels.
 FEWEST_CHANNELS = 16
@@ -56,9 +53,6 @@ class FitState:
         self.only = only
         self.recipe, self.samples, self.device = recipe, samples, device
         self.optimisation = recipe.fitting.optimisation
-        # Parts of a process's share of a batch; more than the recipe's where these do not fit the memory.
-        self.rounds = self.optimisation.accumulate
-        self.checkpoints_activations = False
         with published_weights.noted() as self.published:
             net = networks.for_member(recipe, pretrained=pretrained)
         self.net = channels_last(net.to(device.device))
@@ -71,8 +65,7 @@ class FitState:
             parameter.requires_grad = self._is_fitted(name)
         if not any(parameter.requires_grad for parameter in self.net.parameters()):
             raise FitError(f"{recipe.member.name}: nothing is left to fit of {', '.join(only)}")
-        if self.optimisation.activation_checkpointing:
-            self.checkpoints_activations = checkpoint_activations(self.net)
+        self.memory = StepMemory(recipe.member.name, self.net, self.optimisation, device.ranks)
         self.optimiser = make_optimiser(self.net, self.optimisation)
         self.module = device.prepare(self.net, self.optimiser)
         self.ema = make_ema(self.net, self.optimisation)
@@ -154,13 +147,14 @@ class FitState:
     def step(self, batch: Batch, step: int) -> LossSum:
         """One optimiser step on this process's part of a batch, in rounds; the loss of that part.
 
-        Where a round does not fit the memory, this step and all later ones are in twice as many; where one sample does
-        not, activations are checkpointed.  Raises FitError where that does not help.
+        Where a round does not fit the memory, StepMemory.reduce decides how this step and all later ones need less.
+        Raises FitError where nothing helps.
         """
         for group in self.optimiser.param_groups:
             group["lr"] = rate_at(self.optimisation, step, self.samples.steps_per_epoch)
-        while (sums := self._gradients(batch)) is None:
-            self._split_further(batch)
+        while isinstance(sums := self._gradients(batch), str):  # after the exception, which held tensors of its frames
+            self.optimiser.zero_grad(set_to_none=True)
+            self.memory.reduce(units_in(batch, self.optimisation.whole_studies), sums)
         done = LossSum(*(torch.stack(column).sum() for column in zip(*sums, strict=True)))
         self.device.scaler.unscale_(self.optimiser)
         if len(sums) * self.device.ranks > 1:
@@ -176,46 +170,34 @@ class FitState:
             self.ema.update(self.net, step + 1)
         return done
 
-    def _gradients(self, batch: Batch) -> list[LossSum] | None:
-        """Accumulate the gradients of a batch; the losses of its rounds, None where the memory is too small."""
+    def _gradients(self, batch: Batch) -> list[LossSum] | str:
+        """Accumulate the gradients of a batch; the losses of its rounds, or in words that the memory is too small."""
         self.optimiser.zero_grad(set_to_none=True)
-        parts, whole = self.rounds * self.device.ranks, self.optimisation.whole_studies
+        rounds, whole = self.memory.rounds, self.optimisation.whole_studies
+        parts = rounds * self.device.ranks
         sums = []
         try:
-            for number in range(self.rounds):
-                loss = self._loss(part_of(batch, self.device.rank * self.rounds + number, parts, whole))
+            for number in range(rounds):
+                loss = self._loss(part_of(batch, self.device.rank * rounds + number, parts, whole))
                 # The weight of the whole batch is known after its last part only.
                 share = loss.mean if parts == 1 else loss.total / len(batch.target)
-                self.device.backward(share, self.module, last=number == self.rounds - 1)
+                self.device.backward(share, self.module, last=number == rounds - 1)
                 sums.append(LossSum(loss.total.detach(), loss.weight.detach()))
         except RuntimeError as error:
             if not is_out_of_memory(error) or self.device.ranks > 1:  # the other processes wait for its gradients
                 raise
-            return None
+            return first_line(error)
         return sums
-
-    def _split_further(self, batch: Batch) -> None:
-        """Twice as many rounds, or activation checkpointing where each has one sample, or study, already.
-
-        Raises FitError where that is done, or no encoder can.
-        """
-        name, most = self.recipe.member.name, units_in(batch, self.optimisation.whole_studies)
-        self.optimiser.zero_grad(set_to_none=True)
-        torch.cuda.empty_cache()  # after the exception, which held the tensors of its frames
-        if self.rounds < most:
-            self.rounds = min(2 * self.rounds, most)
-            log.warning("%s: a batch does not fit the memory: it is split in %d parts from here on", name, self.rounds)
-            return
-        if self.checkpoints_activations or not checkpoint_activations(self.net):
-            raise FitError(
-                f"{name}: a step does not fit the memory even in {self.rounds} parts: use a GPU with more of it, fewer "
-                "slices, fewer pixels or a smaller encoder"
-            )
-        self.checkpoints_activations = True
-        log.warning("%s: a sample does not fit the memory: activations are checkpointed from here on", name)
 
     def _loss(self, part: Batch) -> LossSum:
         with self.device.autocast():
+            if len(part.target) == 1 and not self.memory.in_pairs:
+                try:
+                    return answer(self.module, part, self.recipe.fitting)[0]
+                except ValueError as error:
+                    if NEEDS_TWO not in str(error):
+                        raise
+                    self.memory.in_pairs = True
             loss, _ = answer(self.module, at_least_two(part), self.recipe.fitting)
         return LossSum(0.5 * loss.total, 0.5 * loss.weight) if len(part.target) == 1 else loss
 
@@ -228,16 +210,11 @@ class FitState:
         for number, batch in enumerate(self.samples.validation()):
             if number % self.device.ranks != self.device.rank:
                 continue
-            with self.device.autocast():
-                loss, outputs = answer(net, batch, self.recipe.fitting)
-            errors = torch.empty(2, 0)
-            if self.recipe.member.role == "localiser":
-                points = net.points(outputs, batch.present)  # type: ignore[operator]
-                offset = (points - torch.nn.functional.pad(batch.target, (0, 1)))[..., 1:3]
-                error_px = offset.norm(dim=-1)  # (B, K)
-                error_mm = error_px * (torch.nan if batch.pixel_mm is None else batch.pixel_mm[:, None])
-                errors = torch.stack([error_px, error_mm])[:, known_points(batch.target)].cpu()
-            found.append((number, loss.total.item(), loss.weight.item(), errors))
+            whole = self.optimisation.whole_studies
+            count = min(self.memory.rounds, units_in(batch, whole))
+            parts = [self._validate_part(net, part_of(batch, part, count, whole)) for part in range(count)]
+            totals, weights, errors = zip(*parts, strict=True)
+            found.append((number, sum(totals), sum(weights), torch.cat(errors, dim=1)))
         # Summed in the order of the batches, whichever process validated them.
         found = sorted(sum(self.device.gather(found), []), key=lambda one: one[0])
         total, weight = sum(one[1] for one in found), sum(one[2] for one in found)
@@ -247,6 +224,19 @@ class FitState:
         error_px, error_mm = medians.median(dim=1).values.tolist() if medians.numel() else (None, None)
         is_known = error_mm is not None and not math.isnan(error_mm)
         return total / weight if weight else math.nan, error_px, error_mm if is_known else None
+
+    def _validate_part(self, net: nn.Module, part: Batch) -> tuple[float, float, torch.Tensor]:
+        """Sum and weight of the loss; (2, N) errors of the known points in pixels and mm."""
+        with self.device.autocast():
+            loss, outputs = answer(net, part, self.recipe.fitting)
+        errors = torch.empty(2, 0)
+        if self.recipe.member.role == "localiser":
+            points = net.points(outputs, part.present)  # type: ignore[operator]
+            offset = (points - torch.nn.functional.pad(part.target, (0, 1)))[..., 1:3]
+            error_px = offset.norm(dim=-1)  # (B, K)
+            error_mm = error_px * (torch.nan if part.pixel_mm is None else part.pixel_mm[:, None])
+            errors = torch.stack([error_px, error_mm])[:, known_points(part.target)].cpu()
+        return loss.total.item(), loss.weight.item(), errors
 
     def state(self) -> dict[str, Any]:
         """All that the next step depends on, in every process; a collective call."""
@@ -265,8 +255,7 @@ class FitState:
             "kept_epoch": self.kept_epoch,
             "kept": self.kept,
             "within": within,
-            "rounds": self.rounds,
-            "checkpoints_activations": self.checkpoints_activations,
+            "memory": self.memory.state(),
             "published": self.published,
         }
 
@@ -286,10 +275,8 @@ class FitState:
         self.history = [EpochRecord(**record) for record in state["history"]]
         self.kept_epoch, self.kept = state["kept_epoch"], state["kept"]
         self.within, self.published = within, state["published"]
-        # Checkpoints of an earlier version lack both: they are the recipe's.
-        self.rounds = state.get("rounds", self.rounds)
-        self.checkpoints_activations = state.get("checkpoints_activations", self.checkpoints_activations)
-        checkpoint_activations(self.net, self.checkpoints_activations)
+        if "memory" in state:  # checkpoints of an earlier version lack it
+            self.memory.restore(state["memory"])
 
     def kept_net(self) -> nn.Module:
         """The network with the kept weights, in eval mode and without activation checkpointing."""

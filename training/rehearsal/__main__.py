@@ -63,9 +63,9 @@ def chosen_networks(options: argparse.Namespace) -> list[Chosen]:
     return [pair for pair in whole if any(word in pair[1].member.name for word in words)]
 
 
-def run(options: argparse.Namespace) -> int:
-    """Rehearse what is not done.  Raises RecipeError, TablesError."""
-    chosen, device, out = chosen_networks(options), default_device(), options.out
+def run(options: argparse.Namespace, chosen: Sequence[Chosen]) -> int:
+    """Rehearse what is not done.  Raises TablesError."""
+    device, out = default_device(), options.out
     file = out / FILE
     data = options.data or _phantom(out / "phantom", options.jobs)
     source = read_some(data).fingerprint
@@ -112,9 +112,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     if not 0 < options.memory_gb < math.inf:
         raise RecipeError(f"MEMORY_GB is the memory of the GPU in GB, above 0, not {options.memory_gb}")
+    if options.jobs < 0:
+        raise RecipeError(f"JOBS is a number of processes, 0 for one a core, not {options.jobs}")
+    chosen = chosen_networks(options)
+    if options.data:
+        read_some(options.data)  # before a folder is made
+    if options.out.exists() and not options.out.is_dir():
+        raise RecipeError(f"OUT={options.out} is a file, and a folder is asked for")
     options.out.mkdir(parents=True, exist_ok=True)
     with alone(options.out):
-        return run(options)
+        return run(options, chosen)
 
 
 if __name__ == "__main__":

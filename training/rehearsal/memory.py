@@ -61,12 +61,14 @@ class Estimate:
     sample_bytes: float
     """What autograd keeps of one sample, in the precision of the training."""
     precision: Precision
+    least: int = 1
+    """Samples that go through the network at once at the least."""
 
     def gib(self, samples: int, accumulate: int) -> float:
         """Of a batch in so many parts.  Workspaces of the libraries are not in it."""
         half = self.precision != "float32"
         weights = self.parameters * (BYTES_A_PARAMETER + BYTES_OF_COPY * half)
-        return (weights + math.ceil(samples / accumulate) * self.sample_bytes) / GIB
+        return (weights + max(math.ceil(samples / accumulate), self.least) * self.sample_bytes) / GIB
 
     def accumulate_for(self, samples: int, most: int, published: int, memory_gb: float) -> int:
         """The least number of parts, from the published one to `most`, that fits; `most` where none does."""

@@ -16,12 +16,12 @@ from kernels.lumbar.labels import UNITS
 from kernels.lumbar.manifest import Provenance
 from training.data.samples.batch import Batch
 from training.fitting import FitError
-from training.fitting.activation_checkpointing import checkpoint_activations
 from training.fitting.device import Device, device_of, has_bfloat16
 from training.fitting.export import ExportError, export
 from training.fitting.fit_state import FitState
 from training.fitting.losses.registry import outputs_of
 from training.fitting.randomness import seed_everything
+from training.fitting.step_memory import checkpoint_activations
 from training.recipe_schema.schema import MemberRecipe
 
 from .best_answers import best_loss
@@ -120,13 +120,14 @@ def rehearse(member: MemberRecipe, setting: Setting, device: torch.device) -> di
         "samples": len(batch.target),
         "published_samples": published,
         "published_accumulate": member.fitting.optimisation.accumulate,
+        "activation_checkpointing": run.memory.checkpointed,
         "steps": len(fit.losses),
         "rates": fit.rates,
         "before": fit.before,
         "after": fit.after,
         "constant": fit.constant,
         "floor": fit.floor,
-        "seconds_a_step": statistics.median(fit.seconds[1:] or fit.seconds) * published / len(batch.target),
+        "seconds_a_step": statistics.median(fit.seconds[1:] or fit.seconds) * published / _passed(run, batch),
     }
     failures = [] if fit.has_learned else [fit.reason()]
     try:
@@ -192,17 +193,22 @@ def _fitted(
     _fit(run, fit, batch, setting.steps)
     if is_gpu:
         peak = torch.cuda.max_memory_allocated(device.device) / GIB
-        return run, fit, {"memory_gib": peak, "memory_is": "measured", "accumulate": run.rounds}
+        return run, fit, {"memory_gib": peak, "memory_is": "measured", "accumulate": run.memory.rounds}
     optimisation = published.fitting.optimisation
-    if run.checkpoints_activations:  # what is kept is not seen here; a GPU measures it
+    if run.memory.checkpointed:  # what is kept is not seen here; a GPU measures it
         return run, fit, {"accumulate": optimisation.accumulate}
     samples = samples_in(published, optimisation.batch_size)
     parameters = sum(one.numel() for one in run.net.parameters())
-    kept = sample_bytes(saved, len(batch.target), parameters, optimisation.precision, is_mixed=device.is_mixed)
-    estimate = Estimate(parameters, kept, optimisation.precision)
+    kept = sample_bytes(saved, _passed(run, batch), parameters, optimisation.precision, is_mixed=device.is_mixed)
+    estimate = Estimate(parameters, kept, optimisation.precision, 2 if run.memory.in_pairs else 1)
     parts = estimate.accumulate_for(samples, optimisation.batch_size, optimisation.accumulate, setting.memory_gb)
     gib = estimate.gib(samples, parts)
     return run, fit, {"memory_gib": gib, "memory_is": "estimated", "accumulate": parts}
+
+
+def _passed(run: FitState, batch: Batch) -> int:
+    """Samples that went through the network: a single one twice where it must."""
+    return max(len(batch.target), 2 if run.memory.in_pairs else 1)
 
 
 def _fit(run: FitState, fit: Fit, batch: Batch, steps: int) -> None:

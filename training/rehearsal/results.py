@@ -59,6 +59,7 @@ class Rehearsed(BaseModel, frozen=True):
     """In a batch of the recipe."""
     accumulate: int | None = None
     published_accumulate: int | None = None
+    activation_checkpointing: bool = False
     memory_gib: float | None = None
     """Of a step with a batch of the recipe in `accumulate` parts."""
     memory_is: Literal["measured", "estimated"] | None = None
@@ -83,6 +84,7 @@ class Rehearsed(BaseModel, frozen=True):
         batch = f"{self.samples} of {self.published_samples}" if few else str(self.samples)
         changed = self.accumulate != self.published_accumulate
         accumulate = f"{self.accumulate}, not {self.published_accumulate}" if changed else str(self.accumulate)
+        accumulate += ", checkpointed" if self.activation_checkpointing else ""
         return [
             f"{self.name}{' FAILED' if self.failure else ''}",
             None if self.parameters is None else self.parameters / 1e6,
@@ -153,7 +155,8 @@ def table_of(results: Iterable[Rehearsed], memory_gb: float) -> Table:
         "learned: half of the loss above its floor is gone, and a tenth of what the best constant answer has above it "
         "(where that has less than a fiftieth of the loss, half is enough)",
         "rate: of the recipe, without warm-up, then a higher one where it was too low for so few steps",
-        f"accumulate: what {memory_gb:g} GB need, on a CPU by an estimate from what autograd keeps of one sample",
+        f"accumulate: what {memory_gb:g} GB need, on a CPU by an estimate from what autograd keeps of one sample; with "
+        "activation checkpointing a GPU alone measures the memory",
         f"hours: the full training on {REAL_STUDIES:,} studies here, all folds; {hours:,.0f} in all",
     ]
     remarks += [f"FAILED {one.name}: {one.failure}" for one in failed]

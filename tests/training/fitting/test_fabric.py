@@ -17,11 +17,8 @@ from tests.support.networks.tiny_members import TinySamples, grader, greys
 from training.data.samples.batch import Batch, Origin
 from training.fitting import FitError
 from training.fitting.batch_parts import part_of
-from training.fitting.device import Device, deterministic, device_of
-from training.fitting.fit_state import FitState
+from training.fitting.device import Device, deterministic
 from training.fitting.loop import fit
-from training.fitting.losses import LossSum
-from training.rehearsal.memory import saved_bytes
 
 
 @pytest.fixture(scope="module")
@@ -91,92 +88,6 @@ def test_a_batch_learned_from_in_rounds_gives_the_same_weights(tmp_path):
 def test_more_rounds_than_samples_are_refused(tmp_path):
     recipe = grader(batch_size=4, accumulate=5)
     with pytest.raises(FitError, match="a batch of 4 samples has no 5 parts: use fewer devices, or a smaller acc"):
-        fit(recipe, TinySamples(recipe), tmp_path, CPU, seed=5)
-
-
-def short_of_memory(monkeypatch: pytest.MonkeyPatch, fits: int) -> None:
-    """A GPU that holds so many samples."""
-    whole = FitState._loss
-
-    def loss(self: FitState, part: Batch) -> LossSum:
-        if len(part.target) > fits:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return whole(self, part)
-
-    monkeypatch.setattr(FitState, "_loss", loss)
-
-
-def test_a_batch_that_does_not_fit_the_memory_is_split_from_there_on(tmp_path, monkeypatch, caplog):
-    recipe = grader(backbone="test_convnext", batch_size=6, learning_rate=1e-4)
-    split = fit(recipe.with_optimisation(accumulate=4), TinySamples(recipe), tmp_path / "split", CPU, seed=5)
-    short_of_memory(monkeypatch, fits=2)
-    result = fit(recipe, TinySamples(recipe), tmp_path / "short", CPU, seed=5)
-    assert all(torch.equal(a, b) for a, b in zip(result.net.parameters(), split.net.parameters(), strict=True))
-    said = [record.getMessage() for record in caplog.records if "memory" in record.getMessage()]
-    name = recipe.member.name
-    assert said == [
-        f"{name}: a batch does not fit the memory: it is split in {count} parts from here on" for count in (2, 4)
-    ]
-
-
-def test_checkpointed_activations_give_the_same_weights(tmp_path):
-    nets = []
-    for checkpointing in (False, True):
-        recipe = grader(backbone="test_convnext", batch_size=6, learning_rate=1e-4)
-        recipe = recipe.with_optimisation(activation_checkpointing=checkpointing)
-        net = fit(recipe, TinySamples(recipe), tmp_path / str(checkpointing), CPU, seed=5).net
-        assert not any(getattr(part, "grad_checkpointing", False) for part in net.modules()), "export traces it"
-        nets.append(net.state_dict())
-    for name, value in nets[0].items():
-        torch.testing.assert_close(nets[1][name], value, atol=2e-6, rtol=1e-5, msg=name)
-
-
-def test_a_checkpointed_encoder_keeps_less(tmp_path):
-    kept = []
-    for checkpointing in (False, True):
-        recipe = grader(backbone="test_convnext", batch_size=6)
-        recipe = recipe.with_optimisation(activation_checkpointing=checkpointing)
-        samples = TinySamples(recipe)
-        run = FitState(recipe, samples, device_of(CPU), pretrained=False)
-        with saved_bytes(run.net) as saved:
-            run.step(next(iter(samples.training(1))), 0)
-        kept.append(saved.bytes)
-    assert kept[1] < 0.7 * kept[0]
-
-
-def test_where_a_sample_does_not_fit_activations_are_checkpointed_also_when_resumed(tmp_path, monkeypatch, caplog):
-    recipe = grader(backbone="test_convnext", batch_size=6, learning_rate=1e-4)
-    whole = FitState._loss
-
-    def loss(self: FitState, part: Batch) -> LossSum:
-        if not self.checkpoints_activations:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return whole(self, part)
-
-    monkeypatch.setattr(FitState, "_loss", loss)
-    with pytest.raises(KeyboardInterrupt):
-        fit(recipe, TinySamples(recipe, dies_at=(2, 1)), tmp_path, CPU, seed=5)
-    said = f"{recipe.member.name}: a sample does not fit the memory: activations are checkpointed from here on"
-    assert said in caplog.text
-    caplog.clear()
-    fit(recipe, TinySamples(recipe), tmp_path, CPU, seed=5)
-    assert "does not fit" not in caplog.text
-
-
-def test_a_run_that_is_resumed_stays_in_as_many_parts(tmp_path, monkeypatch, caplog):
-    recipe = grader(backbone="test_convnext", batch_size=6, learning_rate=1e-4)
-    short_of_memory(monkeypatch, fits=3)
-    with pytest.raises(KeyboardInterrupt):
-        fit(recipe, TinySamples(recipe, dies_at=(2, 1)), tmp_path, CPU, seed=5)
-    caplog.clear()
-    fit(recipe, TinySamples(recipe), tmp_path, CPU, seed=5)
-    assert "does not fit" not in caplog.text
-
-
-def test_a_sample_that_does_not_fit_the_memory_ends_with_a_sentence(tmp_path, monkeypatch):
-    recipe = grader(batch_size=6)
-    short_of_memory(monkeypatch, fits=0)
-    with pytest.raises(FitError, match="a step does not fit the memory even in 6 parts: use a GPU with more of it"):
         fit(recipe, TinySamples(recipe), tmp_path, CPU, seed=5)
 
 
