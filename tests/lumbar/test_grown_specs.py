@@ -6,16 +6,17 @@ import pytest
 
 from kernels.lumbar.manifest import Provenance
 from kernels.lumbar.specs import CropOffset, GrownSpec, SliceChoice, ViewRequest
-from training.recipe_schema.fitting import Auxiliary, Fitting, Labels
+from training.recipe_schema.fitting import Auxiliary, Fitting, Labels, Optimisation
 from training.recipe_schema.load import load_named
 
 ENTRY = next(one for one in load_named("split_and_global", "full").members() if "axial" in one.member.name)
 VIEW = ENTRY.member.inputs[0]
-PLAIN = [VIEW, VIEW.slices, ENTRY.fitting, ENTRY.fitting.labels]
+PLAIN = [VIEW, VIEW.slices, ENTRY.fitting, ENTRY.fitting.labels, ENTRY.fitting.optimisation]
 VALUES = {
     SliceChoice: {"within_mm": 12.0},
     ViewRequest: {"crop_offset": CropOffset(up_mm=5)},
     Labels: {"soft": 0.5},
+    Optimisation: {"activation_checkpointing": True},
     Fitting: {"start": "canal", "auxiliary": Auxiliary(depth=0.3)},
 }
 
