@@ -1,4 +1,4 @@
-"""Durations and aligned columns, for what commands print."""
+"""Durations, aligned columns and long lists, for what commands print."""
 
 from __future__ import annotations
 
@@ -21,3 +21,9 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """A line per row, each column as wide as its widest cell; rows may end early."""
     widths = [max(map(len, cells)) for cells in zip_longest(*rows, fillvalue="")]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]
+
+
+def first_of(names: Sequence[str], most: int, separator: str = ", ") -> str:
+    """The first `most` names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return separator.join(names[:most]) + more

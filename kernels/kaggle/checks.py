@@ -16,6 +16,7 @@ import torch
 from kernels.build_notebook import PACKAGE
 from kernels.disk import free_bytes
 from kernels.imports import imports_of
+from kernels.text import first_of
 
 from .client import KaggleError
 from .contents import (
@@ -154,8 +155,7 @@ def check_data(data: Path | None) -> Finding:
         return Finding(name, Mark.WARN, text, f"for the competition's: {data_command(Path('<another folder>'))}")
     lacking = differences(found)
     if lacking:
-        more = f" and {len(lacking) - LISTED} more" if len(lacking) > LISTED else ""
-        return Finding(name, Mark.WARN, f"incomplete: {'; '.join(lacking[:LISTED])}{more}", remedy)
+        return Finding(name, Mark.WARN, f"incomplete: {first_of(lacking, LISTED, '; ')}", remedy)
     return Finding(name, Mark.OK, f"{found[STUDIES]:,} studies, all tables and images")
 
 

@@ -205,12 +205,11 @@ class FitState:
     def _validate(self) -> tuple[float, float | None, float | None]:
         """Mean loss over all held-out samples, and for localisers the median error in pixels, and in mm where known."""
         self.device.align(self.validated)
-        net = self.validated.eval()
+        net, whole = self.validated.eval(), self.optimisation.whole_studies
         found = []
         for number, batch in enumerate(self.samples.validation()):
             if number % self.device.ranks != self.device.rank:
                 continue
-            whole = self.optimisation.whole_studies
             count = min(self.memory.rounds, units_in(batch, whole))
             parts = [self._validate_part(net, part_of(batch, part, count, whole)) for part in range(count)]
             totals, weights, errors = zip(*parts, strict=True)
@@ -281,6 +280,10 @@ class FitState:
     def kept_net(self) -> nn.Module:
         """The network with the kept weights, in eval mode and without activation checkpointing."""
         self.net.load_state_dict(self.kept)
+        return self.newest_net()
+
+    def newest_net(self) -> nn.Module:
+        """The network with the weights of the last step, otherwise as kept_net; it may be traced."""
         checkpoint_activations(self.net, False)
         return self.net.eval()
 

@@ -51,14 +51,18 @@ class StepMemory:
         self.in_pairs = ranks > 1
         """Whether a part of one sample is that sample twice."""
 
+    @property
+    def least(self) -> int:
+        """Samples that go through the network at once at the least."""
+        return 2 if self.in_pairs else 1
+
     def reduce(self, units: int, reason: str) -> None:
-        """Twice as many rounds, up to one unit each; then activation checkpointing.
+        """Twice as many rounds, up to the least that goes through at once; then activation checkpointing.
 
         `units`: samples of a batch, or studies where these are not split.  Raises FitError where all is done.
         """
         torch.cuda.empty_cache()
-        # One sample that goes through twice takes as much as two.
-        most = -(-units // 2) if self.in_pairs else units
+        most = -(-units // self.least)  # parts of fewer samples would take as much
         if self.rounds < most:
             self.rounds = min(2 * self.rounds, most)
             log.warning("%s: a batch does not fit the memory: in %d parts from here on", self.name, self.rounds)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from kernels.kaggle.dataset import MOST_FILES
 from kernels.lumbar.manifest import Artefact, GraderWeight, Reliability, Route
+from kernels.text import first_of
 from training.packaging.ensemble_weights import ALL_GROUPS
 from training.recipe_schema.schema import Recipe
 from training.runs import RunFolder, TrainedMember, UnusableRun, is_done, read_run, route_of
@@ -24,9 +25,7 @@ MOST_PACKS = MOST_FILES - 10
 # ZIP reader searches, keep a pack from being detected as one.
 PACK_HEADER = b"lumbar-kit weights\n".ljust(64, b"\0")
 PACK_TRAILER = bytes(1 << 17)
-
-
-# So many runs are named where some are not finished.
+# Runs that are named where some are not finished.
 SHOWN = 3
 
 Located = Literal["own", "together", "apart"]
@@ -59,21 +58,15 @@ def _missing_message(count: int, missing: Sequence[str], changed: Sequence[str])
     parts = []
     if changed:
         parts.append(
-            f"{len(changed)} of {count} runs were trained with another state of the recipe: {_some(changed)}"
+            f"{len(changed)} of {count} runs were trained with another state of the recipe: {first_of(changed, SHOWN)}"
             " (make train-all trains them again)"
         )
     if missing:
         parts.append(
-            f"{len(missing)} of {count} runs are not finished: {_some(missing)}"
+            f"{len(missing)} of {count} runs are not finished: {first_of(missing, SHOWN)}"
             " (finish them with make train-all, choose folds with FOLDS=, or give build_dataset.py --allow-partial)"
         )
     return "; ".join(parts)
-
-
-def _some(runs: Sequence[str]) -> str:
-    """The first ones by name, and how many more."""
-    more = f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else ""
-    return ", ".join(runs[:SHOWN]) + more
 
 
 def routes_of(

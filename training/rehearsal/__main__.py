@@ -63,12 +63,12 @@ def chosen_networks(options: argparse.Namespace) -> list[Chosen]:
     return [pair for pair in whole if any(word in pair[1].member.name for word in words)]
 
 
-def run(options: argparse.Namespace, chosen: Sequence[Chosen]) -> int:
-    """Rehearse what is not done.  Raises TablesError."""
+def run(options: argparse.Namespace, chosen: Sequence[Chosen], source: str | None) -> int:
+    """Rehearse what is not done.  `source`: fingerprint of the data, None for a phantom.  Raises TablesError."""
     device, out = default_device(), options.out
     file = out / FILE
     data = options.data or _phantom(out / "phantom", options.jobs)
-    source = read_some(data).fingerprint
+    source = source or read_some(data).fingerprint
     setting = Setting(data, out / "cache", options.memory_gb, options.samples, options.steps)
     about = (source, device.type, options.memory_gb, options.samples, options.steps)
     digests = {pair[1].member.name: result_digest(pair[1], about) for pair in chosen}
@@ -115,13 +115,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.jobs < 0:
         raise RecipeError(f"JOBS is a number of processes, 0 for one a core, not {options.jobs}")
     chosen = chosen_networks(options)
-    if options.data:
-        read_some(options.data)  # before a folder is made
+    source = read_some(options.data).fingerprint if options.data else None
     if options.out.exists() and not options.out.is_dir():
         raise RecipeError(f"OUT={options.out} is a file, and a folder is asked for")
     options.out.mkdir(parents=True, exist_ok=True)
     with alone(options.out):
-        return run(options, chosen)
+        return run(options, chosen, source)
 
 
 if __name__ == "__main__":

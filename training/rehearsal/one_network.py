@@ -21,7 +21,6 @@ from training.fitting.export import ExportError, export
 from training.fitting.fit_state import FitState
 from training.fitting.losses.registry import outputs_of
 from training.fitting.randomness import seed_everything
-from training.fitting.step_memory import checkpoint_activations
 from training.recipe_schema.schema import MemberRecipe
 
 from .best_answers import best_loss
@@ -132,8 +131,7 @@ def rehearse(member: MemberRecipe, setting: Setting, device: torch.device) -> di
     failures = [] if fit.has_learned else [fit.reason()]
     try:
         with tempfile.TemporaryDirectory() as folder:
-            checkpoint_activations(run.net, False)
-            export(run.net.eval(), member, Path(folder), _provenance(member), SEED)
+            export(run.newest_net(), member, Path(folder), _provenance(member), SEED)
     except ExportError as error:
         failures.append(f"export: {error}")
     return found | {"failure": "; ".join(failures)}
@@ -200,7 +198,7 @@ def _fitted(
     samples = samples_in(published, optimisation.batch_size)
     parameters = sum(one.numel() for one in run.net.parameters())
     kept = sample_bytes(saved, _passed(run, batch), parameters, optimisation.precision, is_mixed=device.is_mixed)
-    estimate = Estimate(parameters, kept, optimisation.precision, 2 if run.memory.in_pairs else 1)
+    estimate = Estimate(parameters, kept, optimisation.precision, run.memory.least)
     parts = estimate.accumulate_for(samples, optimisation.batch_size, optimisation.accumulate, setting.memory_gb)
     gib = estimate.gib(samples, parts)
     return run, fit, {"memory_gib": gib, "memory_is": "estimated", "accumulate": parts}
@@ -208,7 +206,7 @@ def _fitted(
 
 def _passed(run: FitState, batch: Batch) -> int:
     """Samples that went through the network: a single one twice where it must."""
-    return max(len(batch.target), 2 if run.memory.in_pairs else 1)
+    return max(len(batch.target), run.memory.least)
 
 
 def _fit(run: FitState, fit: Fit, batch: Batch, steps: int) -> None:

@@ -27,12 +27,14 @@ STEADY = grader(backbone="test_convnext", batch_size=6, learning_rate=1e-4)
 POOLED = localiser(options={"encoder": "tu-test_resnet", "decoder_channels": 8}, epochs=2, batch_size=2)
 
 
-def short_of_memory(monkeypatch: pytest.MonkeyPatch, fits: int, error: str = LACK) -> None:
+def short_of_memory(
+    monkeypatch: pytest.MonkeyPatch, fits: int, error: str = LACK, *, or_checkpointed: bool = False
+) -> None:
     """A device that holds so many samples, or any number with activation checkpointing."""
     whole = FitState._loss
 
     def loss(self: FitState, part: Batch) -> LossSum:
-        if len(part.target) > fits and not (fits and self.memory.checkpointed):
+        if len(part.target) > fits and not (or_checkpointed and self.memory.checkpointed):
             raise torch.cuda.OutOfMemoryError(error)
         return whole(self, part)
 
@@ -70,19 +72,12 @@ def test_a_resumed_fit_is_split_as_before(tmp_path, monkeypatch, caplog):
 
 def test_where_a_sample_does_not_fit_activations_are_checkpointed(tmp_path, monkeypatch, caplog):
     whole = fitted(STEADY, tmp_path / "whole")
-    monkeypatch.setattr(StepMemory, "reduce", reduced_at_once)
-    short_of_memory(monkeypatch, fits=1)
+    short_of_memory(monkeypatch, fits=0, or_checkpointed=True)
     resumed = killed_and_resumed(STEADY, tmp_path / "killed")
     said = f"{STEADY.member.name}: a sample does not fit the memory: activations are checkpointed from here on"
     assert caplog.text.count(said) == 1
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, atol=2e-6, rtol=1e-5, msg=name)
-
-
-def reduced_at_once(self: StepMemory, units: int, reason: str, reduce=StepMemory.reduce) -> None:
-    self.rounds = units
-    reduce(self, units, reason)
-    self.rounds = 1
 
 
 @pytest.mark.parametrize("error", [LACK, "unable to find an engine to execute this computation"])
@@ -125,8 +120,8 @@ def forwards(recipe: MemberRecipe, monkeypatch: pytest.MonkeyPatch) -> list[int]
     samples = TinySamples(recipe)
     run = FitState(recipe, samples, device_of(CPU), pretrained=False)
     run.net.train()
-    outputs = run.net.outputs if hasattr(run.net, "outputs") else run.net.forward
     name = "outputs" if hasattr(run.net, "outputs") else "forward"
+    outputs = getattr(run.net, name)
 
     def counted(*inputs: torch.Tensor) -> object:
         seen.append(len(inputs[-1]))

@@ -194,10 +194,10 @@ def test_the_batches_of_large_networks_fit_a_gpu_of_16_gb_in_parts(name: str):
     optimisation = FULL[name].fitting.optimisation
     assert optimisation.batch_size % optimisation.accumulate == 0
     assert GIB_A_SAMPLE[name] * optimisation.batch_size / optimisation.accumulate <= 12
+    (system,) = (one for one in NAMES if name.startswith(f"{one}_"))
+    stage, _ = load_named(system, "full").place_of(name)
     for profile in ("smoke", "bench"):
-        (system,) = (one for one in NAMES if name.startswith(f"{one}_"))
         small = load_named(system, profile)
-        stage, _ = load_named(system, "full").place_of(name)
         its = [one for one in small.members() if small.place_of(one.member.name)[0] == stage]
         assert its and {one.fitting.optimisation.accumulate for one in its} == {1}, "small batches need no parts"
 

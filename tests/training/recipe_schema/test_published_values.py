@@ -140,7 +140,6 @@ VALUES = {
     "slice_experts_sagittal_t2": {"fitting.optimisation.epochs": 25, "fitting.optimisation.batch_size": 16},
     "level_sequence_conditions_convnext_tiny": {
         "fitting.loss": "cross_entropy",
-        "fitting.network.options": {"along": "conditions"},
         "fitting.optimisation.epochs": 20,
         "fitting.optimisation.batch_size": 4,
         "fitting.optimisation.whole_studies": True,
@@ -150,8 +149,6 @@ VALUES = {
         "fitting.second_step.loss": "competition",
         "fitting.second_step.optimisation.epochs": 10,
     },
-    "level_sequence_conditions_skip_convnext_tiny": {"fitting.network.options": {"along": "conditions_skip"}},
-    "level_sequence_slices_convnext_tiny": {"fitting.network.options": {"along": "slices"}},
     "level_sequence_sagittal_t2": {
         "fitting.loss": "heat_and_pointer_bce",
         "fitting.sigma_px": 4,
@@ -196,11 +193,12 @@ VALUES = {
 @pytest.mark.parametrize("name", VALUES)
 def test_what_is_published_as_a_number(name: str):
     one = FULL[name]
-    assert {path: attrgetter(path)(one) for path in VALUES[name] if "options" not in path} == {
-        path: value for path, value in VALUES[name].items() if "options" not in path
-    }
-    for key, value in VALUES[name].get("fitting.network.options", {}).items():  # type: ignore[attr-defined]
-        assert one.fitting.network.options[key] == value
+    assert {path: attrgetter(path)(one) for path in VALUES[name]} == VALUES[name]
+
+
+@pytest.mark.parametrize("along", ["conditions", "conditions_skip", "slices"])
+def test_sequences_of_the_fifth_place(along: str):
+    assert network_options(FULL[f"level_sequence_{along}_convnext_tiny"], "along") == (along,)
 
 
 SLICES = {

